@@ -1,0 +1,231 @@
+"""The composition root: settings become clients, clients become loaders, loaders get threads, signals end them.
+
+    drain     every source list, one after the other, until nothing is left
+    follow    every source list, each in its thread, until SIGTERM or SIGINT
+
+Several processes are the business of `etl.supervisor`.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+
+import sqlalchemy as sa
+
+from etl import logs
+from etl.errors import EtlError, Outage
+from etl.inbox import connection as inbox
+from etl.inbox.claims import Source
+from etl.jobs.loader import Loader, Options
+from etl.jobs.patience import Patience, Stopped
+from etl.settings import Settings, redacted
+from etl.store import connection as store
+from etl.store import schema
+from etl.store.writer import Books, Writer
+from etl.wire.ids import uuid7
+
+# A run that ends by itself doesn't wait longer than this for a store; one that follows waits for ever.
+DRAIN_PATIENCE_SECONDS = 30.0
+# From the signal to the exit 30 s are promised; what isn't finished by now is given back.
+SHUTDOWN_SECONDS = 25.0
+# Leases are renewed this often within their length, so that two may fail.
+RENEWALS_PER_LEASE = 4
+
+log = logs.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The two clients of a process."""
+
+    redis: inbox.Client
+    engine: sa.Engine
+
+
+@contextlib.contextmanager
+def stores(settings: Settings) -> Iterator[Stores]:
+    """Both stores, closed at the end. Neither is asked anything yet, but for a cluster's slots."""
+    redis = inbox.connect(settings.redis_url.get_secret_value(), settings.redis_cluster)
+    engine = store.connect(settings.sqlalchemy_url, connections=len(settings.sources) + 2)
+    try:
+        yield Stores(redis, engine)
+    finally:
+        engine.dispose()
+        redis.close()
+
+
+@contextlib.contextmanager
+def engine_of(settings: Settings) -> Iterator[sa.Engine]:
+    """Postgres alone, for commands that don't need Redis."""
+    engine = store.connect(settings.sqlalchemy_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
+    """Load until every source list is empty, telling of each claim under its list's key.
+
+    Raises `Outage` if a store is away at the start, or for long, and `ConfigurationError`.
+    """
+    with stores(settings) as clients:
+        schema.check(clients.engine)
+        patience = Patience(log, stop, DRAIN_PATIENCE_SECONDS)
+        work = _loaders(settings, clients, patience)
+        with _heartbeat(settings, [source for source, _ in work]):
+            for source, loader in work:
+                loader.drain(stop, lambda books, key=source.key: loaded(key, books))  # type: ignore[misc]
+
+
+def follow(settings: Settings, stop: threading.Event) -> None:
+    """Load until `stop` is set. Then claims in hand are finished, or given back when time is short.
+
+    Raises what ended a loader, if anything but `stop` did.
+    """
+    patience = Patience(log, stop)
+    with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
+        clients = patience.ride_out(lambda: stack.enter_context(stores(settings)))
+        patience.ride_out(lambda: schema.check(clients.engine))
+        work = _loaders(settings, clients, patience)
+        with _heartbeat(settings, [source for source, _ in work]):
+            log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
+            _run_in_threads(work, stop)
+            log.info("stopped", worker=settings.worker_name)
+
+
+def check(settings: Settings) -> None:
+    """Raises `ConfigurationError`, with the way out, unless the schema is the one we need; `Outage` if we can't know."""
+    with engine_of(settings) as engine:
+        schema.check(engine)
+
+
+def upgrade(settings: Settings) -> tuple[str | None, str]:
+    """Bring the schema to the needed revision; returns the revisions before and after."""
+    with engine_of(settings) as engine:
+        return schema.upgrade(engine)
+
+
+def revisions(settings: Settings) -> tuple[str | None, str]:
+    """The schema's revision, and the needed one."""
+    with engine_of(settings) as engine:
+        return schema.current(engine), schema.needed()
+
+
+def waiting(settings: Settings) -> dict[str, int]:
+    """How many messages wait, by source list. Raises `Outage`."""
+    with stores(settings) as clients:
+        return {source.key: source.waiting() for source in _sources(settings, clients)}
+
+
+def claimed_elsewhere(settings: Settings) -> int:
+    """How many claims other workers hold, or left behind with a lease that still runs. Raises `Outage`."""
+    with stores(settings) as clients:
+        return sum(source.claimed_elsewhere() for source in _sources(settings, clients))
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set. A second Ctrl-C ends the process at once; that loses nothing either."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop
+
+
+def _sources(settings: Settings, clients: Stores) -> list[Source]:
+    return [
+        Source(
+            clients.redis,
+            source.key,
+            worker=settings.worker_name,
+            new_batch_id=lambda: uuid7(time.time_ns() // 1_000_000),
+            take_from=source.take_from,
+            forward_to=source.forward_to,
+            batch_size=settings.batch_size,
+            lease_ms=settings.lease_seconds * 1_000,
+        )
+        for source in settings.sources
+    ]
+
+
+def _loaders(settings: Settings, clients: Stores, patience: Patience) -> list[tuple[Source, Loader]]:
+    writer = Writer(clients.engine)
+    return [
+        (source, Loader(source, writer, _options(settings, configured.source), patience, log))
+        for source, configured in zip(_sources(settings, clients), settings.sources, strict=True)
+    ]
+
+
+def _options(settings: Settings, system: str) -> Options:
+    return Options(
+        system=system,
+        worker=settings.worker_name,
+        batch_size=settings.batch_size,
+        linger_seconds=settings.linger_ms / 1_000,
+        max_message_bytes=settings.max_message_bytes,
+        clock=lambda: datetime.now(UTC),
+    )
+
+
+@contextlib.contextmanager
+def _heartbeat(settings: Settings, sources: list[Source]) -> Iterator[None]:
+    """Renews the leases of the claims in hand, from a thread of its own."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(settings.lease_seconds / RENEWALS_PER_LEASE):
+            for source in sources:
+                # The loader says when Redis is away; and a claim that is lost is protected by the ledger.
+                with contextlib.suppress(EtlError):
+                    source.renew_all()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _run_in_threads(work: list[tuple[Source, Loader]], stop: threading.Event) -> None:
+    failures: list[BaseException] = []
+
+    def run(loader: Loader) -> None:
+        try:
+            loader.run(stop)
+        except BaseException as failure:
+            failures.append(failure)
+            stop.set()
+
+    threads = [threading.Thread(target=run, args=(loader,), name=source.key, daemon=True) for source, loader in work]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    deadline = time.monotonic() + SHUTDOWN_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    _give_back([source for source, _ in work])
+    if failures:
+        raise failures[0]
+
+
+def _give_back(sources: list[Source]) -> None:
+    """What is still in hand is stuck in a call to a store. Its thread ends with the process; should it commit before
+    that, the ledger tells the next holder."""
+    for source in sources:
+        try:
+            source.give_back_all()
+        except Outage as outage:
+            log.warning("claims_left_to_their_leases", source_key=source.key, error=str(outage))

@@ -1,0 +1,66 @@
+"""What the operator types: arguments, printing, exit codes. No logic."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from etl import __version__
+from etl.errors import ConfigurationError, EtlError
+
+DONE, FAILED, MISUSED = 0, 1, 2
+
+app = typer.Typer(
+    help="The durable archive of a call centre's dialler: CDRs from Redis lists into Postgres, none lost, none twice.",
+    epilog="Settings come from the environment (ETL_REDIS_URL, ETL_DATABASE_URL, …) and a TOML file; see the README. "
+    "Exit codes: 0 done, 1 failed, 2 usage or configuration.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with settings; default: $ETL_CONFIG.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"etl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def etl(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. An error is one line on stderr; a traceback is a bug."""
+    from etl.cli import db, demo, run, simulate  # noqa: F401  (they register their commands)
+
+    try:
+        app()
+    except ConfigurationError as error:
+        _say(error)
+        sys.exit(MISUSED)
+    except EtlError as error:
+        _say(error)
+        sys.exit(FAILED)
+    except BrokenPipeError:
+        # Whoever read our output has gone, `head` for one. Keep Python from complaining once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+def _say(error: Exception) -> None:
+    for line in str(error).splitlines():
+        click.echo(f"etl: {line}", err=True)

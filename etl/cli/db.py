@@ -1,0 +1,45 @@
+"""`etl db`: the schema in Postgres."""
+
+import json
+import os
+
+import typer
+
+from etl.cli import AsJson, Config, app
+
+db = typer.Typer(help="The schema in Postgres: upgrade it, or see where it stands.", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+
+@db.command(epilog="Example: [bold]etl db upgrade[/bold]")
+def upgrade(config: Config = None) -> None:
+    """Bring the schema to the revision that this version of etl needs. Safe to run again."""
+    from etl import app as application
+    from etl import settings
+
+    before, after = application.upgrade(settings.load(config, os.environ))
+    typer.echo(f"schema is at {after} already" if before == after else f"schema upgraded: {before or 'empty'} → {after}")
+
+
+@db.command(epilog="Example: [bold]etl db current --json[/bold]")
+def current(config: Config = None, as_json: AsJson = False) -> None:
+    """Print the schema's revision, and the one that this version of etl needs."""
+    from etl import app as application
+    from etl import settings
+
+    has, needs = application.revisions(settings.load(config, os.environ))
+    if as_json:
+        typer.echo(json.dumps({"current": has, "needed": needs}))
+    else:
+        typer.echo(f"current: {has or 'empty'}\nneeded:  {needs}")
+
+
+@db.command(epilog="Example: [bold]etl db check && etl run[/bold]")
+def check(config: Config = None) -> None:
+    """Exit with 0 if the schema is what this version of etl needs, else say what to do and exit with 2."""
+    from etl import app as application
+    from etl import settings
+
+    application.check(settings.load(config, os.environ))
+    typer.echo("schema is up to date")
+

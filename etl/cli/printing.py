@@ -1,0 +1,110 @@
+"""How results look: the books of a run as a table, as JSON, and as a progress bar while they grow."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from etl.store.writer import Books
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_COLUMNS = tuple(asdict(Books()))
+
+
+def _progress(what: str, show: bool) -> Progress:
+    return Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not show,
+    )
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call what it gives with the number done so far."""
+    with _progress(what, show) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def heading(title: str) -> None:
+    out.print(f"\n[bold]{title}[/bold]")
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    out.print(table)
+
+
+class Ledger:
+    """The books of a run, by source list, with a progress bar while it lasts."""
+
+    def __init__(self, waiting: Mapping[str, int], show_progress: bool) -> None:
+        self._books: dict[str, Books] = dict.fromkeys(waiting, Books())
+        self._claims = 0
+        self._progress = _progress("loading", show_progress)
+        self._task = self._progress.add_task("loading", total=sum(waiting.values()))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._progress.stop()
+
+    def add(self, key: str, books: Books) -> None:
+        self._books[key] += books
+        self._claims += 1
+        self._progress.advance(self._task, books.claimed)
+
+    @property
+    def total(self) -> Books:
+        return sum(self._books.values(), Books())
+
+    def as_json(self, seconds: float, claimed_elsewhere: int) -> dict[str, Any]:
+        return {
+            "claims": self._claims,
+            "seconds": round(seconds, 3),
+            "claimed_elsewhere": claimed_elsewhere,
+            "total": asdict(self.total),
+            "sources": {key: asdict(books) for key, books in self._books.items()},
+        }
+
+    def print(self, seconds: float, claimed_elsewhere: int = 0) -> None:
+        table = Table("source list", *_COLUMNS)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for key, books in self._books.items():
+            table.add_row(key, *_figures(books))
+        if len(self._books) > 1:
+            table.add_section()
+            table.add_row("all", *_figures(self.total))
+        out.print(table)
+        rate = self.total.claimed / seconds if seconds else 0
+        out.print(f"{self.total.claimed:,} messages in {self._claims:,} claims, {seconds:.1f} s ({rate:,.0f}/s)")
+        if self.total.dead:
+            out.print(f"{self.total.dead:,} dead letters: see table dead_letters for their reasons and bytes")
+        if claimed_elsewhere:
+            out.print(
+                f"{claimed_elsewhere:,} claims are held by other workers; if one has crashed, "
+                "a run after its lease adopts them"
+            )
+
+
+def _figures(books: Books) -> list[str]:
+    return [f"{figure:,}" for figure in asdict(books).values()]

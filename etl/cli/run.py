@@ -1,0 +1,56 @@
+"""`etl run`: load what is waiting and exit, or keep loading."""
+
+import json
+import os
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from etl.cli import AsJson, Config, app
+
+
+@app.command(
+    epilog="Examples: [bold]etl run[/bold] (from cron) · [bold]etl run --json[/bold] · "
+    "[bold]etl run --follow --workers 2[/bold] (as a service)"
+)
+def run(
+    config: Config = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep loading until SIGTERM or Ctrl-C.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Loader processes.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Load CDRs from the configured Redis lists into Postgres.
+
+    Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits.
+    """
+    from etl import app as application
+    from etl import logs, settings, supervisor
+    from etl.cli.printing import Ledger
+
+    configured = settings.load(config, os.environ)
+    stop = application.stop_on_signals()
+    if follow:
+        logs.configure()
+        if workers > 1:
+            supervisor.follow(configured, workers, stop)
+        else:
+            application.follow(configured, stop)
+        return
+
+    logs.configure(level="warning")
+    application.check(configured)
+    ledger = Ledger(application.waiting(configured), show_progress=sys.stderr.isatty() and not as_json)
+    began = time.monotonic()
+    with ledger:
+        if workers > 1:
+            supervisor.drain(configured, workers, stop, ledger.add)
+        else:
+            application.drain(configured, stop, ledger.add)
+    seconds = time.monotonic() - began
+    left = application.claimed_elsewhere(configured)
+    if as_json:
+        typer.echo(json.dumps(ledger.as_json(seconds, left)))
+    else:
+        ledger.print(seconds, left)

@@ -1,0 +1,70 @@
+"""`etl simulate`: a dialler that isn't one."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from etl.cli import AsJson, Config, app
+
+@app.command(
+    epilog="Examples: [bold]etl simulate --cdrs 1000 --rate 50[/bold] · "
+    "[bold]etl simulate --cdrs 100000 --dialect both --duplicates 0.05 --broken 0.001 --days 7[/bold]"
+)
+def simulate(
+    config: Config = None,
+    cdrs: Annotated[int, typer.Option(min=0, help="Distinct calls.")] = 1_000,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Messages a second; default: as fast as it can.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and end give the same bytes.")] = 1,
+    duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of messages sent again.")] = 0.0,
+    broken: Annotated[float, typer.Option(min=0, max=1, help="Share of broken messages.")] = 0.0,
+    late: Annotated[float, typer.Option(min=0, max=1, help="Share of calls from one to three days before.")] = 0.0,
+    days: Annotated[int, typer.Option(min=1, max=3_650, help="Days over which the calls were dialled.")] = 1,
+    dialect: Annotated[str, typer.Option(help="a, b or both: the CDR's form; see the README.")] = "a",
+    until: Annotated[
+        datetime | None, typer.Option(help="End of the simulated time, UTC; default: now.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Push simulated CDRs onto the configured Redis lists, as a dialler would."""
+    from etl import settings
+    from etl.cli.printing import counting
+    from etl.devtools import dialler
+    from etl.devtools.simulator import Profile
+
+    if dialect not in ("a", "b", "both"):
+        raise typer.BadParameter("must be a, b or both", param_hint="--dialect")
+    configured = settings.load(config, os.environ)
+    has_click2dial = any(source.source == "click2dial" for source in configured.sources)
+    profile = Profile(
+        cdrs=cdrs,
+        until=until.replace(tzinfo=UTC) if until else datetime.now(UTC),
+        seed=seed,
+        days=days,
+        dialect=dialect,  # type: ignore[arg-type]
+        duplicates=duplicates,
+        broken=broken,
+        late=late,
+        click2dial=0.1 if has_click2dial else 0.0,
+    )
+    with counting("pushing", None, show=sys.stderr.isatty() and not as_json) as progress:
+        tally = dialler.simulate(configured, profile, rate, progress)
+    if as_json:
+        typer.echo(json.dumps({**asdict(tally), "days": _days(tally.days)}))
+    else:
+        broken_count = sum(tally.broken.values())
+        typer.echo(
+            f"pushed {tally.messages:,} messages: {tally.calls:,} calls, {tally.duplicates:,} duplicates, "
+            f"{broken_count:,} broken"
+        )
+
+
+def _days(days: dict[tuple[str, object], int]) -> dict[str, dict[str, int]]:
+    by_source: dict[str, dict[str, int]] = {}
+    for (source, day), calls in sorted(days.items(), key=str):
+        by_source.setdefault(source, {})[str(day)] = calls
+    return by_source

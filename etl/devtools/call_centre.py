@@ -1,0 +1,152 @@
+"""A call centre made of dice: its campaigns, its agents, and the calls of its days.
+
+What becomes of a call and with what odds is here; how the dialler tells of it (dialects, mishaps, pace) is the
+simulator's. Only random() and getrandbits() are drawn, and no libm: the same calls on any machine and Python.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple
+
+HOUR, DAY = 3600, 86400  # seconds
+
+
+class Outcome(NamedTuple):
+    end_reason: str
+    end_code: int | None
+    answered: bool  # by the network: the callee, a machine
+    connected: bool  # with an agent
+
+
+class Campaign(NamedTuple):
+    ref: str | int
+    call_dir: str
+    dial_number: str
+    outcomes: tuple[Outcome, ...]  # equally likely
+    zone: str = "+0000"  # as its system prints it after a time: with a colon in ISO 8601, without one by Ruby
+
+
+class Call(NamedTuple):
+    source: str
+    call_ref: int | str
+    uuid: int
+    campaign: Campaign
+    extension: str | None
+    number: str
+    contact_ref: str | int | None
+    dialed_at: int  # Unix time; the times that follow are seconds
+    ring_time: int
+    hold_time: int
+    call_time: int
+    outcome: Outcome
+    recording_url: str | None
+    oddity: float  # below 0.02 a system of another age, below 0.04 fields that nobody documented
+
+
+def _odds(*rows: tuple[int, Outcome]) -> tuple[Outcome, ...]:
+    return tuple(outcome for share, outcome in rows for _ in range(share))
+
+
+_TALKS = (
+    (18, Outcome("callee_hungup", 16, True, True)),
+    (14, Outcome("agent_hungup", 16, True, True)),
+    (8, Outcome("hungup", 16, True, True)),
+)
+_QUEUE = (  # hung up before an agent was free
+    (6, Outcome("callee_hungup", 16, True, False)),
+    (1, Outcome("hungup", 0, True, False)),
+)
+_MISSES = (
+    (10, Outcome("voicemail", 16, True, False)),
+    (8, Outcome("busy", 17, False, False)),
+    (4, Outcome("reject", 21, False, False)),
+    (1, Outcome("reject", 22, False, False)),
+    (20, Outcome("timeout", 18, False, False)),
+    (3, Outcome("timeout", 102, False, False)),
+    (3, Outcome("error", 34, False, False)),
+    (2, Outcome("error", 28, False, False)),
+    (1, Outcome("error", 38, False, False)),
+    (1, Outcome("failed", None, False, False)),
+    (1, Outcome("machine_left_message", 16, True, False)),
+)
+_OUTBOUND, _INBOUND, _CLICKED = _odds(*_TALKS, *_QUEUE, *_MISSES), _odds(*_TALKS, *_QUEUE), _odds(*_TALKS, *_MISSES)
+
+# Numbers from the ranges that the British regulator keeps free for fiction.
+CAMPAIGNS = (
+    Campaign("2040", "outbound", "03069990040", _OUTBOUND, "+0200"),
+    Campaign("2041", "outbound", "03069990041", _OUTBOUND, "+02:00"),
+    Campaign("2042", "outbound", "03069990042", _OUTBOUND, "-0500"),
+    Campaign(2043, "outbound", "03069990043", _OUTBOUND, "+00:00"),
+    Campaign("3001", "inbound", "03069990901", _INBOUND, "+0200"),
+    Campaign("3002", "inbound", "03069990902", _INBOUND, "+01:00"),
+)
+_CLICK_DIAL = Campaign("click-dial", "outbound", "03069990800", _CLICKED)
+_AREAS = ("07700900", "01632960", "02079460", "01134960", "01144960", "01154960", "01164960", "01214960", "01314960")
+_NUMBERS = tuple(f"{area}{line:03d}" for area in _AREAS for line in range(1000))
+_AGENTS = tuple(str(extension) for extension in range(1001, 1026))
+# Calls by UTC hour, relative.
+_HOURS = (1, 1, 1, 1, 1, 2, 4, 12, 40, 60, 64, 56, 40, 52, 60, 60, 56, 44, 30, 16, 6, 3, 1, 1)
+
+
+def calls(count: int, until: int, days: int, seed: int, late: float, click2dial: float) -> Iterator[Call]:
+    """In the order in which they were dialled, but for the share `late`: these lie one to three days back.
+
+    `until` is Unix time. References start at a number that depends on all of the arguments, so that the calls of two
+    simulations don't pass for one another.
+    """
+    dice = Random(f"{count} {until} {days} {seed} {late} {click2dial}")
+    draw, first = dice.random, dice.getrandbits(36)
+    for serial, moment in enumerate(_moments(count, until, days, draw), first):
+        dialed_at = moment - DAY * (1 + int(3 * draw())) if draw() < late else moment
+        clicked = draw() < click2dial
+        campaign = _CLICK_DIAL if clicked else CAMPAIGNS[int(len(CAMPAIGNS) * draw())]
+        outcome = campaign.outcomes[int(len(campaign.outcomes) * draw())]
+        folder = day_of(dialed_at).isoformat().replace("-", "/")
+        yield Call(
+            source="click2dial" if clicked else "dialler",
+            call_ref=f"c2d-{serial:x}" if clicked else serial,
+            uuid=dice.getrandbits(128),
+            campaign=campaign,
+            # Who clicks is on the line before the callee is.
+            extension=_AGENTS[int(len(_AGENTS) * draw())] if outcome.connected or clicked else None,
+            number="" if campaign.call_dir == "inbound" and draw() < 0.15 else _NUMBERS[int(len(_NUMBERS) * draw())],
+            contact_ref=_contact_ref(draw(), dice.getrandbits(16)),
+            dialed_at=dialed_at,
+            ring_time=2 + int(28 * draw()),
+            hold_time=int(40 * draw() * draw()) if outcome.answered else 0,
+            call_time=4 + int(900 * draw() * draw() * draw()) if outcome.connected else 0,
+            outcome=outcome,
+            recording_url=f"ftp://pbx.example/recordings/{folder}/{serial}.wav" if outcome.connected else None,
+            oddity=draw(),
+        )
+
+
+def day_of(seconds: int) -> date:
+    """The UTC day of a Unix time."""
+    return _day(seconds // DAY)
+
+
+@lru_cache(maxsize=1024)
+def _day(number: int) -> date:
+    return datetime.fromtimestamp(number * DAY, UTC).date()
+
+
+def _moments(count: int, until: int, days: int, draw: Callable[[], float]) -> Iterator[int]:
+    """Unix times in rising order: many in office hours, few at night, a quarter of it all at weekends."""
+    hours = range(until - days * DAY, until, HOUR)
+    # 1970-01-01 was a Thursday: three days on, days that leave 5 or 6 when divided by 7 are Saturdays and Sundays.
+    weights = [_HOURS[at // HOUR % 24] * (1 if (at // DAY + 3) % 7 > 4 else 4) for at in hours]
+    total, heaped, done = sum(weights), 0, 0
+    for at, weight in zip(hours, weights, strict=True):
+        heaped += weight
+        share = count * heaped // total - done
+        yield from (at + int(HOUR * (n + draw()) / share) for n in range(share))
+        done += share
+
+
+def _contact_ref(luck: float, number: int) -> str | int | None:
+    if luck < 0.92:
+        return f"M{number:05d}"
+    return number if luck < 0.95 else "" if luck < 0.98 else None

@@ -1,0 +1,127 @@
+"""The main job from end to end on private servers: a simulated dialler, the real loader, and what came of it."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from etl import app
+from etl.devtools.dialler import simulate
+from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.devtools.simulator import Profile, Tally
+from etl.errors import ConfigurationError
+from etl.settings import Settings, Source
+from etl.store import connection as store
+from etl.store.writer import Books
+
+CDRS = 20_000
+
+SOURCES = (
+    Source(key="enigma:notifications:campaigns", source="dialler"),
+    Source(key="enigma:notifications:cdrs", source="dialler"),
+    Source(key="enigma:notifications:cdr", source="click2dial"),
+)
+
+REPORTS = {
+    "calls by disposition": "SELECT end_reason, count(*) AS calls, round(avg(call_time)) AS avg_seconds FROM cdrs"
+    " GROUP BY end_reason ORDER BY calls DESC LIMIT 5",
+    "busiest campaigns": "SELECT campaign_ref AS campaign, count(*) AS attempts,"
+    " count(*) FILTER (WHERE extension IS NOT NULL AND call_time > 0) AS with_agent FROM cdrs"
+    " WHERE source = 'dialler' GROUP BY campaign_ref ORDER BY attempts DESC LIMIT 5",
+    "rows by day: the ledger's and the table's": "SELECT day, sum(inserted) AS by_ledger,"
+    " (SELECT count(*) FROM cdrs WHERE dialed_on = day) AS in_table FROM load_batch_days"
+    " WHERE dataset = 'cdrs' GROUP BY day ORDER BY day DESC LIMIT 5",
+}
+DEAD_LETTERS = (
+    "SELECT reason, count(*) AS messages, min(detail) AS \"for example\" FROM dead_letters GROUP BY reason ORDER BY reason"
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A running demo: servers that are up, settings that point to them."""
+
+    settings: Settings
+    postgres: PrivatePostgres
+
+    def play(self, progress: Callable[[int], None]) -> Tally:
+        profile = Profile(
+            cdrs=CDRS,
+            until=datetime.now(UTC),
+            days=3,
+            dialect="both",
+            duplicates=0.03,
+            broken=0.001,
+            late=0.02,
+            events=0.002,
+        )
+        return simulate(self.settings, profile, progress=progress)
+
+    def waiting(self) -> dict[str, int]:
+        return app.waiting(self.settings)
+
+    def read(self, query: str) -> tuple[list[str], list[Sequence[object]]]:
+        """A query's column names and rows."""
+        with app.engine_of(self.settings) as engine:
+            return store.read(engine, query)
+
+    def load(self, loaded: Callable[[str, Books], None]) -> None:
+        app.drain(self.settings, threading.Event(), loaded)
+
+
+def folder() -> Path:
+    """Where a user's demo lives: the same place each time, so that it can be looked at afterwards."""
+    return Path(tempfile.gettempdir()) / f"etl-demo-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def fresh() -> Iterator[Demo]:
+    """A demo that begins with nothing. The servers end with it; Postgres' data stay for `psql`."""
+    with _alone():
+        data = folder() / "data"
+        _clear(data)
+        with PrivatePostgres(data / "postgres") as postgres, PrivateRedis(data / "redis") as redis:
+            settings = Settings(
+                redis_url=SecretStr(redis.url), database_url=SecretStr(postgres.url), sources=SOURCES, worker_name="demo"
+            )
+            app.upgrade(settings)
+            yield Demo(settings, postgres)
+
+
+def psql(arguments: list[str]) -> int:
+    """Open psql on the data of the last demo; returns its exit code."""
+    data = folder() / "data" / "postgres"
+    if not data.is_dir():
+        raise ConfigurationError("there is no demo to look at yet: run `etl demo` first")
+    with _alone(), PrivatePostgres(data) as postgres:
+        return subprocess.run([postgres.bin / "psql", postgres.url, *arguments], check=False).returncode
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    home = folder()
+    home.mkdir(mode=0o755, exist_ok=True)
+    if home.is_symlink() or home.stat().st_uid != os.getuid():
+        raise ConfigurationError(f"{home} belongs to somebody else: remove it, or set TMPDIR to another folder")
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError("another `etl demo` is running: wait for it, or end it") from None
+        yield
+
+
+def _clear(data: Path) -> None:
+    if data.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(data)
+    data.mkdir(parents=True)

@@ -1,0 +1,33 @@
+"""Exceptions named for what the caller should do about them, whichever library found the trouble.
+
+The docstring of each is the promise it makes to whoever catches it. A message that can't be understood is not an
+exception of the job but a dead letter: see `etl.wire`.
+"""
+
+
+class EtlError(Exception):
+    """Something went wrong that the operator should read about, in one line."""
+
+
+class ConfigurationError(EtlError):
+    """The operator must change something: waiting or trying again can't help. Exit code 2."""
+
+
+class Outage(EtlError):
+    """Redis or Postgres is away or overloaded: wait, then do the same step again. Nothing took effect."""
+
+
+class RowRefused(EtlError):
+    """Postgres refuses the data itself: at least one row of this statement can never be stored as it is."""
+
+
+class DuplicateKey(RowRefused):
+    """A row's identity is already stored: merge instead of inserting."""
+
+
+class LeaseLost(EtlError):
+    """Another worker holds this claim now, or it's gone: let go of it, whatever it holds is theirs."""
+
+
+class MissingPartition(EtlError):
+    """A row's day has no partition: make it, then do the same step again."""

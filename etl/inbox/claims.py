@@ -1,0 +1,243 @@
+"""Claims: batches of messages that were taken off a source list and are not yet in Postgres.
+
+    source list ──claim──▶ {source}:claim:<batch_id> ──ack──▶ forgotten
+                                 ▲    │ lease runs out
+                                 └────┘ adopt
+
+Each arrow is one Lua script, so each message is in exactly one list at any moment. The rest of the program holds a
+`Claim` and never sees a key. What the messages mean is none of this module's business.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple, cast
+from uuid import UUID
+
+import redis
+from redis.commands.core import Script
+from redis.crc import key_slot
+
+from etl.errors import ConfigurationError, LeaseLost
+from etl.inbox.connection import Client, translated
+
+End = Literal["left", "right"]
+
+# A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
+MAX_CLAIM_BYTES = 32 * 1024 * 1024
+
+# `wait` returns at least this often, so that a loader at rest sees a stop signal and abandoned claims.
+WAIT_SECONDS = 2.0
+
+
+@dataclass(eq=False)
+class Claim:
+    """One batch of one source list, held under a lease. `messages` are in the order of arrival and never change."""
+
+    batch_id: UUID
+    messages: list[bytes]
+    _source: "Source" = field(repr=False)
+    adopted: bool = False
+
+    def ack(self) -> None:
+        """Forget the claim: call it after the commit, and only then. Raises `LeaseLost` if another holds it."""
+        self._source._ack(self)
+
+    def give_back(self) -> None:
+        """Let anybody adopt the claim at once, for a worker that won't finish it."""
+        self._source._give_back(self)
+
+
+class Source:
+    """A source list and its claims, as one worker sees them. Safe to use from several threads.
+
+    Every method may raise `Outage` and `ConfigurationError`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        key: str,
+        *,
+        worker: str,
+        new_batch_id: Callable[[], UUID],
+        take_from: End = "right",
+        forward_to: str | None = None,
+        batch_size: int = 5_000,
+        lease_ms: int = 60_000,
+    ) -> None:
+        self.key = key
+        self._client: Any = client
+        self._worker = worker
+        self._new_batch_id = new_batch_id
+        self._old_end = take_from
+        self._forward_to = forward_to
+        self._batch_size = batch_size
+        self._lease_ms = lease_ms
+        self._prefix = key if _hash_tag(key) else f"{{{key}}}"
+        self._registry = f"{self._prefix}:claims"
+        self._check_slots(client)
+        self._scripts = {name: _script(client, name) for name in ("claim", "adopt", "renew", "ack", "rescue")}
+        self._live: dict[UUID, Claim] = {}
+        self._lock = threading.Lock()
+
+    def claim(self) -> Claim | None:
+        """Take the oldest waiting messages, at most a batch; None if there are none."""
+        batch_id = self._new_batch_id()
+        keys = [self.key, self._list_of(batch_id), self._registry]
+        if self._forward_to:
+            keys.append(self._forward_to)
+        limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
+        messages = self._run("claim", keys, [self._member(batch_id), *limits, self._old_end])
+        return self._hold(Claim(batch_id, messages, self)) if messages else None
+
+    def adopt(self) -> Claim | None:
+        """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
+        with translated():
+            seconds, micros = self._client.time()
+            expired = self._client.zrangebyscore(self._registry, "-inf", seconds * 1000 + micros // 1000)
+        return self._adopt_one(map(_parse, expired), "expired")
+
+    def adopt_own(self) -> Claim | None:
+        """Take over one claim that an earlier life of this very worker left behind, without waiting for its lease."""
+        with translated():
+            members = self._client.zrange(self._registry, 0, -1)
+        entries = [entry for entry in map(_parse, members) if entry.worker == self._worker]
+        return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "any")
+
+    def rescue(self) -> int:
+        """Register claim lists that no registry entry names, so that they are adopted like any other; returns how many.
+
+        There should be none. A registry that somebody deleted makes some.
+        """
+        start = f"{self._prefix}:claim:".encode()
+        with translated():
+            lists = list(self._scan(start))
+        rescued = 0
+        for key in lists:
+            batch_id = self._new_batch_id()
+            keys = [key, self._list_of(batch_id), self._registry]
+            rescued += self._run("rescue", keys, [key.removeprefix(start), f"{batch_id}@rescued"])
+        return rescued
+
+    def wait(self, seconds: float = WAIT_SECONDS) -> bool:
+        """Block until a message is waiting; False after `seconds` without one.
+
+        Moving the oldest message onto its own place changes nothing, and blocks while there is none: so a worker that
+        freezes here, or a command that Redis executes late, takes nothing with it.
+        """
+        end = self._old_end.upper()
+        with translated():
+            return self._client.blmove(self.key, self.key, seconds, end, end) is not None
+
+    def waiting(self) -> int:
+        """How many messages wait in the source list."""
+        with translated():
+            return int(self._client.llen(self.key))
+
+    def claimed_elsewhere(self) -> int:
+        """How many claims of this source are held by others."""
+        with translated():
+            return int(self._client.zcard(self._registry)) - len(self._live)
+
+    def renew_all(self) -> None:
+        """Extend the leases of the claims in hand: the heartbeat."""
+        for claim in self._holding():
+            if not self._renew(claim, self._lease_ms):
+                self._drop(claim)
+
+    def give_back_all(self) -> None:
+        """Let go of every claim in hand, at shutdown."""
+        for claim in self._holding():
+            self._give_back(claim)
+
+    def _ack(self, claim: Claim) -> None:
+        acknowledged = self._run("ack", [self._list_of(claim.batch_id), self._registry], [self._member(claim.batch_id)])
+        self._drop(claim)
+        if not acknowledged:
+            raise LeaseLost(f"claim {claim.batch_id} was adopted by another worker")
+
+    def _give_back(self, claim: Claim) -> None:
+        self._renew(claim, 0)
+        self._drop(claim)
+
+    def _renew(self, claim: Claim, lease_ms: int) -> bool:
+        return bool(self._run("renew", [self._registry], [self._member(claim.batch_id), lease_ms]))
+
+    def _adopt_one(self, entries: Iterable["_Entry"], which: str) -> Claim | None:
+        for entry in entries:
+            if entry.batch_id is None:  # not ours: somebody else writes to our registry
+                continue
+            keys = [self._list_of(entry.batch_id), self._registry]
+            args = [entry.member, self._member(entry.batch_id), self._lease_ms, which]
+            if messages := self._run("adopt", keys, args):
+                return self._hold(Claim(entry.batch_id, messages, self, adopted=True))
+        return None
+
+    def _hold(self, claim: Claim) -> Claim:
+        with self._lock:
+            self._live[claim.batch_id] = claim
+        return claim
+
+    def _drop(self, claim: Claim) -> None:
+        with self._lock:
+            self._live.pop(claim.batch_id, None)
+
+    def _holding(self) -> list[Claim]:
+        with self._lock:
+            return list(self._live.values())
+
+    def _run(self, script: str, keys: list[Any], args: list[Any]) -> Any:
+        with translated():
+            return self._scripts[script](keys=keys, args=args)
+
+    def _scan(self, start: bytes) -> Iterator[bytes]:
+        options: dict[str, Any] = {"match": re.sub(rb"([*?\[\]\\^-])", rb"\\\1", start) + b"*", "_type": "list"}
+        if isinstance(self._client, redis.RedisCluster):
+            options["target_nodes"] = redis.RedisCluster.PRIMARIES
+        return cast(Iterator[bytes], self._client.scan_iter(count=1_000, **options))
+
+    def _list_of(self, batch_id: UUID) -> str:
+        return f"{self._prefix}:claim:{batch_id}"
+
+    def _member(self, batch_id: UUID) -> str:
+        return f"{batch_id}@{self._worker}"
+
+    def _check_slots(self, client: Client) -> None:
+        """On a cluster every key of a script must lie in one slot, which the hash tag takes care of; but we didn't name
+        all keys ourselves."""
+        if not isinstance(client, redis.RedisCluster):
+            return
+        for key in filter(None, (self._registry, self._forward_to)):
+            if key_slot(key.encode()) != key_slot(self.key.encode()):
+                advice = f"name it like {self._prefix}:forward" if key == self._forward_to else "rename the source"
+                raise ConfigurationError(f"{key} and {self.key} lie in different slots of the cluster: {advice}")
+
+
+def _script(client: Client, name: str) -> Script:
+    return client.register_script((files(__package__) / "lua" / f"{name}.lua").read_text())
+
+
+class _Entry(NamedTuple):
+    """An entry of the registry. `batch_id` is None if it isn't written as ours are."""
+
+    member: bytes
+    batch_id: UUID | None
+    worker: str
+
+
+def _parse(member: bytes) -> _Entry:
+    batch_id, _, worker = member.decode(errors="replace").partition("@")
+    try:
+        return _Entry(member, UUID(batch_id), worker)
+    except ValueError:
+        return _Entry(member, None, worker)
+
+
+def _hash_tag(key: str) -> str:
+    """What a cluster hashes instead of the whole key: the text in the first pair of braces, if any stands there."""
+    _, opened, rest = key.partition("{")
+    tag, closed, _ = rest.partition("}")
+    return tag if opened and closed else ""

@@ -1,0 +1,13 @@
+-- ack: a claim is committed in Postgres; forget it here.
+--
+-- KEYS[1]  the claim's list
+-- KEYS[2]  the registry of claims of this source
+-- ARGV[1]  "<batch_id>@<worker>"
+--
+-- Returns 1, or 0 if the claim isn't this worker's any more: whoever adopted it finds it in the ledger and acknowledges.
+
+if redis.call('ZREM', KEYS[2], ARGV[1]) == 0 then
+  return 0
+end
+redis.call('UNLINK', KEYS[1])
+return 1

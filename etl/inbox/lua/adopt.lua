@@ -1,0 +1,27 @@
+-- adopt: take over a claim in place, same batch_id, same content, because its lease has run out or its worker came back.
+--
+-- KEYS[1]  the claim's list
+-- KEYS[2]  the registry of claims of this source
+-- ARGV[1]  "<batch_id>@<worker>" as it stands in the registry
+-- ARGV[2]  "<batch_id>@<worker>" of the new holder
+-- ARGV[3]  the lease, ms
+-- ARGV[4]  "any" to adopt before the deadline too (the worker's own, from an earlier life), else "expired"
+--
+-- Returns the messages, the oldest first; nil if the claim isn't there to be adopted any more.
+
+local deadline = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not deadline then
+  return nil
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[4] ~= 'any' and tonumber(deadline) > now then
+  return nil
+end
+redis.call('ZREM', KEYS[2], ARGV[1])
+local messages = redis.call('LRANGE', KEYS[1], 0, -1)
+if #messages == 0 then
+  return nil
+end
+redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[2])
+return messages

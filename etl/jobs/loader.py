@@ -1,0 +1,156 @@
+"""Loading one source list: claim → decode → write → ack.
+
+`run_once` does one claim; `run` loops and waits, `drain` loops until nothing is left. Where a call is if we die:
+
+    claim    before the script: in the source list; after it: in the claim, which is adopted when its lease runs out
+    decode   in the claim
+    write    in the claim, and from the commit on in Postgres too
+    ack      in Postgres; if the claim is still there, its adopter finds it in the ledger and only acknowledges
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from etl.errors import EtlError, LeaseLost, Outage
+from etl.inbox.claims import Claim, Source
+from etl.jobs.patience import Patience, Stopped
+from etl.store.writer import Batch, Books, Writer
+from etl.wire.decode import decode
+from etl.wire.ids import time_of
+from etl.wire.times import from_datetime
+
+# How soon after its lease ran out an abandoned claim is found; two cheap commands each time.
+ADOPT_EVERY_SECONDS = 5.0
+# A claim list without an entry in the registry is made by accident only: the net is cast at start and hourly.
+RESCUE_EVERY_SECONDS = 3_600.0
+# A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
+AHEAD = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one loader needs to know. `system` is the CDRs' `source`; `clock` gives the present, aware."""
+
+    system: str
+    worker: str
+    batch_size: int
+    linger_seconds: float
+    max_message_bytes: int
+    clock: Callable[[], datetime]
+
+
+class Loader:
+    """Loads one source list, in one thread."""
+
+    def __init__(self, source: Source, writer: Writer, options: Options, patience: Patience, log: Any) -> None:
+        self._source = source
+        self._writer = writer
+        self._options = options
+        self._patience = patience
+        self._log = log.bind(source_key=source.key)
+        self._recovering = True  # a former life of this worker may have left claims
+        self._adopt_at = self._rescue_at = time.monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        """Load until `stop` is set; finishes or gives back the claim in hand."""
+        with contextlib.suppress(Stopped):
+            while not stop.is_set():
+                books = self.run_once()
+                if books is None or books.claimed < self._options.batch_size:
+                    self._wait(stop)
+
+    def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
+        """Load until nothing is left, telling of each claim; or until `stop` is set."""
+        with contextlib.suppress(Stopped):
+            while not stop.is_set():
+                books = self.run_once()
+                if books is None and self._adopt_at > time.monotonic():
+                    return
+                if books is not None:
+                    loaded(books)
+
+    def run_once(self) -> Books | None:
+        """Load one claim. None if there was none; empty books if it was in the ledger already.
+
+        Raises `Stopped`, `Outage` if patience ran out, or `ConfigurationError`; the claim is given back then.
+        """
+        claim = self._patience.ride_out(self._next_claim)
+        if claim is None:
+            return None
+        began = time.monotonic()
+        log = self._log.bind(batch_id=str(claim.batch_id))
+        try:
+            batch = self._decode(claim)
+            books = self._patience.ride_out(lambda: self._writer.write(batch))
+        except BaseException:
+            with contextlib.suppress(EtlError):
+                claim.give_back()
+                log.warning("claim_given_back", claimed=len(claim.messages))
+            raise
+        try:
+            self._patience.ride_out(claim.ack)
+        except LeaseLost:
+            log.warning("lease_lost")
+        self._tell(log, claim, books, time.monotonic() - began)
+        return books or Books()
+
+    def _next_claim(self) -> Claim | None:
+        """What a former life left, then what others left, then what is waiting."""
+        try:
+            if self._recovering:
+                if claim := self._source.adopt_own():
+                    return claim
+                self._recovering = False
+            if time.monotonic() >= self._rescue_at:
+                if rescued := self._source.rescue():
+                    self._log.warning("orphans_rescued", claims=rescued)
+                self._rescue_at = time.monotonic() + RESCUE_EVERY_SECONDS
+            if time.monotonic() >= self._adopt_at:
+                if claim := self._source.adopt():
+                    return claim
+                self._adopt_at = time.monotonic() + ADOPT_EVERY_SECONDS
+            return self._source.claim()
+        except Outage:
+            # A claim may have been made whose name never reached us.
+            self._recovering = True
+            raise
+
+    def _decode(self, claim: Claim) -> Batch:
+        claimed_at = time_of(claim.batch_id)
+        records = decode(
+            claim.messages,
+            source=self._options.system,
+            key=self._source.key,
+            batch_id=claim.batch_id,
+            captured_at=from_datetime(claimed_at),
+            latest=from_datetime(self._options.clock() + AHEAD),
+            max_message_bytes=self._options.max_message_bytes,
+        )
+        return Batch(claim.batch_id, self._options.worker, self._source.key, claimed_at, claim.messages, records)
+
+    def _wait(self, stop: threading.Event) -> None:
+        """Until something is waiting; and then a little longer, so that a trickle makes batches too."""
+        arrived = self._patience.ride_out(self._source.wait)
+        if arrived and self._patience.ride_out(self._source.waiting) < self._options.batch_size:
+            stop.wait(self._options.linger_seconds)
+
+    def _tell(self, log: Any, claim: Claim, books: Books | None, seconds: float) -> None:
+        if books is None:
+            log.warning("already_loaded", claimed=len(claim.messages))
+            return
+        log.info(
+            "loaded",
+            adopted=claim.adopted,
+            claimed=books.claimed,
+            inserted=books.inserted,
+            updated=books.updated,
+            unchanged=books.unchanged,
+            events=books.events,
+            dead=books.dead,
+            seconds=round(seconds, 3),
+        )

@@ -1,0 +1,50 @@
+"""Waiting for a store that is away: with back-off, saying so once when it begins and once when it ends."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from etl.errors import Outage
+
+T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Stopped(Exception):
+    """We were asked to stop while we waited. Nothing took effect."""
+
+
+class Patience:
+    """Repeats a step until no `Outage` comes of it.
+
+    Gives up after `seconds` of one outage (never, if None), and at once when `stop` is set.
+    """
+
+    def __init__(self, log: Any, stop: threading.Event, seconds: float | None = None) -> None:
+        self._log = log
+        self._stop = stop
+        self._seconds = seconds
+
+    def ride_out(self, step: Callable[[], T]) -> T:
+        """What `step` returns. Raises `Outage` when it gives up, `Stopped` when it's told to."""
+        began: float | None = None
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                result = step()
+            except Outage as outage:
+                if began is None:
+                    began = time.monotonic()
+                    self._log.warning("outage_began", error=str(outage))
+                elif self._seconds is not None and time.monotonic() - began > self._seconds:
+                    raise
+            else:
+                if began is not None:
+                    self._log.warning("outage_ended", seconds=round(time.monotonic() - began, 1))
+                return result
+            if self._stop.wait(pause):
+                raise Stopped
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

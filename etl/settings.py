@@ -1,0 +1,284 @@
+"""What the operator may set, and how a wrong setting is told. Known to `etl.app`, `etl.supervisor`, `etl.cli`,
+`etl.devtools` and the migrations only; everything lower takes plain arguments. Connecting to what the URLs name
+happens elsewhere.
+
+Values come from the environment (`ETL_BATCH_SIZE`) and from a TOML file (`batch_size`); the environment wins.
+"""
+
+import difflib
+import json
+import re
+import socket
+import tomllib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from etl.errors import ConfigurationError
+
+PREFIX = "ETL_"
+CONFIG_VARIABLE = "ETL_CONFIG"  # names the TOML file where no --config does; the one variable that is no field
+
+_MIB = 1024 * 1024
+_NAME_LENGTH = 64  # characters of a worker's name; people read it in log lines and ledger rows
+_POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+_ONE_SOURCE = "an object with at least a key"
+_MALFORMED = "isn't a well-formed URL (are the special characters of its password percent-encoded?)"
+
+
+def _parts(url: SecretStr, schemes: tuple[str, ...]) -> SplitResult:
+    """Splits a URL; the ValueErrors say what is wrong with it without quoting any of it."""
+    text = url.get_secret_value()
+    scheme = text.partition("://")[0]
+    if "://" not in text or scheme not in schemes:
+        raise ValueError(f"must begin with {', '.join(f'{each}://' for each in schemes[:-1])} or {schemes[-1]}://")
+    try:
+        parts = urlsplit(text)
+        if scheme != "redis+sentinel":  # that one has several hosts, each with a port
+            _ = parts.port  # raises where it's no number, as after a ':' or '/' inside a password
+    except ValueError:
+        raise ValueError(_MALFORMED) from None
+    if parts.fragment:
+        raise ValueError(_MALFORMED)
+    return parts
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    parts = _parts(url, _REDIS_SCHEMES)
+    if parts.scheme == "unix" and not parts.path:
+        raise ValueError("lacks the socket's path: unix:///run/redis.sock")
+    # redis-py takes a database that isn't a number for database 0, in silence.
+    if parts.scheme in ("redis", "rediss") and not re.fullmatch("/?[0-9]*", parts.path):
+        raise ValueError("names a database that isn't a number")
+    if parts.scheme == "redis+sentinel" and not re.fullmatch("/[^/]+(/[0-9]*)?", parts.path):
+        raise ValueError("must look like redis+sentinel://host:26379,host:26379/service/0")
+    return url
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    _parts(url, _POSTGRES_SCHEMES)
+    return url
+
+
+def _json(value: object) -> object:
+    """The environment has only strings: a list comes as JSON, and is a list in the file."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"isn't JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+
+
+def _host_name() -> str:
+    """The name survives a restart, so that a worker finds its own claims again."""
+    return re.sub("[^A-Za-z0-9._-]", "-", socket.gethostname())[:_NAME_LENGTH] or "worker"
+
+
+def _whole(default: int, low: int, high: int, unit: str) -> Any:
+    return Field(default=default, ge=low, le=high, description=f"a whole number of {unit} from {low} to {high}")
+
+
+class Source(BaseModel):
+    """One Redis list to load from.
+
+    `source` names the system that fills the list, and is part of a CDR's identity: two lists of one system share it.
+    `take_from` is the old end. `forward_to` is a list that gets a copy of every message, for the application that
+    used to consume `key`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str = Field(min_length=1, description="the key of a Redis list")
+    source: str = Field(default="dialler", pattern="^[A-Za-z0-9_-]+$", description="letters, digits, '_' or '-'")
+    take_from: Literal["right", "left"] = Field(default="right", description="'right' or 'left'")
+    forward_to: str | None = Field(default=None, min_length=1, description="the key of another Redis list")
+
+
+_DEFAULT_SOURCES = (
+    Source(key="enigma:notifications:campaigns", source="dialler"),
+    Source(key="enigma:notifications:cdr", source="click2dial"),
+)
+
+
+class Settings(BaseSettings):
+    """All settings, valid. Built by hand it takes what it's given and defaults; `load` adds file and environment."""
+
+    # A field's description completes the sentence "it must be …"; the operator reads it.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
+        default=SecretStr("redis://127.0.0.1:8001/0"), description="a redis:// URL"
+    )
+    redis_cluster: bool = Field(default=False, description="true or false")
+    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = Field(
+        default=SecretStr("postgresql://127.0.0.1:5432/etl"), description="a postgresql:// URL"
+    )
+    batch_size: int = _whole(5_000, 1, 100_000, "messages")
+    linger_ms: int = _whole(200, 0, 10_000, "milliseconds")
+    lease_seconds: int = _whole(60, 10, 3_600, "seconds")
+    worker_name: str = Field(
+        default_factory=_host_name,
+        pattern=f"^[A-Za-z0-9._-]{{1,{_NAME_LENGTH}}}$",
+        description=f"1 to {_NAME_LENGTH} letters, digits, '.', '_' or '-'",
+    )
+    max_message_bytes: int = _whole(_MIB, 1_024, 256 * _MIB, "bytes")
+    sources: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(_json)] = Field(
+        default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
+    )
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """`database_url` for SQLAlchemy with psycopg 3, password included."""
+        return "postgresql+psycopg://" + self.database_url.get_secret_value().partition("://")[2]
+
+    @field_validator("redis_cluster")
+    @classmethod
+    def _cluster_is_reachable(cls, cluster: bool, info: ValidationInfo) -> bool:
+        url = info.data.get("redis_url")
+        if cluster and url and not url.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("goes with a redis:// or rediss:// URL only")
+        return cluster
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_fit_together(cls, sources: tuple[Source, ...], info: ValidationInfo) -> tuple[Source, ...]:
+        problems = [*_clashes(sources)] if sources else ["is empty: there would be nothing to load"]
+        if info.data.get("redis_cluster"):
+            problems += _slot_problems(sources)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return sources
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # load() reads the environment it's given, never the process's own
+
+
+_VARIABLES = (CONFIG_VARIABLE, *(PREFIX + field.upper() for field in Settings.model_fields))
+_WRONG = {
+    "missing": " is missing:",
+    "greater_than_equal": " is too small:",
+    "less_than_equal": " is too large:",
+    "string_too_short": " is empty:",
+}
+
+
+def _clashes(sources: Iterable[Source]) -> Iterator[str]:
+    times = Counter(source.key for source in sources)
+    for key, count in times.items():
+        if count > 1:
+            yield f"lists the key {key!r} {count} times"
+    for source in sources:
+        if source.forward_to in times:
+            yield f"forwards {source.key!r} to {source.forward_to!r}, which is a source itself: a loop"
+
+
+def _slot_problems(sources: Iterable[Source]) -> Iterator[str]:
+    """A script of a Redis Cluster works within one slot, and the hash tag of a claim's keys is the source's key."""
+    for source in sources:
+        if "{" in source.key or "}" in source.key:
+            yield f"has the key {source.key!r}, but on a Redis Cluster a source's key has no braces"
+        elif source.forward_to and not source.forward_to.startswith(f"{{{source.key}}}"):
+            tag = f"{{{source.key}}}"
+            yield f"forwards {source.key!r} to another slot of the Redis Cluster: forward_to must begin with {tag!r}"
+
+
+def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Settings from the TOML file `config` (or the one that ETL_CONFIG names) and from `environ`, which wins.
+
+    Raises ConfigurationError with one line for every problem, each under the name that the operator wrote. The text
+    of a value isn't quoted: it may hold a password, or be one that was pasted into the wrong place.
+    """
+    if config is None and environ.get(CONFIG_VARIABLE):
+        config = Path(environ[CONFIG_VARIABLE])
+    table = _read(config) if config else {}
+    ours = [name for name in environ if name.startswith(PREFIX)]
+    problems = [*_unknown(ours, _VARIABLES), *_unknown(table, Settings.model_fields, f" in {config}")]
+
+    environment = EnvSettingsSource(Settings)
+    environment.env_vars = {name.lower(): environ[name] for name in ours if name in _VARIABLES}
+    known = {field: value for field, value in table.items() if field in Settings.model_fields}
+    try:
+        settings = Settings(**(known | environment()))
+    except ValidationError as error:
+        problems += [_problem(each, environ, config) for each in error.errors(include_input=False, include_url=False)]
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return settings
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"settings file {config} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"settings file {config} isn't UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"settings file {config} isn't TOML: {error}") from None
+
+
+def _unknown(names: Iterable[str], known: Collection[str], where: str = "") -> Iterator[str]:
+    for name in names:
+        if name not in known:
+            yield f"{name}{where} is unknown{_meant(name, known)}"
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    bare = {each.removeprefix(PREFIX).lower(): each for each in known}  # a shared prefix would make all names alike
+    closest = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), bare, n=1)
+    return f": did you mean {bare[closest[0]]}?" if closest else ""
+
+
+def _problem(error: ErrorDetails, environ: Collection[str], config: Path | None) -> str:
+    """One of pydantic's errors as a sentence about the setting as the operator wrote it."""
+    field, *inner = error["loc"]
+    variable = PREFIX + str(field).upper()
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in inner)
+    name = f"{variable}{path}" if variable in environ else f"{field}{path} in {config}"
+    if error["type"] == "value_error":  # one of our own validators
+        return "\n".join(f"{name} {line}" for line in str(error["ctx"]["error"]).splitlines())
+    if error["type"] == "extra_forbidden":
+        return f"{name} is unknown{_meant(str(inner[-1]), Source.model_fields)}"
+    return f"{name}{_WRONG.get(error['type'], '')} must be {_allowed(str(field), inner)}"
+
+
+def _allowed(field: str, inner: list[int | str]) -> str | None:
+    if not inner:
+        return Settings.model_fields[field].description
+    attribute = inner[-1]
+    return Source.model_fields[attribute].description if isinstance(attribute, str) else _ONE_SOURCE
+
+
+def redacted(url: str) -> str:
+    """The URL without its passwords, for people to read: `redis://loader:***@host/0?password=***`.
+
+    Where a password isn't percent-encoded, more than the password may be hidden, never less.
+    """
+    url = re.sub("://([^:@/]*):.*@", r"://\1:***@", url, flags=re.DOTALL)
+    return re.sub("([?&][^=&]*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)

@@ -1,0 +1,101 @@
+"""The Postgres engine, and the one place where the driver's errors become ours."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from sqlalchemy.exc import DBAPIError
+
+from etl.errors import ConfigurationError, DuplicateKey, EtlError, MissingPartition, Outage, RowRefused
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+# SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
+_DATA = ("22", "23", "54")
+# Authorization, catalog, schema, syntax or access rule, feature not supported: no waiting will change them.
+_CONFIGURATION = ("0A", "28", "3D", "3F", "42")
+_UNIQUE_VIOLATION = "23505"
+_CHECK_VIOLATION = "23514"
+
+
+def connect(url: str, connections: int = 5) -> sa.Engine:
+    """A lazy engine for a `postgresql+psycopg://` URL; at most `connections` are open at a time."""
+    engine = sa.create_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=False,  # a dead connection is an outage like any other: the step is done again on a new one
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "etl"},
+    )
+    sa.event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def read(engine: sa.Engine, query: str) -> tuple[list[str], list[Sequence[object]]]:
+    """The column names and the rows of a query."""
+    with translated(), engine.connect() as connection:
+        result = connection.execute(sa.text(query))
+        return list(result.keys()), list(result.all())
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Driver errors inside become `Outage`, `RowRefused`, `DuplicateKey`, `MissingPartition` or `ConfigurationError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _ours(error.orig) from error
+    except psycopg.Error as error:
+        raise _ours(error) from error
+    except sa.exc.TimeoutError as error:  # no free connection in the pool: all of them hang
+        raise Outage(f"Postgres: {error}") from error
+
+
+def _ours(error: BaseException | None) -> EtlError:
+    state = getattr(error, "sqlstate", None) or ""
+    text = _one_line(error)
+    if state == _UNIQUE_VIOLATION:
+        return DuplicateKey(text)
+    if state == _CHECK_VIOLATION and _constraint(error) is None:
+        return MissingPartition(text)
+    if state.startswith(_DATA) or isinstance(error, psycopg.DataError):
+        return RowRefused(text)
+    if state.startswith(_CONFIGURATION):
+        return ConfigurationError(f"Postgres can't do what it was asked: {text}")
+    return Outage(f"Postgres: {text}")
+
+
+def _constraint(error: BaseException | None) -> str | None:
+    return error.diag.constraint_name if isinstance(error, psycopg.Error) else None
+
+
+def _one_line(error: BaseException | None) -> str:
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return primary or " ".join(str(error).split())
+
+
+class _JsonText(Dumper):
+    """JSON that is text already, for a binary COPY into a jsonb column: its format is a version byte and the text."""
+
+    oid = psycopg.adapters.types["jsonb"].oid
+    format = Format.BINARY
+
+    def dump(self, obj: Any) -> bytes:
+        return b"\x01" + bytes(obj)
+
+
+def _prepare(connection: psycopg.Connection[Any], _record: object) -> None:
+    connection.adapters.register_dumper(_Json, _JsonText)
+    # A claim is acknowledged after the commit: a commit that a crash of Postgres can undo would lose it.
+    state = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
+    if state == ("off",):
+        connection.execute("SET synchronous_commit = on")
+    connection.commit()
+
+
+class _Json(bytes):
+    """Stands in for the Python type of `_JsonText`, which COPY looks up by the column's type."""

@@ -1,0 +1,200 @@
+"""The merge way: CDRs that may be stored already, into `cdrs`, without losing a field or a version.
+
+The rules (promise 4): a field that the stored CDR lacks is filled in; a field that says something else replaces the
+stored value, and the version that said otherwise goes to `cdr_revisions`; a missing field takes nothing away. A time
+that is only exact to the second agrees with the same second's fraction.
+
+Several CDRs of one call in one claim take effect one after the other, in rounds, each of which has a call once.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from etl.store.copy import copy_rows
+from etl.store.tables import CDR_KEY, EVENT_KEY, audit_events, cdr_revisions, cdrs
+from etl.wire.cdr import Cdr
+from etl.wire.event import Event
+
+
+@dataclass(slots=True)
+class Merged:
+    """How many CDRs did what, and which days changed."""
+
+    inserted: Counter[date] = field(default_factory=Counter)
+    updated: Counter[date] = field(default_factory=Counter)
+
+
+_COLUMNS = Cdr._fields
+_KEY_INDEXES = [_COLUMNS.index(name) for name in CDR_KEY]
+# A new version of a row is written by its claim, whatever it says.
+_VALUES = [cdrs.c[name] for name in _COLUMNS if name not in (*CDR_KEY, "batch_id")]
+
+
+
+def _staging(table: sa.Table, columns: Sequence[str], *more: sa.Column[Any]) -> sa.Table:
+    """A table of this session's, empty at the start of every transaction."""
+    return sa.Table(
+        f"incoming_{table.name}",
+        sa.MetaData(),
+        *(sa.Column(name, table.c[name].type) for name in columns),
+        *more,
+        prefixes=["TEMPORARY"],
+        postgresql_on_commit="DELETE ROWS",
+    )
+
+
+incoming = _staging(cdrs, _COLUMNS, sa.Column("position", sa.Integer), sa.Column("round", sa.Integer))
+incoming_events = _staging(audit_events, Event._fields)
+
+
+def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
+    """Bring `rows` into `cdrs` in their order. Raises the driver's errors; then nothing has happened, if the caller
+    rolls back to a savepoint."""
+    merged = Merged()
+    rounds = _rounds(rows)
+    staged = ((*row, position, n) for n, group in enumerate(rounds) for position, row in enumerate(group))
+    _stage(connection, incoming, staged)
+    # Each incoming row is one probe of one partition's key; a plan that reads whole days instead would take forever.
+    connection.execute(sa.text("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"))
+    for n in range(len(rounds)):
+        _merge_round(connection, n, merged)
+    return merged
+
+
+def add_events(connection: sa.Connection, rows: Sequence[Event]) -> Merged:
+    """Bring into `audit_events` those of `rows` that aren't there: an event never changes. Raises as `merge_cdrs`."""
+    _stage(connection, incoming_events, rows)
+    return Merged(inserted=Counter(dict(connection.execute(_INSERT_NEW_EVENTS).tuples())))
+
+
+def _stage(connection: sa.Connection, table: sa.Table, rows: Iterable[Sequence[Any]]) -> None:
+    connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+    connection.execute(sa.delete(table))
+    copy_rows(connection, table, table.c.keys(), rows)
+
+
+def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
+    """The first CDR of each call, then the second of each, and so on; a verbatim repetition says nothing and is left out."""
+    rounds: list[list[Cdr]] = []
+    seen: dict[tuple[Any, ...], tuple[int, Cdr]] = {}
+    for row in rows:
+        identity = tuple(row[i] for i in _KEY_INDEXES)
+        number, previous = seen.get(identity, (-1, None))
+        if row == previous:
+            continue
+        seen[identity] = (number + 1, row)
+        if number + 1 == len(rounds):
+            rounds.append([])
+        rounds[number + 1].append(row)
+    return rounds
+
+
+def _merge_round(connection: sa.Connection, number: int, merged: Merged) -> None:
+    # 1. New calls. From here on every call of the round is stored, by us or by somebody who has committed.
+    for day, count in connection.execute(_INSERT_NEW, {"number": number}):
+        merged.inserted[day] += count
+    # 2. Lock those that will change, so that what we compare with stays as it is.
+    changes = connection.execute(_LOCK_CHANGES, {"number": number}).all()
+    if not changes:
+        return
+    # 3. Keep the versions that are contradicted.
+    if contradicted := [change.position for change in changes if change.contradicts]:
+        connection.execute(_KEEP_REVISIONS, {"number": number, "positions": contradicted})
+    # 4. Complete or replace.
+    connection.execute(_APPLY_CHANGES, {"number": number, "positions": [change.position for change in changes]})
+    merged.updated.update(change.dialed_on for change in changes)
+
+
+def _is_time(column: sa.Column[Any]) -> bool:
+    return isinstance(column.type, sa.DateTime)
+
+
+def _coarser(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """`one` is `other` without its fraction of a second."""
+    return one == sa.func.date_trunc("second", other)
+
+
+def _merged(column: sa.Column[Any], new: Any) -> sa.ColumnElement[Any]:
+    """What the column holds after `new` was merged into it."""
+    old = column
+    if _is_time(column):
+        return sa.case((_coarser(new, old), old), else_=sa.func.coalesce(new, old))
+    if isinstance(column.type, JSONB):
+        return sa.func.coalesce(old.op("||")(new), new, old)
+    return sa.func.coalesce(new, old)
+
+
+def _differs(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    """Merging would change the stored value."""
+    return _merged(column, incoming.c[column.name]).is_distinct_from(column)
+
+
+def _contradicts(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    """Merging would replace a stored value by another, instead of filling one in. Never null: false if either is."""
+    old, new = column, incoming.c[column.name]
+    if _is_time(column):
+        conflict = sa.and_(old != new, sa.not_(_coarser(new, old)), sa.not_(_coarser(old, new)))
+    elif isinstance(column.type, JSONB):
+        # Joined either way round, only fields with two values come out differently.
+        conflict = old.op("||")(new).is_distinct_from(new.op("||")(old))
+    else:
+        conflict = old != new
+    return sa.func.coalesce(conflict, sa.false())
+
+
+_SAME_CALL = sa.and_(*(incoming.c[name] == cdrs.c[name] for name in CDR_KEY))
+_OF_THE_ROUND = incoming.c.round == sa.bindparam("number")
+_POSITIONS = incoming.c.position == sa.any_(sa.bindparam("positions", type_=sa.ARRAY(sa.Integer)))
+_INCOMING_ROWS = sa.select(*(incoming.c[name] for name in _COLUMNS)).where(_OF_THE_ROUND)
+_BY_KEY = [incoming.c[name] for name in CDR_KEY]  # the same order in every worker: no deadlocks among merges
+
+
+def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[tuple[date, int]]:
+    """Insert those of `rows` whose key is new; gives how many were, by day."""
+    inserting = insert(table).from_select(columns, rows).on_conflict_do_nothing()
+    new = inserting.returning(table.c[columns[0]].label("day")).cte("new")
+    return sa.select(new.c.day, sa.func.count()).group_by(new.c.day)
+
+
+_INSERT_NEW = _insert_new(cdrs, _COLUMNS, _INCOMING_ROWS.order_by(*_BY_KEY))
+_INSERT_NEW_EVENTS = _insert_new(
+    audit_events, Event._fields, sa.select(incoming_events).order_by(*(incoming_events.c[name] for name in EVENT_KEY))
+)
+
+_LOCK_CHANGES = (
+    sa.select(
+        incoming.c.position,
+        incoming.c.dialed_on,
+        sa.or_(*map(_contradicts, _VALUES)).label("contradicts"),
+    )
+    .join_from(incoming, cdrs, _SAME_CALL)
+    .where(_OF_THE_ROUND, sa.or_(*map(_differs, _VALUES)))
+    .order_by(*_BY_KEY)
+    .with_for_update(of=cdrs)
+)
+
+_STORED = [*_COLUMNS, "loaded_at"]
+
+
+_KEEP_REVISIONS = insert(cdr_revisions).from_select(
+    [*_STORED, "replaced_by"],
+    sa.select(*(cdrs.c[name] for name in _STORED), incoming.c.batch_id)
+    .join_from(incoming, cdrs, _SAME_CALL)
+    .where(_OF_THE_ROUND, _POSITIONS),
+)
+
+_upsert = insert(cdrs).from_select(_COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_BY_KEY))
+_APPLY_CHANGES = _upsert.on_conflict_do_update(
+    index_elements=CDR_KEY,
+    set_={
+        **{column.name: _merged(column, _upsert.excluded[column.name]) for column in _VALUES},
+        "batch_id": _upsert.excluded.batch_id,
+        "loaded_at": sa.func.now(),
+    },
+)

@@ -1,0 +1,76 @@
+"""The schema's revision: which one this program needs, which one the database has, and bringing the one to the other.
+
+The migrations travel inside the wheel as `etl/migrations`; in a checkout they lie beside the package.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from etl.errors import ConfigurationError
+from etl.store.connection import translated
+
+# Two hosts that upgrade at once take turns; any number that nobody else in this database uses will do.
+_ADVISORY_LOCK = 0x65746C_02
+
+
+def needed() -> str:
+    """The revision that this program was written for."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def current(engine: sa.Engine) -> str | None:
+    """The revision that the database has; None if it has no schema yet. Raises `Outage`."""
+    with translated(), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def check(engine: sa.Engine) -> None:
+    """Raises `ConfigurationError`, with the way out, unless the database has the schema that this program needs."""
+    has, needs = current(engine), needed()
+    if has == needs:
+        return
+    if has is None:
+        raise ConfigurationError("the database has no schema yet: run `etl db upgrade`")
+    if has not in _known():
+        raise ConfigurationError(f"the database's schema ({has}) is newer than this program ({needs}): install a newer etl")
+    raise ConfigurationError(f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`")
+
+
+def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
+    """Bring the database to the needed revision; returns the revisions before and after."""
+    before, after = current(engine), needed()
+    if before is not None and before not in _known():
+        check(engine)
+    with translated(), engine.begin() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        config = _config()
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise ConfigurationError(f"the schema can't be upgraded: {error}") from error
+    return before, after
+
+
+def _known() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
+    return config
+
+
+def _folder() -> Path:
+    shipped = Path(str(files("etl"))) / "migrations"
+    return shipped if shipped.is_dir() else Path(str(files("etl"))).parent / "migrations"

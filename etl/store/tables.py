@@ -1,0 +1,164 @@
+"""Every table of the archive, with what each column is for. Migrations make them; the comments travel with them.
+
+Times are `timestamptz`, days are UTC days, durations are whole seconds.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
+
+metadata = MetaData(
+    naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s", "uq": "%(table_name)s_key"}
+)
+
+_NOW = text("now()")
+
+
+def _time() -> TypeEngine[object]:
+    return DateTime(timezone=True)
+
+
+def _cdr_columns() -> list[Column[object]]:
+    """The columns that make up a CDR, in the order of `etl.wire.cdr.Cdr`; `cdrs` and `cdr_revisions` share them."""
+    return [
+        Column("dialed_on", Date, nullable=False, comment="UTC day of dialed_at; the partition"),
+        Column("source", Text, nullable=False, comment="The system that reported the call: dialler or click2dial"),
+        Column("call_ref", Text, nullable=False, comment="The call's own reference within its system"),
+        Column("leg", Integer, nullable=False, comment="Leg of a transferred call, from 1; 0 if the system doesn't say"),
+        Column("dialed_at", _time(), nullable=False, comment="When the call was placed or came in"),
+        Column("answered_at", _time(), comment="When the callee answered (dialect B)"),
+        Column("connected_at", _time(), comment="When an agent was connected (dialect B)"),
+        Column("ended_at", _time(), comment="When the call ended (dialect B)"),
+        Column("call_time", Integer, comment="Seconds of talk; 0 when no agent was reached"),
+        Column("hold_time", Integer, comment="Seconds on hold"),
+        Column("ring_time", Integer, comment="Seconds of ringing"),
+        Column("call_dir", Text, comment="outbound or inbound"),
+        Column("extension", Text, comment="The agent; null if the callee hung up in the queue before reaching one"),
+        Column("number", Text, comment="The client's number, dialled or calling; empty if withheld"),
+        Column("dial_number", Text, comment="The dialler's own number"),
+        Column("campaign_ref", Text, comment="Campaign; click-dial for Click2Dial, the client's number before its 3.0"),
+        Column("contact_ref", Text, comment="The integrator's reference for the callee"),
+        Column("end_reason", Text, comment="Disposition; raw dispositions of old systems are translated"),
+        Column("end_code", Integer, comment="ISDN hang-up cause (Q.850)"),
+        Column("recording_url", Text, comment="Where the recording lies"),
+        Column("uuid", Text, comment="The dialler's own id of the call (dialect B)"),
+        Column("extra", JSONB(none_as_null=True), comment="Every field that has no column, as it was sent; null if none"),
+        Column("batch_id", Uuid, nullable=False, comment="The claim that wrote this version; see load_batches"),
+        Column("loaded_at", _time(), nullable=False, server_default=_NOW, comment="When this version was written"),
+    ]
+
+
+cdrs = Table(
+    "cdrs",
+    metadata,
+    *_cdr_columns(),
+    PrimaryKeyConstraint("dialed_on", "source", "call_ref", "leg"),
+    comment="Call detail records: one row per call attempt (and leg), both dialects merged, partitioned by day",
+    postgresql_partition_by="RANGE (dialed_on)",
+)
+CDR_KEY = ("dialed_on", "source", "call_ref", "leg")
+
+cdr_revisions = Table(
+    "cdr_revisions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of replacement"),
+    *_cdr_columns(),
+    Column("replaced_by", Uuid, nullable=False, comment="The claim whose CDR contradicted this version"),
+    Column("replaced_at", _time(), nullable=False, server_default=_NOW, comment="When it was replaced"),
+    Index("cdr_revisions_cdr_idx", "dialed_on", "source", "call_ref", "leg"),
+    comment="Superseded versions of CDRs: what was in cdrs before a contradicting CDR of the same call arrived",
+)
+cdr_revisions.c.loaded_at.server_default = None
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("captured_on", Date, nullable=False, comment="UTC day of captured_at; the partition"),
+    Column("event_id", Uuid, nullable=False, comment="Given when the event was captured; the same on redelivery"),
+    Column("captured_at", _time(), nullable=False, comment="When it was heard, or claimed if it lay on a list"),
+    Column("origin", Text, nullable=False, comment="pubsub or list"),
+    Column("channel", Text, nullable=False, comment="The channel or list it came on"),
+    Column("kind", Text, nullable=False, comment="Type in the channel's name, plural: agents, campaigns, …"),
+    Column("reference", Text, comment="The agent's extension or the campaign's reference"),
+    Column("event_type", Text, nullable=False, comment="The envelope's type: status, call, stats, …"),
+    Column("status", Text, comment="New status, of a status event"),
+    Column("campaign_ref", Text, comment="Campaign"),
+    Column("extension", Text, comment="Agent"),
+    Column("call_ref", Text, comment="Call, of an agent connection or an inbound call"),
+    Column("payload", JSONB, nullable=False, comment="The whole payload as it was sent"),
+    Column("batch_id", Uuid, nullable=False, comment="The claim that wrote it; see load_batches"),
+    PrimaryKeyConstraint("captured_on", "event_id"),
+    CheckConstraint("origin IN ('pubsub', 'list')", name="origin_check"),
+    comment="The audit trail: every event the dialler told, partitioned by day",
+    postgresql_partition_by="RANGE (captured_on)",
+)
+EVENT_KEY = ("captured_on", "event_id")
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="For naming one"),
+    Column("batch_id", Uuid, nullable=False, comment="The claim it came in; see load_batches"),
+    Column("position", Integer, nullable=False, comment="Its place in the claim, from 0"),
+    Column("source_key", Text, nullable=False, comment="List or channel it came on"),
+    Column("reason", Text, nullable=False, comment="Stable code: not_json, missing_field, …"),
+    Column("detail", Text, nullable=False, comment="What exactly was wrong"),
+    Column("raw", LargeBinary, nullable=False, comment="The message, byte for byte"),
+    Column("received_at", _time(), nullable=False, comment="When it was claimed"),
+    Column("resolved_at", _time(), comment="When it was replayed or discarded; null while open"),
+    Column("resolution", Text, comment="What became of it"),
+    UniqueConstraint("batch_id", "position"),
+    Index("dead_letters_open_idx", "received_at", postgresql_where=text("resolved_at IS NULL")),
+    comment="Messages that could not be understood or stored, kept whole until somebody resolves them",
+)
+
+load_batches = Table(
+    "load_batches",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True, comment="The claim, a version 7 UUID"),
+    Column("worker", Text, nullable=False, comment="Who loaded it"),
+    Column("source_key", Text, nullable=False, comment="The Redis list it was taken from"),
+    Column("claimed", Integer, nullable=False, comment="Messages in the claim"),
+    Column("inserted", Integer, nullable=False, comment="CDRs that were new"),
+    Column("updated", Integer, nullable=False, comment="CDRs that completed or replaced a stored one"),
+    Column("unchanged", Integer, nullable=False, comment="CDRs that said nothing new"),
+    Column("events", Integer, nullable=False, comment="Messages that were events"),
+    Column("dead", Integer, nullable=False, comment="Messages that became dead letters"),
+    Column("claimed_at", _time(), nullable=False, comment="When it was taken off the list"),
+    Column("committed_at", _time(), nullable=False, server_default=_NOW, comment="Start of the committing transaction"),
+    CheckConstraint("claimed = inserted + updated + unchanged + events + dead", name="books_balance"),
+    Index("load_batches_committed_idx", "committed_at"),
+    comment="The ledger: one row per claim, committed together with the claim's rows, so a claim takes effect once",
+)
+
+load_batch_days = Table(
+    "load_batch_days",
+    metadata,
+    Column("batch_id", Uuid, nullable=False, comment="The claim"),
+    Column("dataset", Text, nullable=False, comment="Table: cdrs or audit_events"),
+    Column("day", Date, nullable=False, comment="The partition's day"),
+    Column("inserted", Integer, nullable=False, comment="Rows added to that day"),
+    Column("updated", Integer, nullable=False, comment="Rows of that day changed"),
+    PrimaryKeyConstraint("batch_id", "dataset", "day"),
+    Index("load_batch_days_day_idx", "dataset", "day"),
+    comment="What each claim did to each day: the books of a day, and whether it changed since it was exported",
+)
+
+PARTITIONED = {"cdrs": cdrs, "audit_events": audit_events}

@@ -1,0 +1,216 @@
+"""One claim, one transaction: records, dead letters and the ledger row commit together or not at all.
+
+    CDRs ─── COPY ──▶ cdrs            (the fast way: nothing of it is stored yet)
+       └─ duplicate ─▶ etl.store.merge (the merge way)
+            └─ refused ─▶ halves, until the rows that Postgres can't take are alone: dead letters
+
+The ledger row's primary key is the claim's id. So a claim that was committed but not acknowledged, or that two workers
+hold, takes effect once: that is promise 2, and it's kept by `_enter_into_the_ledger`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, field
+from datetime import date, datetime
+from typing import TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from etl.errors import MissingPartition, Outage, RowRefused
+from etl.store.connection import translated
+from etl.store.copy import copy_rows
+from etl.store.merge import Merged, add_events, merge_cdrs
+from etl.store.partitions import Partitions
+from etl.store.tables import audit_events, cdrs, dead_letters, load_batch_days, load_batches
+from etl.wire.cdr import Cdr
+from etl.wire.decode import Decoded
+from etl.wire.event import Event
+from etl.wire.faults import DeadLetter, Reason
+from etl.wire.times import EPOCH, from_datetime
+
+Row = TypeVar("Row", Cdr, Event)
+Merge = Callable[[sa.Connection, Sequence[Row]], Merged]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A claim, decoded. `messages` are its raw bytes, for rows that turn out to be dead letters."""
+
+    batch_id: UUID
+    worker: str
+    source_key: str
+    claimed_at: datetime
+    messages: Sequence[bytes]
+    records: Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What became of messages. The five last add up to the first; for every claim, Postgres checks it."""
+
+    claimed: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    events: int = 0
+    dead: int = 0
+
+    def __add__(self, other: "Books") -> "Books":
+        return Books(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+class Writer:
+    """Writes claims into Postgres. Safe to use from several threads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._partitions = Partitions(engine)
+
+    def write(self, batch: Batch) -> Books | None:
+        """Commit a claim. None if the ledger has it already: then nothing is left to do but to acknowledge it.
+
+        Raises `Outage`, after which the same call may be repeated, or `ConfigurationError`.
+        """
+        self._partitions.ensure(cdrs, _days(batch.records.cdrs))
+        self._partitions.ensure(audit_events, _days(batch.records.events))
+        try:
+            with translated(), self._engine.begin() as connection:
+                return _write(connection, batch)
+        except _LoadedAlreadyError:
+            return None
+        except MissingPartition as error:
+            self._partitions.forget()
+            raise Outage(f"a partition was dropped meanwhile: {error}") from error
+
+
+def _write(connection: sa.Connection, batch: Batch) -> Books:
+    if connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch.batch_id)):
+        raise _LoadedAlreadyError
+    records = batch.records
+    calls = _load(connection, cdrs, records.cdrs, merge_cdrs)
+    events = _load(connection, audit_events, records.events, add_events)
+    dead = [
+        *records.dead,
+        *_refused(calls, records.cdrs_at, batch.messages),
+        *_refused(events, records.events_at, batch.messages),
+    ]
+    _bury(connection, batch, dead)
+    inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
+    books = Books(
+        claimed=len(batch.messages),
+        inserted=inserted,
+        updated=updated,
+        unchanged=len(records.cdrs) - inserted - updated - len(calls.refused),
+        events=len(records.events) - len(events.refused),
+        dead=len(dead),
+    )
+    _enter_into_the_ledger(connection, batch, books)
+    _enter_days(connection, batch, {"cdrs": calls.merged, "audit_events": events.merged})
+    return books
+
+
+@dataclass(slots=True)
+class _Loaded:
+    merged: Merged = field(default_factory=Merged)
+    refused: dict[int, str] = field(default_factory=dict)  # index of the row, what Postgres said
+
+
+def _load(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], merge: Merge[Row]) -> _Loaded:
+    loaded = _Loaded()
+    if not rows:
+        return loaded
+    try:
+        with _savepoint(connection):
+            copy_rows(connection, table, rows[0]._fields, rows)
+        loaded.merged.inserted.update(_count_days(rows))
+    except RowRefused:
+        _merge_or_halve(connection, rows, 0, merge, loaded)
+    return loaded
+
+
+def _merge_or_halve(
+    connection: sa.Connection, rows: Sequence[Row], first: int, merge: Merge[Row], loaded: _Loaded
+) -> None:
+    try:
+        with _savepoint(connection):
+            merged = merge(connection, rows)
+        loaded.merged.inserted.update(merged.inserted)
+        loaded.merged.updated.update(merged.updated)
+    except RowRefused as refusal:
+        if len(rows) == 1:
+            loaded.refused[first] = str(refusal)
+            return
+        half = len(rows) // 2
+        _merge_or_halve(connection, rows[:half], first, merge, loaded)
+        _merge_or_halve(connection, rows[half:], first + half, merge, loaded)
+
+
+@contextmanager
+def _savepoint(connection: sa.Connection) -> Iterator[None]:
+    with connection.begin_nested(), translated():
+        yield
+
+
+def _refused(loaded: _Loaded, positions: Sequence[int], messages: Sequence[bytes]) -> Iterator[DeadLetter]:
+    for index, detail in loaded.refused.items():
+        at = positions[index]
+        yield DeadLetter(at, Reason.REFUSED_BY_DATABASE, detail, messages[at])
+
+
+def _bury(connection: sa.Connection, batch: Batch, dead: Sequence[DeadLetter]) -> None:
+    if not dead:
+        return
+    columns = ("batch_id", "position", "source_key", "reason", "detail", "raw", "received_at")
+    received_at = from_datetime(batch.claimed_at)
+    rows = (
+        (batch.batch_id.bytes, d.position, batch.source_key, str(d.reason), d.detail, d.raw, received_at) for d in dead
+    )
+    copy_rows(connection, dead_letters, columns, rows)
+
+
+def _enter_into_the_ledger(connection: sa.Connection, batch: Batch, books: Books) -> None:
+    entry = {
+        "batch_id": batch.batch_id,
+        "worker": batch.worker,
+        "source_key": batch.source_key,
+        "claimed_at": batch.claimed_at,
+        **asdict(books),
+    }
+    # Waits for another transaction that is entering the same claim, and gives way to it if it commits.
+    if connection.execute(insert(load_batches).values(entry).on_conflict_do_nothing()).rowcount == 0:
+        raise _LoadedAlreadyError
+
+
+def _enter_days(connection: sa.Connection, batch: Batch, datasets: dict[str, Merged]) -> None:
+    days = [
+        {
+            "batch_id": batch.batch_id,
+            "dataset": dataset,
+            "day": day,
+            "inserted": merged.inserted[day],
+            "updated": merged.updated[day],
+        }
+        for dataset, merged in datasets.items()
+        for day in {*merged.inserted, *merged.updated}
+    ]
+    if days:
+        connection.execute(insert(load_batch_days), days)
+
+
+class _LoadedAlreadyError(Exception):
+    """The ledger has this claim: roll back whatever was done for it."""
+
+
+def _days(rows: Sequence[Row]) -> set[date]:
+    return set(_count_days(rows))
+
+
+def _count_days(rows: Sequence[Row]) -> dict[date, int]:
+    """How many rows belong to each day; the day is a record's first field."""
+    return {date.fromordinal(_FIRST_DAY + day): n for day, n in Counter(row[0] for row in rows).items()}
+
+
+_FIRST_DAY = EPOCH.toordinal()

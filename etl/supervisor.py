@@ -1,0 +1,158 @@
+"""Several loader processes on one host, each a whole worker: started, restarted with back-off when they die, stopped
+together. What a worker does is `etl.app`'s business.
+
+If the supervisor itself is killed, its workers notice and stop as if they had been told to.
+"""
+
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from etl import app, logs
+from etl.errors import ConfigurationError, EtlError
+from etl.settings import Settings
+from etl.store.writer import Books
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+# A worker that lived this long was healthy: its death is a new story, and the pauses begin anew.
+HEALTHY_SECONDS = 60.0
+# A little more than a worker takes to finish or give back what it has in hand.
+KILL_AFTER_SECONDS = app.SHUTDOWN_SECONDS + 3.0
+
+FAILED = 1
+MISCONFIGURED = 2
+
+_spawn = multiprocessing.get_context("spawn")
+log = logs.get()
+
+
+def follow(settings: Settings, workers: int, stop: threading.Event) -> None:
+    """Keep `workers` loaders running until `stop` is set. Raises `ConfigurationError` if one says that it's no use."""
+    slots = [_Slot(lambda named=named: _start(_follow, named)) for named in _named(settings, workers)]  # type: ignore[misc]
+    with _stopping(slots):
+        while not stop.is_set():
+            for slot in slots:
+                slot.keep_running()
+            wait([slot.process.sentinel for slot in slots], timeout=0.5)
+
+
+def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
+    """Drain every source list with `workers` loaders at once. Raises `EtlError` if one of them failed."""
+    processes: dict[Connection, SpawnProcess] = {}
+    for named in _named(settings, workers):
+        receiver, sender = _spawn.Pipe(duplex=False)
+        processes[receiver] = _start(_drain, named, sender)
+        sender.close()  # ours; the worker's own ends with it
+    telling = list(processes)
+    while telling:
+        if stop.is_set():
+            for process in processes.values():
+                process.terminate()
+        for receiver in wait(telling, timeout=0.5):
+            try:
+                loaded(*receiver.recv())  # type: ignore[union-attr]
+            except EOFError:
+                telling.remove(receiver)  # type: ignore[arg-type]
+    for process in processes.values():
+        process.join()
+        _raise_for(process)
+
+
+class _Slot:
+    """One worker's place: the process that fills it now, and when the next one may be started."""
+
+    def __init__(self, start: Callable[[], SpawnProcess]) -> None:
+        self._start = start
+        self._pause = FIRST_PAUSE_SECONDS
+        self._started_at = time.monotonic()
+        self._restart_at: float | None = None
+        self.process = start()
+
+    def keep_running(self) -> None:
+        if self.process.is_alive():
+            return
+        now = time.monotonic()
+        if self._restart_at is None:
+            if self.process.exitcode == MISCONFIGURED:
+                _raise_for(self.process)
+            if now - self._started_at > HEALTHY_SECONDS:
+                self._pause = FIRST_PAUSE_SECONDS
+            log.error("worker_died", worker=self.process.name, exit_code=self.process.exitcode, restart_in=self._pause)
+            self._restart_at = now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        elif now >= self._restart_at:
+            self._restart_at = None
+            self._started_at = now
+            self.process = self._start()
+
+
+@contextmanager
+def _stopping(slots: list[_Slot]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for slot in slots:
+            slot.process.terminate()
+        deadline = time.monotonic() + KILL_AFTER_SECONDS
+        for slot in slots:
+            slot.process.join(max(0.0, deadline - time.monotonic()))
+            if slot.process.is_alive():
+                log.error("worker_killed", worker=slot.process.name)
+                slot.process.kill()
+                slot.process.join()
+
+
+def _named(settings: Settings, workers: int) -> list[Settings]:
+    """The settings of each worker. The names are the same after a restart, so that each adopts its own claims."""
+    names = [f"{settings.worker_name}-{number}" for number in range(1, workers + 1)]
+    return [settings.model_copy(update={"worker_name": name}) for name in names]
+
+
+def _start(target: Callable[..., None], settings: Settings, *more: object) -> SpawnProcess:
+    process = _spawn.Process(target=_worker, args=(target, settings, *more), name=settings.worker_name)
+    process.start()
+    return process
+
+
+def _raise_for(process: SpawnProcess) -> None:
+    if process.exitcode == MISCONFIGURED:
+        raise ConfigurationError(f"worker {process.name} can't work: see its line above")
+    if process.exitcode:
+        raise EtlError(f"worker {process.name} failed with exit code {process.exitcode}: see its line above")
+
+
+def _worker(target: Callable[..., None], settings: Settings, *more: object) -> None:
+    """A worker process, from its first line to its last."""
+    logs.configure()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # Ctrl-C reaches the whole process group; the supervisor passes it on as SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stop_with_the_parent, args=(stop,), daemon=True).start()
+    try:
+        target(settings, stop, *more)
+    except EtlError as error:
+        log.error("worker_failed", worker=settings.worker_name, error=str(error))
+        sys.exit(MISCONFIGURED if isinstance(error, ConfigurationError) else FAILED)
+
+
+def _stop_with_the_parent(stop: threading.Event) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    stop.set()
+
+
+def _follow(settings: Settings, stop: threading.Event) -> None:
+    app.follow(settings, stop)
+
+
+def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:
+    app.drain(settings, stop, lambda key, books: sender.send((key, books)))

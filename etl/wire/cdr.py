@@ -1,0 +1,269 @@
+"""A CDR message, in either dialect, to one row of `cdrs`.
+
+The strict decoder knows every documented field with its type and refuses all else; nearly every message passes it in
+one call. A payload with fields that nobody documented is read again to keep those, and one with a broken field is read
+a third time to say which. Facts: PROTOCOL.md, "CDR, dialect A", "CDR, dialect B", "Dispositions".
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from etl.wire.faults import Reason, Undecodable
+from etl.wire.times import (
+    FIRST_MILLISECONDS,
+    MICROSECONDS_PER_DAY,
+    MICROSECONDS_PER_SECOND,
+    UNIX_SECONDS_AT_EPOCH,
+    microseconds,
+)
+
+CDR_TYPES = ("cdr", "call_update", None)
+
+# Both bounds of Postgres' integer, checked by the decoder.
+Int4 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Leg = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Time = int | float | str
+Reference = int | str
+
+# What the raw disposition of old systems says in today's words. ANSWER and CANCEL leave open who hung up.
+DISPOSITIONS = {
+    "ANSWER": "hungup",
+    "CANCEL": "hungup",
+    "BUSY": "busy",
+    "DONTCALL": "reject",
+    "NOANSWER": "timeout",
+    "CONGESTION": "error",
+    "CHANUNAVAIL": "error",
+    "TORTURE": "error",
+    "INVALIDARGS": "failed",
+}
+
+
+class Cdr(NamedTuple):
+    """One row of `cdrs`, in the order of its columns. Times and days are integers, see `etl.wire.times`."""
+
+    dialed_on: int
+    source: str
+    call_ref: str
+    leg: int
+    dialed_at: int
+    answered_at: int | None
+    connected_at: int | None
+    ended_at: int | None
+    call_time: int | None
+    hold_time: int | None
+    ring_time: int | None
+    call_dir: str | None
+    extension: str | None
+    number: str | None
+    dial_number: str | None
+    campaign_ref: str | None
+    contact_ref: str | None
+    end_reason: str | None
+    end_code: int | None
+    recording_url: str | None
+    uuid: str | None
+    extra: bytes | None  # JSON
+    batch_id: bytes
+
+
+class _Payload(msgspec.Struct, gc=False):
+    """Every documented field of both dialects. Defaults to None, since null and absent mean the same here."""
+
+    call_ref: Reference | None = None
+    dialed_at: Time | None = None
+    extension: Reference | None = None
+    number: Reference | None = None
+    dial_number: Reference | None = None
+    recording_url: str | None = None
+    contact_ref: Reference | None = None
+    call_time: Int4 | None = None
+    hold_time: Int4 | None = None
+    ring_time: Int4 | None = None
+    end_reason: str | None = None
+    end_code: Int4 | None = None
+    call_dir: str | None = None
+    ref: Reference | None = None
+    # dialect B
+    uuid: str | None = None
+    agent: Reference | None = None
+    recording_location: str | None = None
+    callee_answered_at: Time | None = None
+    agent_answered_at: Time | None = None
+    ended_at: Time | None = None
+    # newer and older names of the same things
+    clid: Reference | None = None
+    isdn_code: Int4 | None = None
+    hold_time_number: Int4 | None = None
+    ring_time_number: Int4 | None = None
+    call_trail_number: Leg | None = None
+    disposition: str | None = None
+    # documented, but without a column: kept in `extra`, where null and absent differ
+    call_type: Reference | None | UnsetType = UNSET
+    call_trail_ref: Reference | None | UnsetType = UNSET
+    ring_time_extension: Int4 | None | UnsetType = UNSET
+
+
+class _StrictPayload(_Payload, forbid_unknown_fields=True, gc=False):
+    pass
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    type: Literal["cdr", "call_update"] | None
+    payload: _StrictPayload
+
+
+class _Open(msgspec.Struct, gc=False):
+    type: Literal["cdr", "call_update"] | None
+    payload: _Payload
+
+
+class _Fields(msgspec.Struct, gc=False):
+    payload: dict[str, msgspec.Raw]
+
+
+_strict = msgspec.json.Decoder(_Strict).decode
+_open = msgspec.json.Decoder(_Open).decode
+_fields = msgspec.json.Decoder(_Fields).decode
+_envelope = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_KNOWN = frozenset(_Payload.__struct_fields__)
+_ENVELOPE = frozenset(_Open.__struct_fields__)
+_ABSENT = (None, "")
+
+Extra = dict[str, Any]
+T = TypeVar("T")
+
+
+class CdrDecoder:
+    """Decodes the CDRs of one claim, which share `source`, `batch_id` and `latest` (the last acceptable time)."""
+
+    def __init__(self, source: str, batch_id: bytes, latest: int) -> None:
+        self._source = source
+        self._batch_id = batch_id
+        self._latest = latest
+
+    def strict(self, raw: bytes) -> Cdr:
+        """A CDR of documented fields only. Raises `Undecodable`, or whatever msgspec raises, for any other message."""
+        return self.row(_strict(raw).payload, None)
+
+    def open(self, raw: bytes) -> Cdr:
+        """A CDR with fields that nobody documented, which go to `extra` with their JSON as it was. Raises as `strict`."""
+        payload = _open(raw).payload
+        extra: Extra = {name: value for name, value in _fields(raw).payload.items() if name not in _KNOWN}
+        beside = {name: value for name, value in _envelope(raw).items() if name not in _ENVELOPE}
+        if beside:
+            extra["$envelope"] = beside
+        return self.row(payload, extra)
+
+    def row(self, p: _Payload, extra: Extra | None) -> Cdr:
+        """The one place where fields become columns; `extra` collects what has no column or contradicts one."""
+        if p.call_ref in _ABSENT or p.dialed_at in _ABSENT:
+            raise Undecodable(Reason.MISSING_FIELD, "call_ref or dialed_at is missing, null or empty")
+        dialed_at = self._time("dialed_at", p.dialed_at)  # type: ignore[arg-type]
+        extension, dial_number, recording_url = p.extension, p.dial_number, p.recording_url
+        end_reason, end_code, hold_time, ring_time = p.end_reason, p.end_code, p.hold_time, p.ring_time
+        if p.agent is not None:
+            extension, extra = _either(extension, "agent", p.agent, extra)
+        if p.recording_location is not None:
+            recording_url, extra = _either(recording_url, "recording_location", p.recording_location, extra)
+        if p.clid is not None:
+            dial_number, extra = _either(dial_number, "clid", p.clid, extra)
+        if p.isdn_code is not None:
+            end_code, extra = _either(end_code, "isdn_code", p.isdn_code, extra)
+        if p.hold_time_number is not None:
+            hold_time, extra = _either(hold_time, "hold_time_number", p.hold_time_number, extra)
+        if p.ring_time_number is not None:
+            ring_time, extra = _either(ring_time, "ring_time_number", p.ring_time_number, extra)
+        if p.disposition is not None:
+            # Several raw dispositions mean the same today, so the raw one is kept beside its meaning.
+            extra = {**(extra or {}), "disposition": p.disposition}
+            end_reason = end_reason or DISPOSITIONS.get(p.disposition, p.disposition)
+        if p.call_type is not UNSET:
+            extra = {**(extra or {}), "call_type": p.call_type}
+        if p.call_trail_ref is not UNSET:
+            extra = {**(extra or {}), "call_trail_ref": p.call_trail_ref}
+        if p.ring_time_extension is not UNSET:
+            extra = {**(extra or {}), "ring_time_extension": p.ring_time_extension}
+        return Cdr._make(
+            (
+                dialed_at // MICROSECONDS_PER_DAY,
+                self._source,
+                _text(p.call_ref),
+                p.call_trail_number or 0,
+                dialed_at,
+                self._time("callee_answered_at", p.callee_answered_at) if p.callee_answered_at is not None else None,
+                self._time("agent_answered_at", p.agent_answered_at) if p.agent_answered_at is not None else None,
+                self._time("ended_at", p.ended_at) if p.ended_at is not None else None,
+                p.call_time,
+                hold_time,
+                ring_time,
+                p.call_dir,
+                _text(extension),
+                _text(p.number),
+                _text(dial_number),
+                _text(p.ref),
+                _text(p.contact_ref),
+                end_reason,
+                end_code,
+                recording_url,
+                p.uuid,
+                _encode(extra) if extra else None,
+                self._batch_id,
+            )
+        )
+
+    def _time(self, name: str, value: Time) -> int:
+        """Raises `Undecodable` for a time outside [2000-01-01, latest]."""
+        if value.__class__ is int and value < FIRST_MILLISECONDS:  # nearly always
+            moment = (value - UNIX_SECONDS_AT_EPOCH) * MICROSECONDS_PER_SECOND
+        else:
+            moment = microseconds(value)
+        if not 0 <= moment <= self._latest:
+            raise Undecodable(Reason.OUT_OF_RANGE, f"{name} lies before the year 2000 or more than a day ahead")
+        return moment
+
+
+def diagnose(payload: dict[str, Any], decoder: CdrDecoder) -> Undecodable:
+    """Why a CDR with this payload can't be a row: the first of its documented fields that is missing or broken."""
+    for name in ("call_ref", "dialed_at"):
+        if payload.get(name) in _ABSENT:
+            return Undecodable(Reason.MISSING_FIELD, f"{name} is missing, null or empty")
+    for field in msgspec.structs.fields(_Payload):
+        if fault := _fault(field.name, payload.get(field.name), field.type):
+            return fault
+    try:
+        decoder.row(msgspec.convert(payload, _Payload), None)
+    except Undecodable as fault:
+        return fault
+    # Every field is fine as far as it was read; what remains is a number of more digits than a parser takes.
+    return Undecodable(Reason.OUT_OF_RANGE, "a number is larger than any column holds")
+
+
+def _fault(name: str, value: Any, expected: Any) -> Undecodable | None:
+    try:
+        msgspec.convert(value, expected)
+    except msgspec.ValidationError as error:
+        beyond = type(value) is int and _admits_integers(expected)
+        return Undecodable(Reason.OUT_OF_RANGE if beyond else Reason.BAD_TYPE, f"{name}: {error}")
+    return None
+
+
+def _admits_integers(expected: Any) -> bool:
+    try:
+        return bool(msgspec.convert(1, expected))
+    except msgspec.ValidationError:
+        return False
+
+
+def _text(reference: Reference | None) -> str | None:
+    return str(reference) if reference.__class__ is int else reference  # type: ignore[return-value]
+
+
+def _either(value: T | None, other_name: str, other: T, extra: Extra | None) -> tuple[T | None, Extra | None]:
+    """A column that two fields name: the first one with a value wins, and a second that differs is kept in `extra`."""
+    if value is None or str(value) == str(other):
+        return other if value is None else value, extra
+    return value, {**(extra or {}), other_name: other}

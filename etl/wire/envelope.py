@@ -1,0 +1,117 @@
+"""What every message has in common: the key it came on, the envelope, and the ways in which it can be broken.
+
+Decoding is optimistic: the typed decoders of `cdr` and `event` say yes or no at the speed of C, and only a message they
+said no to is looked at here, slowly, to find the one reason that is written beside it.
+"""
+
+import json
+import re
+from typing import Any
+
+from etl.wire.faults import Reason, Undecodable
+
+# The types that PROTOCOL.md lists; documents write some in the singular.
+_KINDS = {"campaign": "campaigns", "agent": "agents", "cdr": "cdrs"}
+KNOWN_KINDS = frozenset({"campaigns", "agents", "cdrs", "inbound", "c2d"})
+_DEFAULT_BASE = "enigma:notifications:"
+
+# Deeper than any dialler nests, shallower than any parser's stack: the same answer on every machine.
+MAX_DEPTH = 128
+
+_NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def kind_and_reference(key: str) -> tuple[str, str | None]:
+    """The type and the reference in a list's key or a channel's name, the type in the plural.
+
+    `enigma:notifications:agent:1002` gives ("agents", "1002"). The base is configurable in the dialler, so outside the
+    documented base the first part that names a known type counts, and else the last part.
+    """
+    parts = key.removeprefix(_DEFAULT_BASE).split(":")
+    kinds = [_KINDS.get(part, part) for part in parts]
+    if key.startswith(_DEFAULT_BASE):
+        at = 0
+    else:
+        at = next((i for i, kind in enumerate(kinds) if kind in KNOWN_KINDS), len(parts) - 1)
+    return kinds[at], ":".join(parts[at + 1 :]) or None
+
+
+def check_storable(raw: bytes) -> None:
+    """Raises `Undecodable` for what a JSON parser lets through and the archive can't keep.
+
+    Only for bytes that were already found to be JSON: not UTF-8 in a skipped value, a NUL character, absurd nesting.
+    """
+    if not raw.isascii():
+        _as_text(raw)
+    if b"\\u0000" in raw and _NUL_ESCAPE.search(raw):
+        raise Undecodable(Reason.NUL_CHARACTER, "a NUL character, which Postgres can't hold")
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        _check_depth(_as_json(_as_text(raw)))
+
+
+def parse(raw: bytes) -> tuple[str | None, dict[str, Any]]:
+    """The envelope's type and payload, taken the slow and careful way; numbers keep only their kind and their size.
+
+    Raises `Undecodable` for every fault that lies outside the payload's own fields.
+    """
+    value = _as_json(_as_text(raw))
+    _check_depth(value)
+    _check_characters(value)
+    if not isinstance(value, dict):
+        raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected an object with `type` and `payload`")
+    if "type" not in value or not isinstance(value["type"], str | None):
+        raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected a `type` that is a string or null")
+    if not isinstance(value.get("payload"), dict):
+        raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected a `payload` that is an object")
+    return value["type"], value["payload"]
+
+
+def _as_text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise Undecodable(Reason.NOT_UTF8, f"byte {error.start} is not UTF-8") from None
+
+
+def _as_json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_int=_bounded_int)
+    except RecursionError:
+        raise Undecodable(Reason.TOO_DEEP, f"nested deeper than {MAX_DEPTH}") from None
+    except json.JSONDecodeError as error:
+        raise Undecodable(Reason.NOT_JSON, f"{error.msg} at character {error.pos}") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
+
+
+def _bounded_int(digits: str) -> int:
+    # int() refuses thousands of digits; for telling "too large" from "not a number" forty are as good as all.
+    return int(digits[:40])
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise Undecodable(Reason.TOO_DEEP, f"nested deeper than {MAX_DEPTH}")
+        level = [child for item in level for child in _children(item)]
+        depth += 1
+
+
+def _check_characters(value: Any) -> None:
+    level = [value]
+    while level:
+        for item in level:
+            for text in (item, *item) if isinstance(item, dict) else (item,):
+                if isinstance(text, str) and ("\x00" in text or _SURROGATE.search(text)):
+                    raise Undecodable(Reason.NUL_CHARACTER, "a NUL character or a lone surrogate")
+        level = [child for item in level for child in _children(item)]
+
+
+def _children(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -1,0 +1,22 @@
+"""Identifiers that sort by time: UUID version 7 (RFC 9562), whose first 48 bits are Unix milliseconds.
+
+A claim's time is read back out of its batch_id, so that whoever adopts the claim works with the same one.
+"""
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def uuid7(unix_ms: int) -> UUID:
+    bits = secrets.randbits(74)
+    high = (unix_ms & (2**48 - 1)) << 16 | 0x7000 | bits >> 62
+    low = 0b10 << 62 | bits & (2**62 - 1)
+    return UUID(int=high << 64 | low)
+
+
+def time_of(identifier: UUID) -> datetime:
+    """The moment, to the millisecond, at which a version 7 identifier was made."""
+    return _UNIX_EPOCH + timedelta(milliseconds=identifier.int >> 80)

@@ -1,0 +1,78 @@
+"""The servers every test shares: one private Postgres and one private Redis a session, a fresh database and an empty
+Redis for each test. Tests that kill servers start their own."""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from tests.world import Archive, migrate
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    """A short path: sockets live in it, and theirs may not be longer than about a hundred characters."""
+    with tempfile.TemporaryDirectory(prefix="etl-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def postgres(session_folder: Path) -> Iterator[PrivatePostgres]:
+    """A Postgres whose database `template_etl` is migrated."""
+    # fsync is what makes a commit survive the machine; the tests kill processes only, and are many.
+    with PrivatePostgres(session_folder / "pg", {"fsync": "off", "max_connections": "200"}) as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE template_etl")
+        migrate(server.database_url("template_etl"))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(session_folder: Path) -> Iterator[PrivateRedis]:
+    with PrivateRedis(session_folder / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def empty_database_url(postgres: PrivatePostgres) -> Iterator[str]:
+    """A database without any schema."""
+    yield from _database(postgres, "template0")
+
+
+@pytest.fixture
+def database_url(postgres: PrivatePostgres) -> Iterator[str]:
+    """A migrated, empty database."""
+    yield from _database(postgres, "template_etl")
+
+
+def _database(postgres: PrivatePostgres, template: str) -> Iterator[str]:
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE {template}')
+        yield postgres.database_url(name)
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def redis_client(redis_server: PrivateRedis) -> Iterator["redis.Redis"]:
+    """A client of an empty Redis."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def archive(redis_server: PrivateRedis, redis_client: "redis.Redis", database_url: str) -> Iterator[Archive]:
+    """Both stores, empty, with settings that point to them."""
+    with Archive(redis_server.url, database_url, redis_client) as world:
+        yield world

@@ -1,0 +1,196 @@
+"""What tests need to say "given this on the lists, if it's loaded, then that is in Postgres" in a few words."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import psycopg
+import redis
+from psycopg.rows import dict_row
+from pydantic import SecretStr
+
+from etl import app
+from etl.settings import Settings, Source
+from etl.store.writer import Books
+
+CAMPAIGNS = "enigma:notifications:campaigns"
+CDRS = "enigma:notifications:cdrs"
+CLICK2DIAL = "enigma:notifications:cdr"
+
+SOURCES = (
+    Source(key=CAMPAIGNS, source="dialler"),
+    Source(key=CDRS, source="dialler"),
+    Source(key=CLICK2DIAL, source="click2dial"),
+)
+
+DIALED_AT = 1_424_379_960  # 2015-02-19T21:06:00Z, as in the documents
+
+
+def cdr(call_ref: object, **fields: object) -> bytes:
+    """A client CDR (dialect A) as the dialler writes it, all documented fields set."""
+    payload = {
+        "extension": "1002",
+        "number": "0741484437",
+        "dial_number": "0126543210",
+        "recording_url": "ftp://pbx/2015/02/19/88.wav",
+        "call_ref": call_ref,
+        "contact_ref": "M0042",
+        "dialed_at": DIALED_AT,
+        "call_time": 41,
+        "end_reason": "callee_hungup",
+        "end_code": 16,
+        "call_dir": "outbound",
+        "ref": "2040",
+    }
+    return json.dumps({"type": "cdr", "payload": {**payload, **fields}}).encode()
+
+
+def api_cdr(call_ref: object, **fields: object) -> bytes:
+    """An API CDR (dialect B) of the same call."""
+    payload = {
+        "call_ref": call_ref,
+        "uuid": "2b1cc7c0-9a6f-4e2e-8f51-5a3f7e0b2a11",
+        "agent": "1002",
+        "recording_location": "ftp://pbx/2015/02/19/88.wav",
+        "dialed_at": "2015-02-19 23:06:00 +0200",
+        "callee_answered_at": "2015-02-19 23:06:12 +0200",
+        "agent_answered_at": "2015-02-19 23:06:15 +0200",
+        "ended_at": "2015-02-19 23:06:56 +0200",
+        "end_reason": "callee_hungup",
+        "call_dir": "outbound",
+    }
+    return json.dumps({"type": "call_update", "payload": {**payload, **fields}}).encode()
+
+
+def migrate(database_url: str) -> None:
+    app.upgrade(Settings(database_url=SecretStr(database_url)))
+
+
+@dataclass
+class Archive:
+    """The two stores of a test, and the program's settings for them."""
+
+    redis_url: str
+    database_url: str
+    redis: "redis.Redis"
+    sources: Sequence[Source] = SOURCES
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        self._connection = psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def settings(self, **more: Any) -> Settings:
+        return Settings(
+            redis_url=SecretStr(self.redis_url),
+            database_url=SecretStr(self.database_url),
+            sources=tuple(self.sources),
+            **{"worker_name": "test", **self.more, **more},
+        )
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The same settings for a process, on top of a clean environment."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
+        return {
+            **kept,
+            "ETL_REDIS_URL": self.redis_url,
+            "ETL_DATABASE_URL": self.database_url,
+            "ETL_SOURCES": json.dumps([source.model_dump() for source in self.sources]),
+            "ETL_WORKER_NAME": "test",
+            **{f"ETL_{name.upper()}": str(value) for name, value in self.more.items()},
+            **more,
+        }
+
+    def push(self, *messages: bytes, key: str = CAMPAIGNS) -> None:
+        """As the dialler does: at the left, so that the old end is right."""
+        self.redis.lpush(key, *messages)
+
+    def load(self, **more: Any) -> Books:
+        """Drain every list in this process."""
+        books = Books()
+
+        def loaded(_key: str, more_books: Books) -> None:
+            nonlocal books
+            books += more_books
+
+        app.drain(self.settings(**more), threading.Event(), loaded)
+        return books
+
+    def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        return self._connection.execute(query, parameters).fetchall()
+
+    def value(self, query: str, *parameters: object) -> Any:
+        (row,) = self.rows(query, *parameters)
+        (value,) = row.values()
+        return value
+
+    def cdr(self, call_ref: object) -> dict[str, Any]:
+        (row,) = self.rows("SELECT * FROM cdrs WHERE call_ref = %s", str(call_ref))
+        return row
+
+    def keys(self) -> set[str]:
+        """What is left in Redis."""
+        return {key.decode() for key in self.redis.keys()}
+
+    def claims(self, key: str = CAMPAIGNS) -> list[str]:
+        """The registry of claims of a source list: "<batch_id>@<worker>"."""
+        return [member.decode() for member in self.redis.zrange(f"{{{key}}}:claims", 0, -1)]
+
+    def assert_books_balance(self) -> None:
+        """Promise 3, counted anew: by claim and by day, and nothing is left behind in Redis."""
+        assert self.rows("SELECT * FROM load_batches WHERE claimed <> inserted + updated + unchanged + events + dead") == []
+        for dataset, day in (("cdrs", "dialed_on"), ("audit_events", "captured_on")):
+            by_ledger = "SELECT day, sum(inserted) AS n FROM load_batch_days WHERE dataset = %s GROUP BY day"
+            in_table = f"SELECT {day} AS day, count(*) AS n FROM {dataset} GROUP BY {day}"
+            ledger = {row["day"]: row["n"] for row in self.rows(by_ledger, dataset) if row["n"]}
+            assert ledger == {row["day"]: row["n"] for row in self.rows(in_table)}
+        assert self.value("SELECT coalesce(sum(dead), 0) FROM load_batches") == self.value("SELECT count(*) FROM dead_letters")
+        for source in self.sources:
+            assert self.claims(source.key) == []
+        assert [key for key in self.keys() if ":claim:" in key] == []
+
+    @contextmanager
+    def process(self, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+        """A real `etl` process, ended by its pid at the end if it still runs."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "etl.cli", *arguments],
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """A real `etl` process, waited for."""
+        return subprocess.run(
+            [sys.executable, "-m", "etl.cli", *arguments],
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+def eventually(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+    """Wait for a condition; fails loudly when it doesn't come true. The one kind of waiting that tests do."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what or "it never came true"
+        time.sleep(0.02)
