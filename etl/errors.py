@@ -17,12 +17,12 @@ class Outage(EtlError):
     """Redis or Postgres is away or overloaded: wait, then do the same step again. Nothing took effect."""
 
 
+class Contention(Outage):
+    """Another transaction is in the way, for a moment: the same step again will find it gone. Nothing took effect."""
+
+
 class RowRefused(EtlError):
     """Postgres refuses the data itself: at least one row of this statement can never be stored as it is."""
-
-
-class DuplicateKey(RowRefused):
-    """A row's identity is already stored: merge instead of inserting."""
 
 
 class LeaseLost(EtlError):

@@ -39,6 +39,7 @@ _MIB = 1024 * 1024
 _NAME_LENGTH = 64  # characters of a worker's name; people read it in log lines and ledger rows
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+_SENTINELS = re.compile("(.*@)?[^:,@]+(:[0-9]+)?(,[^:,@]+(:[0-9]+)?)*/[^/]+(/[0-9]*)?")
 _ONE_SOURCE = "an object with at least a key"
 _MALFORMED = "isn't a well-formed URL (are the special characters of its password percent-encoded?)"
 
@@ -67,7 +68,7 @@ def _redis_url(url: SecretStr) -> SecretStr:
     # redis-py takes a database that isn't a number for database 0, in silence.
     if parts.scheme in ("redis", "rediss") and not re.fullmatch("/?[0-9]*", parts.path):
         raise ValueError("names a database that isn't a number")
-    if parts.scheme == "redis+sentinel" and not re.fullmatch("/[^/]+(/[0-9]*)?", parts.path):
+    if parts.scheme == "redis+sentinel" and not _SENTINELS.fullmatch(parts.netloc + parts.path):
         raise ValueError("must look like redis+sentinel://host:26379,host:26379/service/0")
     return url
 
@@ -159,10 +160,8 @@ class Settings(BaseSettings):
 
     @field_validator("sources")
     @classmethod
-    def _sources_fit_together(cls, sources: tuple[Source, ...], info: ValidationInfo) -> tuple[Source, ...]:
+    def _sources_fit_together(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
         problems = [*_clashes(sources)] if sources else ["is empty: there would be nothing to load"]
-        if info.data.get("redis_cluster"):
-            problems += _slot_problems(sources)
         if problems:
             raise ValueError("\n".join(problems))
         return sources
@@ -196,16 +195,6 @@ def _clashes(sources: Iterable[Source]) -> Iterator[str]:
     for source in sources:
         if source.forward_to in times:
             yield f"forwards {source.key!r} to {source.forward_to!r}, which is a source itself: a loop"
-
-
-def _slot_problems(sources: Iterable[Source]) -> Iterator[str]:
-    """A script of a Redis Cluster works within one slot, and the hash tag of a claim's keys is the source's key."""
-    for source in sources:
-        if "{" in source.key or "}" in source.key:
-            yield f"has the key {source.key!r}, but on a Redis Cluster a source's key has no braces"
-        elif source.forward_to and not source.forward_to.startswith(f"{{{source.key}}}"):
-            tag = f"{{{source.key}}}"
-            yield f"forwards {source.key!r} to another slot of the Redis Cluster: forward_to must begin with {tag!r}"
 
 
 def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -281,4 +270,5 @@ def redacted(url: str) -> str:
     Where a password isn't percent-encoded, more than the password may be hidden, never less.
     """
     url = re.sub("://([^:@/]*):.*@", r"://\1:***@", url, flags=re.DOTALL)
+    url = re.sub(r"^redis\+sentinel://[^:@/]+@", "redis+sentinel://***@", url)  # no user there: it's a password
     return re.sub("([?&][^=&]*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)

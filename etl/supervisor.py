@@ -55,11 +55,12 @@ def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Calla
         if stop.is_set():
             for process in processes.values():
                 process.terminate()
-        for receiver in wait(telling, timeout=0.5):
+        ready = wait(telling, timeout=0.5)
+        for receiver in [receiver for receiver in telling if receiver in ready]:
             try:
-                loaded(*receiver.recv())  # type: ignore[union-attr]
+                loaded(*receiver.recv())
             except EOFError:
-                telling.remove(receiver)  # type: ignore[arg-type]
+                telling.remove(receiver)
     for process in processes.values():
         process.join()
         _raise_for(process)
@@ -144,10 +145,9 @@ def _worker(target: Callable[..., None], settings: Settings, *more: object) -> N
 
 
 def _stop_with_the_parent(stop: threading.Event) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    stop.set()
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        stop.set()
 
 
 def _follow(settings: Settings, stop: threading.Event) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import psycopg
 import redis
@@ -140,21 +140,27 @@ class Archive:
 
     def keys(self) -> set[str]:
         """What is left in Redis."""
-        return {key.decode() for key in self.redis.keys()}
+        return {key.decode() for key in cast("Iterator[bytes]", self.redis.scan_iter())}
 
     def claims(self, key: str = CAMPAIGNS) -> list[str]:
         """The registry of claims of a source list: "<batch_id>@<worker>"."""
-        return [member.decode() for member in self.redis.zrange(f"{{{key}}}:claims", 0, -1)]
+        members: list[bytes] = cast("list[bytes]", self.redis.zrange(f"{{{key}}}:claims", 0, -1))
+        return [member.decode() for member in members]
 
     def assert_books_balance(self) -> None:
         """Promise 3, counted anew: by claim and by day, and nothing is left behind in Redis."""
-        assert self.rows("SELECT * FROM load_batches WHERE claimed <> inserted + updated + unchanged + events + dead") == []
+        assert (
+            self.rows("SELECT * FROM load_batches WHERE claimed <> inserted + updated + unchanged + events + dead")
+            == []
+        )
         for dataset, day in (("cdrs", "dialed_on"), ("audit_events", "captured_on")):
             by_ledger = "SELECT day, sum(inserted) AS n FROM load_batch_days WHERE dataset = %s GROUP BY day"
             in_table = f"SELECT {day} AS day, count(*) AS n FROM {dataset} GROUP BY {day}"
             ledger = {row["day"]: row["n"] for row in self.rows(by_ledger, dataset) if row["n"]}
             assert ledger == {row["day"]: row["n"] for row in self.rows(in_table)}
-        assert self.value("SELECT coalesce(sum(dead), 0) FROM load_batches") == self.value("SELECT count(*) FROM dead_letters")
+        assert self.value("SELECT coalesce(sum(dead), 0) FROM load_batches") == self.value(
+            "SELECT count(*) FROM dead_letters"
+        )
         for source in self.sources:
             assert self.claims(source.key) == []
         assert [key for key in self.keys() if ":claim:" in key] == []

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from etl import __version__
@@ -38,7 +37,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def etl(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -63,4 +64,4 @@ def main() -> None:
 
 def _say(error: Exception) -> None:
     for line in str(error).splitlines():
-        click.echo(f"etl: {line}", err=True)
+        typer.echo(f"etl: {line}", err=True)

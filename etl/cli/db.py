@@ -18,7 +18,9 @@ def upgrade(config: Config = None) -> None:
     from etl import settings
 
     before, after = application.upgrade(settings.load(config, os.environ))
-    typer.echo(f"schema is at {after} already" if before == after else f"schema upgraded: {before or 'empty'} → {after}")
+    typer.echo(
+        f"schema is at {after} already" if before == after else f"schema upgraded: {before or 'empty'} → {after}"
+    )
 
 
 @db.command(epilog="Example: [bold]etl db current --json[/bold]")
@@ -42,4 +44,3 @@ def check(config: Config = None) -> None:
 
     application.check(settings.load(config, os.environ))
     typer.echo("schema is up to date")
-

@@ -11,6 +11,7 @@ import typer
 
 from etl.cli import AsJson, Config, app
 
+
 @app.command(
     epilog="Examples: [bold]etl simulate --cdrs 1000 --rate 50[/bold] · "
     "[bold]etl simulate --cdrs 100000 --dialect both --duplicates 0.05 --broken 0.001 --days 7[/bold]"
@@ -18,7 +19,9 @@ from etl.cli import AsJson, Config, app
 def simulate(
     config: Config = None,
     cdrs: Annotated[int, typer.Option(min=0, help="Distinct calls.")] = 1_000,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Messages a second; default: as fast as it can.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Messages a second; default: as fast as it can.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed and end give the same bytes.")] = 1,
     duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of messages sent again.")] = 0.0,
     broken: Annotated[float, typer.Option(min=0, max=1, help="Share of broken messages.")] = 0.0,

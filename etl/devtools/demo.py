@@ -41,9 +41,7 @@ REPORTS = {
     " (SELECT count(*) FROM cdrs WHERE dialed_on = day) AS in_table FROM load_batch_days"
     " WHERE dataset = 'cdrs' GROUP BY day ORDER BY day DESC LIMIT 5",
 }
-DEAD_LETTERS = (
-    "SELECT reason, count(*) AS messages, min(detail) AS \"for example\" FROM dead_letters GROUP BY reason ORDER BY reason"
-)
+DEAD_LETTERS = 'SELECT reason, count(*) AS messages, min(detail) AS "for example" FROM dead_letters GROUP BY reason ORDER BY reason'
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,10 @@ def fresh() -> Iterator[Demo]:
         _clear(data)
         with PrivatePostgres(data / "postgres") as postgres, PrivateRedis(data / "redis") as redis:
             settings = Settings(
-                redis_url=SecretStr(redis.url), database_url=SecretStr(postgres.url), sources=SOURCES, worker_name="demo"
+                redis_url=SecretStr(redis.url),
+                database_url=SecretStr(postgres.url),
+                sources=SOURCES,
+                worker_name="demo",
             )
             app.upgrade(settings)
             yield Demo(settings, postgres)

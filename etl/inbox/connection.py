@@ -4,6 +4,7 @@ The client never repeats a command by itself: a claim that is sent twice, with a
 that is already in the ledger. Who waits, and for how long, is decided by `etl.jobs`.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,17 +13,19 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     ClusterCrossSlotError,
     NoPermissionError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from etl.errors import ConfigurationError, Outage
+from etl.errors import ConfigurationError, EtlError, Outage
 
 Client = redis.Redis | redis.RedisCluster
 
@@ -33,25 +36,43 @@ _DEFAULT_SENTINEL_PORT = 26379
 SOCKET_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-# Answers of a server that will soon be able to, or of the wrong server during a fail-over.
-_PASSING = ("OOM", "MISCONF", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY")
+# What may stand behind the `?` of a URL, by its scheme. redis-py would take any argument of its connections from there,
+# over our own ones: `decode_responses` would break the first message that isn't UTF-8.
+_URL_OPTIONS = {
+    "redis": set[str](),
+    "rediss": {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"},
+    "unix": {"db", "password"},
+    SENTINEL_SCHEME: {"sentinel_password"},
+}
+
+# Answers of a server that will soon be able to, of the wrong one during a fail-over, or to a command that came twice.
+# Redis 6 wraps what a command inside a script was answered: "Error running script …: -OOM …".
+_PASSING = re.compile(
+    "(^| -)(OOM|MISCONF|BUSY|LOADING|NOREPLICAS|READONLY|UNBLOCKED|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOSCRIPT|CLAIMED) "
+)
 
 
 def connect(url: str, cluster: bool = False) -> Client:
     """A client for `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host:port/service/db`, or a cluster.
 
-    Connects lazily except to a cluster, whose slots are asked for at once: that may raise `Outage`.
+    Connects lazily except to a cluster, whose slots are asked for at once: that may raise `Outage`. Raises
+    `ConfigurationError` for a URL with an unknown option.
     """
     options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "socket_keepalive": True,
+        # Nothing is sent before the first command but AUTH and SELECT, which every user may send to every Redis.
+        "protocol": 2,
+        "driver_info": None,
     }
+    _check_options(url)
     with translated():
         if cluster:
+            if _database(url):
+                raise ConfigurationError("a Redis Cluster has no database but 0")
             return redis.RedisCluster.from_url(url, retry=_never(), **options)
         if urlsplit(url).scheme == SENTINEL_SCHEME:
-            return _through_sentinel(url, options)
+            return _through_sentinel(url, {"retry": _never(), **options})
         return redis.Redis.from_url(url, retry=_never(), **options)
 
 
@@ -60,20 +81,81 @@ def translated() -> Iterator[None]:
     """Redis errors inside become `Outage` (wait) or `ConfigurationError` (don't)."""
     try:
         yield
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise ConfigurationError(f"Redis refuses us: {error}") from error
-    except ClusterCrossSlotError as error:
-        raise ConfigurationError(f"keys of one source lie in different slots of the cluster: {error}") from error
-    except ResponseError as error:
-        if str(error).startswith(_PASSING):
-            raise Outage(f"Redis: {error}") from error
-        raise ConfigurationError(f"Redis can't do what it was asked: {error}") from error
-    except (RedisError, OSError) as error:
-        raise Outage(f"Redis: {error}") from error
+    except (RedisError, RedisClusterException, OSError, UnicodeError) as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> EtlError:
+    # The cluster's client wraps what befell it, a wrong password too; and its exceptions are no RedisErrors.
+    while isinstance(error, RedisClusterException) and (cause := error.__cause__ or error.__context__):
+        error = cause
+    if isinstance(error, UnicodeError):
+        return ConfigurationError("the Redis URL names a host that can't exist")
+    if isinstance(error, (AuthenticationError, AuthorizationError, NoPermissionError)):
+        return ConfigurationError(f"Redis refuses us: {error}")
+    if isinstance(error, AskError):  # MOVED is one of them
+        return ConfigurationError("this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true")
+    if isinstance(error, ClusterCrossSlotError):
+        return ConfigurationError(f"keys of one source lie in different slots of the cluster: {error}")
+    text = _text(error)
+    if isinstance(error, ResponseError) and not _PASSING.search(text):
+        return ConfigurationError(f"Redis can't do what it was asked: {text}")
+    return Outage(f"Redis: {text}")
+
+
+def _text(error: BaseException) -> str:
+    """As the server said it: redis-py cuts off the codes that it knows."""
+    code = getattr(error, "status_code", None)
+    return f"{code} {error}" if code and code != "ERR" else str(error)
 
 
 def _never() -> Retry:
     return Retry(NoBackoff(), 0)
+
+
+def _check_options(url: str) -> None:
+    parts = urlsplit(url)
+    known = _URL_OPTIONS.get(parts.scheme, set())
+    options = parse_qs(parts.query, keep_blank_values=True)
+    if not options.keys() <= known:  # not quoted: it may be the rest of a password
+        raise ConfigurationError(f"the Redis URL has an unknown option; known: {', '.join(sorted(known)) or 'none'}")
+    if not all(re.fullmatch("[0-9]+", number) for number in options.get("db", ())):
+        raise ConfigurationError("the Redis URL names a database that isn't a number")
+
+
+def _database(url: str) -> int:
+    return int(urlsplit(url).path.strip("/") or 0)
+
+
+class _Master(redis.Redis):
+    """A client of the current master, which closes the connections to the sentinels too."""
+
+    def close(self) -> None:
+        super().close()
+        pool: Any = self.connection_pool
+        pool.sentinel_manager.close()
+
+
+class _Sentinel(Sentinel):
+    """Asks as the protocol for clients has it; and tells a wrong name from sentinels that are away."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Host and port. Raises `MasterNotFoundError`; `ConfigurationError` if the sentinels don't know the name."""
+        silent = []
+        for sentinel in self.sentinels:
+            try:
+                address: Any = sentinel.sentinel_get_master_addr_by_name(service_name)
+            except AuthenticationError as error:
+                raise ConfigurationError(f"the sentinel refuses us: {error}") from error
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                silent.append(str(error))
+                continue
+            if address:
+                host, port = address
+                return host.decode(), port
+        if silent:
+            raise MasterNotFoundError(f"no sentinel knows where the master is: {'; '.join(silent)}")
+        raise ConfigurationError(f"the sentinels know no service named {service_name!r}")
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
@@ -87,21 +169,18 @@ def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     if credentials and not password:
         user, password = "", user
     sentinel_password = parse_qs(parts.query).get("sentinel_password", [None])[0]
-    sentinel = Sentinel(
+    sentinel: Any = _Sentinel(  # type: ignore[no-untyped-call]
         [_host_and_port(host) for host in hosts.split(",")],
         sentinel_kwargs={**options, "password": sentinel_password},
         username=unquote(user) or None,
         password=unquote(password) or None,
         db=int(db or 0),
-        retry=_never(),
         **options,
     )
-    return sentinel.master_for(service)
+    master: redis.Redis = sentinel.master_for(unquote(service), redis_class=_Master)
+    return master
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
     host, _, port = text.partition(":")
     return host, int(port or _DEFAULT_SENTINEL_PORT)
-
-
-__all__ = ["SENTINEL_SCHEME", "Client", "MasterNotFoundError", "connect", "translated"]

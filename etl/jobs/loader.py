@@ -11,7 +11,8 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from etl.errors import EtlError, LeaseLost, Outage
 from etl.inbox.claims import Claim, Source
 from etl.jobs.patience import Patience, Stopped
 from etl.store.writer import Batch, Books, Writer
-from etl.wire.decode import decode
+from etl.wire.decode import Decoding
 from etl.wire.ids import time_of
 from etl.wire.times import from_datetime
 
@@ -55,10 +56,13 @@ class Loader:
         self._log = log.bind(source_key=source.key)
         self._recovering = True  # a former life of this worker may have left claims
         self._adopt_at = self._rescue_at = time.monotonic()
+        # Under a backlog the next claim is fetched while this one is written.
+        self._fetcher = ThreadPoolExecutor(1, thread_name_prefix=f"fetch {source.key}")
+        self._ahead: Future[Claim | None] | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Load until `stop` is set; finishes or gives back the claim in hand."""
-        with contextlib.suppress(Stopped):
+        """Load until `stop` is set; finishes or gives back what is in hand."""
+        with self._until_stopped():
             while not stop.is_set():
                 books = self.run_once()
                 if books is None or books.claimed < self._options.batch_size:
@@ -66,7 +70,7 @@ class Loader:
 
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
         """Load until nothing is left, telling of each claim; or until `stop` is set."""
-        with contextlib.suppress(Stopped):
+        with self._until_stopped():
             while not stop.is_set():
                 books = self.run_once()
                 if books is None and self._adopt_at > time.monotonic():
@@ -79,9 +83,11 @@ class Loader:
 
         Raises `Stopped`, `Outage` if patience ran out, or `ConfigurationError`; the claim is given back then.
         """
-        claim = self._patience.ride_out(self._next_claim)
+        claim = self._patience.ride_out(self._take)
         if claim is None:
             return None
+        if len(claim.messages) >= self._options.batch_size:
+            self._ahead = self._fetcher.submit(self._next_claim)
         began = time.monotonic()
         log = self._log.bind(batch_id=str(claim.batch_id))
         try:
@@ -98,6 +104,23 @@ class Loader:
             log.warning("lease_lost")
         self._tell(log, claim, books, time.monotonic() - began)
         return books or Books()
+
+    @contextlib.contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        try:
+            with contextlib.suppress(Stopped):
+                yield
+        finally:
+            self._fetcher.shutdown()
+            with contextlib.suppress(EtlError):
+                if self._ahead and (claim := self._ahead.result()):
+                    claim.give_back()
+
+    def _take(self) -> Claim | None:
+        if self._ahead:
+            ahead, self._ahead = self._ahead, None
+            return ahead.result()
+        return self._next_claim()
 
     def _next_claim(self) -> Claim | None:
         """What a former life left, then what others left, then what is waiting."""
@@ -122,7 +145,7 @@ class Loader:
 
     def _decode(self, claim: Claim) -> Batch:
         claimed_at = time_of(claim.batch_id)
-        records = decode(
+        records = Decoding(
             claim.messages,
             source=self._options.system,
             key=self._source.key,

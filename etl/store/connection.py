@@ -10,15 +10,28 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy.exc import DBAPIError
 
-from etl.errors import ConfigurationError, DuplicateKey, EtlError, MissingPartition, Outage, RowRefused
+from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
 
-CONNECT_TIMEOUT_SECONDS = 5
+Engine = sa.Engine
+
+# What libpq is told, unless the URL says otherwise.
+_DEFAULTS: dict[str, str | int] = {
+    "application_name": "etl",
+    "connect_timeout": 5,  # seconds
+    "client_encoding": "utf8",  # whatever PGCLIENTENCODING or the database's own says
+    # A host that vanished without a word is noticed after a minute, not after the two hours of a system's defaults.
+    "keepalives_idle": 30,  # seconds
+    "keepalives_interval": 10,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # ms
+}
 
 # SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
 _DATA = ("22", "23", "54")
-# Authorization, catalog, schema, syntax or access rule, feature not supported: no waiting will change them.
-_CONFIGURATION = ("0A", "28", "3D", "3F", "42")
-_UNIQUE_VIOLATION = "23505"
+# Feature not supported, schema, syntax or access rule: no waiting will change them.
+_CONFIGURATION = ("0A", "3F", "42")
+# Serialization failure, deadlock, lock timeout.
+_IN_THE_WAY = ("40001", "40P01", "55P03")
 _CHECK_VIOLATION = "23514"
 
 
@@ -29,7 +42,8 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
         pool_size=connections,
         max_overflow=0,
         pool_pre_ping=False,  # a dead connection is an outage like any other: the step is done again on a new one
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "etl"},
+        isolation_level="READ COMMITTED",  # merging wants each statement to see what others have committed
+        connect_args={name: value for name, value in _DEFAULTS.items() if name not in sa.make_url(url).query},
     )
     sa.event.listen(engine, "connect", _prepare)
     return engine
@@ -44,7 +58,7 @@ def read(engine: sa.Engine, query: str) -> tuple[list[str], list[Sequence[object
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Driver errors inside become `Outage`, `RowRefused`, `DuplicateKey`, `MissingPartition` or `ConfigurationError`."""
+    """Driver errors inside become `Outage`, `Contention`, `RowRefused`, `MissingPartition` or `ConfigurationError`."""
     try:
         yield
     except DBAPIError as error:
@@ -58,8 +72,8 @@ def translated() -> Iterator[None]:
 def _ours(error: BaseException | None) -> EtlError:
     state = getattr(error, "sqlstate", None) or ""
     text = _one_line(error)
-    if state == _UNIQUE_VIOLATION:
-        return DuplicateKey(text)
+    if state in _IN_THE_WAY:
+        return Contention(f"Postgres: {text}")
     if state == _CHECK_VIOLATION and _constraint(error) is None:
         return MissingPartition(text)
     if state.startswith(_DATA) or isinstance(error, psycopg.DataError):

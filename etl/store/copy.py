@@ -5,6 +5,7 @@ sent as int4 and int8; UUIDs are sent as their 16 bytes, JSON as its text.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Any, cast
 
 import psycopg
@@ -13,6 +14,9 @@ from psycopg import sql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from etl.errors import RowRefused
+from etl.wire.times import EPOCH
+
+_FIRST_DAY = EPOCH.toordinal()
 
 # Postgres reads a COPY by the table's types and never sees these: they choose how psycopg writes the Python value.
 _WRITTEN_AS: list[tuple[type[sa.types.TypeEngine[Any]], str]] = [
@@ -27,7 +31,9 @@ _WRITTEN_AS: list[tuple[type[sa.types.TypeEngine[Any]], str]] = [
 ]
 
 
-def copy_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def copy_rows(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
     """Insert `rows`, given in the order of `columns`, in the connection's transaction.
 
     Raises psycopg's errors, for `etl.store.connection.translated`, and `RowRefused` for a value that can't be written.
@@ -44,6 +50,11 @@ def copy_rows(connection: sa.Connection, table: sa.Table, columns: Sequence[str]
                 write(row)
     except (ValueError, OverflowError) as error:
         raise RowRefused(f"a value can't be written: {type(error).__name__}") from error
+
+
+def as_date(day: int) -> date:
+    """A row's day, for whatever isn't COPY."""
+    return date.fromordinal(_FIRST_DAY + day)
 
 
 def _written_as(column: sa.Column[Any]) -> str:

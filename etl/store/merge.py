@@ -1,8 +1,8 @@
 """The merge way: CDRs that may be stored already, into `cdrs`, without losing a field or a version.
 
 The rules (promise 4): a field that the stored CDR lacks is filled in; a field that says something else replaces the
-stored value, and the version that said otherwise goes to `cdr_revisions`; a missing field takes nothing away. A time
-that is only exact to the second agrees with the same second's fraction.
+stored value, and the version that said otherwise goes to `cdr_revisions`; a missing or null field takes nothing away,
+be it a column or a field of `extra`. A time that is only exact to the second agrees with the same second's fraction.
 
 Several CDRs of one call in one claim take effect one after the other, in rounds, each of which has a call once.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from etl.store.copy import copy_rows
+from etl.store.copy import as_date, copy_rows
 from etl.store.tables import CDR_KEY, EVENT_KEY, audit_events, cdr_revisions, cdrs
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
@@ -34,7 +34,6 @@ _COLUMNS = Cdr._fields
 _KEY_INDEXES = [_COLUMNS.index(name) for name in CDR_KEY]
 # A new version of a row is written by its claim, whatever it says.
 _VALUES = [cdrs.c[name] for name in _COLUMNS if name not in (*CDR_KEY, "batch_id")]
-
 
 
 def _staging(table: sa.Table, columns: Sequence[str], *more: sa.Column[Any]) -> sa.Table:
@@ -60,16 +59,16 @@ def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
     rounds = _rounds(rows)
     staged = ((*row, position, n) for n, group in enumerate(rounds) for position, row in enumerate(group))
     _stage(connection, incoming, staged)
-    # Each incoming row is one probe of one partition's key; a plan that reads whole days instead would take forever.
-    connection.execute(sa.text("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"))
-    for n in range(len(rounds)):
-        _merge_round(connection, n, merged)
+    connection.execute(sa.text(_SESSION))
+    for number, group in enumerate(rounds):
+        _merge_round(connection, {"number": number, "days": _days(group)}, merged)
     return merged
 
 
 def add_events(connection: sa.Connection, rows: Sequence[Event]) -> Merged:
     """Bring into `audit_events` those of `rows` that aren't there: an event never changes. Raises as `merge_cdrs`."""
     _stage(connection, incoming_events, rows)
+    connection.execute(sa.text(_SESSION))
     return Merged(inserted=Counter(dict(connection.execute(_INSERT_NEW_EVENTS).tuples())))
 
 
@@ -95,19 +94,23 @@ def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
     return rounds
 
 
-def _merge_round(connection: sa.Connection, number: int, merged: Merged) -> None:
+def _days(rows: Sequence[Cdr]) -> list[date]:
+    return [as_date(day) for day in sorted({row.dialed_on for row in rows})]
+
+
+def _merge_round(connection: sa.Connection, of_the_round: dict[str, Any], merged: Merged) -> None:
     # 1. New calls. From here on every call of the round is stored, by us or by somebody who has committed.
-    for day, count in connection.execute(_INSERT_NEW, {"number": number}):
+    for day, count in connection.execute(_INSERT_NEW, of_the_round):
         merged.inserted[day] += count
     # 2. Lock those that will change, so that what we compare with stays as it is.
-    changes = connection.execute(_LOCK_CHANGES, {"number": number}).all()
+    changes = connection.execute(_LOCK_CHANGES, of_the_round).all()
     if not changes:
         return
     # 3. Keep the versions that are contradicted.
     if contradicted := [change.position for change in changes if change.contradicts]:
-        connection.execute(_KEEP_REVISIONS, {"number": number, "positions": contradicted})
+        connection.execute(_KEEP_REVISIONS, {**of_the_round, "positions": contradicted})
     # 4. Complete or replace.
-    connection.execute(_APPLY_CHANGES, {"number": number, "positions": [change.position for change in changes]})
+    connection.execute(_APPLY_CHANGES, {**of_the_round, "positions": [change.position for change in changes]})
     merged.updated.update(change.dialed_on for change in changes)
 
 
@@ -120,13 +123,32 @@ def _coarser(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.Col
     return one == sa.func.date_trunc("second", other)
 
 
+def _said(extra: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The fields of `extra` that aren't null; null if there are none."""
+    fields = sa.func.jsonb_each(extra).table_valued("key", "value")
+    with_value = sa.select(sa.func.jsonb_object_agg(fields.c.key, fields.c.value)).where(
+        fields.c.value != sa.text("'null'::jsonb")
+    )
+    return with_value.scalar_subquery()
+
+
+def _joined(*objects: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """JSON objects as one; where they have a field in common, a later object's counts."""
+    first, *more = objects
+    for other in more:
+        first = first.op("||")(other)
+    return first
+
+
 def _merged(column: sa.Column[Any], new: Any) -> sa.ColumnElement[Any]:
     """What the column holds after `new` was merged into it."""
     old = column
     if _is_time(column):
         return sa.case((_coarser(new, old), old), else_=sa.func.coalesce(new, old))
     if isinstance(column.type, JSONB):
-        return sa.func.coalesce(old.op("||")(new), new, old)
+        # Every field of both, the stored ones first; over them, those that the new one has a value for.
+        fields = sa.func.coalesce(_joined(new, old), new, old)
+        return _joined(fields, sa.func.coalesce(_said(new), sa.text("'{}'::jsonb")))
     return sa.func.coalesce(new, old)
 
 
@@ -142,17 +164,24 @@ def _contradicts(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
         conflict = sa.and_(old != new, sa.not_(_coarser(new, old)), sa.not_(_coarser(old, new)))
     elif isinstance(column.type, JSONB):
         # Joined either way round, only fields with two values come out differently.
-        conflict = old.op("||")(new).is_distinct_from(new.op("||")(old))
+        conflict = _joined(_said(old), _said(new)) != _joined(_said(new), _said(old))
     else:
         conflict = old != new
     return sa.func.coalesce(conflict, sa.false())
 
 
-_SAME_CALL = sa.and_(*(incoming.c[name] == cdrs.c[name] for name in CDR_KEY))
+# Each incoming row is one probe of one partition's key; a plan that reads whole days instead would take forever. And
+# here we wait for other workers' rows, however long: all who merge take them in the same order, so one of them goes on.
+_SESSION = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL lock_timeout = 0"
+
+# The days stand in the statement as constants, so that the partitions of all others aren't even planned for.
+_OF_THESE_DAYS = cdrs.c.dialed_on.in_(sa.bindparam("days", expanding=True, literal_execute=True))
 _OF_THE_ROUND = incoming.c.round == sa.bindparam("number")
 _POSITIONS = incoming.c.position == sa.any_(sa.bindparam("positions", type_=sa.ARRAY(sa.Integer)))
 _INCOMING_ROWS = sa.select(*(incoming.c[name] for name in _COLUMNS)).where(_OF_THE_ROUND)
-_BY_KEY = [incoming.c[name] for name in CDR_KEY]  # the same order in every worker: no deadlocks among merges
+_SAME_CALL = sa.and_(*(incoming.c[name] == cdrs.c[name] for name in CDR_KEY), _OF_THESE_DAYS)
+# Any order will do that is the same for every worker, whatever the database's collation.
+_IN_TURN = [incoming.c.call_ref.collate("C"), *(incoming.c[name] for name in CDR_KEY)]
 
 
 def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[tuple[date, int]]:
@@ -162,7 +191,7 @@ def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -
     return sa.select(new.c.day, sa.func.count()).group_by(new.c.day)
 
 
-_INSERT_NEW = _insert_new(cdrs, _COLUMNS, _INCOMING_ROWS.order_by(*_BY_KEY))
+_INSERT_NEW = _insert_new(cdrs, _COLUMNS, _INCOMING_ROWS.order_by(*_IN_TURN))
 _INSERT_NEW_EVENTS = _insert_new(
     audit_events, Event._fields, sa.select(incoming_events).order_by(*(incoming_events.c[name] for name in EVENT_KEY))
 )
@@ -175,12 +204,11 @@ _LOCK_CHANGES = (
     )
     .join_from(incoming, cdrs, _SAME_CALL)
     .where(_OF_THE_ROUND, sa.or_(*map(_differs, _VALUES)))
-    .order_by(*_BY_KEY)
+    .order_by(*_IN_TURN)
     .with_for_update(of=cdrs)
 )
 
 _STORED = [*_COLUMNS, "loaded_at"]
-
 
 _KEEP_REVISIONS = insert(cdr_revisions).from_select(
     [*_STORED, "replaced_by"],
@@ -189,7 +217,7 @@ _KEEP_REVISIONS = insert(cdr_revisions).from_select(
     .where(_OF_THE_ROUND, _POSITIONS),
 )
 
-_upsert = insert(cdrs).from_select(_COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_BY_KEY))
+_upsert = insert(cdrs).from_select(_COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_IN_TURN))
 _APPLY_CHANGES = _upsert.on_conflict_do_update(
     index_elements=CDR_KEY,
     set_={

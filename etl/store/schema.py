@@ -41,7 +41,9 @@ def check(engine: sa.Engine) -> None:
     if has is None:
         raise ConfigurationError("the database has no schema yet: run `etl db upgrade`")
     if has not in _known():
-        raise ConfigurationError(f"the database's schema ({has}) is newer than this program ({needs}): install a newer etl")
+        raise ConfigurationError(
+            f"the database's schema ({has}) is newer than this program ({needs}): install a newer etl"
+        )
     raise ConfigurationError(f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`")
 
 

@@ -25,7 +25,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
-    naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s", "uq": "%(table_name)s_key"}
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "uq": "%(table_name)s_key",
+    }
 )
 
 _NOW = text("now()")
@@ -41,7 +45,9 @@ def _cdr_columns() -> list[Column[object]]:
         Column("dialed_on", Date, nullable=False, comment="UTC day of dialed_at; the partition"),
         Column("source", Text, nullable=False, comment="The system that reported the call: dialler or click2dial"),
         Column("call_ref", Text, nullable=False, comment="The call's own reference within its system"),
-        Column("leg", Integer, nullable=False, comment="Leg of a transferred call, from 1; 0 if the system doesn't say"),
+        Column(
+            "leg", Integer, nullable=False, comment="Leg of a transferred call, from 1; 0 if the system doesn't say"
+        ),
         Column("dialed_at", _time(), nullable=False, comment="When the call was placed or came in"),
         Column("answered_at", _time(), comment="When the callee answered (dialect B)"),
         Column("connected_at", _time(), comment="When an agent was connected (dialect B)"),
@@ -59,7 +65,9 @@ def _cdr_columns() -> list[Column[object]]:
         Column("end_code", Integer, comment="ISDN hang-up cause (Q.850)"),
         Column("recording_url", Text, comment="Where the recording lies"),
         Column("uuid", Text, comment="The dialler's own id of the call (dialect B)"),
-        Column("extra", JSONB(none_as_null=True), comment="Every field that has no column, as it was sent; null if none"),
+        Column(
+            "extra", JSONB(none_as_null=True), comment="Every field that has no column, as it was sent; null if none"
+        ),
         Column("batch_id", Uuid, nullable=False, comment="The claim that wrote this version; see load_batches"),
         Column("loaded_at", _time(), nullable=False, server_default=_NOW, comment="When this version was written"),
     ]

@@ -9,27 +9,38 @@ hold, takes effect once: that is promise 2, and it's kept by `_enter_into_the_le
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field
 from datetime import date, datetime
+from operator import itemgetter
 from typing import TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from etl.errors import MissingPartition, Outage, RowRefused
+from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
 from etl.store.connection import translated
 from etl.store.copy import copy_rows
 from etl.store.merge import Merged, add_events, merge_cdrs
-from etl.store.partitions import Partitions
+from etl.store.partitions import ensure as ensure_partitions
 from etl.store.tables import audit_events, cdrs, dead_letters, load_batch_days, load_batches
 from etl.wire.cdr import Cdr
-from etl.wire.decode import Decoded
+from etl.wire.decode import Decoding
 from etl.wire.event import Event
 from etl.wire.faults import DeadLetter, Reason
 from etl.wire.times import EPOCH, from_datetime
+
+# A deadlock or a partition dropped in front of us are rare enough; five in a row are something else.
+ATTEMPTS = 5
+# A worker that freezes in its transaction holds locks, and its rescuer waits for them: then Postgres ends the
+# transaction. Both are far longer than what a healthy worker takes for a statement, and between two.
+STATEMENT_TIMEOUT_MS = 300_000
+PAUSE_TIMEOUT_MS = 60_000
+# A row that somebody else is writing is a duplicate, most likely, and two that wait for each other's rows would wait for
+# ever: the fast way doesn't wait for long. The merge way does, row after row in an order that all workers share.
+ROW_TIMEOUT_MS = 200
 
 Row = TypeVar("Row", Cdr, Event)
 Merge = Callable[[sa.Connection, Sequence[Row]], Merged]
@@ -37,14 +48,14 @@ Merge = Callable[[sa.Connection, Sequence[Row]], Merged]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A claim, decoded. `messages` are its raw bytes, for rows that turn out to be dead letters."""
+    """A claim, decoded as far as it was read. `messages` are its raw bytes, for rows that turn out to be dead letters."""
 
     batch_id: UUID
     worker: str
     source_key: str
     claimed_at: datetime
     messages: Sequence[bytes]
-    records: Decoded
+    records: Decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,37 +78,44 @@ class Writer:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._partitions = Partitions(engine)
 
     def write(self, batch: Batch) -> Books | None:
         """Commit a claim. None if the ledger has it already: then nothing is left to do but to acknowledge it.
 
         Raises `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
-        self._partitions.ensure(cdrs, _days(batch.records.cdrs))
-        self._partitions.ensure(audit_events, _days(batch.records.events))
+        for _ in range(ATTEMPTS):
+            try:
+                return self._attempt(batch)
+            except Contention as error:
+                trouble: EtlError = error
+            except MissingPartition as error:
+                trouble = error
+                records = batch.records.finish()
+                ensure_partitions(self._engine, cdrs, _count_days(records.cdrs))
+                ensure_partitions(self._engine, audit_events, _count_days(records.events))
+        raise Outage(f"gave up after {ATTEMPTS} attempts: {trouble}") from trouble
+
+    def _attempt(self, batch: Batch) -> Books | None:
         try:
             with translated(), self._engine.begin() as connection:
                 return _write(connection, batch)
         except _LoadedAlreadyError:
             return None
-        except MissingPartition as error:
-            self._partitions.forget()
-            raise Outage(f"a partition was dropped meanwhile: {error}") from error
 
 
 def _write(connection: sa.Connection, batch: Batch) -> Books:
+    _take_turn(connection, batch.batch_id)
     if connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch.batch_id)):
         raise _LoadedAlreadyError
     records = batch.records
-    calls = _load(connection, cdrs, records.cdrs, merge_cdrs)
-    events = _load(connection, audit_events, records.events, add_events)
+    calls = _load(connection, cdrs, Cdr._fields, records.stream, merge_cdrs)
+    events = _load(connection, audit_events, Event._fields, lambda: records.events, add_events)
     dead = [
         *records.dead,
         *_refused(calls, records.cdrs_at, batch.messages),
         *_refused(events, records.events_at, batch.messages),
     ]
-    _bury(connection, batch, dead)
     inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
     books = Books(
         claimed=len(batch.messages),
@@ -108,8 +126,23 @@ def _write(connection: sa.Connection, batch: Batch) -> Books:
         dead=len(dead),
     )
     _enter_into_the_ledger(connection, batch, books)
+    _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
     _enter_days(connection, batch, {"cdrs": calls.merged, "audit_events": events.merged})
     return books
+
+
+def _take_turn(connection: sa.Connection, batch_id: UUID) -> None:
+    """Whoever else holds this claim waits here until we are through, and then finds it in the ledger."""
+    turn = int.from_bytes(batch_id.bytes[8:], signed=True)
+    connection.execute(_TAKE_TURN, {"turn": turn})
+
+
+_TAKE_TURN = sa.select(
+    sa.func.set_config("statement_timeout", str(STATEMENT_TIMEOUT_MS), True),
+    sa.func.set_config("idle_in_transaction_session_timeout", str(PAUSE_TIMEOUT_MS), True),
+    sa.func.pg_advisory_xact_lock(sa.bindparam("turn", type_=sa.BigInteger)),
+    sa.func.set_config("lock_timeout", str(ROW_TIMEOUT_MS), True),
+)
 
 
 @dataclass(slots=True)
@@ -118,16 +151,21 @@ class _Loaded:
     refused: dict[int, str] = field(default_factory=dict)  # index of the row, what Postgres said
 
 
-def _load(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], merge: Merge[Row]) -> _Loaded:
+def _load(
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    stream: Callable[[], Iterable[Row]],
+    merge: Merge[Row],
+) -> _Loaded:
+    """`stream` gives all rows, each time from the start."""
     loaded = _Loaded()
-    if not rows:
-        return loaded
     try:
         with _savepoint(connection):
-            copy_rows(connection, table, rows[0]._fields, rows)
-        loaded.merged.inserted.update(_count_days(rows))
-    except RowRefused:
-        _merge_or_halve(connection, rows, 0, merge, loaded)
+            copy_rows(connection, table, columns, stream())
+        loaded.merged.inserted.update(_count_days(stream()))
+    except (RowRefused, Contention):
+        _merge_or_halve(connection, list(stream()), 0, merge, loaded)
     return loaded
 
 
@@ -204,13 +242,9 @@ class _LoadedAlreadyError(Exception):
     """The ledger has this claim: roll back whatever was done for it."""
 
 
-def _days(rows: Sequence[Row]) -> set[date]:
-    return set(_count_days(rows))
-
-
-def _count_days(rows: Sequence[Row]) -> dict[date, int]:
+def _count_days(rows: Iterable[Row]) -> dict[date, int]:
     """How many rows belong to each day; the day is a record's first field."""
-    return {date.fromordinal(_FIRST_DAY + day): n for day, n in Counter(row[0] for row in rows).items()}
+    return {date.fromordinal(_FIRST_DAY + day): n for day, n in Counter(map(itemgetter(0), rows)).items()}
 
 
 _FIRST_DAY = EPOCH.toordinal()

@@ -2,14 +2,16 @@
 
 The strict decoder knows every documented field with its type and refuses all else; nearly every message passes it in
 one call. A payload with fields that nobody documented is read again to keep those, and one with a broken field is read
-a third time to say which. Facts: PROTOCOL.md, "CDR, dialect A", "CDR, dialect B", "Dispositions".
+a third time to say which. A field that is there twice counts once, with its last value, as JSON parsers everywhere have
+it. Facts: PROTOCOL.md, "CDR, dialect A", "CDR, dialect B", "Dispositions".
 """
 
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
+from etl.wire.envelope import Envelope
 from etl.wire.faults import Reason, Undecodable
 from etl.wire.times import (
     FIRST_MILLISECONDS,
@@ -101,9 +103,9 @@ class _Payload(msgspec.Struct, gc=False):
     call_trail_number: Leg | None = None
     disposition: str | None = None
     # documented, but without a column: kept in `extra`, where null and absent differ
-    call_type: Reference | None | UnsetType = UNSET
-    call_trail_ref: Reference | None | UnsetType = UNSET
-    ring_time_extension: Int4 | None | UnsetType = UNSET
+    call_type: Reference | UnsetType | None = UNSET
+    call_trail_ref: Reference | UnsetType | None = UNSET
+    ring_time_extension: Int4 | UnsetType | None = UNSET
 
 
 class _StrictPayload(_Payload, forbid_unknown_fields=True, gc=False):
@@ -115,22 +117,10 @@ class _Strict(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     payload: _StrictPayload
 
 
-class _Open(msgspec.Struct, gc=False):
-    type: Literal["cdr", "call_update"] | None
-    payload: _Payload
-
-
-class _Fields(msgspec.Struct, gc=False):
-    payload: dict[str, msgspec.Raw]
-
-
 _strict = msgspec.json.Decoder(_Strict).decode
-_open = msgspec.json.Decoder(_Open).decode
-_fields = msgspec.json.Decoder(_Fields).decode
-_envelope = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_open = msgspec.json.Decoder(_Payload).decode
 _encode = msgspec.json.Encoder().encode
 _KNOWN = frozenset(_Payload.__struct_fields__)
-_ENVELOPE = frozenset(_Open.__struct_fields__)
 _ABSENT = (None, "")
 
 Extra = dict[str, Any]
@@ -149,20 +139,18 @@ class CdrDecoder:
         """A CDR of documented fields only. Raises `Undecodable`, or whatever msgspec raises, for any other message."""
         return self.row(_strict(raw).payload, None)
 
-    def open(self, raw: bytes) -> Cdr:
-        """A CDR with fields that nobody documented, which go to `extra` with their JSON as it was. Raises as `strict`."""
-        payload = _open(raw).payload
-        extra: Extra = {name: value for name, value in _fields(raw).payload.items() if name not in _KNOWN}
-        beside = {name: value for name, value in _envelope(raw).items() if name not in _ENVELOPE}
-        if beside:
-            extra["$envelope"] = beside
-        return self.row(payload, extra)
+    def open(self, message: Envelope) -> Cdr:
+        """A CDR with fields that nobody documented: they go to `extra`, their JSON as it was. Raises as `strict`."""
+        extra = {name: value for name, value in message.fields().items() if name not in _KNOWN}
+        return self.row(_open(message.payload), extra)
 
     def row(self, p: _Payload, extra: Extra | None) -> Cdr:
         """The one place where fields become columns; `extra` collects what has no column or contradicts one."""
-        if p.call_ref in _ABSENT or p.dialed_at in _ABSENT:
-            raise Undecodable(Reason.MISSING_FIELD, "call_ref or dialed_at is missing, null or empty")
-        dialed_at = self._time("dialed_at", p.dialed_at)  # type: ignore[arg-type]
+        if p.call_ref in _ABSENT:
+            raise Undecodable(Reason.MISSING_FIELD, "call_ref is missing, null or empty")
+        if p.dialed_at in _ABSENT:
+            raise Undecodable(Reason.MISSING_FIELD, "dialed_at is missing, null or empty")
+        dialed_at = self._time("dialed_at", p.dialed_at)
         extension, dial_number, recording_url = p.extension, p.dial_number, p.recording_url
         end_reason, end_code, hold_time, ring_time = p.end_reason, p.end_code, p.hold_time, p.ring_time
         if p.agent is not None:
@@ -180,7 +168,7 @@ class CdrDecoder:
         if p.disposition is not None:
             # Several raw dispositions mean the same today, so the raw one is kept beside its meaning.
             extra = {**(extra or {}), "disposition": p.disposition}
-            end_reason = end_reason or DISPOSITIONS.get(p.disposition, p.disposition)
+            end_reason = DISPOSITIONS.get(p.disposition, p.disposition) if end_reason is None else end_reason
         if p.call_type is not UNSET:
             extra = {**(extra or {}), "call_type": p.call_type}
         if p.call_trail_ref is not UNSET:
@@ -226,36 +214,31 @@ class CdrDecoder:
         return moment
 
 
-def diagnose(payload: dict[str, Any], decoder: CdrDecoder) -> Undecodable:
-    """Why a CDR with this payload can't be a row: the first of its documented fields that is missing or broken."""
-    for name in ("call_ref", "dialed_at"):
-        if payload.get(name) in _ABSENT:
-            return Undecodable(Reason.MISSING_FIELD, f"{name} is missing, null or empty")
+def check_fields(payload: Raw) -> None:
+    """Raises `Undecodable` for the first documented field, in their order above, whose value is not of its kind."""
+    values = msgspec.json.decode(payload, type=dict[str, Raw])
     for field in msgspec.structs.fields(_Payload):
-        if fault := _fault(field.name, payload.get(field.name), field.type):
-            return fault
-    try:
-        decoder.row(msgspec.convert(payload, _Payload), None)
-    except Undecodable as fault:
-        return fault
-    # Every field is fine as far as it was read; what remains is a number of more digits than a parser takes.
-    return Undecodable(Reason.OUT_OF_RANGE, "a number is larger than any column holds")
+        if field.name in values:
+            _check_field(field.name, bytes(values[field.name]), field.type)
 
 
-def _fault(name: str, value: Any, expected: Any) -> Undecodable | None:
+def _check_field(name: str, value: bytes, expected: Any) -> None:
     try:
-        msgspec.convert(value, expected)
+        msgspec.json.decode(value, type=expected)
     except msgspec.ValidationError as error:
-        beyond = type(value) is int and _admits_integers(expected)
-        return Undecodable(Reason.OUT_OF_RANGE if beyond else Reason.BAD_TYPE, f"{name}: {error}")
-    return None
+        reason = Reason.OUT_OF_RANGE if _is_number_for(expected, value) else Reason.BAD_TYPE
+        raise Undecodable(reason, f"{name}: {error}") from None
 
 
-def _admits_integers(expected: Any) -> bool:
+def _is_number_for(expected: Any, value: bytes) -> bool:
+    """A number of the kind that is expected, whole or not; so only its size can be wrong."""
+    if value[0] not in b"-0123456789":
+        return False
     try:
-        return bool(msgspec.convert(1, expected))
+        msgspec.json.decode(b"1" if value.removeprefix(b"-").isdigit() else b"1.5", type=expected)
     except msgspec.ValidationError:
         return False
+    return True
 
 
 def _text(reference: Reference | None) -> str | None:

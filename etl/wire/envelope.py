@@ -6,7 +6,10 @@ said no to is looked at here, slowly, to find the one reason that is written bes
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw
 
 from etl.wire.faults import Reason, Undecodable
 
@@ -20,6 +23,39 @@ MAX_DEPTH = 128
 
 _NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Envelope(NamedTuple):
+    """A message taken apart, but not looked into: its values are JSON as it was sent."""
+
+    type: str | None
+    payload: Raw
+    beside: dict[str, Raw]  # fields that nobody documented
+
+    def fields(self) -> dict[str, Any]:
+        """The payload's fields by name, and under `$envelope` those that stood beside the payload.
+
+        Raises whatever msgspec raises if the payload is no object.
+        """
+        fields: dict[str, Any] = _object(self.payload)
+        if self.beside:
+            name = "$envelope"
+            while name in fields:
+                name = f"${name}"
+            fields[name] = self.beside
+        return fields
+
+
+_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_type = msgspec.json.Decoder(str | None).decode
+
+
+def split(raw: bytes) -> Envelope:
+    """Raises `Undecodable`, or whatever msgspec raises, for anything but an object with a type and a payload."""
+    fields = _object(raw)
+    if not fields.keys() >= {"type", "payload"}:
+        raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected an object with `type` and `payload`")
+    return Envelope(_type(fields.pop("type")), fields.pop("payload"), fields)
 
 
 def kind_and_reference(key: str) -> tuple[str, str | None]:
@@ -50,11 +86,8 @@ def check_storable(raw: bytes) -> None:
         _check_depth(_as_json(_as_text(raw)))
 
 
-def parse(raw: bytes) -> tuple[str | None, dict[str, Any]]:
-    """The envelope's type and payload, taken the slow and careful way; numbers keep only their kind and their size.
-
-    Raises `Undecodable` for every fault that lies outside the payload's own fields.
-    """
+def check(raw: bytes) -> None:
+    """Raises `Undecodable` for every fault that lies outside the payload's own fields; takes its time over it."""
     value = _as_json(_as_text(raw))
     _check_depth(value)
     _check_characters(value)
@@ -64,7 +97,6 @@ def parse(raw: bytes) -> tuple[str | None, dict[str, Any]]:
         raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected a `type` that is a string or null")
     if not isinstance(value.get("payload"), dict):
         raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected a `payload` that is an object")
-    return value["type"], value["payload"]
 
 
 def _as_text(raw: bytes) -> str:
@@ -76,7 +108,8 @@ def _as_text(raw: bytes) -> str:
 
 def _as_json(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_int=_bounded_int)
+        # int() refuses thousands of digits, and nobody looks at these numbers.
+        return json.loads(text, parse_constant=_no_constant, parse_int=float)
     except RecursionError:
         raise Undecodable(Reason.TOO_DEEP, f"nested deeper than {MAX_DEPTH}") from None
     except json.JSONDecodeError as error:
@@ -85,11 +118,6 @@ def _as_json(text: str) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
-
-
-def _bounded_int(digits: str) -> int:
-    # int() refuses thousands of digits; for telling "too large" from "not a number" forty are as good as all.
-    return int(digits[:40])
 
 
 def _check_depth(value: Any) -> None:

@@ -1,15 +1,16 @@
 """A message that is no CDR to one row of `audit_events`.
 
-Whatever the type, known or of tomorrow: the payload is kept whole, and the fields that reports ask for are lifted out of
-it where PROTOCOL.md says what they are. A lifted field of an unexpected kind is left in the payload, never an error.
+Whatever the type, known or of tomorrow: the payload is kept whole, and the fields that reports ask for are lifted from
+it where PROTOCOL.md says what they are. A field of an unexpected kind stays in the payload only, and is no error.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
 
-from etl.wire.faults import Reason, Undecodable
+from etl.wire.envelope import Envelope
 from etl.wire.times import MICROSECONDS_PER_DAY
 
 Origin = Literal["pubsub", "list"]
@@ -34,23 +35,10 @@ class Event(NamedTuple):
     batch_id: bytes
 
 
-class _Lifted(msgspec.Struct, gc=False):
-    ref: Any = None
-    status: Any = None
-    campaign_ref: Any = None
-    extension: Any = None
-    agent: Any = None
-    call_ref: Any = None
+# `ref` is the agent's extension in messages of these types; for campaigns it's the campaign's reference.
+_OF_AN_EXTENSION = frozenset({"agents", "inbound"})
 
-
-class _Message(msgspec.Struct, gc=False):
-    type: str
-    payload: _Lifted
-
-
-_message = msgspec.json.Decoder(_Message).decode
-_envelope = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_payload = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_text_or_integer = msgspec.json.Decoder(str | int).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -67,13 +55,11 @@ class EventDecoder:
         self._batch_id = batch_id
         self._captured_at = captured_at
 
-    def decode(self, raw: bytes, position: int) -> Event:
-        """Raises whatever msgspec raises for a message that is no envelope with an object as payload."""
-        message = _message(raw)
-        lifted = message.payload
-        ref = _reference(lifted.ref)
-        is_campaign = self._kind == "campaigns"
-        extension = _reference(lifted.extension) or _reference(lifted.agent)
+    def decode(self, message: Envelope, position: int) -> Event:
+        """Raises whatever msgspec raises if the payload is no object. A type of null is for CDRs only."""
+        fields = message.fields()
+        status, ref = _lifted(fields, "status"), _reference(fields, "ref")
+        extension = _reference(fields, "extension") or _reference(fields, "agent")
         return Event(
             captured_on=self._captured_at // MICROSECONDS_PER_DAY,
             event_id=uuid5(self._batch_id, str(position)).bytes,
@@ -82,36 +68,27 @@ class EventDecoder:
             channel=self._channel,
             kind=self._kind,
             reference=self._reference or ref,
-            event_type=message.type,
-            status=lifted.status if isinstance(lifted.status, str) else None,
-            campaign_ref=_reference(lifted.campaign_ref) or (ref if is_campaign else None),
+            event_type=message.type or "",
+            status=status if isinstance(status, str) else None,
+            campaign_ref=_reference(fields, "campaign_ref") or (ref if self._kind == "campaigns" else None),
             extension=extension or (ref if self._kind in _OF_AN_EXTENSION else None),
-            call_ref=_reference(lifted.call_ref),
-            payload=_whole_payload(raw),
+            call_ref=_reference(fields, "call_ref"),
+            payload=_encode(fields) if message.beside else bytes(message.payload),
             batch_id=self._batch_id.bytes,
         )
 
 
-# `ref` is the agent's extension in messages of these types; for campaigns it's the campaign's reference.
-_OF_AN_EXTENSION = frozenset({"agents", "inbound"})
+def _reference(fields: Mapping[str, Any], name: str) -> str | None:
+    value = _lifted(fields, name)
+    return None if value is None else str(value)
 
 
-def diagnose() -> Undecodable:
-    """An event takes any payload, so the only fault that can be left is a number no parser takes."""
-    return Undecodable(Reason.OUT_OF_RANGE, "a number is larger than any column holds")
-
-
-def _reference(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int):
+def _lifted(fields: Mapping[str, Any], name: str) -> str | int | None:
+    """The field's value; None if it's absent, null or of another kind."""
+    if name not in fields:
         return None
-    return str(value)
-
-
-def _whole_payload(raw: bytes) -> bytes:
-    """The payload's JSON as it was sent; fields that stood beside it in the envelope are kept under `$envelope`."""
-    envelope = _envelope(raw)
-    payload = bytes(envelope["payload"])
-    if len(envelope) > 2:
-        beside = {name: value for name, value in envelope.items() if name not in ("type", "payload")}
-        return _encode({**_payload(payload), "$envelope": beside})
-    return payload
+    try:
+        value: str | int = _text_or_integer(fields[name])
+    except msgspec.ValidationError:
+        return None
+    return value

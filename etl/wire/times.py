@@ -49,12 +49,12 @@ def from_datetime(moment: datetime) -> int:
 
 def _from_text(text: str) -> int:
     try:
-        # Ruby prints a space before the offset, and UTC by name: "2015-02-19 23:06:00 +0200", "2015-02-19 21:06:00 UTC".
+        # Ruby prints a space before the offset, and UTC by name: "2015-02-19 23:06:00 +0200", "2015-02-19 21:06:00 UTC"
         if (space := text.find(" ", _DATE_AND_TIME)) > 0:
             offset = text[space + 1 :]
             text = text[:space] + ("Z" if offset == "UTC" else offset)
-        if len(text) < _SHORTEST:
-            raise ValueError("a date alone says too little")
+        if len(text) < _SHORTEST or not ("T" in text or " " in text):
+            raise ValueError("a date says too little, with an offset too")
         moment = datetime.fromisoformat(text)
         return from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except (ValueError, OverflowError):

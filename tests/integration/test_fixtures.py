@@ -45,11 +45,15 @@ def test_every_fixture_becomes_what_it_should(archive: Archive, together: bool) 
             assert {row["reason"] for row in reasons} == {expected["reason"]}, case["name"]
             continue
         row = expected["row"]
-        identity = {"call_ref": row["call_ref"]} if expected["into"] == "cdrs" else {"event_type": row["event_type"], "kind": row["kind"]}
+        identity = (
+            {"call_ref": row["call_ref"]}
+            if expected["into"] == "cdrs"
+            else {"event_type": row["event_type"], "kind": row["kind"]}
+        )
         where = " AND ".join(f"{name} = %s" for name in identity)
         (found,) = archive.rows(f"SELECT * FROM {expected['into']} WHERE {where}", *identity.values())
         for name, value in row.items():
-            if name.endswith("_at") and value is not None:
-                value = datetime.fromisoformat(value)
-            assert comparable(found[name]) == value, f"{case['name']}: {name}"
+            is_time = name.endswith("_at") and value is not None
+            expected_value = datetime.fromisoformat(value) if is_time else value
+            assert comparable(found[name]) == expected_value, f"{case['name']}: {name}"
     archive.assert_books_balance()

@@ -54,6 +54,16 @@ if count == 0 then
   return messages
 end
 
+local time = redis.call('TIME')
+local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[4])
+
+if KEYS[4] then
+  redis.call('LLEN', KEYS[4]) -- fails now, before anything is written, if it's no list
+end
+-- A script isn't undone where it fails. This changes nothing, but fails first if we may not trim; and a script that has
+-- written may go on when memory has run out, as it must: taking messages away is what a full Redis needs.
+redis.call('LTRIM', source, 0, -1)
+redis.call('ZADD', KEYS[3], deadline, ARGV[1])
 for first = 1, count, CHUNK do
   local last = math.min(first + CHUNK - 1, count)
   redis.call('RPUSH', claim, unpack(messages, first, last))
@@ -67,6 +77,4 @@ if from_left then
 else
   redis.call('LTRIM', source, 0, -(count + 1))
 end
-local time = redis.call('TIME')
-redis.call('ZADD', KEYS[3], time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[4]), ARGV[1])
 return messages

@@ -6,7 +6,8 @@
 --
 -- Returns 1, or 0 if the claim was adopted by another or is gone.
 
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+-- Removed, not only looked for: ZADD alone is refused when memory has run out.
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then
   return 0
 end
 local time = redis.call('TIME')

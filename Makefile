@@ -1,0 +1,52 @@
+# What one types here. Everything is installed into .venv and nowhere else; `make clean` takes it all away again.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# What each extra contains, itself included: having installed the larger one is having installed the smaller.
+CONTAINS_embedded := embedded
+CONTAINS_test := embedded test
+CONTAINS_dev := embedded test dev
+
+.PHONY: help demo test check bench wheel clean
+.NOTPARALLEL:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: .venv/.has-embedded ## a dialler, the loader and a report, on private servers
+	@$(BIN)/etl demo
+
+test: .venv/.has-test ## the whole test suite, on private servers
+	@$(BIN)/python -m pytest
+
+check: .venv/.has-dev ## style, types and the boundaries between rooms
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: .venv/.has-test ## how fast the loader is, beside the fastest that Postgres can be
+	@$(BIN)/python -m tests.benchmarks.load
+
+wheel: .venv/.has-test ## dist/*.whl, with the migrations inside
+	@$(BIN)/python -m hatchling build --target wheel
+
+clean: ## remove .venv, dist and the tools' caches
+	@rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find etl migrations tests -name __pycache__ -prune -exec rm -rf {} +
+
+# pip reads the constraints for the build backend from its environment only; which of the two names depends on pip's age.
+.venv/.has-%: pyproject.toml constraints.txt | .venv/.made
+	@echo "installing into .venv (once; about half a minute)"
+	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_ROOT_USER_ACTION=ignore \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch $(CONTAINS_$*:%=.venv/.has-%)
+
+# The mark comes last, so that an interrupted attempt is begun afresh.
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "name another one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@

@@ -1,0 +1,1 @@
+"""Tools for development and the demo. Nothing that runs in production imports them."""

@@ -1,0 +1,347 @@
+"""Settings as an operator writes them, and what he is told when they are wrong."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from etl.errors import ConfigurationError
+from etl.settings import Settings, Source, load, redacted
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "etl.toml"
+
+
+def problems(environ: dict[str, str], config: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(config, environ)
+    return str(caught.value).splitlines()
+
+
+def the_problem(environ: dict[str, str], config: Path | None = None) -> str:
+    (problem,) = problems(environ, config)
+    return problem
+
+
+# What can be set
+
+
+def test_without_any_setting_the_defaults_of_the_dialler_hold() -> None:
+    settings = load(None, {})
+
+    assert settings.redis_url.get_secret_value() == "redis://127.0.0.1:8001/0"
+    assert settings.redis_cluster is False
+    assert settings.sqlalchemy_url == "postgresql+psycopg://127.0.0.1:5432/etl"
+    assert (settings.batch_size, settings.linger_ms, settings.lease_seconds) == (5_000, 200, 60)
+    assert settings.max_message_bytes == 1024 * 1024
+    assert settings.sources == (
+        Source(key="enigma:notifications:campaigns", source="dialler", take_from="right", forward_to=None),
+        Source(key="enigma:notifications:cdr", source="click2dial", take_from="right", forward_to=None),
+    )
+
+
+def test_the_environment_sets_everything() -> None:
+    settings = load(
+        None,
+        {
+            "ETL_REDIS_URL": "rediss://:pw@redis:6380/2",
+            "ETL_REDIS_CLUSTER": "true",
+            "ETL_DATABASE_URL": "postgres://etl:pw@db/archive",
+            "ETL_BATCH_SIZE": "100000",
+            "ETL_LINGER_MS": "0",
+            "ETL_LEASE_SECONDS": "10",
+            "ETL_WORKER_NAME": "loader-1.example",
+            "ETL_MAX_MESSAGE_BYTES": "1024",
+            "ETL_SOURCES": '[{"key": "cdrs", "source": "pbx", "take_from": "left", "forward_to": "{cdrs}:crm"}]',
+            "PATH": "/usr/bin",
+        },
+    )
+
+    assert settings == Settings(
+        redis_url=SecretStr("rediss://:pw@redis:6380/2"),
+        redis_cluster=True,
+        database_url=SecretStr("postgres://etl:pw@db/archive"),
+        batch_size=100_000,
+        linger_ms=0,
+        lease_seconds=10,
+        worker_name="loader-1.example",
+        max_message_bytes=1_024,
+        sources=(Source(key="cdrs", source="pbx", take_from="left", forward_to="{cdrs}:crm"),),
+    )
+
+
+def test_a_file_sets_the_same_and_the_environment_wins_over_it(file: Path) -> None:
+    file.write_text(
+        """
+        batch_size = 10
+        lease_seconds = 30
+        [[sources]]
+        key = "cdrs"
+        [[sources]]
+        key = "inbound"
+        take_from = "left"
+        """
+    )
+    settings = load(file, {"ETL_BATCH_SIZE": "20"})
+
+    assert settings.batch_size == 20
+    assert settings.lease_seconds == 30
+    assert settings.sources == (Source(key="cdrs"), Source(key="inbound", take_from="left"))
+
+
+def test_etl_config_names_the_file_unless_the_command_line_does(file: Path, tmp_path: Path) -> None:
+    file.write_text("batch_size = 10")
+    other = tmp_path / "other.toml"
+    other.write_text("batch_size = 20")
+
+    assert load(None, {"ETL_CONFIG": str(file)}).batch_size == 10
+    assert load(other, {"ETL_CONFIG": str(file)}).batch_size == 20
+    assert load(None, {"ETL_CONFIG": ""}).batch_size == 5_000
+
+
+def test_only_the_given_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETL_BATCH_SIZE", "7")
+
+    assert load(None, {}).batch_size == 5_000
+    assert Settings().batch_size == 5_000
+
+
+@pytest.mark.parametrize(
+    ("host", "worker"),
+    [("dial-1.example", "dial-1.example"), ("büro pc", "b-ro-pc"), ("h" * 100, "h" * 64), ("", "worker")],
+)
+def test_a_worker_is_called_after_its_host(monkeypatch: pytest.MonkeyPatch, host: str, worker: str) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+
+    name = load(None, {}).worker_name
+    assert name == worker
+    assert load(None, {"ETL_WORKER_NAME": name}).worker_name == worker
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_sqlalchemy_gets_the_database_url_with_its_own_scheme(scheme: str) -> None:
+    settings = load(None, {"ETL_DATABASE_URL": f"{scheme}://u:p%40w@/etl?host=/run/postgresql"})
+
+    assert settings.sqlalchemy_url == "postgresql+psycopg://u:p%40w@/etl?host=/run/postgresql"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host",
+        "redis://host:6379/0?client_name=etl",
+        "redis://[::1]:6379/",
+        "rediss://user:pw@host/15",
+        "unix:///run/redis.sock",
+        "unix://user:pw@/run/redis.sock?db=1",
+        "redis+sentinel://user:pw@one:26379,two:26379/dialler/0",
+        "redis+sentinel://pw@one/dialler",
+    ],
+)
+def test_every_way_to_redis_can_be_set(url: str) -> None:
+    assert load(None, {"ETL_REDIS_URL": url}).redis_url.get_secret_value() == url
+
+
+def test_settings_travel_to_another_process() -> None:
+    settings = load(None, {"ETL_DATABASE_URL": "postgres://u:pw@db/etl"})
+
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+# What is told when it's wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ETL_BATCH_SIZE", "0", "is too small: must be a whole number of messages from 1 to 100000"),
+        ("ETL_BATCH_SIZE", "100001", "is too large: must be a whole number of messages from 1 to 100000"),
+        ("ETL_BATCH_SIZE", "many", "must be a whole number of messages from 1 to 100000"),
+        ("ETL_BATCH_SIZE", "", "must be a whole number of messages from 1 to 100000"),
+        ("ETL_BATCH_SIZE", "1.5", "must be a whole number of messages from 1 to 100000"),
+        ("ETL_LINGER_MS", "-1", "is too small: must be a whole number of milliseconds from 0 to 10000"),
+        ("ETL_LEASE_SECONDS", "9", "is too small: must be a whole number of seconds from 10 to 3600"),
+        ("ETL_MAX_MESSAGE_BYTES", "1023", "is too small: must be a whole number of bytes from 1024 to 268435456"),
+        ("ETL_REDIS_CLUSTER", "maybe", "must be true or false"),
+        ("ETL_WORKER_NAME", "a b", "must be 1 to 64 letters, digits, '.', '_' or '-'"),
+        ("ETL_WORKER_NAME", "w" * 65, "must be 1 to 64 letters, digits, '.', '_' or '-'"),
+        ("ETL_SOURCES", "[{]", "isn't JSON: Expecting property name enclosed in double quotes at line 1, column 3"),
+        ("ETL_SOURCES", '{"key": "a"}', "must be a list of sources, each an object with at least a key"),
+        ("ETL_SOURCES", "[]", "is empty: there would be nothing to load"),
+        ("ETL_SOURCES", '["a"]', "[0] must be an object with at least a key"),
+        ("ETL_SOURCES", '[{"key": "a"}, {}]', "[1].key is missing: must be the key of a Redis list"),
+        ("ETL_SOURCES", '[{"key": ""}]', "[0].key is empty: must be the key of a Redis list"),
+        ("ETL_SOURCES", '[{"key": 5}]', "[0].key must be the key of a Redis list"),
+        ("ETL_SOURCES", '[{"key": "a", "take_from": "up"}]', "[0].take_from must be 'right' or 'left'"),
+        ("ETL_SOURCES", '[{"key": "a", "source": "a b"}]', "[0].source must be letters, digits, '_' or '-'"),
+        ("ETL_SOURCES", '[{"key": "a", "take_form": "left"}]', "[0].take_form is unknown: did you mean take_from?"),
+    ],
+)
+def test_a_wrong_value_is_told_under_the_name_that_was_written(name: str, value: str, told: str) -> None:
+    separator = "" if told.startswith("[") else " "
+
+    assert the_problem({name: value}) == f"{name}{separator}{told}"
+
+
+def test_in_a_file_a_setting_is_told_with_the_file(file: Path) -> None:
+    file.write_text(
+        """
+        batch_sise = 3
+        lease_seconds = 1.5
+        linger_ms = 99_999
+        [[sources]]
+        key = "a"
+        [[sources]]
+        key = "b"
+        take_from = "up"
+        """
+    )
+
+    assert problems({}, file) == [
+        f"batch_sise in {file} is unknown: did you mean batch_size?",
+        f"linger_ms in {file} is too large: must be a whole number of milliseconds from 0 to 10000",
+        f"lease_seconds in {file} must be a whole number of seconds from 10 to 3600",
+        f"sources[1].take_from in {file} must be 'right' or 'left'",
+    ]
+
+
+def test_all_problems_are_told_at_once_wherever_they_are(file: Path) -> None:
+    file.write_text("linger_ms = -1\nbatch_size = 0")
+
+    assert problems({"ETL_BATCH_SIZE": "x", "ETL_REDIS_CLUSTER": "x", "ETL_NEW": "1"}, file) == [
+        "ETL_NEW is unknown",
+        "ETL_REDIS_CLUSTER must be true or false",
+        "ETL_BATCH_SIZE must be a whole number of messages from 1 to 100000",
+        f"linger_ms in {file} is too small: must be a whole number of milliseconds from 0 to 10000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "meant"),
+    [
+        ("ETL_batch_size", "ETL_BATCH_SIZE"),
+        ("ETL_BATCHSIZE", "ETL_BATCH_SIZE"),
+        ("ETL_REDIS_URI", "ETL_REDIS_URL"),
+        ("ETL_CONFIGURATION", "ETL_CONFIG"),
+    ],
+)
+def test_an_unknown_variable_is_told_with_the_closest_known_one(unknown: str, meant: str) -> None:
+    assert the_problem({unknown: "1"}) == f"{unknown} is unknown: did you mean {meant}?"
+
+
+def test_a_name_that_the_settings_library_would_take_for_itself_is_unknown_too(file: Path) -> None:
+    file.write_text('_env_file = "x"')
+
+    assert the_problem({}, file) == f"_env_file in {file} is unknown"
+
+
+def test_a_file_that_cannot_be_used_is_told(file: Path, tmp_path: Path) -> None:
+    assert the_problem({}, file) == f"settings file {file} can't be read: No such file or directory"
+    assert the_problem({}, tmp_path) == f"settings file {tmp_path} can't be read: Is a directory"
+
+    file.write_bytes(b"worker_name = '\xff'")
+    assert the_problem({}, file) == f"settings file {file} isn't UTF-8 text"
+
+    file.write_text("batch_size = ")
+    assert the_problem({}, file).startswith(f"settings file {file} isn't TOML: ")
+
+
+def test_sources_that_cannot_work_together_are_told() -> None:
+    sources = [{"key": "a"}, {"key": "b", "forward_to": "c"}, {"key": "a"}, {"key": "c", "forward_to": "c"}]
+
+    assert problems({"ETL_SOURCES": json.dumps(sources)}) == [
+        "ETL_SOURCES lists the key 'a' 2 times",
+        "ETL_SOURCES forwards 'b' to 'c', which is a source itself: a loop",
+        "ETL_SOURCES forwards 'c' to 'c', which is a source itself: a loop",
+    ]
+
+
+def test_a_cluster_is_reached_by_host_and_port_only() -> None:
+    told = the_problem({"ETL_REDIS_CLUSTER": "true", "ETL_REDIS_URL": "redis+sentinel://one/dialler"})
+
+    assert told == "ETL_REDIS_CLUSTER goes with a redis:// or rediss:// URL only"
+
+
+# Passwords
+
+MALFORMED = "isn't a well-formed URL (are the special characters of its password percent-encoded?)"
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "told"),
+    [
+        (
+            "ETL_REDIS_URL",
+            "http://:hunter2@host",
+            "must begin with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
+        ("ETL_REDIS_URL", "hunter2", "must begin with redis://, rediss://, unix:// or redis+sentinel://"),
+        ("ETL_REDIS_URL", "redis://:hunter2@host/prod", "names a database that isn't a number"),
+        ("ETL_REDIS_URL", "redis://:hunt/er2@host", MALFORMED),
+        ("ETL_REDIS_URL", "redis://:hunter2@[host", MALFORMED),
+        ("ETL_REDIS_URL", "unix://:hunter2@", "lacks the socket's path: unix:///run/redis.sock"),
+        (
+            "ETL_REDIS_URL",
+            "redis+sentinel://:hunter2@host:26379",
+            "must look like redis+sentinel://host:26379,host:26379/service/0",
+        ),
+        (
+            "ETL_REDIS_URL",
+            "redis+sentinel://:hunter2@host:port/dialler",
+            "must look like redis+sentinel://host:26379,host:26379/service/0",
+        ),
+        (
+            "ETL_DATABASE_URL",
+            "mysql://u:hunter2@db/etl",
+            "must begin with postgresql://, postgres:// or postgresql+psycopg://",
+        ),
+        ("ETL_DATABASE_URL", "postgres://u:hunter2@db:port/etl", MALFORMED),
+        ("ETL_DATABASE_URL", "postgres://u:12#hunter2@db/etl", MALFORMED),
+    ],
+)
+def test_a_wrong_url_is_told_without_quoting_it(name: str, url: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, {name: url})
+
+    assert str(caught.value) == f"{name} {told}"
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_a_password_in_the_wrong_place_is_not_quoted_either(file: Path) -> None:
+    file.write_text('batch_size = "hunter2"\nsources = ["hunter2"]\nredis_url = ["hunter2"]')
+
+    assert "hunter2" not in "\n".join(problems({"ETL_LINGER_MS": "hunter2"}, file))
+
+
+def test_settings_can_be_printed_without_a_password() -> None:
+    settings = load(
+        None, {"ETL_REDIS_URL": "redis://:hunter2@host/0", "ETL_DATABASE_URL": "postgres://u:hunter2@db/etl"}
+    )
+
+    assert "hunter2" not in f"{settings!r} {settings}"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:8001/0", "redis://127.0.0.1:8001/0"),
+        ("redis://:pw@host/0", "redis://:***@host/0"),
+        ("rediss://user:pw@host:6380", "rediss://user:***@host:6380"),
+        ("redis://host/0?password=pw&db=1", "redis://host/0?password=***&db=1"),
+        ("unix:///run/redis.sock?db=0&Password=pw", "unix:///run/redis.sock?db=0&Password=***"),
+        (
+            "redis+sentinel://u:pw@a:1,b:2/m/0?sentinel_password=pw",
+            "redis+sentinel://u:***@a:1,b:2/m/0?sentinel_password=***",
+        ),
+        ("postgresql+psycopg://etl@db/etl?sslpassword=pw", "postgresql+psycopg://etl@db/etl?sslpassword=***"),
+        ("redis+sentinel://pw@one,two/m", "redis+sentinel://***@one,two/m"),
+        ("redis://:p@w/o:r?d#@host/0", "redis://:***@host/0"),
+    ],
+)
+def test_a_redacted_url_keeps_everything_but_the_password(url: str, shown: str) -> None:
+    assert redacted(url) == shown
