@@ -6,6 +6,7 @@
 Several processes are the business of `etl.supervisor`.
 """
 
+import _thread
 import contextlib
 import gc
 import os
@@ -33,6 +34,8 @@ from etl.wire.ids import uuid7
 DRAIN_PATIENCE_SECONDS = 30.0
 # From the signal to the exit 30 s are promised; what isn't finished by now is given back.
 SHUTDOWN_SECONDS = 25.0
+# For giving back, which a Redis that doesn't answer would draw out.
+GIVE_BACK_SECONDS = 2.0
 # Leases are renewed this often within their length, so that two may fail.
 RENEWALS_PER_LEASE = 4
 
@@ -139,11 +142,16 @@ def stop_on_signals() -> threading.Event:
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             os._exit(128 + number)
-        stop.set()
+        set_from_handler(stop)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
     return stop
+
+
+def set_from_handler(stop: threading.Event) -> None:
+    """Not at once, for a handler interrupts the main thread anywhere, within the event's own lock too."""
+    _thread.start_new_thread(stop.set, ())
 
 
 def _sources(settings: Settings, clients: Stores) -> list[Source]:
@@ -225,7 +233,9 @@ def _run_in_threads(work: list[tuple[Source, Loader]], stop: threading.Event) ->
     deadline = time.monotonic() + SHUTDOWN_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    _give_back([source for source, _ in work])
+    giving_back = threading.Thread(target=_give_back, args=([source for source, _ in work],), daemon=True)
+    giving_back.start()
+    giving_back.join(GIVE_BACK_SECONDS)
     if failures:
         raise failures[0]
 

@@ -19,6 +19,7 @@ from etl.errors import ConfigurationError, EtlError
 from etl.settings import Settings
 from etl.store.writer import Books
 
+POLL_SECONDS = 0.5
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 # A worker that lived this long was healthy: its death is a new story, and the pauses begin anew.
@@ -40,7 +41,7 @@ def follow(settings: Settings, workers: int, stop: threading.Event) -> None:
         while not stop.is_set():
             for slot in slots:
                 slot.keep_running()
-            wait([slot.process.sentinel for slot in slots], timeout=0.5)
+            stop.wait(POLL_SECONDS)
 
 
 def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
@@ -55,7 +56,7 @@ def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Calla
         if stop.is_set():
             for process in processes.values():
                 process.terminate()
-        ready = wait(telling, timeout=0.5)
+        ready = wait(telling, timeout=POLL_SECONDS)
         for receiver in [receiver for receiver in telling if receiver in ready]:
             try:
                 loaded(*receiver.recv())
@@ -118,7 +119,13 @@ def _named(settings: Settings, workers: int) -> list[Settings]:
 
 def _start(target: Callable[..., None], settings: Settings, *more: object) -> SpawnProcess:
     process = _spawn.Process(target=_worker, args=(target, settings, *more), name=settings.worker_name)
-    process.start()
+    # Ctrl-C reaches the whole process group, and it's ours to pass on, as SIGTERM. Workers inherit that it's ignored:
+    # from their first moment, for the interpreter would print a traceback.
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, ours)
     return process
 
 
@@ -133,9 +140,7 @@ def _worker(target: Callable[..., None], settings: Settings, *more: object) -> N
     """A worker process, from its first line to its last."""
     logs.configure()
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    # Ctrl-C reaches the whole process group; the supervisor passes it on as SIGTERM.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: app.set_from_handler(stop))
     threading.Thread(target=_stop_with_the_parent, args=(stop,), daemon=True).start()
     try:
         target(settings, stop, *more)

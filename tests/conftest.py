@@ -7,12 +7,26 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 import redis
 
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.store.writer import Writer
+from tests.store import engine
 from tests.world import Archive, migrate
+
+# The same examples in every run, and no example fails for being slow: a red test is a bug, never bad luck. To look for
+# new bugs: --hypothesis-profile=default
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
 
 _numbers = itertools.count(1)
 
@@ -76,3 +90,10 @@ def archive(redis_server: PrivateRedis, redis_client: "redis.Redis", database_ur
     """Both stores, empty, with settings that point to them."""
     with Archive(redis_server.url, database_url, redis_client) as world:
         yield world
+
+
+@pytest.fixture
+def writer(database_url: str) -> Iterator[Writer]:
+    """What loads claims into the archive's database, for tests that make their own."""
+    with engine(database_url) as connections:
+        yield Writer(connections)

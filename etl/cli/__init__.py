@@ -14,7 +14,8 @@ DONE, FAILED, MISUSED = 0, 1, 2
 
 app = typer.Typer(
     help="The durable archive of a call centre's dialler: CDRs from Redis lists into Postgres, none lost, none twice.",
-    epilog="Settings come from the environment (ETL_REDIS_URL, ETL_DATABASE_URL, …) and a TOML file; see the README. "
+    epilog="Example: [bold]etl db upgrade && etl run[/bold]\n\n"
+    "Settings come from the environment (ETL_REDIS_URL, ETL_DATABASE_URL, …) and a TOML file; see the README. "
     "Exit codes: 0 done, 1 failed, 2 usage or configuration.",
     no_args_is_help=True,
     add_completion=False,
@@ -49,19 +50,26 @@ def main() -> None:
     from etl.cli import db, demo, run, simulate  # noqa: F401  (they register their commands)
 
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:  # an unknown option or the like
+        if message := error.format_message():  # none if the help was printed instead
+            _say(f"{message} (try --help)")
+        sys.exit(MISUSED)
     except ConfigurationError as error:
         _say(error)
         sys.exit(MISUSED)
     except EtlError as error:
         _say(error)
         sys.exit(FAILED)
-    except BrokenPipeError:
-        # Whoever read our output has gone, `head` for one. Keep Python from complaining once more at exit.
+    except typer.Abort:
+        sys.exit(FAILED)
+    except OSError as error:
+        # A full disk or a closed pipe under our output. Keep Python from complaining once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say(error)
         sys.exit(FAILED)
 
 
-def _say(error: Exception) -> None:
+def _say(error: object) -> None:
     for line in str(error).splitlines():
         typer.echo(f"etl: {line}", err=True)

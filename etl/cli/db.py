@@ -7,7 +7,11 @@ import typer
 
 from etl.cli import AsJson, Config, app
 
-db = typer.Typer(help="The schema in Postgres: upgrade it, or see where it stands.", no_args_is_help=True)
+db = typer.Typer(
+    help="The schema in Postgres: upgrade it, or see where it stands.",
+    epilog="Example: [bold]etl db upgrade[/bold]",
+    no_args_is_help=True,
+)
 app.add_typer(db, name="db")
 
 

@@ -13,9 +13,9 @@ from etl.cli import app
 def demo(
     psql: Annotated[bool, typer.Option("--psql", help="Open psql on the data of the last demo.")] = False,
 ) -> None:
-    """Start a private Postgres and a private Redis, simulate a dialler, load what it sends, and show what came of it."""
+    """Start a private Postgres and a private Redis, simulate a dialler, load what it says, and show what came of it."""
     from etl import logs
-    from etl.cli.printing import Ledger, counting, heading, out, print_rows
+    from etl.cli.printing import Ledger, counting, heading, out, print_rows, program
     from etl.devtools import demo as playing
 
     logs.configure(level="warning")
@@ -47,7 +47,7 @@ def demo(
         print_rows(*running.read(playing.DEAD_LETTERS))
 
     heading("Look further")
-    out.print(f"{sys.argv[0]} demo --psql          opens psql on these data; then for example")
-    out.print("  \\d+ cdrs                        every column says what it is")
-    out.print("  SELECT * FROM load_batches;     the ledger: one row per claim, and its books balance")
-    out.print("  SELECT id, reason, convert_from(raw, 'UTF8') FROM dead_letters WHERE reason = 'missing_field';")
+    out.print(f"[bold]{program()} demo --psql[/bold] opens psql on these data; then, for example:")
+    for query, what in playing.QUERIES.items():
+        out.print(f"  {query}", markup=False, soft_wrap=True)
+        out.print(f"      {what}")

@@ -1,19 +1,32 @@
 """How results look: the books of a run as a table, as JSON, and as a progress bar while they grow."""
 
 import contextlib
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from etl.store.writer import Books
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+UNBOUNDED = 10_000  # characters; a pipe or a file has no width that anything would have to be cut to
+
+
+def _console(stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = UNBOUNDED
+    return console
+
+
+out, err = _console(), _console(stderr=True)
 
 _COLUMNS = tuple(asdict(Books()))
 
@@ -40,12 +53,29 @@ def counting(what: str, total: int | None, show: bool) -> Iterator[Callable[[int
         yield lambda done: progress.update(task, completed=done)
 
 
+def program() -> str:
+    """This program, as the user can type it where they are."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return f"{_from_here(Path(sys.executable))} -m etl.cli"
+    found = shutil.which(path.name)
+    return path.name if found and path.samefile(found) else _from_here(path)
+
+
+def _from_here(path: Path) -> str:
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def heading(title: str) -> None:
     out.print(f"\n[bold]{title}[/bold]")
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = Table(*columns)
+    for index, column in enumerate(table.columns):
+        if all(isinstance(row[index], int | Decimal) for row in rows):
+            column.justify = "right"
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     out.print(table)
@@ -86,7 +116,7 @@ class Ledger:
         }
 
     def print(self, seconds: float, claimed_elsewhere: int = 0) -> None:
-        table = Table("source list", *_COLUMNS)
+        table = Table(Column("source list", overflow="fold"), *_COLUMNS)
         for column in table.columns[1:]:
             column.justify = "right"
         for key, books in self._books.items():

@@ -3,8 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from etl.cli import AsJson, Config, app
     epilog="Examples: [bold]etl simulate --cdrs 1000 --rate 50[/bold] · "
     "[bold]etl simulate --cdrs 100000 --dialect both --duplicates 0.05 --broken 0.001 --days 7[/bold]"
 )
-def simulate(
+def simulate(  # noqa: PLR0913, PLR0917 (as many as there are options)
     config: Config = None,
     cdrs: Annotated[int, typer.Option(min=0, help="Distinct calls.")] = 1_000,
     rate: Annotated[
@@ -66,7 +67,7 @@ def simulate(
         )
 
 
-def _days(days: dict[tuple[str, object], int]) -> dict[str, dict[str, int]]:
+def _days(days: Mapping[tuple[str, date], int]) -> dict[str, dict[str, int]]:
     by_source: dict[str, dict[str, int]] = {}
     for (source, day), calls in sorted(days.items(), key=str):
         by_source.setdefault(source, {})[str(day)] = calls

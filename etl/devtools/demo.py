@@ -41,7 +41,19 @@ REPORTS = {
     " (SELECT count(*) FROM cdrs WHERE dialed_on = day) AS in_table FROM load_batch_days"
     " WHERE dataset = 'cdrs' GROUP BY day ORDER BY day DESC LIMIT 5",
 }
-DEAD_LETTERS = 'SELECT reason, count(*) AS messages, min(detail) AS "for example" FROM dead_letters GROUP BY reason ORDER BY reason'
+DEAD_LETTERS = (
+    'SELECT reason, count(*) AS messages, min(detail) AS "for example" FROM dead_letters'
+    " GROUP BY reason ORDER BY reason"
+)
+
+# What to try in psql, and what it shows.
+QUERIES = {
+    "\\d+ cdrs": "every column says what it is",
+    "SELECT * FROM load_batches;": "the ledger: one row per claim, and its books balance",
+    "SELECT id, reason, convert_from(raw, 'UTF8') FROM dead_letters WHERE reason = 'missing_field';": (
+        "dead letters, byte for byte"
+    ),
+}
 
 
 @dataclass(frozen=True)

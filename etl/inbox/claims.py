@@ -98,7 +98,8 @@ class Source:
         with translated():
             seconds, micros = self._client.time()
             expired = self._client.zrangebyscore(self._registry, "-inf", seconds * 1000 + micros // 1000)
-        return self._adopt_one(map(_parse, expired), "expired")
+        entries = map(_parse, expired)
+        return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
 
     def adopt_own(self) -> Claim | None:
         """Take over one claim that an earlier life of this very worker left behind, without waiting for its lease."""
@@ -229,11 +230,14 @@ class _Entry(NamedTuple):
 
 
 def _parse(member: bytes) -> _Entry:
-    batch_id, _, worker = member.decode(errors="replace").partition("@")
+    text, _, worker = member.decode(errors="replace").partition("@")
     try:
-        return _Entry(member, UUID(batch_id), worker)
+        batch_id = UUID(text)
     except ValueError:
         return _Entry(member, None, worker)
+    # Others can't tell the time of the claim, and UUID() reads more than one spelling.
+    ours = batch_id.version == 7 and str(batch_id) == text
+    return _Entry(member, batch_id if ours else None, worker)
 
 
 def _hash_tag(key: str) -> str:

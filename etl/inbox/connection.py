@@ -4,8 +4,9 @@ The client never repeats a command by itself: a claim that is sent twice, with a
 that is already in the ledger. Who waits, and for how long, is decided by `etl.jobs`.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -36,13 +37,19 @@ _DEFAULT_SENTINEL_PORT = 26379
 SOCKET_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-# What may stand behind the `?` of a URL, by its scheme. redis-py would take any argument of its connections from there,
-# over our own ones: `decode_responses` would break the first message that isn't UTF-8.
-_URL_OPTIONS = {
-    "redis": set[str](),
-    "rediss": {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"},
-    "unix": {"db", "password"},
-    SENTINEL_SCHEME: {"sentinel_password"},
+# What may stand behind the `?` of a URL, by its scheme, and when it's right. redis-py would take any argument of its
+# connections from there, over our own ones: `decode_responses` would break the first message that isn't UTF-8.
+_URL_OPTIONS: dict[str, dict[str, Callable[[str], bool]]] = {
+    "redis": {},
+    "rediss": {
+        "ssl_ca_certs": os.path.isfile,
+        "ssl_certfile": os.path.isfile,
+        "ssl_keyfile": os.path.isfile,
+        "ssl_cert_reqs": ("none", "optional", "required").__contains__,
+        "ssl_check_hostname": ("true", "false").__contains__,
+    },
+    "unix": {"db": str.isdecimal, "password": bool},
+    SENTINEL_SCHEME: {"sentinel_password": bool},
 }
 
 # Answers of a server that will soon be able to, of the wrong one during a fail-over, or to a command that came twice.
@@ -52,26 +59,40 @@ _PASSING = re.compile(
 )
 
 
+_HOPELESS: dict[tuple[type[Exception], ...], str] = {
+    (AuthenticationError, AuthorizationError, NoPermissionError): "Redis refuses us: {}",
+    (AskError,): "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true",  # MOVED is one of them
+    (ClusterCrossSlotError,): "keys of one source lie in different slots of the cluster: {}",
+    (UnicodeError,): "a host or a key that can't exist: {}",
+}
+
+
 def connect(url: str, cluster: bool = False) -> Client:
     """A client for `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host:port/service/db`, or a cluster.
 
     Connects lazily except to a cluster, whose slots are asked for at once: that may raise `Outage`. Raises
-    `ConfigurationError` for a URL with an unknown option.
+    `ConfigurationError` for a URL with an unknown or wrong option.
     """
+    scheme = urlsplit(url).scheme
     options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        # Nothing is sent before the first command but AUTH and SELECT, which every user may send to every Redis.
+        # A connection begins with AUTH, and SELECT for another database than 0. HELLO and CLIENT would need rights that
+        # the loader's user doesn't need otherwise, and the latter more than Redis 6 has.
         "protocol": 2,
         "driver_info": None,
     }
+    if scheme == "rediss":
+        # Some answer must come, be it a refusal: with it come TLS 1.3's session tickets, and what lies unread on a
+        # fresh connection when it's first used makes redis-py give it up ("Connection not ready").
+        del options["driver_info"]
     _check_options(url)
     with translated():
         if cluster:
             if _database(url):
                 raise ConfigurationError("a Redis Cluster has no database but 0")
             return redis.RedisCluster.from_url(url, retry=_never(), **options)
-        if urlsplit(url).scheme == SENTINEL_SCHEME:
+        if scheme == SENTINEL_SCHEME:
             return _through_sentinel(url, {"retry": _never(), **options})
         return redis.Redis.from_url(url, retry=_never(), **options)
 
@@ -89,21 +110,16 @@ def _ours(error: BaseException) -> EtlError:
     # The cluster's client wraps what befell it, a wrong password too; and its exceptions are no RedisErrors.
     while isinstance(error, RedisClusterException) and (cause := error.__cause__ or error.__context__):
         error = cause
-    if isinstance(error, UnicodeError):
-        return ConfigurationError("the Redis URL names a host that can't exist")
-    if isinstance(error, (AuthenticationError, AuthorizationError, NoPermissionError)):
-        return ConfigurationError(f"Redis refuses us: {error}")
-    if isinstance(error, AskError):  # MOVED is one of them
-        return ConfigurationError("this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true")
-    if isinstance(error, ClusterCrossSlotError):
-        return ConfigurationError(f"keys of one source lie in different slots of the cluster: {error}")
-    text = _text(error)
-    if isinstance(error, ResponseError) and not _PASSING.search(text):
-        return ConfigurationError(f"Redis can't do what it was asked: {text}")
-    return Outage(f"Redis: {text}")
+    for kinds, text in _HOPELESS.items():
+        if isinstance(error, kinds):
+            return ConfigurationError(text.format(error))
+    said = _as_said(error)
+    if isinstance(error, ResponseError) and not _PASSING.search(said):
+        return ConfigurationError(f"Redis can't do what it was asked: {said}")
+    return Outage(f"Redis: {said}")
 
 
-def _text(error: BaseException) -> str:
+def _as_said(error: BaseException) -> str:
     """As the server said it: redis-py cuts off the codes that it knows."""
     code = getattr(error, "status_code", None)
     return f"{code} {error}" if code and code != "ERR" else str(error)
@@ -114,13 +130,14 @@ def _never() -> Retry:
 
 
 def _check_options(url: str) -> None:
+    """Quotes neither a value nor an unknown name: they may be the rest of a password that had a `?` in it."""
     parts = urlsplit(url)
-    known = _URL_OPTIONS.get(parts.scheme, set())
-    options = parse_qs(parts.query, keep_blank_values=True)
-    if not options.keys() <= known:  # not quoted: it may be the rest of a password
-        raise ConfigurationError(f"the Redis URL has an unknown option; known: {', '.join(sorted(known)) or 'none'}")
-    if not all(re.fullmatch("[0-9]+", number) for number in options.get("db", ())):
-        raise ConfigurationError("the Redis URL names a database that isn't a number")
+    checks = _URL_OPTIONS.get(parts.scheme, {})
+    for name, values in parse_qs(parts.query, keep_blank_values=True).items():
+        if name not in checks:
+            raise ConfigurationError(f"the Redis URL has an unknown option; known: {', '.join(checks) or 'none'}")
+        if not all(map(checks[name], values)):
+            raise ConfigurationError(f"the Redis URL's option {name} is wrong")
 
 
 def _database(url: str) -> int:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from etl.errors import Outage
+from etl.errors import EtlError, Outage
 
 T = TypeVar("T")
 
@@ -20,13 +20,20 @@ class Stopped(Exception):
 class Patience:
     """Repeats a step until no `Outage` comes of it.
 
-    Gives up after `seconds` of one outage (never, if None), and at once when `stop` is set.
+    Gives up after `seconds` of one outage (never, if None), and at once when `stop` is set. `clock` gives seconds.
     """
 
-    def __init__(self, log: Any, stop: threading.Event, seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        log: Any,
+        stop: threading.Event,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._log = log
         self._stop = stop
         self._seconds = seconds
+        self._clock = clock
 
     def ride_out(self, step: Callable[[], T]) -> T:
         """What `step` returns. Raises `Outage` when it gives up, `Stopped` when it's told to."""
@@ -37,14 +44,20 @@ class Patience:
                 result = step()
             except Outage as outage:
                 if began is None:
-                    began = time.monotonic()
+                    began = self._clock()
                     self._log.warning("outage_began", error=str(outage))
-                elif self._seconds is not None and time.monotonic() - began > self._seconds:
+                elif self._seconds is not None and self._clock() - began > self._seconds:
                     raise
+            except EtlError:  # an answer, if not the one we wanted
+                self._tell_end(began)
+                raise
             else:
-                if began is not None:
-                    self._log.warning("outage_ended", seconds=round(time.monotonic() - began, 1))
+                self._tell_end(began)
                 return result
             if self._stop.wait(pause):
                 raise Stopped
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _tell_end(self, began: float | None) -> None:
+        if began is not None:
+            self._log.warning("outage_ended", seconds=round(self._clock() - began, 1))

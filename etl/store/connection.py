@@ -1,5 +1,6 @@
 """The Postgres engine, and the one place where the driver's errors become ours."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,8 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
         connect_args={name: value for name, value in _DEFAULTS.items() if name not in sa.make_url(url).query},
     )
     sa.event.listen(engine, "connect", _prepare)
+    # Of a connection that breaks, psycopg logs the second error, after it has raised the first.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     return engine
 
 
@@ -89,7 +92,7 @@ def _constraint(error: BaseException | None) -> str | None:
 
 def _one_line(error: BaseException | None) -> str:
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return primary or " ".join(str(error).split())
+    return primary or "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())
 
 
 class _JsonText(Dumper):

@@ -1,7 +1,7 @@
 """Binary COPY: rows into a table at the speed of the server.
 
-Rows are tuples of what `etl.wire` makes: days and times are integers since 2000, as Postgres has them inside, so they are
-sent as int4 and int8; UUIDs are sent as their 16 bytes, JSON as its text.
+Rows are tuples of what `etl.wire` makes: days and times are integers since 2000, as Postgres has them inside, so they
+are sent as int4 and int8; UUIDs are sent as their 16 bytes, JSON as its text.
 """
 
 from collections.abc import Iterable, Sequence

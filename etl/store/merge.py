@@ -21,6 +21,11 @@ from etl.store.tables import CDR_KEY, EVENT_KEY, audit_events, cdr_revisions, cd
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
 
+# For another worker's row or claim; many times what it takes to load one.
+WAIT_MS = 10_000
+# Up to here, each day is named in a statement; beyond it, naming them takes longer than planning for those between.
+MANY_DAYS = 100
+
 
 @dataclass(slots=True)
 class Merged:
@@ -59,17 +64,24 @@ def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
     rounds = _rounds(rows)
     staged = ((*row, position, n) for n, group in enumerate(rounds) for position, row in enumerate(group))
     _stage(connection, incoming, staged)
-    connection.execute(sa.text(_SESSION))
+    _prepare(connection)
     for number, group in enumerate(rounds):
-        _merge_round(connection, {"number": number, "days": _days(group)}, merged)
+        _merge_round(connection, number, _on_days(group), merged)
     return merged
 
 
 def add_events(connection: sa.Connection, rows: Sequence[Event]) -> Merged:
     """Bring into `audit_events` those of `rows` that aren't there: an event never changes. Raises as `merge_cdrs`."""
     _stage(connection, incoming_events, rows)
-    connection.execute(sa.text(_SESSION))
-    return Merged(inserted=Counter(dict(connection.execute(_INSERT_NEW_EVENTS).tuples())))
+    _prepare(connection)
+    return Merged(inserted=Counter(dict(connection.execute(_INSERT_NEW_EVENTS).all())))
+
+
+def _prepare(connection: sa.Connection) -> None:
+    """Each incoming row is one probe of one partition's key: a plan that reads whole days instead would take forever.
+    And here we do wait for other workers' rows."""
+    settings = {"enable_hashjoin": "off", "enable_mergejoin": "off", "lock_timeout": WAIT_MS}
+    connection.execute(sa.text("; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())))
 
 
 def _stage(connection: sa.Connection, table: sa.Table, rows: Iterable[Sequence[Any]]) -> None:
@@ -79,7 +91,7 @@ def _stage(connection: sa.Connection, table: sa.Table, rows: Iterable[Sequence[A
 
 
 def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
-    """The first CDR of each call, then the second of each, and so on; a verbatim repetition says nothing and is left out."""
+    """The first CDR of each call, then the second of each, and so on. A verbatim repetition says nothing: left out."""
     rounds: list[list[Cdr]] = []
     seen: dict[tuple[Any, ...], tuple[int, Cdr]] = {}
     for row in rows:
@@ -94,23 +106,31 @@ def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
     return rounds
 
 
-def _days(rows: Sequence[Cdr]) -> list[date]:
-    return [as_date(day) for day in sorted({row.dialed_on for row in rows})]
+def _on_days(rows: Sequence[Cdr]) -> sa.ColumnElement[bool]:
+    """The rows' days as constants in a statement, so that the partitions of all others aren't even planned for."""
+    days = [as_date(day) for day in sorted({row.dialed_on for row in rows})]
+    if len(days) <= MANY_DAYS:
+        return cdrs.c.dialed_on.in_([_constant(day) for day in days])
+    return cdrs.c.dialed_on.between(_constant(days[0]), _constant(days[-1]))
 
 
-def _merge_round(connection: sa.Connection, of_the_round: dict[str, Any], merged: Merged) -> None:
+def _constant(day: date) -> sa.ColumnElement[date]:
+    return sa.bindparam(None, day, sa.Date, literal_execute=True)
+
+
+def _merge_round(connection: sa.Connection, number: int, on_days: sa.ColumnElement[bool], merged: Merged) -> None:
     # 1. New calls. From here on every call of the round is stored, by us or by somebody who has committed.
-    for day, count in connection.execute(_INSERT_NEW, of_the_round):
+    for day, count in connection.execute(_INSERT_NEW, {"number": number}):
         merged.inserted[day] += count
     # 2. Lock those that will change, so that what we compare with stays as it is.
-    changes = connection.execute(_LOCK_CHANGES, of_the_round).all()
+    changes = connection.execute(_LOCK_CHANGES.where(on_days), {"number": number}).all()
     if not changes:
         return
     # 3. Keep the versions that are contradicted.
     if contradicted := [change.position for change in changes if change.contradicts]:
-        connection.execute(_KEEP_REVISIONS, {**of_the_round, "positions": contradicted})
+        connection.execute(_keep_revisions(on_days), {"number": number, "positions": contradicted})
     # 4. Complete or replace.
-    connection.execute(_APPLY_CHANGES, {**of_the_round, "positions": [change.position for change in changes]})
+    connection.execute(_APPLY_CHANGES, {"number": number, "positions": [change.position for change in changes]})
     merged.updated.update(change.dialed_on for change in changes)
 
 
@@ -170,21 +190,15 @@ def _contradicts(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     return sa.func.coalesce(conflict, sa.false())
 
 
-# Each incoming row is one probe of one partition's key; a plan that reads whole days instead would take forever. And
-# here we wait for other workers' rows, however long: all who merge take them in the same order, so one of them goes on.
-_SESSION = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL lock_timeout = 0"
-
-# The days stand in the statement as constants, so that the partitions of all others aren't even planned for.
-_OF_THESE_DAYS = cdrs.c.dialed_on.in_(sa.bindparam("days", expanding=True, literal_execute=True))
 _OF_THE_ROUND = incoming.c.round == sa.bindparam("number")
 _POSITIONS = incoming.c.position == sa.any_(sa.bindparam("positions", type_=sa.ARRAY(sa.Integer)))
 _INCOMING_ROWS = sa.select(*(incoming.c[name] for name in _COLUMNS)).where(_OF_THE_ROUND)
-_SAME_CALL = sa.and_(*(incoming.c[name] == cdrs.c[name] for name in CDR_KEY), _OF_THESE_DAYS)
+_SAME_CALL = sa.and_(*(incoming.c[name] == cdrs.c[name] for name in CDR_KEY))
 # Any order will do that is the same for every worker, whatever the database's collation.
 _IN_TURN = [incoming.c.call_ref.collate("C"), *(incoming.c[name] for name in CDR_KEY)]
 
 
-def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[tuple[date, int]]:
+def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[date, int]:
     """Insert those of `rows` whose key is new; gives how many were, by day."""
     inserting = insert(table).from_select(columns, rows).on_conflict_do_nothing()
     new = inserting.returning(table.c[columns[0]].label("day")).cte("new")
@@ -210,12 +224,13 @@ _LOCK_CHANGES = (
 
 _STORED = [*_COLUMNS, "loaded_at"]
 
-_KEEP_REVISIONS = insert(cdr_revisions).from_select(
-    [*_STORED, "replaced_by"],
-    sa.select(*(cdrs.c[name] for name in _STORED), incoming.c.batch_id)
-    .join_from(incoming, cdrs, _SAME_CALL)
-    .where(_OF_THE_ROUND, _POSITIONS),
-)
+
+def _keep_revisions(on_days: sa.ColumnElement[bool]) -> sa.Insert:
+    replaced = sa.select(*(cdrs.c[name] for name in _STORED), incoming.c.batch_id).join_from(incoming, cdrs, _SAME_CALL)
+    return insert(cdr_revisions).from_select(
+        [*_STORED, "replaced_by"], replaced.where(_OF_THE_ROUND, _POSITIONS, on_days)
+    )
+
 
 _upsert = insert(cdrs).from_select(_COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_IN_TURN))
 _APPLY_CHANGES = _upsert.on_conflict_do_update(

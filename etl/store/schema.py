@@ -5,6 +5,7 @@ The migrations travel inside the wheel as `etl/migrations`; in a checkout they l
 
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import sqlalchemy as sa
 from alembic import command
@@ -23,44 +24,49 @@ _ADVISORY_LOCK = 0x65746C_02
 def needed() -> str:
     """The revision that this program was written for."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
+    return cast(str, head)
 
 
 def current(engine: sa.Engine) -> str | None:
-    """The revision that the database has; None if it has no schema yet. Raises `Outage`."""
+    """The revision that the database has; None if it has no schema yet. Raises `Outage` or `ConfigurationError`."""
     with translated(), engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision(connection)
 
 
 def check(engine: sa.Engine) -> None:
     """Raises `ConfigurationError`, with the way out, unless the database has the schema that this program needs."""
     has, needs = current(engine), needed()
-    if has == needs:
-        return
+    _check_known(has)
     if has is None:
         raise ConfigurationError("the database has no schema yet: run `etl db upgrade`")
-    if has not in _known():
-        raise ConfigurationError(
-            f"the database's schema ({has}) is newer than this program ({needs}): install a newer etl"
-        )
-    raise ConfigurationError(f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`")
+    if has != needs:
+        raise ConfigurationError(f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`")
 
 
 def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
-    """Bring the database to the needed revision; returns the revisions before and after."""
-    before, after = current(engine), needed()
-    if before is not None and before not in _known():
-        check(engine)
+    """Bring the database to the needed revision; returns the revisions before and after. Raises as `current`."""
     with translated(), engine.begin() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        before = _revision(connection)
+        _check_known(before)
         config = _config()
         config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            raise ConfigurationError(f"the schema can't be upgraded: {error}") from error
-    return before, after
+        command.upgrade(config, "head")
+    return before, needed()
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    try:
+        return MigrationContext.configure(connection).get_current_revision()
+    except CommandError as error:  # it names several
+        raise ConfigurationError(f"table alembic_version isn't as we left it: {error}") from error
+
+
+def _check_known(revision: str | None) -> None:
+    if revision is not None and revision not in _known():
+        raise ConfigurationError(
+            f"the database's schema ({revision}) is newer than this program ({needed()}): install a newer etl"
+        )
 
 
 def _known() -> set[str]:

@@ -22,7 +22,6 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -35,7 +34,7 @@ metadata = MetaData(
 _NOW = text("now()")
 
 
-def _time() -> TypeEngine[object]:
+def _time() -> DateTime:
     return DateTime(timezone=True)
 
 

@@ -5,7 +5,8 @@
             └─ refused ─▶ halves, until the rows that Postgres can't take are alone: dead letters
 
 The ledger row's primary key is the claim's id. So a claim that was committed but not acknowledged, or that two workers
-hold, takes effect once: that is promise 2, and it's kept by `_enter_into_the_ledger`.
+hold, takes effect once: that is promise 2, and it's kept by `_enter_into_the_ledger`; `_take_turn` keeps the two from
+working against each other.
 """
 
 from collections import Counter
@@ -21,8 +22,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
+from etl.store import merge
 from etl.store.connection import translated
-from etl.store.copy import copy_rows
+from etl.store.copy import as_date, copy_rows
 from etl.store.merge import Merged, add_events, merge_cdrs
 from etl.store.partitions import ensure as ensure_partitions
 from etl.store.tables import audit_events, cdrs, dead_letters, load_batch_days, load_batches
@@ -30,17 +32,18 @@ from etl.wire.cdr import Cdr
 from etl.wire.decode import Decoding
 from etl.wire.event import Event
 from etl.wire.faults import DeadLetter, Reason
-from etl.wire.times import EPOCH, from_datetime
+from etl.wire.times import from_datetime
 
-# A deadlock or a partition dropped in front of us are rare enough; five in a row are something else.
+# A lock that isn't ours in time, a deadlock, a partition dropped in front of us: five in a row are an outage.
 ATTEMPTS = 5
-# A worker that freezes in its transaction holds locks, and its rescuer waits for them: then Postgres ends the
-# transaction. Both are far longer than what a healthy worker takes for a statement, and between two.
-STATEMENT_TIMEOUT_MS = 300_000
-PAUSE_TIMEOUT_MS = 60_000
-# A row that somebody else is writing is a duplicate, most likely, and two that wait for each other's rows would wait for
-# ever: the fast way doesn't wait for long. The merge way does, row after row in an order that all workers share.
-ROW_TIMEOUT_MS = 200
+# A row that somebody else is writing is a duplicate, most likely, and two who wait for each other deadlock: so the
+# fast way doesn't wait for long. The merge way does, taking its rows in an order that all workers share.
+FAST_WAIT_MS = 200
+# Where a statement began this long ago and Postgres waits for the worker, the worker is frozen or its host is gone; and
+# nobody gets past the locks it holds. One that is well takes a second for a statement.
+FROZEN_SECONDS = 60
+# Marks our advisory locks; any number that nobody else in this database uses will do.
+_TURN = 0x65746C_03
 
 Row = TypeVar("Row", Cdr, Event)
 Merge = Callable[[sa.Connection, Sequence[Row]], Merged]
@@ -48,7 +51,7 @@ Merge = Callable[[sa.Connection, Sequence[Row]], Merged]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A claim, decoded as far as it was read. `messages` are its raw bytes, for rows that turn out to be dead letters."""
+    """A claim, decoded as far as it was read. `messages` are its raw bytes, for rows that become dead letters."""
 
     batch_id: UUID
     worker: str
@@ -89,6 +92,7 @@ class Writer:
                 return self._attempt(batch)
             except Contention as error:
                 trouble: EtlError = error
+                self._end_frozen_workers()
             except MissingPartition as error:
                 trouble = error
                 records = batch.records.finish()
@@ -96,12 +100,23 @@ class Writer:
                 ensure_partitions(self._engine, audit_events, _count_days(records.events))
         raise Outage(f"gave up after {ATTEMPTS} attempts: {trouble}") from trouble
 
+    def _end_frozen_workers(self) -> None:
+        """Their claims are adopted when their leases run out; and should they thaw, the ledger tells them."""
+        with translated(), self._engine.begin() as connection:
+            connection.execute(_END_FROZEN_WORKERS, {"turn": _TURN, "seconds": FROZEN_SECONDS})
+
     def _attempt(self, batch: Batch) -> Books | None:
         try:
             with translated(), self._engine.begin() as connection:
                 return _write(connection, batch)
         except _LoadedAlreadyError:
             return None
+        except Contention:
+            raise
+        except Outage:
+            # Next time on new connections: an old one may lead to a server that has become a standby.
+            self._engine.dispose()
+            raise
 
 
 def _write(connection: sa.Connection, batch: Batch) -> Books:
@@ -133,15 +148,19 @@ def _write(connection: sa.Connection, batch: Batch) -> Books:
 
 def _take_turn(connection: sa.Connection, batch_id: UUID) -> None:
     """Whoever else holds this claim waits here until we are through, and then finds it in the ledger."""
-    turn = int.from_bytes(batch_id.bytes[8:], signed=True)
-    connection.execute(_TAKE_TURN, {"turn": turn})
+    own = int.from_bytes(batch_id.bytes[-4:], signed=True)
+    waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
+    connection.execute(_TAKE_TURN, {"turn": _TURN, "own": own, **waits})
 
 
-_TAKE_TURN = sa.select(
-    sa.func.set_config("statement_timeout", str(STATEMENT_TIMEOUT_MS), True),
-    sa.func.set_config("idle_in_transaction_session_timeout", str(PAUSE_TIMEOUT_MS), True),
-    sa.func.pg_advisory_xact_lock(sa.bindparam("turn", type_=sa.BigInteger)),
-    sa.func.set_config("lock_timeout", str(ROW_TIMEOUT_MS), True),
+_TAKE_TURN = sa.text(
+    "SELECT set_config('lock_timeout', :patiently, true), pg_advisory_xact_lock(:turn, :own),"
+    " set_config('lock_timeout', :fast, true)"
+)
+_END_FROZEN_WORKERS = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE locktype = 'advisory' AND classid = :turn AND objsubid = 2 AND granted AND datname = current_database()"
+    " AND wait_event = 'ClientRead' AND state_change < now() - make_interval(secs => :seconds)"
 )
 
 
@@ -156,7 +175,7 @@ def _load(
     table: sa.Table,
     columns: Sequence[str],
     stream: Callable[[], Iterable[Row]],
-    merge: Merge[Row],
+    way: Merge[Row],
 ) -> _Loaded:
     """`stream` gives all rows, each time from the start."""
     loaded = _Loaded()
@@ -165,16 +184,16 @@ def _load(
             copy_rows(connection, table, columns, stream())
         loaded.merged.inserted.update(_count_days(stream()))
     except (RowRefused, Contention):
-        _merge_or_halve(connection, list(stream()), 0, merge, loaded)
+        _merge_or_halve(connection, list(stream()), 0, way, loaded)
     return loaded
 
 
 def _merge_or_halve(
-    connection: sa.Connection, rows: Sequence[Row], first: int, merge: Merge[Row], loaded: _Loaded
+    connection: sa.Connection, rows: Sequence[Row], first: int, way: Merge[Row], loaded: _Loaded
 ) -> None:
     try:
         with _savepoint(connection):
-            merged = merge(connection, rows)
+            merged = way(connection, rows)
         loaded.merged.inserted.update(merged.inserted)
         loaded.merged.updated.update(merged.updated)
     except RowRefused as refusal:
@@ -182,8 +201,8 @@ def _merge_or_halve(
             loaded.refused[first] = str(refusal)
             return
         half = len(rows) // 2
-        _merge_or_halve(connection, rows[:half], first, merge, loaded)
-        _merge_or_halve(connection, rows[half:], first + half, merge, loaded)
+        _merge_or_halve(connection, rows[:half], first, way, loaded)
+        _merge_or_halve(connection, rows[half:], first + half, way, loaded)
 
 
 @contextmanager
@@ -244,7 +263,4 @@ class _LoadedAlreadyError(Exception):
 
 def _count_days(rows: Iterable[Row]) -> dict[date, int]:
     """How many rows belong to each day; the day is a record's first field."""
-    return {date.fromordinal(_FIRST_DAY + day): n for day, n in Counter(map(itemgetter(0), rows)).items()}
-
-
-_FIRST_DAY = EPOCH.toordinal()
+    return {as_date(day): n for day, n in Counter(map(itemgetter(0), rows)).items()}

@@ -54,8 +54,8 @@ class Decoding:
         strict, keep, at = self._cdr_decoder.strict, self.cdrs.append, self.cdrs_at.append
         limit = self._max_message_bytes
         for position, raw in self._rest:
-            # Of what JSON can spell and Postgres can't hold, the strict way lets through NUL alone, and only this spells
-            # it. To look for a single byte first costs nothing.
+            # Of what JSON can spell and Postgres can't hold, NUL alone gets past the strict decoder. This spells it.
+            # To look for a single byte first costs nothing.
             try:
                 if (b"\\" not in raw or b"\\u0000" not in raw) and len(raw) <= limit:
                     cdr = strict(raw)

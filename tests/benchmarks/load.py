@@ -5,13 +5,13 @@ interleaved, since the machine's speed changes from minute to minute: the ratios
 """
 
 import argparse
+import os
 import statistics
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import redis
 
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 from etl.settings import Source
-from tests.world import CAMPAIGNS, Archive, cdr, eventually, migrate
+from tests.world import CAMPAIGNS, DIALED_AT, Archive, cdr, eventually, migrate
 
 BATCH = 5_000
 FILL = 10_000  # messages a push
@@ -29,15 +29,9 @@ FILL = 10_000  # messages a push
 
 @dataclass
 class Bench:
-    postgres: PrivatePostgres
     redis: "redis.Redis"
     archive: Archive
     messages: list[bytes]
-
-    def fill(self) -> None:
-        self.redis.flushall()
-        for first in range(0, len(self.messages), FILL):
-            self.redis.lpush(CAMPAIGNS, *self.messages[first : first + FILL])
 
     def empty_tables(self) -> None:
         with psycopg.connect(self.archive.database_url, autocommit=True) as connection:
@@ -64,16 +58,9 @@ class Bench:
             return len(self.messages) / (time.perf_counter() - began)
 
     def etl(self, workers: int) -> float:
-        """From a full list to all acknowledged, by real processes that are up and waiting when the list fills."""
+        """CDRs a second from a full list to all acknowledged, by processes that were up and waiting when it filled."""
         self.empty_tables()
-        self.redis.flushall()
-        with self.archive.process("run", "--follow", "--workers", str(workers)):
-            self.redis.lpush(CAMPAIGNS, cdr("warm-up"))
-            eventually(
-                lambda: self.archive.value("SELECT count(*) FROM load_batches") == 1, what="the loader never started"
-            )
-            if workers > 1:
-                time.sleep(3)  # the others start at the same time, and nothing outside tells when they are up
+        with self.following(workers):
             self._fill_aside()
             began = time.perf_counter()
             self.redis.rename("full", CAMPAIGNS)
@@ -81,9 +68,66 @@ class Bench:
                 time.sleep(0.005)
             return len(self.messages) / (time.perf_counter() - began)
 
+    def memory(self) -> float:
+        """The loader's peak resident memory, in MiB, over one load."""
+        self.empty_tables()
+        self._fill_aside()
+        self.redis.rename("full", CAMPAIGNS)
+        with self.archive.process("run") as process:
+            peak = 0
+            while process.poll() is None:
+                peak = max(peak, _peak_kib(process.pid))
+                time.sleep(0.05)
+            return peak / 1024
+
+    def at_rest(self, seconds: float) -> float:
+        """Share of one core that a waiting loader uses."""
+        with self.following(1) as process:
+            before = _cpu_seconds(process.pid)
+            time.sleep(seconds)
+            return (_cpu_seconds(process.pid) - before) / seconds
+
+    def latencies(self, count: int) -> list[float]:
+        """Milliseconds from a push to an idle loader until the CDR can be read in Postgres."""
+        measured = []
+        with self.following(1):
+            for number in range(count):
+                time.sleep(0.3)  # idle again
+                began = time.perf_counter()
+                self.redis.lpush(CAMPAIGNS, cdr(f"latency-{number}"))
+                while not self.archive.rows("SELECT 1 FROM cdrs WHERE call_ref = %s", f"latency-{number}"):
+                    time.sleep(0.001)
+                measured.append((time.perf_counter() - began) * 1_000)
+        return measured
+
+    @contextmanager
+    def following(self, workers: int) -> Iterator["subprocess.Popen[str]"]:
+        self.redis.flushall()
+        batches = self.archive.value("SELECT count(*) FROM load_batches")
+        with self.archive.process("run", "--follow", "--workers", str(workers)) as process:
+            self.redis.lpush(CAMPAIGNS, cdr("warm-up"))
+            eventually(
+                lambda: self.archive.value("SELECT count(*) FROM load_batches") > batches, what="it never started"
+            )
+            time.sleep(1.0 if workers == 1 else 3.0)  # the other workers start too, and nothing outside tells when
+            yield process
+
     def _fill_aside(self) -> None:
         for first in range(0, len(self.messages), FILL):
             self.redis.lpush("full", *self.messages[first : first + FILL])
+
+
+def _peak_kib(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 _COLUMNS = (
@@ -99,17 +143,29 @@ def _copied(connection: "psycopg.Connection[Any]", batch: object) -> bytes:
         return b"".join(copy)
 
 
-def _servers(folder: Path, cdrs: int) -> Iterator[Bench]:
-    with PrivatePostgres(folder / "pg", {"max_wal_size": "4GB"}) as postgres, PrivateRedis(folder / "redis") as server:
+@contextmanager
+def servers(cdrs: int) -> Iterator[Bench]:
+    """Private servers, as they come, and `cdrs` distinct messages of 13 fields."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="etl-", ignore_cleanup_errors=True)))
+        folder.chmod(0o755)  # Postgres runs as somebody else when we are root
+        postgres = stack.enter_context(PrivatePostgres(folder / "pg", {"max_wal_size": "4GB"}))
+        server = stack.enter_context(PrivateRedis(folder / "redis"))
         migrate(postgres.url)
         client = redis.Redis.from_url(server.url)
         sources = (Source(key=CAMPAIGNS, source="dialler"),)
-        messages = [
-            cdr(n, number=f"07{n:08d}", contact_ref=f"M{n:06d}", hold_time=4, dialed_at=1_424_379_960 + n % 9_000)
-            for n in range(cdrs)
-        ]
-        with Archive(server.url, postgres.url, client, sources, {"batch_size": BATCH}) as archive:
-            yield Bench(postgres, client, archive, messages)
+        archive = Archive(server.url, postgres.url, client, sources, {"batch_size": BATCH})
+        yield Bench(client, stack.enter_context(archive), [_message(number) for number in range(cdrs)])
+
+
+def _message(number: int) -> bytes:
+    return cdr(
+        number,
+        number=f"07{number:08d}",
+        contact_ref=f"M{number:06d}",
+        hold_time=4,
+        dialed_at=DIALED_AT + number % 9_000,
+    )
 
 
 def main() -> None:
@@ -117,29 +173,31 @@ def main() -> None:
     parser.add_argument("--cdrs", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="etl-bench-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # Postgres runs as somebody else when we are root
-        for bench in _servers(Path(folder), arguments.cdrs):
-            bench.etl(1)
-            claims = bench.encoded_claims()
-            ways: dict[str, Callable[[], float]] = {
-                "limit": lambda: bench.replay(claims),
-                "etl, 1 worker": lambda: bench.etl(1),
-                "etl, 2 workers": lambda: bench.etl(2),
-            }
-            rates: dict[str, list[float]] = {way: [] for way in ways}
-            for _ in range(arguments.runs):
-                for way, run in ways.items():
-                    rates[way].append(run())
-            limit = statistics.median(rates["limit"])
-            print(
-                f"{arguments.cdrs:,} CDRs of {len(bench.messages[-1])} bytes, claims of {BATCH:,}, medians of {arguments.runs} interleaved runs"
-            )
-            for way, measured in rates.items():
-                rate = statistics.median(measured)
-                print(
-                    f"{way:16} {rate:>10,.0f} CDRs/s   {rate / limit:.2f} of the limit   ({', '.join(f'{r:,.0f}' for r in measured)})"
-                )
+    with servers(arguments.cdrs) as bench:
+        bench.etl(1)
+        claims = bench.encoded_claims()
+        ways: dict[str, Callable[[], float]] = {
+            "limit": lambda: bench.replay(claims),
+            "etl, 1 worker": lambda: bench.etl(1),
+            "etl, 2 workers": lambda: bench.etl(2),
+        }
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(arguments.runs):
+            for way, run in ways.items():
+                rates[way].append(run())
+        print(
+            f"{arguments.cdrs:,} CDRs of {len(bench.messages[-1])} bytes, claims of {BATCH:,},"
+            f" medians of {arguments.runs} interleaved runs"
+        )
+        limit = statistics.median(rates["limit"])
+        for way, measured in rates.items():
+            rate = statistics.median(measured)
+            each = ", ".join(f"{one:,.0f}" for one in measured)
+            print(f"{way:16} {rate:>10,.0f} CDRs/s   {rate / limit:.2f} of the limit   ({each})")
+        print(f"peak memory      {bench.memory():>10,.0f} MiB resident, with {arguments.cdrs:,} CDRs waiting")
+        print(f"at rest          {bench.at_rest(20):>10.2%} of a core")
+        latencies = sorted(bench.latencies(40))
+        print(f"one CDR at rest  {latencies[20]:>10.0f} ms to the commit (p50), {latencies[-1]:.0f} ms at the most")
 
 
 if __name__ == "__main__":

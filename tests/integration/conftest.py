@@ -2,8 +2,8 @@
 tests of one file leave nothing in them that those of another would find."""
 
 import select
+import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +14,7 @@ from typing import Self
 import pytest
 import redis
 
+from etl.devtools._process import launch
 from etl.devtools.embedded import PrivateCluster, PrivateRedis
 from etl.devtools.embedded_redis import find_binary, free_port
 from tests.world import eventually
@@ -33,17 +34,14 @@ class Watched:
     """A master with `PASSWORD` and the sentinel that knows it as `SERVICE`."""
 
     master: PrivateRedis
-    sentinel_port: int
-
-    def url(self, password: str = PASSWORD, service: str = SERVICE) -> str:
-        return f"redis+sentinel://:{password}@127.0.0.1:{self.sentinel_port}/{service}/0"
+    sentinel: "Sentinel"
 
 
 @pytest.fixture(scope="session")
 def watched(session_folder: Path) -> Iterator[Watched]:
     folder = session_folder / "watched"
     with PrivateRedis(folder, {"requirepass": PASSWORD}) as master, Sentinel(folder, master.port) as sentinel:
-        yield Watched(master, sentinel.port)
+        yield Watched(master, sentinel)
 
 
 class Sentinel:
@@ -53,18 +51,22 @@ class Sentinel:
         self.port = free_port()
         self._config = folder / "sentinel.conf"
         self._config.write_text(
-            f'port {self.port}\nbind 127.0.0.1\ndir "{folder}"\nlogfile "{folder}/sentinel.log"\n'
+            f'port {self.port}\nbind 127.0.0.1\ndir "{folder}"\n'
             f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} 1\nsentinel auth-pass {SERVICE} {PASSWORD}\n"
         )
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen([find_binary(), self._config, "--sentinel"])
+        command = (find_binary(), self._config, "--sentinel")
+        self._process = launch(command, self._config.with_suffix(".log"), signal.SIGKILL, owner=None)
         eventually(self._answers, what="the sentinel did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+
+    def url(self, password: str = PASSWORD, service: str = SERVICE) -> str:
+        return f"redis+sentinel://:{password}@127.0.0.1:{self.port}/{service}/0"
 
     def _answers(self) -> bool:
         with suppress(redis.ConnectionError), redis.Redis(port=self.port) as client:

@@ -18,9 +18,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[4] ~= 'any' and tonumber(deadline) > now then
   return nil
 end
+local messages = redis.pcall('LRANGE', KEYS[1], 0, -1)
+if messages.err and not string.find(messages.err, 'WRONGTYPE', 1, true) then
+  return messages
+end
 redis.call('ZREM', KEYS[2], ARGV[1])
-local messages = redis.call('LRANGE', KEYS[1], 0, -1)
-if #messages == 0 then
+if #messages == 0 then -- gone, or never a list
   return nil
 end
 redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[2])

@@ -1,0 +1,95 @@
+"""The real `etl` with one mishap at one step, as a program: `python child.py kill:after_claim run --follow`.
+
+A mishap kills or freezes the whole process at its first arrival at the step. The environment may set the program's
+constants, so that a test needn't wait as long as an operator would: FAULT_CONSTANTS='{"etl.app.SHUTDOWN_SECONDS": 1}'.
+It's here that failures are injected and not in the product: the steps are public methods, wrapped from outside.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from etl import cli
+from etl.inbox.claims import Claim, Source
+from etl.store.tables import load_batches
+from etl.store.writer import Writer
+
+CONSTANTS = "FAULT_CONSTANTS"
+STEPS = ("before_claim", "after_claim", "after_decode", "before_commit", "after_write", "after_ack")
+
+_IN_THE_LEDGER = sa.select(sa.exists().where(load_batches.c.batch_id == sa.bindparam("batch_id")))
+
+
+class Mishap:
+    """What happens, and where. `nothing` never happens."""
+
+    def __init__(self, what: str) -> None:
+        kind, _, self._step = what.partition(":")
+        self._signal = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "nothing": None}[kind]
+        assert self._signal is None or self._step in STEPS
+
+    def arrived_at(self, step: str) -> None:
+        if step == self._step and self._signal is not None:
+            number, self._signal = self._signal, None
+            # To this thread, which goes no step further; it takes the whole process with it.
+            signal.pthread_kill(threading.get_ident(), number)
+
+
+def wrap(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
+    original = getattr(owner, name)
+    setattr(owner, name, lambda self, *arguments: wrapper(self, original, *arguments))
+
+
+def lay(mishap: Mishap) -> None:
+    writing = threading.local()
+
+    def claim(source: Source, original: Callable[..., Any]) -> Any:
+        mishap.arrived_at("before_claim")
+        if claimed := original(source):
+            mishap.arrived_at("after_claim")
+        return claimed
+
+    def write(writer: Writer, original: Callable[..., Any], batch: Any) -> Any:
+        batch.records.finish()
+        writing.batch_id = batch.batch_id
+        mishap.arrived_at("after_decode")
+        books = original(writer, batch)
+        mishap.arrived_at("after_write")
+        return books
+
+    def ack(claimed: Claim, original: Callable[..., Any]) -> None:
+        original(claimed)
+        mishap.arrived_at("after_ack")
+
+    def before_commit(connection: sa.Connection) -> None:
+        if connection.scalar(_IN_THE_LEDGER, {"batch_id": writing.batch_id}):
+            mishap.arrived_at("before_commit")
+
+    wrap(Source, "claim", claim)
+    wrap(Writer, "write", write)
+    wrap(Claim, "ack", ack)
+    sa.event.listen(sa.Engine, "commit", before_commit)
+
+
+def set_constants(constants: dict[str, float]) -> None:
+    for name, value in constants.items():
+        module, _, constant = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), constant), name
+        setattr(importlib.import_module(module), constant, value)
+
+
+# Not only as the main program: the processes of `--workers` import what started them.
+set_constants(json.loads(os.environ.get(CONSTANTS, "{}")))
+
+if __name__ == "__main__":
+    mishap, *arguments = sys.argv[1:]
+    lay(Mishap(mishap))
+    sys.argv = ["etl", *arguments]
+    cli.main()

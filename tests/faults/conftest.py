@@ -1,0 +1,65 @@
+"""Servers that may be killed, frozen and filled: of these tests alone, and running again at the end of each."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from tests.world import Archive, migrate
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def _own_postgres(session_folder: Path) -> Iterator[PrivatePostgres]:
+    # A killed process takes nothing with it that the kernel has: no fsync is needed for that.
+    with PrivatePostgres(session_folder / "own-pg", {"fsync": "off"}) as server:
+        migrate(server.url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _own_redis(session_folder: Path) -> Iterator[PrivateRedis]:
+    # So that what it acknowledged is in the file, however busy the disk is.
+    with PrivateRedis(session_folder / "own-redis", {"appendfsync": "always"}) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(_own_postgres: PrivatePostgres) -> Iterator[PrivatePostgres]:
+    yield _own_postgres
+    _own_postgres.thaw()
+    _own_postgres.start()
+
+
+@pytest.fixture
+def own_redis(_own_redis: PrivateRedis) -> Iterator[PrivateRedis]:
+    with redis.Redis.from_url(_own_redis.url) as client:
+        client.flushall()
+    yield _own_redis
+    _own_redis.thaw()
+    _own_redis.start()
+
+
+@pytest.fixture
+def own_archive(own_postgres: PrivatePostgres, own_redis: PrivateRedis) -> Iterator[Archive]:
+    """As `archive`, on servers whose life is the test's."""
+    name = f"fault_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(own_postgres.database_url("template1"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE postgres")
+    with (
+        redis.Redis.from_url(own_redis.url) as client,
+        Archive(own_redis.url, own_postgres.database_url(name), client) as archive,
+    ):
+        yield archive
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where a worker's log goes; its successors' too."""
+    return tmp_path / "worker.log"

@@ -1,0 +1,51 @@
+"""A Postgres that hangs at one place: whoever enters a claim into the ledger waits there, within the transaction, until the
+gate is opened. It's no lock, so that nobody's patience with locks matters."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from tests.world import Archive, eventually
+
+_CLOSE = """
+CREATE TABLE gate (open boolean NOT NULL);
+INSERT INTO gate VALUES (false);
+CREATE FUNCTION wait_at_the_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE NOT (SELECT open FROM gate) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER gate BEFORE INSERT ON load_batches FOR EACH ROW EXECUTE FUNCTION wait_at_the_gate();
+"""
+
+
+class Gate:
+    def __init__(self, archive: Archive, connection: "psycopg.Connection[tuple[int]]") -> None:
+        self._archive = archive
+        self._connection = connection
+
+    def wait_for(self, arrivals: int) -> None:
+        """Until so many transactions wait here."""
+        eventually(lambda: self._arrived() == arrivals, what=f"{self._arrived()} wait at the gate, not {arrivals}")
+
+    def open(self) -> None:
+        self._connection.execute("UPDATE gate SET open = true")
+
+    def _arrived(self) -> int:
+        here = "application_name = 'etl' AND datname = current_database() AND starts_with(query, 'INSERT INTO load_batches ')"
+        return int(self._archive.value(f"SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND {here}"))
+
+
+@contextmanager
+def closed_gate(archive: Archive) -> Iterator[Gate]:
+    """Open at the end, whatever happens."""
+    with psycopg.connect(archive.database_url, autocommit=True) as connection:
+        connection.execute(_CLOSE)
+        gate = Gate(archive, connection)
+        try:
+            yield gate
+        finally:
+            gate.open()

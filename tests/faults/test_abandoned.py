@@ -1,0 +1,95 @@
+"""Claims whose worker is gone, as a loader finds them: among those of the living, and among what others left in Redis."""
+
+import time
+from uuid import UUID, uuid4
+
+import pytest
+
+from etl.inbox import connection
+from etl.inbox.claims import Claim, Source
+from etl.store.writer import Books
+from etl.wire.ids import uuid7
+from tests.world import CAMPAIGNS, Archive, cdr
+
+CLAIM = f"{{{CAMPAIGNS}}}:claim:"
+REGISTRY = f"{{{CAMPAIGNS}}}:claims"
+MESSAGES = [cdr(1), cdr(2), b'{"type": "status", "payload": {"ref": "2040"}}', b"broken", b"broken"]
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def abandoned(archive: Archive, worker: str, lease_ms: int) -> Claim:
+    """A claim of all messages, made by a worker that we hear no more of."""
+    archive.push(*MESSAGES)
+    client = connection.connect(archive.redis_url)
+    claim = Source(client, CAMPAIGNS, worker=worker, new_batch_id=lambda: uuid7(now()), lease_ms=lease_ms).claim()
+    client.close()
+    assert claim is not None
+    return claim
+
+
+def assert_took_effect_once(archive: Archive, *batches: UUID) -> None:
+    assert archive.value("SELECT array_agg(call_ref ORDER BY call_ref) FROM cdrs") == ["1", "2"]
+    assert archive.value("SELECT count(*) FROM audit_events") == 1
+    assert archive.value("SELECT count(*) FROM dead_letters") == 2
+    if batches:
+        assert archive.value("SELECT array_agg(batch_id) FROM load_batches") == list(batches)
+
+
+def test_anothers_claim_is_left_alone_until_its_lease_has_run_out(archive: Archive) -> None:
+    claim = abandoned(archive, worker="another", lease_ms=60_000)
+    assert archive.load() == Books()
+    assert archive.claims() == [f"{claim.batch_id}@another"]
+
+    archive.redis.zadd(REGISTRY, {f"{claim.batch_id}@another": now() - 1}, xx=True)
+    assert archive.load().claimed == len(MESSAGES)
+    assert_took_effect_once(archive, claim.batch_id)
+    archive.assert_books_balance()
+
+
+def test_its_own_claim_from_an_earlier_life_is_taken_up_at_once(archive: Archive) -> None:
+    claim = abandoned(archive, worker="test", lease_ms=60_000)
+    assert archive.load().claimed == len(MESSAGES)
+    assert_took_effect_once(archive, claim.batch_id)
+    archive.assert_books_balance()
+
+
+def test_a_claim_that_no_entry_names_is_loaded_under_a_new_name(archive: Archive) -> None:
+    claim = abandoned(archive, worker="another", lease_ms=60_000)
+    archive.redis.delete(REGISTRY)
+    assert archive.load().claimed == len(MESSAGES)
+    assert_took_effect_once(archive)
+    assert archive.value("SELECT batch_id FROM load_batches") != claim.batch_id
+    archive.assert_books_balance()
+
+
+def test_a_list_that_is_merely_named_like_a_claim_is_loaded_too(archive: Archive) -> None:
+    for name in (b"junk", b"\xff\xfe", str(uuid4()).encode()):
+        archive.redis.rpush(CLAIM.encode() + name, *MESSAGES)
+    assert archive.load().claimed == 3 * len(MESSAGES)
+    archive.assert_books_balance()
+
+
+@pytest.mark.parametrize("score", [0, 2**53], ids=["expired", "leased"])
+@pytest.mark.parametrize("worker", ["@test", "@another", ""])
+def test_junk_in_the_registry_stops_nobody(archive: Archive, worker: str, score: int) -> None:
+    entries = ["", "junk", str(uuid4()), str(uuid7(now())), str(UUID(int=2**128 - 1)), f"{{{uuid4()}}}"]
+    archive.redis.zadd(REGISTRY, {entry + worker: score for entry in entries})
+    archive.redis.zadd(REGISTRY, {b"\xff\xfe" + worker.encode(): score})
+    archive.push(*MESSAGES)
+    assert archive.load().claimed == len(MESSAGES)
+    assert_took_effect_once(archive)
+
+
+@pytest.mark.parametrize("worker", ["@test", "@another"])
+def test_an_entry_that_names_something_else_than_a_claim_stops_nobody(archive: Archive, worker: str) -> None:
+    no_list, not_ours = uuid7(now()), UUID(int=uuid4().int | 0xFFFF << 112)  # whose time would be in the year 10889
+    archive.redis.set(f"{CLAIM}{no_list}", "a string")
+    archive.redis.rpush(f"{CLAIM}{not_ours}", cdr("not ours"))
+    archive.redis.zadd(REGISTRY, {f"{no_list}{worker}": 0, f"{not_ours}{worker}": 0})
+    archive.push(*MESSAGES)
+    assert archive.load().claimed == len(MESSAGES)
+    assert_took_effect_once(archive)
+    assert archive.redis.lrange(f"{CLAIM}{not_ours}", 0, -1) == [cdr("not ours")]

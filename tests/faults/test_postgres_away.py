@@ -1,0 +1,123 @@
+"""Postgres stops, dies, refuses or fills up under load: the loader waits, keeps its claim, says so once, and loads all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from etl.devtools.embedded import PrivatePostgres
+from tests.faults.dialler import Dialler
+from tests.faults.worker import Worker
+from tests.world import CAMPAIGNS, Archive, cdr, eventually, migrate
+
+BATCH = {"batch_size": 25, "linger_ms": 5, "lease_seconds": 10}
+SEED = 20150219
+
+
+@pytest.mark.parametrize("ending", ["stop", "kill"])
+def test_postgres_that_goes_away_under_load_is_waited_for_and_costs_nothing(
+    own_archive: Archive, own_postgres: PrivatePostgres, log: Path, ending: str
+) -> None:
+    archive = own_archive
+    archive.more = BATCH
+    archive.sources = archive.sources[:1]  # one list, one loader, one line about an outage
+    dialler = Dialler(archive, SEED)
+    with Worker(archive, log) as worker, dialler.speaking():
+        worker.wait_for("loaded", times=20)
+        getattr(own_postgres, ending)()
+        worker.wait_for("outage_began")
+        keeps_its_claim(archive)
+        own_postgres.start()
+        worker.wait_for("outage_ended")
+        worker.wait_for("loaded", times=len(worker.lines("loaded")) + 20)
+        (began,), (ended,) = worker.lines("outage_began"), worker.lines("outage_ended")
+        assert "Postgres" in began["error"]
+        assert ended["seconds"] > 0
+    with replace(archive) as again:  # its connection has gone with the server
+        again.load()
+        dialler.meet(again)
+        dialler.assert_all_took_effect_once()
+
+
+def keeps_its_claim(archive: Archive) -> None:
+    """The claim stays this worker's, and its lease is extended."""
+    registry = f"{{{CAMPAIGNS}}}:claims"
+    before = dict(archive.redis.zrange(registry, 0, -1, withscores=True))
+    assert before
+    eventually(lambda: dict(archive.redis.zrange(registry, 0, -1, withscores=True)) != before)
+    after = dict(archive.redis.zrange(registry, 0, -1, withscores=True))
+    assert after.keys() == before.keys()
+    assert all(after[member] > before[member] for member in before)
+
+
+class Refusal:
+    """A way in which a Postgres that is there refuses its work, and how that ends."""
+
+    def __init__(self, begin: str, end: str, says: str) -> None:
+        self.begin, self.end, self.says = begin, end, says
+
+
+FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON load_batches FOR EACH ROW EXECUTE FUNCTION full_disk()
+"""
+REFUSALS = {
+    "its disk is full": Refusal(FULL, "DROP FUNCTION full_disk() CASCADE", "No space left"),
+    "it has no connection left": Refusal(
+        "ALTER ROLE loader CONNECTION LIMIT 0", "ALTER ROLE loader CONNECTION LIMIT -1", "too many connections"
+    ),
+    "it is a standby now": Refusal(
+        "ALTER ROLE loader SET default_transaction_read_only = on",
+        "ALTER ROLE loader RESET default_transaction_read_only",
+        "read-only transaction",
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS.keys())
+def test_postgres_that_refuses_all_work_for_a_while_is_waited_for_and_costs_nothing(
+    own_archive: Archive, own_postgres: PrivatePostgres, log: Path, refusal: Refusal
+) -> None:
+    with as_plain_user(own_archive) as archive, administrator(own_archive) as admin:
+        with Worker(archive, log) as worker:
+            worker.wait_for("started")
+            admin.execute(refusal.begin)
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'loader'")
+            archive.push(cdr(1), cdr(2), b"broken")
+            worker.wait_for("outage_began")
+            eventually(lambda: refusal.says in own_postgres.log.read_text())
+            assert own_archive.value("SELECT count(*) FROM load_batches") == 0
+            assert len(archive.claims()) == 1
+            admin.execute(refusal.end)
+            worker.wait_for("loaded")
+        assert own_archive.value("SELECT count(*) FROM cdrs") == 2
+        own_archive.assert_books_balance()
+
+
+@contextmanager
+def administrator(archive: Archive) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    with psycopg.connect(archive.database_url, autocommit=True) as connection:
+        yield connection
+
+
+@contextmanager
+def as_plain_user(archive: Archive) -> Iterator[Archive]:
+    """The same database, owned by an account that no limit spares, as in production."""
+    with administrator(archive) as admin:
+        admin.execute("CREATE ROLE loader LOGIN")
+        admin.execute("GRANT ALL ON SCHEMA public TO loader")
+        for table in admin.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace"):
+            admin.execute(f"ALTER TABLE {table[0]} OWNER TO loader")
+    try:
+        yield replace(archive, database_url=archive.database_url.replace("//postgres@", "//loader@"))
+    finally:
+        with administrator(archive) as admin:
+            admin.execute("REASSIGN OWNED BY loader TO postgres")
+            admin.execute("DROP OWNED BY loader")
+            admin.execute("DROP ROLE loader")

@@ -1,0 +1,79 @@
+"""Redis dies, fills up or changes its role under load: nothing that it acknowledged is lost, nothing takes effect twice."""
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from etl.devtools.embedded import PrivateRedis
+from tests.faults.dialler import Dialler
+from tests.faults.worker import Worker
+from tests.world import CAMPAIGNS, Archive, cdr, eventually
+
+BATCH = {"batch_size": 25, "linger_ms": 5, "lease_seconds": 10}
+SEED = 20150219
+
+
+def test_redis_killed_and_started_under_load_is_waited_for_and_costs_nothing(
+    own_archive: Archive, own_redis: PrivateRedis, log: Path
+) -> None:
+    own_archive.more = BATCH
+    dialler = Dialler(own_archive, SEED)
+    with Worker(own_archive, log) as worker, dialler.speaking():
+        for outage in range(1, 4):
+            worker.wait_for("loaded", times=len(worker.lines("loaded")) + 20)
+            own_redis.kill()
+            worker.wait_for("outage_began", times=outage)
+            own_redis.start()
+            worker.wait_for("outage_ended", times=outage)
+        worker.wait_for("loaded", times=len(worker.lines("loaded")) + 20)
+        assert all("Redis" in line["error"] for line in worker.lines("outage_began"))
+    own_archive.load()
+    dialler.assert_all_took_effect_once()
+
+
+def test_a_full_redis_is_emptied_by_the_loader(own_archive: Archive, own_redis: PrivateRedis) -> None:
+    own_archive.sources = own_archive.sources[:1]
+    backlog = [cdr(n) for n in range(2_000)]
+    own_archive.push(*backlog)
+    own_archive.redis.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            own_archive.push(cdr("refused"))
+        assert own_archive.load(batch_size=1_000).inserted == len(backlog)
+    finally:
+        own_archive.redis.config_set("maxmemory", "0")
+    own_archive.assert_books_balance()
+
+
+def test_a_full_redis_is_waited_for_by_a_loader_that_has_nothing_to_do(
+    own_archive: Archive, own_redis: PrivateRedis, log: Path
+) -> None:
+    own_archive.redis.set("somebody else's", b"x" * 2_000_000)
+    with Worker(own_archive, log) as worker:
+        worker.wait_for("started")
+        own_archive.redis.config_set("maxmemory", "1mb")
+        try:
+            worker.wait_for("outage_began")
+        finally:
+            own_archive.redis.config_set("maxmemory", "0")
+        own_archive.push(cdr(1))
+        worker.wait_for("loaded")
+    own_archive.assert_books_balance()
+
+
+def test_a_redis_that_becomes_a_replica_is_waited_for_and_costs_nothing(
+    own_archive: Archive, own_redis: PrivateRedis, log: Path
+) -> None:
+    own_archive.more = BATCH
+    dialler = Dialler(own_archive, SEED)
+    with Worker(own_archive, log) as worker, dialler.speaking():
+        worker.wait_for("loaded", times=10)
+        own_archive.redis.replicaof("127.0.0.1", "1")
+        try:
+            worker.wait_for("outage_began")
+        finally:
+            own_archive.redis.replicaof("NO", "ONE")
+        worker.wait_for("loaded", times=len(worker.lines("loaded")) + 10)
+    own_archive.load()
+    dialler.assert_all_took_effect_once()

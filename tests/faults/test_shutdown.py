@@ -1,0 +1,101 @@
+"""SIGTERM while a store hangs: the process ends in time and with 0, and what it had in hand is another's at once."""
+
+from pathlib import Path
+
+
+
+from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from tests.faults.gate import closed_gate
+from tests.faults.worker import Worker
+from tests.world import CAMPAIGNS, Archive, cdr, eventually
+
+SOON = {"etl.app.SHUTDOWN_SECONDS": 0.5, "etl.app.GIVE_BACK_SECONDS": 0.5}
+MESSAGES = [cdr(1), cdr(2), b"broken"]
+
+
+def assert_adoptable_at_once(archive: Archive) -> None:
+    claims = archive.redis.zrange(f"{{{CAMPAIGNS}}}:claims", 0, -1, withscores=True)
+    seconds, _ = archive.redis.time()
+    assert claims
+    assert all(deadline / 1_000 <= seconds + 1 for _, deadline in claims)
+
+
+def assert_another_loads_it(archive: Archive) -> None:
+    assert archive.load(worker_name="another").claimed == len(MESSAGES)
+    assert archive.value("SELECT array_agg(worker) FROM load_batches") == ["another"]
+    archive.assert_books_balance()
+
+
+def test_a_claim_whose_transaction_hangs_is_given_back_at_sigterm(archive: Archive, log: Path) -> None:
+    archive.push(*MESSAGES)
+    with closed_gate(archive) as gate, Worker(archive, log, constants=SOON) as worker:
+        gate.wait_for(arrivals=1)
+        assert worker.stop() == 0
+        assert_adoptable_at_once(archive)
+    assert_another_loads_it(archive)
+
+
+def test_two_workers_whose_transactions_hang_give_back_their_claims_at_sigterm(archive: Archive, log: Path) -> None:
+    archive.push(*(cdr(n) for n in range(6)))
+    one_each = {"constants": SOON, "ETL_BATCH_SIZE": "1"}
+    with closed_gate(archive) as gate, Worker(archive, log, "--workers", "2", **one_each) as workers:
+        gate.wait_for(arrivals=2)
+        assert workers.stop() == 0
+        assert_adoptable_at_once(archive)
+    assert archive.load(worker_name="another").claimed == 6
+
+
+def test_a_claim_is_given_back_at_sigterm_while_postgres_is_frozen(
+    own_archive: Archive, own_postgres: PrivatePostgres, log: Path
+) -> None:
+    own_archive.push(*MESSAGES)
+    with closed_gate(own_archive) as gate, Worker(own_archive, log, constants=SOON) as worker:
+        gate.wait_for(arrivals=1)
+        own_postgres.freeze()
+        try:
+            assert worker.stop() == 0
+            assert_adoptable_at_once(own_archive)
+        finally:
+            own_postgres.thaw()
+    assert_another_loads_it(own_archive)
+
+
+def test_a_claim_is_given_back_at_sigterm_while_postgres_is_down(
+    own_archive: Archive, own_postgres: PrivatePostgres, log: Path
+) -> None:
+    own_archive.push(*MESSAGES)
+    with Worker(own_archive, log, mishap="freeze:after_claim", constants=SOON) as worker:
+        worker.wait_until_frozen()
+        own_postgres.stop()
+        worker.thaw()
+        worker.wait_for("outage_began")
+        assert worker.stop() == 0
+        assert_adoptable_at_once(own_archive)
+    own_postgres.start()
+    with Archive(own_archive.redis_url, own_archive.database_url, own_archive.redis) as again:
+        assert_another_loads_it(again)
+
+
+def test_a_redis_that_hangs_does_not_keep_the_process_from_ending(
+    own_archive: Archive, own_redis: PrivateRedis, log: Path
+) -> None:
+    own_archive.push(*MESSAGES)
+    in_vain = {**SOON, "etl.inbox.connection.SOCKET_TIMEOUT_SECONDS": 100}
+    with closed_gate(own_archive) as gate, Worker(own_archive, log, constants=in_vain) as worker:
+        gate.wait_for(arrivals=1)
+        own_redis.freeze()
+        assert worker.stop() == 0
+        own_redis.thaw()
+    own_archive.load()  # it comes back under its own name
+    assert own_archive.value("SELECT array_agg(claimed) FROM load_batches") == [len(MESSAGES)]
+    own_archive.assert_books_balance()
+
+
+def test_claims_fetched_ahead_are_given_back_at_sigterm_too(archive: Archive, log: Path) -> None:
+    archive.push(*(cdr(n) for n in range(4)))
+    with closed_gate(archive) as gate, Worker(archive, log, constants=SOON, ETL_BATCH_SIZE="1") as worker:
+        gate.wait_for(arrivals=1)
+        eventually(lambda: len(archive.claims()) == 2)
+        assert worker.stop() == 0
+        assert_adoptable_at_once(archive)
+    assert archive.load(worker_name="another").claimed == 4

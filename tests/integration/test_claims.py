@@ -1,0 +1,708 @@
+"""Claims against a real server: what is in which key at any moment, who may hold what, and what can't happen twice.
+What a claim's messages become is no business of these tests."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from etl.devtools.embedded import PrivateRedis
+from etl.errors import ConfigurationError, LeaseLost, Outage
+from etl.inbox import claims
+from etl.inbox.claims import Claim, End, Source
+from etl.inbox.connection import connect
+from etl.inbox.producer import push
+from etl.wire.ids import uuid7
+from tests.world import eventually
+
+KEY = "calls:waiting"
+REGISTRY = "{calls:waiting}:claims"
+LEASE_MS = 60_000
+BOTH_ENDS = pytest.mark.parametrize("end", ["right", "left"])
+
+Workers = Callable[..., Source]
+
+
+@pytest.fixture
+def worker(redis_server: PrivateRedis, redis_client: Any) -> Iterator[Workers]:
+    """Makes a worker's view of the list KEY; workers share nothing but the server."""
+    clients = []
+
+    def make(name: str = "w1", *, key: str = KEY, **options: Any) -> Source:
+        clients.append(connect(redis_server.url))
+        options = {"new_batch_id": new_id, "lease_ms": LEASE_MS, **options}
+        return Source(clients[-1], key, worker=name, **options)
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def new_id() -> UUID:
+    return uuid7(time.time_ns() // 1_000_000)
+
+
+def numbered(count: int) -> list[bytes]:
+    return [b"message %d" % number for number in range(count)]
+
+
+def server_ms(client: Any) -> int:
+    seconds, micros = client.time()
+    return int(seconds * 1_000 + micros // 1_000)
+
+
+def list_of(claim: Claim, key: str = f"{{{KEY}}}") -> str:
+    return f"{key}:claim:{claim.batch_id}"
+
+
+def contents(client: Any) -> dict[bytes, bytes]:
+    """Everything that the server holds."""
+    return {key: client.dump(key) for key in client.scan_iter()}
+
+
+def taken(claim: Claim | None) -> Claim:
+    assert claim is not None
+    return claim
+
+
+def expire(client: Any, registry: str = REGISTRY) -> None:
+    """As time does: every lease there has run out, a moment ago."""
+    for member in client.zrange(registry, 0, -1):
+        client.zadd(registry, {member: server_ms(client) - 1})
+
+
+# claim
+
+
+@BOTH_ENDS
+@pytest.mark.parametrize("size", [1, 3, 249, 250, 251, 5_000])
+def test_messages_are_claimed_in_the_order_of_arrival_and_at_most_a_batch(
+    worker: Workers, redis_client: Any, end: End, size: int
+) -> None:
+    messages = numbered(2 * size + 1)
+    push(redis_client, KEY, messages, end)
+    source = worker(take_from=end, batch_size=size)
+
+    batches = [taken(source.claim()).messages for _ in range(3)]
+
+    assert batches == [messages[:size], messages[size : 2 * size], messages[2 * size :]]
+    assert source.claim() is None
+
+
+@BOTH_ENDS
+def test_messages_that_arrive_later_stay_behind_those_that_wait(worker: Workers, redis_client: Any, end: End) -> None:
+    source = worker(take_from=end, batch_size=2)
+    push(redis_client, KEY, [b"1", b"2", b"3"], end)
+    assert taken(source.claim()).messages == [b"1", b"2"]
+
+    push(redis_client, KEY, [b"4"], end)
+
+    assert taken(source.claim()).messages == [b"3", b"4"]
+
+
+@BOTH_ENDS
+def test_what_is_claimed_is_in_the_claims_list_and_nowhere_else(worker: Workers, redis_client: Any, end: End) -> None:
+    push(redis_client, KEY, numbered(5), end)
+    before = server_ms(redis_client)
+
+    claim = taken(worker("w1", take_from=end, batch_size=3).claim())
+
+    after = server_ms(redis_client)
+    assert set(redis_client.keys()) == {KEY.encode(), REGISTRY.encode(), list_of(claim).encode()}
+    assert redis_client.lrange(list_of(claim), 0, -1) == numbered(5)[:3]
+    assert sorted(redis_client.lrange(KEY, 0, -1)) == numbered(5)[3:]
+    ((member, deadline),) = redis_client.zrange(REGISTRY, 0, -1, withscores=True)
+    assert member == f"{claim.batch_id}@w1".encode()
+    assert before + LEASE_MS <= deadline <= after + LEASE_MS
+    assert not claim.adopted
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [
+        ("calls:waiting", "{calls:waiting}"),
+        ("{calls}:waiting", "{calls}:waiting"),
+        ("calls:{centre 1}", "calls:{centre 1}"),
+        ("calls{", "{calls{}"),
+    ],
+)
+def test_all_keys_of_a_source_lie_in_one_slot(worker: Workers, redis_client: Any, key: str, prefix: str) -> None:
+    source = worker(key=key)
+    push(redis_client, key, [b"1", b"2"])
+
+    claim = taken(source.claim())
+    push(redis_client, key, [b"3"])
+
+    keys = set(redis_client.keys())
+    assert keys == {key.encode(), f"{prefix}:claims".encode(), list_of(claim, prefix).encode()}
+    assert len({key_slot(each) for each in keys}) == 1
+    claim.ack()
+    assert redis_client.keys() == [key.encode()]
+
+
+def test_an_empty_list_makes_no_claim_and_leaves_no_key(worker: Workers, redis_client: Any) -> None:
+    source = worker(forward_to="application")
+
+    assert source.claim() is None
+    assert source.adopt() is None
+    assert source.adopt_own() is None
+    assert source.rescue() == 0
+    assert redis_client.keys() == []
+
+
+@BOTH_ENDS
+def test_a_claim_is_split_where_its_bytes_become_too_many(
+    worker: Workers, redis_client: Any, monkeypatch: pytest.MonkeyPatch, end: End
+) -> None:
+    monkeypatch.setattr(claims, "MAX_CLAIM_BYTES", 100)
+    sizes = [50, 50, 1, 99, 1, 101, 100, 300, 40, 40, 40]
+    push(redis_client, KEY, [bytes(size) for size in sizes], end)
+    source = worker(take_from=end)
+
+    batches = []
+    while claim := source.claim():
+        batches.append([len(message) for message in claim.messages])
+
+    assert batches == [[50, 50], [1, 99], [1], [101], [100], [300], [40, 40], [40]]
+
+
+def test_a_claim_holds_large_messages_up_to_its_bound(worker: Workers, redis_client: Any) -> None:
+    large = [bytes([number]) * (5 * 2**20) for number in range(8)]
+    push(redis_client, KEY, large)
+    source = worker()
+
+    first, second = taken(source.claim()), taken(source.claim())
+
+    assert [*first.messages, *second.messages] == large
+    assert len(first.messages) == claims.MAX_CLAIM_BYTES // len(large[0])
+
+
+@BOTH_ENDS
+def test_messages_of_any_bytes_come_out_as_they_went_in(worker: Workers, redis_client: Any, end: End) -> None:
+    messages = [bytes([byte]) for byte in range(256)]
+    messages += [b"", b"\r\n", b"$-1\r\n", bytes(range(256)), "ü€😀".encode(), b"\xff\xfe\x00", os.urandom(1_000)]
+    push(redis_client, KEY, messages, end)
+
+    claim = taken(worker("w1", take_from=end).claim())
+    claim.give_back()
+    adopted = taken(worker("w2", take_from=end).adopt())
+
+    assert claim.messages == messages
+    assert adopted.messages == messages
+
+
+def test_workers_that_claim_at_once_share_the_messages_without_overlap(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(2_000))
+    workers = [worker(f"w{number}", batch_size=30) for number in range(4)]
+    batches: list[list[bytes]] = []
+
+    def claim_all(source: Source) -> None:
+        while claim := source.claim():
+            batches.append(claim.messages)
+            claim.ack()
+
+    in_threads(claim_all, workers)
+
+    assert sorted(message for batch in batches for message in batch) == sorted(numbered(2_000))
+    assert all(batch == sorted(batch, key=lambda message: int(message.split()[1])) for batch in batches)
+    assert redis_client.keys() == []
+
+
+@pytest.mark.parametrize("left_over", ["both", "list", "entry"])
+def test_a_claim_command_that_comes_twice_is_refused(worker: Workers, redis_client: Any, left_over: str) -> None:
+    batch_id = new_id()
+    source = worker(new_batch_id=lambda: batch_id, batch_size=2, forward_to="application")
+    push(redis_client, KEY, numbered(5))
+    claim = taken(source.claim())
+    if left_over == "list":
+        redis_client.delete(REGISTRY)
+    elif left_over == "entry":
+        redis_client.delete(list_of(claim))
+    before = contents(redis_client)
+
+    with pytest.raises(Outage, match="CLAIMED"):
+        source.claim()
+
+    assert contents(redis_client) == before
+
+
+def test_a_forward_list_that_is_none_is_found_before_anything_moves(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    redis_client.set("application", "no list")
+
+    with pytest.raises(ConfigurationError, match="WRONGTYPE"):
+        worker(forward_to="application").claim()
+
+    assert set(redis_client.keys()) == {KEY.encode(), b"application"}
+    assert redis_client.llen(KEY) == 3
+
+
+def test_a_source_that_is_no_list_is_a_configuration_error(worker: Workers, redis_client: Any) -> None:
+    redis_client.set(KEY, "no list")
+    source = worker()
+
+    for step in (source.claim, source.waiting, lambda: source.wait(0.01)):
+        with pytest.raises(ConfigurationError, match="WRONGTYPE"):
+            step()
+
+
+def test_a_redis_without_memory_can_still_be_emptied(worker: Workers, redis_client: Any) -> None:
+    source = worker()
+    push(redis_client, KEY, numbered(300))
+    redis_client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            push_raw(redis_client)
+        claim = taken(source.claim())
+        source.renew_all()
+        claim.give_back()
+        adopted = taken(source.adopt())
+        assert adopted.messages == numbered(300)
+        with pytest.raises(Outage, match="OOM"):
+            source.wait(0.01)
+        adopted.ack()
+    finally:
+        redis_client.config_set("maxmemory", "0")
+    assert redis_client.keys() == []
+
+
+def push_raw(client: Any) -> None:
+    client.lpush(KEY, b"one more")
+
+
+def test_scripts_that_redis_has_forgotten_are_sent_again(worker: Workers, redis_client: Any) -> None:
+    source = worker()
+    push(redis_client, KEY, [b"1"])
+    taken(source.claim()).ack()
+
+    redis_client.script_flush()
+    push(redis_client, KEY, [b"2"])
+
+    assert taken(source.claim()).messages == [b"2"]
+
+
+# ack
+
+
+def test_an_acknowledged_claim_leaves_nothing(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    source = worker()
+
+    taken(source.claim()).ack()
+
+    assert redis_client.keys() == []
+    assert source.claimed_elsewhere() == 0
+
+
+def test_acknowledging_a_claim_leaves_the_others_alone(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(4))
+    source = worker(batch_size=2)
+    first, second = taken(source.claim()), taken(source.claim())
+
+    second.ack()
+
+    assert set(redis_client.keys()) == {REGISTRY.encode(), list_of(first).encode()}
+    assert redis_client.zrange(REGISTRY, 0, -1) == [f"{first.batch_id}@w1".encode()]
+
+
+def test_acknowledging_a_claim_that_was_adopted_deletes_nothing(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    slow = taken(worker("slow").claim())
+    expire(redis_client)
+    adopted = taken(worker("quick").adopt())
+
+    with pytest.raises(LeaseLost):
+        slow.ack()
+
+    assert redis_client.lrange(list_of(adopted), 0, -1) == numbered(3)
+    assert redis_client.zrange(REGISTRY, 0, -1) == [f"{adopted.batch_id}@quick".encode()]
+    adopted.ack()
+    assert redis_client.keys() == []
+
+
+def test_a_claim_is_acknowledged_once(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    claim = taken(worker().claim())
+    claim.ack()
+
+    with pytest.raises(LeaseLost):
+        claim.ack()
+
+
+# renew, give back
+
+
+def test_a_renewed_lease_begins_anew(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(4))
+    source = worker("w1", batch_size=2)
+    source.claim()
+    source.claim()
+    expire(redis_client)
+    before = server_ms(redis_client)
+
+    source.renew_all()
+
+    deadlines = [deadline for _, deadline in redis_client.zrange(REGISTRY, 0, -1, withscores=True)]
+    assert len(deadlines) == 2
+    assert min(deadlines) >= before + LEASE_MS
+    assert worker("w2").adopt() is None
+
+
+def test_renewing_a_claim_that_was_adopted_does_not_take_it_back(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    slow, quick = worker("slow"), worker("quick")
+    claim = taken(slow.claim())
+    expire(redis_client)
+    taken(quick.adopt())
+    entries = redis_client.zrange(REGISTRY, 0, -1, withscores=True)
+
+    slow.renew_all()
+    assert slow.claimed_elsewhere() == 1
+    claim.give_back()
+
+    assert redis_client.zrange(REGISTRY, 0, -1, withscores=True) == entries
+
+
+def test_renewing_a_claim_that_is_done_does_not_bring_it_back(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    source = worker()
+    claim = taken(source.claim())
+    claim.ack()
+
+    source.renew_all()
+    claim.give_back()
+
+    assert redis_client.keys() == []
+
+
+def test_a_claim_that_is_given_back_is_anybodys_at_once(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    claim = taken(worker("w1").claim())
+    other = worker("w2")
+    assert other.adopt() is None
+
+    claim.give_back()
+
+    adopted = taken(other.adopt())
+    assert (adopted.batch_id, adopted.messages, adopted.adopted) == (claim.batch_id, claim.messages, True)
+
+
+def test_all_claims_in_hand_are_given_back_at_once(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(6))
+    source, other = worker("w1", batch_size=2), worker("w2")
+    held = [taken(source.claim()) for _ in range(3)]
+    held.pop().ack()
+
+    source.give_back_all()
+
+    assert {taken(other.adopt()).batch_id for _ in range(2)} == {claim.batch_id for claim in held}
+    assert other.adopt() is None
+    source.renew_all()
+    assert {member.rpartition(b"@")[2] for member in redis_client.zrange(REGISTRY, 0, -1)} == {b"w2"}
+
+
+# adopt
+
+
+def test_a_claim_is_adopted_in_place_once_its_lease_has_run_out(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(5_000))
+    claim = taken(worker("dead", lease_ms=200).claim())
+    heir = worker("heir", batch_size=10)
+
+    adopted: list[Claim] = []
+
+    def one_is_adopted() -> bool:
+        adopted.extend(filter(None, [heir.adopt()]))
+        return bool(adopted)
+
+    eventually(one_is_adopted)
+
+    assert server_ms(redis_client) - LEASE_MS < redis_client.zscore(REGISTRY, f"{claim.batch_id}@heir")
+    assert (adopted[0].batch_id, adopted[0].messages) == (claim.batch_id, numbered(5_000))
+    assert adopted[0].adopted
+    assert redis_client.zcard(REGISTRY) == 1
+    adopted[0].ack()
+    assert redis_client.keys() == []
+
+
+def test_a_lease_that_has_not_run_out_is_left_alone(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(3))
+    taken(worker("busy").claim())
+    (member,) = redis_client.zrange(REGISTRY, 0, -1)
+    redis_client.zadd(REGISTRY, {member: server_ms(redis_client) + 10_000})
+    entries = redis_client.zrange(REGISTRY, 0, -1, withscores=True)
+
+    assert worker("heir").adopt() is None
+    assert redis_client.zrange(REGISTRY, 0, -1, withscores=True) == entries
+
+
+def test_a_lease_that_is_renewed_while_it_is_being_adopted_is_left_alone(
+    worker: Workers, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(redis_client, KEY, numbered(3))
+    busy, heir = worker("busy"), worker("heir")
+    taken(busy.claim())
+    expire(redis_client)
+    look = redis.Redis.zrangebyscore
+
+    def look_and_be_late(*arguments: Any, **options: Any) -> Any:
+        found = look(*arguments, **options)
+        busy.renew_all()
+        return found
+
+    monkeypatch.setattr(redis.Redis, "zrangebyscore", look_and_be_late)
+
+    assert heir.adopt() is None
+    assert heir.claimed_elsewhere() == 1
+
+
+def test_abandoned_claims_are_adopted_one_by_one_by_whoever_comes(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(60))
+    dead = worker("dead", batch_size=2)
+    abandoned = {taken(dead.claim()).batch_id for _ in range(30)}
+    expire(redis_client)
+    heirs = [worker(f"heir{number}") for number in range(3)]
+    adopted: list[UUID] = []
+
+    def adopt_all(source: Source) -> None:
+        while claim := source.adopt():
+            adopted.append(claim.batch_id)
+
+    in_threads(adopt_all, heirs)
+
+    assert len(adopted) == 30
+    assert set(adopted) == abandoned
+
+
+def test_a_worker_that_comes_back_adopts_its_own_claims_before_their_lease_runs_out(
+    worker: Workers, redis_client: Any
+) -> None:
+    push(redis_client, KEY, numbered(6))
+    first_life = worker("w1", batch_size=2)
+    left = {claim.batch_id: claim.messages for claim in (taken(first_life.claim()) for _ in range(2))}
+    taken(worker("w2", batch_size=2).claim())
+
+    second_life = worker("w1")
+    adopted = [taken(second_life.adopt_own()) for _ in range(2)]
+
+    assert {claim.batch_id: claim.messages for claim in adopted} == left
+    assert second_life.adopt_own() is None
+
+
+def test_a_worker_never_adopts_what_it_holds(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(4))
+    source = worker("w1", batch_size=2)
+    first = taken(source.claim())
+    taken(source.claim())
+
+    assert source.adopt_own() is None
+    assert source.adopt() is None
+    first.give_back()
+    assert taken(source.adopt_own()).batch_id == first.batch_id
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("w-1", "w-10"), ("w-1", "w"), ("w", "W"), ("a@b", "b"), ("a@b", "a"), ("ü", "u")]
+)
+def test_a_worker_is_known_by_its_whole_name(worker: Workers, redis_client: Any, name: str, other: str) -> None:
+    push(redis_client, KEY, numbered(1))
+    claim = taken(worker(name).claim())
+
+    assert worker(other).adopt_own() is None
+    assert taken(worker(name).adopt_own()).batch_id == claim.batch_id
+
+
+def test_entries_that_are_not_ours_are_passed_over_and_kept(worker: Workers, redis_client: Any) -> None:
+    foreign: list[bytes] = [b"", b"@", b"@w1", b"garbage", b"no-uuid@w1", b"\xff\xfe@w1", b"{}" * 20]
+    redis_client.zadd(REGISTRY, dict.fromkeys(foreign, 0))
+    push(redis_client, KEY, numbered(1))
+    claim = taken(worker("w1").claim())
+    back = worker("w1")
+
+    adopted = taken(back.adopt_own())
+    assert adopted.batch_id == claim.batch_id
+    assert back.adopt_own() is None
+    expire(redis_client)
+    assert taken(worker("w2").adopt()).batch_id == claim.batch_id
+    assert worker("w3").adopt() is None
+
+    assert set(redis_client.zrange(REGISTRY, 0, -1)) == {*foreign, f"{claim.batch_id}@w2".encode()}
+
+
+def test_an_entry_whose_list_is_gone_is_cleared_away(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(2))
+    dead = worker("dead", batch_size=1)
+    hollow, whole = taken(dead.claim()), taken(dead.claim())
+    redis_client.delete(list_of(hollow))
+    expire(redis_client)
+    redis_client.zadd(REGISTRY, {f"{hollow.batch_id}@dead": 1})  # the one that comes first
+
+    assert taken(worker("heir").adopt()).batch_id == whole.batch_id
+    assert redis_client.zrange(REGISTRY, 0, -1) == [f"{whole.batch_id}@heir".encode()]
+
+
+# rescue
+
+
+def test_lists_that_no_entry_names_are_adopted_under_a_new_name(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(9))
+    dead = worker("dead", batch_size=3)
+    orphans = [taken(dead.claim()) for _ in range(2)]
+    redis_client.delete(REGISTRY)
+    held = taken(dead.claim())
+    heir = worker("heir")
+
+    assert heir.rescue() == 2
+
+    assert heir.rescue() == 0
+    adopted = [taken(heir.adopt()) for _ in range(2)]
+    assert heir.adopt() is None
+    assert sorted(claim.messages for claim in adopted) == [claim.messages for claim in orphans]
+    # The old name may be in the ledger; under it, these messages would be taken for loaded.
+    assert not {claim.batch_id for claim in adopted} & {claim.batch_id for claim in orphans}
+    for claim in (*adopted, held):
+        claim.ack()
+    assert redis_client.keys() == []
+
+
+def test_only_lists_named_like_claims_of_this_source_are_rescued(worker: Workers, redis_client: Any) -> None:
+    name = str(new_id())
+    redis_client.set(f"{{{KEY}}}:claim:{name}", "a string")
+    redis_client.sadd(f"{{{KEY}}}:claim:set", "a set")
+    redis_client.rpush(f"{{{KEY}}}:claims:x", "a list of somebody else's")
+    redis_client.rpush(f"{{{KEY}x}}:claim:{name}", "a claim of another source")
+    redis_client.rpush(f"x{{{KEY}}}:claim:{name}", "and of yet another")
+    before = set(redis_client.keys())
+
+    assert worker().rescue() == 0
+    assert set(redis_client.keys()) == before
+
+
+@pytest.mark.parametrize("key", ["calls*", "calls?", "calls[1-9]", "calls[^a]", "calls\\", "calls\\*", "^calls-"])
+def test_a_key_of_wildcards_means_itself(worker: Workers, redis_client: Any, key: str) -> None:
+    decoys = [
+        f"{{{other}}}:claim:{new_id()}" for other in ("callsx", "calls1", "calls", "calls*x", "calls\\x", "calls-")
+    ]
+    for decoy in decoys:
+        redis_client.rpush(decoy, "of another source")
+    push(redis_client, key, [b"ours"])
+    taken(worker(key=key).claim())
+    redis_client.delete(f"{{{key}}}:claims")
+    source = worker(key=key)
+
+    assert source.rescue() == 1
+    assert taken(source.adopt()).messages == [b"ours"]
+    assert redis_client.exists(*decoys) == len(decoys)
+
+
+def test_orphans_are_rescued_once_however_many_try(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(20))
+    dead = worker("dead", batch_size=1)
+    for _ in range(20):
+        taken(dead.claim())
+    redis_client.delete(REGISTRY)
+    rescued: list[int] = []
+
+    in_threads(lambda source: rescued.append(source.rescue()), [worker(f"w{number}") for number in range(3)])
+
+    assert sum(rescued) == 20
+    assert redis_client.zcard(REGISTRY) == 20
+    heir = worker("heir")
+    adopted = [taken(heir.adopt()).messages for _ in range(20)]
+    assert sorted(message for (message,) in adopted) == sorted(numbered(20))
+
+
+# wait
+
+
+@BOTH_ENDS
+def test_waiting_for_a_list_that_has_messages_changes_nothing(worker: Workers, redis_client: Any, end: End) -> None:
+    push(redis_client, KEY, numbered(3), end)
+    before = redis_client.lrange(KEY, 0, -1)
+    source = worker(take_from=end)
+
+    assert source.wait() is True
+    assert redis_client.lrange(KEY, 0, -1) == before
+    assert redis_client.keys() == [KEY.encode()]
+    assert source.waiting() == 3
+
+
+def test_waiting_in_vain_ends_and_leaves_no_key(worker: Workers, redis_client: Any) -> None:
+    source = worker()
+
+    assert source.wait(0.05) is False
+    assert source.waiting() == 0
+    assert redis_client.keys() == []
+
+
+@BOTH_ENDS
+def test_one_message_wakes_all_who_wait_and_stays(worker: Workers, redis_client: Any, end: End) -> None:
+    sources = [worker(f"w{number}", take_from=end) for number in range(5)]
+    woken: list[bool] = []
+    threads = [threading.Thread(target=lambda each=source: woken.append(each.wait(9.0))) for source in sources]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: redis_client.info("clients")["blocked_clients"] == 5)
+    assert woken == []
+
+    push(redis_client, KEY, [b"1"], end)
+
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 5
+    assert redis_client.lrange(KEY, 0, -1) == [b"1"]
+    claimed = [source.claim() for source in sources]
+    assert [claim.messages for claim in claimed if claim] == [[b"1"]]
+
+
+@BOTH_ENDS
+def test_several_messages_that_wake_several_who_wait_keep_their_order(
+    worker: Workers, redis_client: Any, end: End
+) -> None:
+    sources = [worker(f"w{number}", take_from=end) for number in range(3)]
+    threads = [threading.Thread(target=source.wait, args=(9.0,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: redis_client.info("clients")["blocked_clients"] == 3)
+
+    push(redis_client, KEY, numbered(7), end)
+
+    for thread in threads:
+        thread.join()
+    assert taken(sources[0].claim()).messages == numbered(7)
+
+
+# what is told
+
+
+def test_claims_of_others_are_counted_and_own_ones_not(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(5))
+    source, other = worker("w1", batch_size=1), worker("w2", batch_size=1)
+    source.claim()
+    other.claim()
+    other.claim()
+
+    assert (source.claimed_elsewhere(), other.claimed_elsewhere(), source.waiting()) == (2, 1, 2)
+
+
+def in_threads(work: Callable[[Source], object], sources: list[Source]) -> None:
+    failures: list[BaseException] = []
+
+    def run(source: Source) -> None:
+        try:
+            work(source)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

@@ -1,0 +1,172 @@
+"""The whole way of a message on a Redis Cluster: three nodes, and three source lists of which each lies on another."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from etl.devtools.embedded import PrivateCluster
+from etl.errors import ConfigurationError, Outage
+from etl.inbox.claims import Source
+from etl.inbox.connection import connect
+from etl.inbox.producer import push
+from etl.settings import Source as SourceSettings
+from etl.wire.ids import uuid7
+from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually
+
+KEYS = (CAMPAIGNS, CDRS, CLICK2DIAL)
+APPLICATION = f"{{{CAMPAIGNS}}}:application"
+
+
+@pytest.fixture
+def client(cluster: PrivateCluster) -> Iterator[Any]:
+    """A client of an empty cluster."""
+    with connect(cluster.url, cluster=True) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def clustered(cluster: PrivateCluster, client: Any, database_url: str) -> Iterator[Archive]:
+    with Archive(cluster.url, database_url, client, more={"redis_cluster": True}) as world:
+        yield world
+
+
+def source(client: Any, key: str, worker: str = "w1", **options: Any) -> Source:
+    return Source(client, key, worker=worker, new_batch_id=lambda: uuid7(time.time_ns() // 1_000_000), **options)
+
+
+def test_the_three_lists_lie_on_three_nodes(client: Any) -> None:
+    assert len({client.get_node_from_key(key).port for key in KEYS}) == 3
+
+
+def test_a_run_loads_every_list_and_what_was_abandoned_and_what_was_orphaned(clustered: Archive, client: Any) -> None:
+    clustered.sources = tuple(
+        each.model_copy(update={"forward_to": APPLICATION if each.key == CAMPAIGNS else None})
+        for each in clustered.sources
+    )
+    simulated = clustered.run("simulate", "--cdrs", "2000", "--dialect", "both", "--duplicates", "0.1", "--json")
+    assert (simulated.returncode, simulated.stderr) == (0, "")
+    pushed = json.loads(simulated.stdout)["messages"]
+    lengths = {key: client.llen(key) for key in KEYS}
+    assert sum(lengths.values()) == pushed
+    assert min(lengths.values()) > 100
+    of_the_application = client.lrange(CAMPAIGNS, 0, -1)
+    for key in KEYS:
+        forward = APPLICATION if key == CAMPAIGNS else None
+        dead = source(client, key, worker="dead", batch_size=50, forward_to=forward)
+        assert dead.claim()
+        client.delete(f"{{{key}}}:claims")
+        abandoned = dead.claim()
+        assert abandoned
+        abandoned.give_back()
+
+    result = clustered.run("run", "--json", ETL_BATCH_SIZE="300")
+
+    assert result.returncode == 0
+    assert [json.loads(line)["action"] for line in result.stderr.splitlines()] == ["orphans_rescued"] * 3
+    books = json.loads(result.stdout)
+    assert {key: books["sources"][key]["claimed"] for key in KEYS} == lengths
+    assert clustered.value("SELECT count(*) FROM cdrs") == books["total"]["inserted"]
+    assert client.lrange(APPLICATION, 0, -1) == of_the_application
+    client.delete(APPLICATION)
+    assert client.keys(target_nodes=client.PRIMARIES) == []
+    clustered.assert_books_balance()
+
+
+@pytest.mark.parametrize("end", ["right", "left"])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_claim_lives_as_it_does_on_a_single_server(client: Any, key: str, end: Any) -> None:
+    first, second = source(client, key, "w1", take_from=end), source(client, key, "w2", take_from=end)
+    assert first.wait(0.01) is False
+    push(client, key, [b"1", b"2", b"3"], end)
+    assert first.wait() is True
+
+    claim = first.claim()
+    assert claim
+    assert claim.messages == [b"1", b"2", b"3"]
+    assert second.adopt() is None
+    first.renew_all()
+    assert second.claimed_elsewhere() == 1
+    claim.give_back()
+    adopted = second.adopt()
+    assert adopted
+    assert (adopted.batch_id, adopted.messages) == (claim.batch_id, claim.messages)
+    back = source(client, key, "w2").adopt_own()
+    assert back
+    back.ack()
+
+    assert client.keys(target_nodes=client.PRIMARIES) == []
+
+
+def test_forwarding_to_another_slot_is_refused_before_anything_moves(clustered: Archive, client: Any) -> None:
+    clustered.sources = (SourceSettings(key=CAMPAIGNS, forward_to="application"),)
+    clustered.push(cdr(1))
+
+    result = clustered.run("run")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"etl: application and {CAMPAIGNS} lie in different slots of the cluster: ")
+    assert client.keys(target_nodes=client.PRIMARIES) == [CAMPAIGNS.encode()]
+    with pytest.raises(ConfigurationError, match="different slots"):
+        source(client, CAMPAIGNS, forward_to="application")
+
+
+def test_a_node_that_is_away_is_an_outage_until_it_is_back(cluster: PrivateCluster, client: Any) -> None:
+    port = client.get_node_from_key(CAMPAIGNS).port
+    (node,) = (node for node in cluster.nodes if node.port == port)
+    sources = [source(client, key) for key in KEYS]
+    here = sources[0]
+    for key in KEYS:
+        push(client, key, [key.encode()])
+
+    node.kill()
+    try:
+        for step in (here.claim, here.wait, here.waiting, here.adopt_own, here.rescue):
+            with pytest.raises(Outage):
+                step()
+    finally:
+        node.start()
+
+    eventually(lambda: all(works(each) for each in sources))
+    for each in sources:
+        claim = each.claim()
+        assert claim
+        assert claim.messages == [each.key.encode()]
+        claim.ack()
+
+
+def works(source: Source) -> bool:
+    try:
+        return source.wait(0.01)
+    except Outage:
+        return False
+
+
+def test_a_cluster_that_is_away_is_one_line_and_exit_code_1(clustered: Archive) -> None:
+    clustered.redis_url = "redis://:hunter2@127.0.0.1:1/0"
+
+    result = clustered.run("run")
+
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "etl: Redis: Error 111 connecting to 127.0.0.1:1. Connection refused.\n"
+
+
+def test_a_wrong_password_of_a_cluster_is_a_configuration_error(cluster: PrivateCluster, client: Any) -> None:
+    url = f"redis://:wrong@127.0.0.1:{cluster.nodes[0].port}/0"
+    with redis.Redis(port=cluster.nodes[0].port) as node:
+        node.config_set("requirepass", "hunter2")
+        try:
+            with pytest.raises(ConfigurationError, match="Redis refuses us: invalid username-password pair"):
+                connect(url, cluster=True)
+        finally:
+            node.config_set("requirepass", "")
+
+
+def test_a_cluster_has_one_database(cluster: PrivateCluster) -> None:
+    with pytest.raises(ConfigurationError, match="no database but 0"):
+        connect(cluster.url[:-1] + "1", cluster=True)

@@ -1,0 +1,142 @@
+"""Partitions: made when a day's first row appears, by whoever comes first, and in nobody's way."""
+
+import threading
+from collections.abc import Iterator
+from datetime import date, timedelta
+from functools import partial
+
+import psycopg
+import pytest
+
+from etl.errors import ConfigurationError
+from etl.store import tables
+from etl.store.partitions import ensure
+from etl.store.writer import Books, Writer
+from tests.store import at_once, batch, engine, write
+from tests.world import DIALED_AT, Archive, cdr
+
+DAY = 86_400  # seconds
+EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
+
+
+def days_later(call_ref: object, days: int) -> bytes:
+    return cdr(call_ref, dialed_at=DIALED_AT + days * DAY)
+
+
+def partitions(archive: Archive, table: str = "cdrs") -> list[str]:
+    query = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = %s::regclass ORDER BY 1"
+    return [row["name"] for row in archive.rows(query, table)]
+
+
+def test_given_the_first_rows_of_days_however_far_apart_then_each_gets_its_partition(
+    archive: Archive, writer: Writer
+) -> None:
+    first, last = "2000-01-01T00:00:00Z", "2024-02-29T23:59:59.999999Z"
+    messages = [cdr(1, dialed_at=first), cdr(2), cdr(3, dialed_at=last), EVENT]
+
+    assert write(writer, *messages) == Books(claimed=4, inserted=3, events=1)
+
+    assert partitions(archive) == ["cdrs_20000101", "cdrs_20150219", "cdrs_20240229"]
+    assert archive.value("SELECT count(*) FROM ONLY cdrs_20240229") == 1
+    captured_on = archive.value("SELECT captured_on FROM audit_events")
+    assert partitions(archive, "audit_events") == [f"audit_events_{captured_on:%Y%m%d}"]
+    archive.assert_books_balance()
+
+
+def test_given_a_partition_then_it_has_the_key_and_the_comments_of_its_table(archive: Archive, writer: Writer) -> None:
+    write(writer, cdr(1))
+
+    with psycopg.connect(archive.database_url) as connection, pytest.raises(psycopg.errors.UniqueViolation):
+        connection.execute("INSERT INTO cdrs_20150219 SELECT * FROM cdrs")
+    comments = """
+        SELECT attname, col_description(%s::regclass, attnum) AS comment FROM pg_attribute
+        WHERE attrelid = %s::regclass AND attnum > 0
+    """
+    assert archive.rows(comments, "cdrs_20150219", "cdrs_20150219") == archive.rows(comments, "cdrs", "cdrs")
+
+
+def test_given_workers_that_want_the_same_days_then_each_partition_is_made_once(
+    archive: Archive, database_url: str
+) -> None:
+    def load(worker: int) -> Books | None:
+        with engine(database_url) as connections:
+            messages = [days_later(f"{worker}-{day}", day) for day in range(6)]
+            return Writer(connections).write(batch(messages if worker % 2 else messages[::-1]))
+
+    assert at_once(*(partial(load, worker) for worker in range(4))) == [Books(claimed=6, inserted=6)] * 4
+
+    assert len(partitions(archive)) == 6
+    archive.assert_books_balance()
+
+
+@pytest.fixture(
+    params=["COPY cdrs (dialed_on, source, call_ref, leg, dialed_at, batch_id) FROM STDIN", "SELECT FROM cdrs"]
+)
+def long_transaction(archive: Archive, writer: Writer, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Another session that has read or is writing the table, and takes its time."""
+    write(writer, cdr("a day that exists"))
+    with psycopg.connect(archive.database_url) as connection, connection.cursor() as cursor:
+        if request.param.startswith("SELECT"):
+            cursor.execute(request.param)
+            yield
+        else:
+            with cursor.copy(request.param) as copy:
+                copy.write_row(("2015-02-19", "dialler", "half-way", 0, "2015-02-19T21:06:00Z", str(0) * 32))
+                yield
+        connection.rollback()
+
+
+@pytest.mark.usefixtures("long_transaction")
+def test_given_a_long_transaction_on_the_table_then_a_partition_is_made_meanwhile(
+    archive: Archive, writer: Writer
+) -> None:
+    written: list[Books | None] = []
+    thread = threading.Thread(target=lambda: written.append(write(writer, days_later("new", 1))), daemon=True)
+    thread.start()
+    thread.join(20)
+
+    assert written == [Books(claimed=1, inserted=1)], "it waits for the other transaction's end"
+    assert partitions(archive) == ["cdrs_20150219", "cdrs_20150220"]
+
+
+def test_given_a_partition_dropped_behind_our_back_then_it_is_made_anew(archive: Archive, writer: Writer) -> None:
+    write(writer, cdr("lost"), days_later("kept", 1), EVENT)
+    with psycopg.connect(archive.database_url, autocommit=True) as connection:
+        connection.execute("DROP TABLE cdrs_20150219")
+        connection.execute(f"DROP TABLE {partitions(archive, 'audit_events')[0]}")
+
+    assert write(writer, cdr("new"), days_later("kept", 1), EVENT) == Books(
+        claimed=3, inserted=1, unchanged=1, events=1
+    )
+
+    assert [row["call_ref"] for row in archive.rows("SELECT call_ref FROM cdrs ORDER BY 1")] == ["kept", "new"]
+    assert archive.value("SELECT count(*) FROM dead_letters") == 0
+
+
+@pytest.mark.parametrize("how", ["DETACH PARTITION cdrs_20150219", "DETACH PARTITION cdrs_20150219 CONCURRENTLY"])
+def test_given_a_detached_partition_in_the_way_then_the_error_names_it(
+    archive: Archive, writer: Writer, how: str
+) -> None:
+    write(writer, cdr("before"))
+    with psycopg.connect(archive.database_url, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE cdrs {how}")
+
+    with pytest.raises(ConfigurationError, match=r"cdrs_20150219 exists, but it's no partition of cdrs"):
+        write(writer, cdr("after"))
+
+    assert archive.value("SELECT count(*) FROM load_batches") == 1, "nothing of the claim took effect"
+
+
+def test_given_many_days_then_each_partition_has_its_own_transaction(archive: Archive, database_url: str) -> None:
+    """Every partition takes several locks until the end of its transaction, and a server has a few thousand."""
+    days = [date(2015, 1, 1) + timedelta(days=n) for n in range(8)]
+
+    with engine(database_url) as connections:
+        ensure(connections, tables.cdrs, days[:4])
+        ensure(connections, tables.cdrs, days)
+
+    assert len(partitions(archive)) == 8
+    transactions = (
+        "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE starts_with(relname, 'cdrs_2') AND relkind = 'r'"
+    )
+    assert archive.value(transactions) == 8

@@ -1,0 +1,393 @@
+"""One claim, one transaction: what takes effect, how often, and what the books say of it; several workers at once, and
+rows that only Postgres refuses. How one CDR is merged into another is in test_merge."""
+
+import json
+import logging
+import random
+import string
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from etl.errors import Outage
+from etl.store import merge
+from etl.store import writer as writing
+from etl.store.writer import Books, Writer
+from tests.store import Hooked, at_once, batch, engine, new_id, write
+from tests.world import DIALED_AT, Archive, api_cdr, cdr
+
+DAY = 86_400  # seconds
+
+EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
+
+
+def random_text(length: int, seed: int = 1) -> str:
+    """Text that doesn't compress."""
+    return "".join(random.Random(seed).choices(string.ascii_letters + string.digits, k=length))
+
+
+# A row of an index holds about 2,700 bytes, and call_ref is part of the key.
+UNINDEXABLE = cdr(random_text(6_000))
+# JSON has numbers without end; those of jsonb end at 131,072 digits before the point.
+TOO_LARGE_A_NUMBER = cdr("large", score=0).replace(b'"score": 0', b'"score": 1e200000')
+REFUSED_EVENT = b'{"type": "stats", "payload": {"ref": "2040", "gauges": {"callees_queued": 1e200000}}}'
+REFUSED = [UNINDEXABLE, TOO_LARGE_A_NUMBER, cdr(random_text(6_000, seed=2))]
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Writer]:
+    """A second worker."""
+    with engine(database_url) as connections:
+        yield Writer(connections)
+
+
+def took_the_merge_way(writer: Writer, database_url: str) -> bool:
+    """The merge way leaves an empty temporary table in its session."""
+    with psycopg.connect(database_url) as connection:
+        query = "SELECT count(*) FROM pg_class WHERE relname LIKE 'incoming%' AND relpersistence = 't'"
+        return connection.execute(query).fetchone() != (0,)
+
+
+# -- once
+
+
+@pytest.mark.parametrize("times", [2, 5])
+def test_given_a_message_several_times_in_one_claim_then_it_takes_effect_once(
+    archive: Archive, writer: Writer, times: int
+) -> None:
+    assert write(writer, *[cdr(88)] * times) == Books(claimed=times, inserted=1, unchanged=times - 1)
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 1
+    assert archive.value("SELECT count(*) FROM cdr_revisions") == 0
+    archive.assert_books_balance()
+
+
+@pytest.mark.parametrize("times", [2, 5])
+def test_given_a_message_in_several_claims_then_it_takes_effect_once(
+    archive: Archive, writer: Writer, times: int
+) -> None:
+    assert write(writer, cdr(88)) == Books(claimed=1, inserted=1)
+    row = archive.cdr(88)
+    for _ in range(times - 1):
+        assert write(writer, cdr(88)) == Books(claimed=1, unchanged=1)
+
+    assert archive.cdr(88) == row, "a repetition wrote something"
+    assert archive.value("SELECT count(*) FROM cdr_revisions") == 0
+    archive.assert_books_balance()
+
+
+def test_given_a_claim_that_the_ledger_has_then_nothing_happens_again(archive: Archive, writer: Writer) -> None:
+    batch_id = new_id()
+    messages = [cdr(1), EVENT, b"junk"]
+    assert write(writer, *messages, batch_id=batch_id) == Books(claimed=3, inserted=1, events=1, dead=1)
+    with psycopg.connect(archive.database_url) as connection:
+        connection.execute("DELETE FROM cdrs")  # so that one would see it, if it were loaded again
+
+    assert write(writer, *messages, batch_id=batch_id) is None
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 0
+    assert archive.value("SELECT count(*) FROM audit_events") == 1
+    assert archive.value("SELECT count(*) FROM dead_letters") == 1
+    assert archive.value("SELECT count(*) FROM load_batches") == 1
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_given_workers_that_hold_the_same_claim_then_one_takes_effect(
+    archive: Archive, writer: Writer, other: Writer, attempt: int
+) -> None:
+    batch_id = new_id()
+    messages = [*(cdr(n) for n in range(200)), *[EVENT] * 50, *[b"junk"] * 50, *(api_cdr(n) for n in range(100))]
+    random.Random(attempt).shuffle(messages)
+
+    results = at_once(*(partial(one.write, batch(messages, batch_id)) for one in (writer, other, writer, other)))
+
+    (books,) = [result for result in results if result]
+    assert books == Books(claimed=400, inserted=200, updated=100, events=50, dead=50)
+    assert archive.value("SELECT count(*) FROM load_batches") == 1
+    archive.assert_books_balance()
+
+
+@pytest.mark.parametrize("same_claim", [True, False], ids=["the same claim", "another claim with the same calls"])
+def test_given_a_worker_that_froze_in_its_transaction_then_others_get_past_it(
+    archive: Archive, writer: Writer, other: Writer, monkeypatch: pytest.MonkeyPatch, same_claim: bool
+) -> None:
+    batch_id = new_id()
+    messages = [cdr(n) for n in range(3_000)]
+    write(writer, cdr("the day's partition"))
+    frozen, thawed = threading.Event(), threading.Event()
+    monkeypatch.setattr(merge, "WAIT_MS", 300)
+    monkeypatch.setattr(writing, "FROZEN_SECONDS", 0.2)
+
+    def freeze() -> None:
+        frozen.set()
+        assert thawed.wait(30)
+
+    def freezing() -> Any:
+        try:
+            return writer.write(batch(Hooked(messages, 2_000, freeze), batch_id))
+        except Outage as outage:
+            return outage
+
+    def going_on() -> Any:
+        assert frozen.wait(30)
+        try:
+            return other.write(batch(messages, batch_id if same_claim else None))
+        finally:
+            thawed.set()
+
+    first, second = at_once(freezing, going_on)
+
+    assert isinstance(first, Outage), "the frozen worker is told that its transaction is gone"
+    assert second == Books(claimed=3_000, inserted=3_000)
+    again = write(writer, *messages, batch_id=batch_id)
+    assert again == (None if same_claim else Books(claimed=3_000, unchanged=3_000)), "and the ledger tells it the rest"
+    archive.assert_books_balance()
+
+
+# -- the books
+
+
+def test_given_one_of_each_then_the_books_say_what_became_of_them(archive: Archive, writer: Writer) -> None:
+    write(writer, cdr("stored"), cdr("shorter", hold_time=None), cdr("contradicted", call_time=1))
+    batch_id = new_id()
+
+    books = write(
+        writer,
+        cdr("new"),
+        cdr("new"),
+        api_cdr("new"),
+        cdr("stored"),
+        cdr("shorter", hold_time=7),
+        cdr("contradicted", call_time=2),
+        EVENT,
+        b"junk",
+        UNINDEXABLE,
+        batch_id=batch_id,
+    )
+
+    assert books == Books(claimed=9, inserted=1, updated=3, unchanged=2, events=1, dead=2)
+    (entry,) = archive.rows("SELECT * FROM load_batches WHERE batch_id = %s", batch_id)
+    assert entry | vars_of(books) == entry
+    archive.assert_books_balance()
+
+
+def vars_of(books: Books) -> dict[str, int]:
+    return {name: getattr(books, name) for name in ("claimed", "inserted", "updated", "unchanged", "events", "dead")}
+
+
+def test_given_calls_of_several_days_then_each_day_has_its_own_books(archive: Archive, writer: Writer) -> None:
+    write(writer, cdr("a"), cdr("b", dialed_at=DIALED_AT + DAY), cdr("c", dialed_at=DIALED_AT + DAY))
+    batch_id = new_id()
+
+    write(
+        writer,
+        cdr("a", call_time=1),
+        cdr("b", dialed_at=DIALED_AT + DAY),
+        cdr("c", dialed_at=DIALED_AT + DAY, hold_time=3),
+        cdr("d", dialed_at=DIALED_AT + DAY),
+        cdr("e", dialed_at=DIALED_AT + 2 * DAY),
+        EVENT,
+        batch_id=batch_id,
+    )
+
+    query = (
+        "SELECT dataset, day::text, inserted, updated FROM load_batch_days WHERE batch_id = %s ORDER BY dataset, day"
+    )
+    event, *calls = [tuple(row.values()) for row in archive.rows(query, batch_id)]
+    assert calls == [("cdrs", "2015-02-19", 0, 1), ("cdrs", "2015-02-20", 1, 1), ("cdrs", "2015-02-21", 1, 0)]
+    captured_on = archive.value("SELECT captured_on::text FROM audit_events")
+    assert event == ("audit_events", captured_on, 1, 0)
+    archive.assert_books_balance()
+
+
+@pytest.mark.parametrize("figure", ["claimed", "inserted", "updated", "unchanged", "events", "dead"])
+def test_given_books_that_do_not_balance_then_postgres_refuses_them(
+    archive: Archive, writer: Writer, figure: str
+) -> None:
+    write(writer, cdr(1), EVENT, b"junk")
+
+    with psycopg.connect(archive.database_url) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(f"UPDATE load_batches SET {figure} = {figure} + 1")
+
+
+def test_given_only_events_or_only_junk_or_nothing_then_the_claim_is_booked_all_the_same(
+    archive: Archive, writer: Writer
+) -> None:
+    assert write(writer, EVENT, EVENT) == Books(claimed=2, events=2)
+    assert write(writer, b"junk") == Books(claimed=1, dead=1)
+    assert write(writer) == Books()
+
+    assert archive.value("SELECT count(*) FROM load_batches") == 3
+    archive.assert_books_balance()
+
+
+def test_given_only_new_calls_then_they_take_the_fast_way(archive: Archive, writer: Writer) -> None:
+    messages = [*(cdr(n) for n in range(100)), EVENT, b"junk"]
+    write(writer, *messages)
+    assert not took_the_merge_way(writer, archive.database_url)
+
+    write(writer, *messages)
+    assert took_the_merge_way(writer, archive.database_url)
+
+
+# -- several workers
+
+
+def test_given_workers_with_the_same_calls_in_opposite_orders_then_none_gives_up(
+    archive: Archive, writer: Writer, other: Writer
+) -> None:
+    calls = range(3_000)
+    forth, back = [cdr(n) for n in calls], [api_cdr(n) for n in reversed(calls)]
+    write(writer, cdr("the day's partition"))
+
+    books = at_once(partial(writer.write, batch(forth)), partial(other.write, batch(back)))
+
+    assert sum(books, Books()) == Books(claimed=6_000, inserted=3_000, updated=3_000)
+    assert archive.value("SELECT count(*) FROM cdrs WHERE call_time IS NOT NULL AND ended_at IS NOT NULL") == 3_000
+    archive.assert_books_balance()
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "serializable"])
+def test_given_workers_that_contradict_each_other_then_every_superseded_version_is_kept(
+    archive: Archive, database_url: str, isolation: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            f"ALTER DATABASE \"{connection.info.dbname}\" SET default_transaction_isolation = '{isolation}'"
+        )
+    calls, claims = 30, 12
+    dice = random.Random(1)
+
+    def versions(claim: int) -> list[bytes]:
+        # Two versions of every call, from other claims' and from each other different, in any order.
+        messages = [cdr(n, call_time=2 * claim + version) for n in range(calls) for version in (0, 1)]
+        return dice.sample(messages, len(messages))
+
+    def load(worker: int) -> Books:
+        with engine(database_url) as connections:
+            one = Writer(connections)
+            results = [one.write(each) for each in work[worker]]
+        return sum(filter(None, results), Books())
+
+    work = [[batch(versions(claim)) for claim in range(worker, claims, 4)] for worker in range(4)]
+    books = sum(at_once(*(partial(load, worker) for worker in range(4))), Books())
+
+    assert books == Books(claimed=2 * calls * claims, inserted=calls, updated=calls * (2 * claims - 1))
+    kept = "SELECT call_ref, call_time FROM cdrs UNION ALL SELECT call_ref, call_time FROM cdr_revisions"
+    versions_kept = sorted((int(row["call_ref"]), row["call_time"]) for row in archive.rows(kept))
+    assert versions_kept == [(call, version) for call in range(calls) for version in range(2 * claims)]
+    # Each revision names the claim of the version that followed it.
+    followers = """
+        WITH versions AS (
+            SELECT call_ref, batch_id, replaced_by, id FROM cdr_revisions
+            UNION ALL SELECT call_ref, batch_id, NULL, 9223372036854775807 FROM cdrs
+        )
+        SELECT replaced_by, lead(batch_id) OVER (PARTITION BY call_ref ORDER BY id) AS follower FROM versions
+    """
+    assert all(row["replaced_by"] == row["follower"] for row in archive.rows(followers))
+    archive.assert_books_balance()
+
+
+# -- rows that only Postgres refuses
+
+
+@pytest.mark.parametrize("stored", [0, 1, 100], ids=["none stored", "one stored", "all stored"])
+def test_given_rows_that_postgres_refuses_then_they_alone_are_dead_letters(
+    archive: Archive, writer: Writer, stored: int
+) -> None:
+    neighbours = [cdr(n) for n in range(100)]
+    write(writer, *neighbours[:stored])
+    messages = list(neighbours)
+    for message, position in zip(REFUSED, (0, 51, 102), strict=True):
+        messages.insert(position, message)
+
+    assert write(writer, *messages) == Books(claimed=103, inserted=100 - stored, unchanged=stored, dead=3)
+
+    letters = archive.rows("SELECT position, reason, detail, raw FROM dead_letters ORDER BY position")
+    assert [(letter["position"], bytes(letter["raw"])) for letter in letters] == [
+        (position, messages[position]) for position in (0, 51, 102)
+    ]
+    assert {letter["reason"] for letter in letters} == {"refused_by_database"}
+    assert "index row size" in letters[0]["detail"]
+    assert "overflow" in letters[1]["detail"]
+    archive.assert_books_balance()
+
+
+def test_given_nothing_but_refused_rows_then_all_are_dead_letters(archive: Archive, writer: Writer) -> None:
+    assert write(writer, *REFUSED, REFUSED_EVENT) == Books(claimed=4, dead=4)
+    archive.assert_books_balance()
+
+
+def test_given_an_event_that_postgres_refuses_then_it_alone_is_a_dead_letter(archive: Archive, writer: Writer) -> None:
+    assert write(writer, EVENT, cdr(1), REFUSED_EVENT, EVENT) == Books(claimed=4, inserted=1, events=2, dead=1)
+
+    (letter,) = archive.rows("SELECT position, raw FROM dead_letters")
+    assert (letter["position"], bytes(letter["raw"])) == (2, REFUSED_EVENT)
+    archive.assert_books_balance()
+
+
+def test_given_a_refused_message_then_its_calls_other_versions_load(archive: Archive, writer: Writer) -> None:
+    too_large = cdr(88, score=0).replace(b'"score": 0', b'"score": 1e200000')
+
+    assert write(writer, cdr(88), too_large, api_cdr(88)) == Books(claimed=3, inserted=1, updated=1, dead=1)
+
+    row = archive.cdr(88)
+    assert (row["extra"], row["call_time"], row["ended_at"] is None) == (None, 41, False)
+
+
+# -- Postgres as it happens to be
+
+
+def test_given_a_server_that_commits_without_waiting_then_our_sessions_wait(archive: Archive) -> None:
+    with psycopg.connect(archive.database_url, autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{connection.info.dbname}" SET synchronous_commit = off')
+
+    with engine(archive.database_url) as connections, connections.begin() as session:
+        assert session.scalar(sa.text("SHOW synchronous_commit")) == "on"
+
+
+def test_given_other_settings_for_clients_then_text_arrives_as_it_was(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    name = "Zoë Жан 蔡 🎧"
+
+    with engine(archive.database_url) as connections:
+        assert write(Writer(connections), cdr(88, contact_ref=name, note=name)) == Books(claimed=1, inserted=1)
+
+    assert (archive.cdr(88)["contact_ref"], archive.cdr(88)["extra"]) == (name, {"note": name})
+
+
+def test_given_a_connection_that_breaks_amid_a_claim_then_it_is_an_outage_and_nothing_took_effect(
+    archive: Archive, writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = [cdr(n) for n in range(3_000)]
+    write(writer, cdr("the day's partition"))
+
+    def break_it() -> None:
+        ours = "datname = current_database() AND application_name = 'etl'"
+        archive.rows(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
+
+    with caplog.at_level(logging.WARNING), pytest.raises(Outage):
+        writer.write(batch(Hooked(messages, 2_000, break_it)))
+
+    assert caplog.records == [], "the loader says that there is an outage, and nobody else says anything"
+    assert archive.value("SELECT count(*) FROM cdrs") == 1
+    assert write(writer, *messages) == Books(claimed=3_000, inserted=3_000), "and the next attempt finds a way"
+    archive.assert_books_balance()
+
+
+def test_given_messages_with_json_of_every_kind_then_it_is_stored_as_it_was(archive: Archive, writer: Writer) -> None:
+    extra = {"a": None, "b": [1, 2.5, "x", {"c": False}], "d": {"e": 10**30}, "ключ": "\t\"\\'"}
+
+    write(writer, cdr(88, **extra))
+    assert archive.cdr(88)["extra"] == extra
+
+    write(writer, cdr(88, **extra), cdr(88, f=1))
+    assert archive.cdr(88)["extra"] == {**extra, "f": 1}
+    assert json.loads(archive.value("SELECT extra::text FROM cdrs"))["d"]["e"] == 10**30

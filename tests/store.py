@@ -1,0 +1,89 @@
+"""Claims for a `Writer`, without Redis: what tests of the store need beside the `archive` fixture's questions."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from etl.store import connection
+from etl.store.writer import Batch, Books, Writer
+from etl.wire.decode import Decoding
+from etl.wire.ids import uuid7
+from etl.wire.times import from_datetime
+from tests.world import CAMPAIGNS
+
+
+def batch(messages: Sequence[bytes], batch_id: UUID | None = None, source: str = "dialler") -> Batch:
+    """A claim of these messages. Each holder of a claim decodes it for itself: make one for each."""
+    now = datetime.now(UTC)
+    batch_id = batch_id or new_id()
+    records = Decoding(
+        messages,
+        source=source,
+        key=CAMPAIGNS,
+        batch_id=batch_id,
+        captured_at=from_datetime(now),
+        latest=from_datetime(now + timedelta(days=1)),
+        max_message_bytes=1024 * 1024,
+    )
+    return Batch(batch_id, "test", CAMPAIGNS, now, messages, records)
+
+
+def write(writer: Writer, *messages: bytes, batch_id: UUID | None = None) -> Books | None:
+    return writer.write(batch(messages, batch_id))
+
+
+def new_id() -> UUID:
+    return uuid7(int(datetime.now(UTC).timestamp() * 1000))
+
+
+@contextmanager
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    engine = connection.connect("postgresql+psycopg://" + database_url.partition("://")[2])
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def at_once(*jobs: Callable[[], Any]) -> list[Any]:
+    """What the jobs return, each in a thread of its own, all started together. Raises what one of them raised."""
+    start = threading.Barrier(len(jobs))
+    results: list[Any] = [None] * len(jobs)
+    failures: list[BaseException] = []
+
+    def run(index: int, job: Callable[[], Any]) -> None:
+        try:
+            start.wait()
+            results[index] = job()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=each, daemon=True) for each in enumerate(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a job hangs"
+    if failures:
+        raise failures[0]
+    return results
+
+
+class Hooked(list[bytes]):
+    """Messages that call `hook` when whoever reads them comes to number `at`: a moment in the middle of a COPY."""
+
+    def __init__(self, messages: Sequence[bytes], at: int, hook: Callable[[], object]) -> None:
+        super().__init__(messages)
+        self._at = at
+        self._hook = hook
+
+    def __iter__(self) -> Iterator[bytes]:
+        for position, message in enumerate(super().__iter__()):
+            if position == self._at:
+                self._hook()
+            yield message

@@ -1,0 +1,182 @@
+"""Every spelling of a moment that a dialler has, and where the range of acceptable times ends."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+
+from etl.wire.faults import Reason, Undecodable
+from etl.wire.times import EPOCH, from_datetime, microseconds
+from tests.wire import LATEST, TO_THE_MILLISECOND, TO_THE_SECOND, Spelled, a_cdr, reason, times
+from tests.world import api_cdr, cdr
+
+EVENING = datetime(2015, 2, 19, 21, 6, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def read(text: float | str) -> datetime:
+    return EPOCH + microseconds(text) * MICROSECOND
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        # Unix time
+        (1_424_379_960, EVENING),
+        (1_424_379_960.0, EVENING),
+        (1_424_379_960.354, EVENING + timedelta(milliseconds=354)),
+        ("1424379960", EVENING),
+        ("1424379960.354", EVENING + timedelta(milliseconds=354)),
+        (1_424_379_960_354, EVENING + timedelta(milliseconds=354)),
+        ("1424379960354", EVENING + timedelta(milliseconds=354)),
+        (1_424_379_960_354.0, EVENING + timedelta(milliseconds=354)),
+        # Ruby
+        ("2015-02-19 23:06:00 +0200", EVENING),
+        ("2015-02-19 16:06:00 -0500", EVENING),
+        ("2015-02-20 02:51:00 +0545", EVENING),
+        ("2015-02-19 21:06:00 +0000", EVENING),
+        ("2015-02-19 21:06:00 UTC", EVENING),
+        ("2015-02-19 23:06:00.354 +0200", EVENING + timedelta(milliseconds=354)),
+        # ISO 8601
+        ("2015-02-19T23:06:00.354+02:00", EVENING + timedelta(milliseconds=354)),
+        ("2015-02-19T23:06:00+02:00", EVENING),
+        ("2015-02-19T21:06:00Z", EVENING),
+        ("2015-02-19T21:06:00.000001Z", EVENING + MICROSECOND),
+        ("2015-02-18T21:06:00-24:00", None),
+        ("2015-02-20T11:06:00+14:00", EVENING),
+        ("2015-02-19T23:06+02:00", EVENING),
+        ("20150219T210600Z", EVENING),
+        # Without an offset it's UTC
+        ("2015-02-19T21:06:00", EVENING),
+        ("2015-02-19 21:06:00", EVENING),
+        ("2015-02-19 21:06:00.5", EVENING + timedelta(milliseconds=500)),
+    ],
+)
+def test_a_time_is_the_moment_it_spells(text: float | str, moment: datetime | None) -> None:
+    if moment is None:
+        with pytest.raises(Undecodable):
+            microseconds(text)
+    else:
+        assert read(text) == moment
+
+
+@given(times())
+def test_any_moment_in_any_spelling_and_any_zone_is_that_moment(time: Spelled) -> None:
+    assert read(time.text) == time.moment
+
+
+def test_the_spellings_that_are_tested_are_those_of_the_protocol() -> None:
+    zoned = EVENING.astimezone(datetime.fromisoformat("2015-02-19T00:00+02:00").tzinfo)
+    assert {spell(zoned) for spell in (TO_THE_SECOND | TO_THE_MILLISECOND).values()} >= {
+        1_424_379_960,
+        "1424379960",
+        1_424_379_960_000,
+        "2015-02-19 23:06:00 +0200",
+        "2015-02-19 21:06:00 UTC",
+        "2015-02-19T23:06:00.000+02:00",
+    }
+
+
+def test_from_10_to_the_11_on_a_number_counts_milliseconds() -> None:
+    assert read(99_999_999_999) == datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)
+    assert read(100_000_000_000) == datetime(1973, 3, 3, 9, 46, 40, tzinfo=UTC)
+    assert read("99999999999") == read(99_999_999_999.0) == read(99_999_999_999)
+    assert read("100000000000") == read(100_000_000_000.0) == read(100_000_000_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yesterday",
+        " ",
+        "-",
+        "1e9",
+        "0x54e650f8",
+        "٣٣٣٣٣٣٣٣٣٣",
+        " 1424379960",
+        "1424379960 ",
+        "1,424,379,960",
+        "9" * 41,
+        "9" * 5_000,
+        "2015-02-19",
+        "2015-02-19+02:00",
+        "2015-W08-4",
+        "23:06:00",
+        "2015-02-19T",
+        "2015-02-30 23:06:00 +0200",
+        "2015-02-19 25:06:00 +0200",
+        "2015-02-19 23:06:00 +2400",
+        "2015-02-19 23:06:00 CET",
+        "2015-02-19 23:06:00 +0200 (CEST)",
+        "19/02/2015 23:06:00",
+        "Thu Feb 19 23:06:00 2015",
+        "10000-02-19 23:06:00 +0200",
+        "2015-02-19 23:06:00 \N{GRINNING FACE}",
+        "2015-02-19\n23:06:00\n+0200" * 1_000,
+    ],
+)
+def test_text_that_spells_no_moment_is_of_the_wrong_kind(text: str) -> None:
+    assert reason(cdr(1, dialed_at=text)) == Reason.BAD_TYPE
+    assert reason(api_cdr(1, ended_at=text)) == Reason.BAD_TYPE
+
+
+@pytest.mark.parametrize("name", ["dialed_at", "callee_answered_at", "agent_answered_at", "ended_at"])
+class TestTheRangeOfTimes:
+    """[2000-01-01, claim + 1 day], for all times of a CDR."""
+
+    @pytest.mark.parametrize("moment", [EPOCH, EPOCH + MICROSECOND, LATEST - MICROSECOND, LATEST])
+    def test_a_time_at_its_bounds_is_accepted(self, name: str, moment: datetime) -> None:
+        record = a_cdr(api_cdr(1, **{name: moment.isoformat()}))
+        column = {"callee_answered_at": "answered_at", "agent_answered_at": "connected_at"}.get(name, name)
+        assert getattr(record, column) == from_datetime(moment)
+
+    @pytest.mark.parametrize(
+        "time",
+        [
+            f'"{EPOCH - MICROSECOND}"',
+            f'"{LATEST + MICROSECOND}"',
+            '"1999-12-31 23:59:59 +0000"',
+            '"2000-01-01 00:59:59 +0100"',
+            '"0001-01-01T00:00:00+14:00"',
+            '"9999-12-31T23:59:59-14:00"',
+            "0",
+            "-1",
+            "946684799",
+            "946684799.999",
+            "946684799999",
+            "8600000000",
+            "-100000000000000",
+            "1.7e308",
+            "-1.7e308",
+            "1e400",
+            "-1e400",
+            '"-1"',
+            '"8600000000"',
+            f'"{"9" * 40}"',
+            pytest.param("9" * 40, id="40 digits"),
+            pytest.param("9" * 4_300, id="4300 digits"),
+            pytest.param("9" * 5_000, id="5000 digits"),
+            pytest.param("-" + "9" * 5_000, id="5000 digits, negative"),
+        ],
+    )
+    def test_a_time_beyond_its_bounds_is_out_of_range(self, name: str, time: str) -> None:
+        assert reason(api_cdr(1, **{name: "TIME"}).replace(b'"TIME"', time.encode())) == Reason.OUT_OF_RANGE
+
+    @pytest.mark.parametrize("value", [True, False, [], {}, [1_424_379_960]])
+    def test_a_time_of_another_kind_is_of_the_wrong_type(self, name: str, value: object) -> None:
+        assert reason(api_cdr(1, **{name: value})) == Reason.BAD_TYPE
+
+
+def test_epoch_seconds_at_the_bounds() -> None:
+    assert a_cdr(cdr(1, dialed_at=946_684_800)).dialed_at == 0
+    assert a_cdr(cdr(1, dialed_at=946_684_800_000)).dialed_at == 0
+    latest = int(LATEST.timestamp())
+    assert a_cdr(cdr(1, dialed_at=latest)).dialed_at == from_datetime(LATEST)
+    assert reason(cdr(1, dialed_at=latest + 1)) == Reason.OUT_OF_RANGE
+    assert reason(cdr(1, dialed_at=latest * 1_000 + 1)) == Reason.OUT_OF_RANGE
+
+
+def test_the_day_of_a_call_is_its_utc_day() -> None:
+    late_abroad, early_here = "2015-02-19 23:59:59 -0500", "2015-02-20T04:59:59Z"
+    assert a_cdr(cdr(1, dialed_at=late_abroad)).dialed_on == (datetime(2015, 2, 20) - datetime(2000, 1, 1)).days
+    assert a_cdr(cdr(1, dialed_at=late_abroad))[:5] == a_cdr(cdr(1, dialed_at=early_here))[:5]
