@@ -106,7 +106,7 @@ def follow(settings: Settings, stop: threading.Event) -> None:
 
 
 def check(settings: Settings) -> None:
-    """Raises `ConfigurationError`, with the way out, unless the schema is the one we need; `Outage` if Postgres is away."""
+    """Raises `ConfigurationError` with the way out unless the schema is the one we need, `Outage` if we can't know."""
     with engine_of(settings) as engine:
         schema.check(engine)
 

@@ -138,7 +138,6 @@ def _raise_for(process: SpawnProcess) -> None:
 
 def _worker(target: Callable[..., None], settings: Settings, *more: object) -> None:
     """A worker process, from its first line to its last."""
-    logs.configure()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: app.set_from_handler(stop))
     threading.Thread(target=_stop_with_the_parent, args=(stop,), daemon=True).start()
@@ -156,8 +155,10 @@ def _stop_with_the_parent(stop: threading.Event) -> None:
 
 
 def _follow(settings: Settings, stop: threading.Event) -> None:
+    logs.configure()
     app.follow(settings, stop)
 
 
 def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:
+    logs.configure(level="warning")  # what is loaded is told by the books
     app.drain(settings, stop, lambda key, books: sender.send((key, books)))

@@ -20,7 +20,11 @@ def beside(value: bytes) -> bytes:
     return GOOD_EVENT.replace(b"{", b'{"beside":' + value + b",", 1)
 
 
-DEEP = {"arrays": "[" * 10_000 + "]" * 10_000, "objects": '{"a":' * 10_000 + "1" + "}" * 10_000}
+DEEP = {
+    "10000 arrays": "[" * 10_000 + "]" * 10_000,
+    "10000 objects": '{"a":' * 10_000 + "1" + "}" * 10_000,
+    "500 arrays": "[" * 500 + "]" * 500,  # which a parser still takes
+}
 
 BROKEN: dict[Reason, dict[str, bytes]] = {
     Reason.NOT_JSON: {
@@ -133,6 +137,9 @@ BROKEN: dict[Reason, dict[str, bytes]] = {
         "half a pair in an event's name": event_having("1", "\ud83d"),
         "half a pair in the type": GOOD_EVENT.replace(b"status", b"\\ud83d", 1),
         "half a pair beside the payload": beside(b'["\\ud83d"]'),
+        "in a field that is there again": having("1", message=cdr(1, x="\0")),
+        "half a pair in a field that is there again": having("1", message=cdr(1, x="\ud83d")),
+        "half a pair in an event's field that is there again": having("1", message=event_having('"\\ud83d"')),
         "in a CDR that has other faults too": call(call_ref=None, x="\0"),
     },
     Reason.TOO_DEEP: {

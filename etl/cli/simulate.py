@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Annotated
 
@@ -58,7 +57,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (as many as there are options)
     with counting("pushing", None, show=sys.stderr.isatty() and not as_json) as progress:
         tally = dialler.simulate(configured, profile, rate, progress)
     if as_json:
-        typer.echo(json.dumps({**asdict(tally), "days": _days(tally.days)}))
+        typer.echo(json.dumps({**vars(tally), "days": _days(tally.days)}))
     else:
         broken_count = sum(tally.broken.values())
         typer.echo(

@@ -64,7 +64,6 @@ def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
     rounds = _rounds(rows)
     staged = ((*row, position, n) for n, group in enumerate(rounds) for position, row in enumerate(group))
     _stage(connection, incoming, staged)
-    _prepare(connection)
     for number, group in enumerate(rounds):
         _merge_round(connection, number, _on_days(group), merged)
     return merged
@@ -73,18 +72,11 @@ def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
 def add_events(connection: sa.Connection, rows: Sequence[Event]) -> Merged:
     """Bring into `audit_events` those of `rows` that aren't there: an event never changes. Raises as `merge_cdrs`."""
     _stage(connection, incoming_events, rows)
-    _prepare(connection)
     return Merged(inserted=Counter(dict(connection.execute(_INSERT_NEW_EVENTS).all())))
 
 
-def _prepare(connection: sa.Connection) -> None:
-    """Each incoming row is one probe of one partition's key: a plan that reads whole days instead would take forever.
-    And here we do wait for other workers' rows."""
-    settings = {"enable_hashjoin": "off", "enable_mergejoin": "off", "lock_timeout": WAIT_MS}
-    connection.execute(sa.text("; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())))
-
-
 def _stage(connection: sa.Connection, table: sa.Table, rows: Iterable[Sequence[Any]]) -> None:
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))  # here we do wait for others' rows
     connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
     connection.execute(sa.delete(table))
     copy_rows(connection, table, table.c.keys(), rows)

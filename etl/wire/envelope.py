@@ -6,6 +6,8 @@ said no to is looked at here, slowly, to find the one reason that is written bes
 
 import json
 import re
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -91,11 +93,12 @@ def check(raw: bytes) -> None:
     value = _as_json(_as_text(raw))
     _check_depth(value)
     _check_characters(value)
-    if not isinstance(value, dict):
+    fields = dict(zip(value[::2], value[1::2], strict=True)) if _is_object(value) else {}
+    if not fields.keys() >= {"type", "payload"}:
         raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected an object with `type` and `payload`")
-    if "type" not in value or not isinstance(value["type"], str | None):
+    if not isinstance(fields["type"], str | None):
         raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected a `type` that is a string or null")
-    if not isinstance(value.get("payload"), dict):
+    if not _is_object(fields["payload"]):
         raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected a `payload` that is an object")
 
 
@@ -107,9 +110,10 @@ def _as_text(raw: bytes) -> str:
 
 
 def _as_json(text: str) -> Any:
+    """Arrays are lists; objects are tuples of names and values in turn, with those that a later one overrides."""
     try:
         # int() refuses thousands of digits, and nobody looks at these numbers.
-        return json.loads(text, parse_constant=_no_constant, parse_int=float)
+        return json.loads(text, parse_constant=_no_constant, parse_int=float, object_pairs_hook=_flat)
     except RecursionError:
         raise Undecodable(Reason.TOO_DEEP, f"nested deeper than {MAX_DEPTH}") from None
     except json.JSONDecodeError as error:
@@ -120,26 +124,30 @@ def _no_constant(name: str) -> Any:
     raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
 
 
+def _flat(pairs: list[tuple[str, Any]]) -> tuple[Any, ...]:
+    return tuple(chain.from_iterable(pairs))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
 def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level:
+    for depth, _ in enumerate(_levels(value)):
         if depth > MAX_DEPTH:
             raise Undecodable(Reason.TOO_DEEP, f"nested deeper than {MAX_DEPTH}")
-        level = [child for item in level for child in _children(item)]
-        depth += 1
 
 
 def _check_characters(value: Any) -> None:
+    for level in _levels(value):
+        for item in level:
+            if isinstance(item, str) and ("\x00" in item or _SURROGATE.search(item)):
+                raise Undecodable(Reason.NUL_CHARACTER, "a NUL character or a lone surrogate")
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """The value, then what it holds, then what that holds, and so on: all of it, however deep, without recursion."""
     level = [value]
     while level:
-        for item in level:
-            for text in (item, *item) if isinstance(item, dict) else (item,):
-                if isinstance(text, str) and ("\x00" in text or _SURROGATE.search(text)):
-                    raise Undecodable(Reason.NUL_CHARACTER, "a NUL character or a lone surrogate")
-        level = [child for item in level for child in _children(item)]
-
-
-def _children(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+        yield level
+        level = [child for item in level if isinstance(item, list | tuple) for child in item]

@@ -1,7 +1,7 @@
 """How fast the loader is, beside the fastest that Postgres can be: `python -m tests.benchmarks.load [--cdrs N]`.
 
-The limit is the same rows replayed as pre-encoded binary COPY, claim by claim, into the same partitioned table. Runs are
-interleaved, since the machine's speed changes from minute to minute: the ratios mean something, the rates little.
+The limit is the same rows replayed as pre-encoded binary COPY, claim by claim, into the same partitioned table. Runs
+are interleaved, since the machine's speed changes from minute to minute: the ratios mean something, the rates little.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A dialler that knows exactly what it pushed, and what has to come of it: the other side of the books.
 
-It says the same in the same order for the same seed. Each call's fields are its own, so that no row can pass for another.
+It says the same in the same order for the same seed. Each call's fields are its own: no row can pass for another.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ Identity = tuple[str, str]  # source, call_ref
 Row = dict[str, Any]
 
 GROUP = 10  # messages in a push
-PAUSE_SECONDS = 0.01  # between two pushes: some hundred messages a second
+PAUSE_SECONDS = 0.02  # between two pushes: some hundred messages a second
 
 _ONE_LOOK = """
 local found = {}
@@ -51,10 +51,10 @@ class Message:
 
 
 class Dialler:
-    """Pushes calls of two systems in both dialects, some twice, and messages that are broken or no CDRs, some twice too.
+    """Pushes calls of two systems in both dialects, and messages that are broken or no CDRs; some of either kind twice.
 
-    `acknowledged` are the copies that Redis confirmed, `attempted` those that may have arrived: the two differ when Redis
-    went away before it answered, after which the dialler pushes the same again.
+    `acknowledged` are the copies that Redis confirmed, `attempted` those that may have arrived: the two differ when
+    Redis went away before it answered, after which the dialler pushes the same again.
     """
 
     def __init__(self, archive: Archive, seed: int) -> None:

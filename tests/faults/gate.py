@@ -1,5 +1,5 @@
-"""A Postgres that hangs at one place: whoever enters a claim into the ledger waits there, within the transaction, until the
-gate is opened. It's no lock, so that nobody's patience with locks matters."""
+"""A Postgres that hangs at one place: whoever enters a claim into the ledger waits there, within the transaction, until
+the gate is opened. It's no lock, so that nobody's patience with locks matters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +22,13 @@ CREATE TRIGGER gate BEFORE INSERT ON load_batches FOR EACH ROW EXECUTE FUNCTION 
 """
 
 
+_ARRIVED = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name = 'etl' AND datname = current_database()
+AND state = 'active' AND starts_with(query, 'INSERT INTO load_batches ')
+"""
+
+
 class Gate:
     def __init__(self, archive: Archive, connection: "psycopg.Connection[tuple[int]]") -> None:
         self._archive = archive
@@ -35,8 +42,7 @@ class Gate:
         self._connection.execute("UPDATE gate SET open = true")
 
     def _arrived(self) -> int:
-        here = "application_name = 'etl' AND datname = current_database() AND starts_with(query, 'INSERT INTO load_batches ')"
-        return int(self._archive.value(f"SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND {here}"))
+        return int(self._archive.value(_ARRIVED))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A wire between the loader and a store that breaks at the worst moment: a command arrives, and its answer doesn't.
 
-It knows no protocol. It passes bytes on until a test's predicate, shown what the loader said since the last answer, wants
-this answer lost, or the command itself.
+It knows no protocol. It passes bytes on until a test's predicate, shown what the loader said since the last answer,
+wants this answer lost, or the command itself.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ Heard = Callable[[bytes], bool]
 
 
 class Proxy:
-    """Listens on a free port, or on a unix socket if `path` is given; passes on to `server`, a port or a socket's path."""
+    """Listens on a free port, or on a unix socket at `path`; passes on to `server`, a port or a socket's path."""
 
     def __init__(self, server: int | Path, path: Path | None = None) -> None:
         self._server = server

@@ -1,5 +1,5 @@
-"""The connection breaks when a command has taken effect and its answer is on the way, or just before the command arrives:
-the loader can't know which, and must be right in both cases (promises 1 and 2)."""
+"""The connection breaks when a command has taken effect and its answer is on the way, or just before the command
+arrives: the loader can't know which, and must be right in both cases (promises 1 and 2)."""
 
 import hashlib
 import itertools
@@ -21,16 +21,16 @@ from etl.inbox import connection
 from etl.inbox.claims import Source
 from etl.wire.ids import uuid7
 from tests.faults.proxy import Heard, Proxy
-from tests.world import CAMPAIGNS, Archive, cdr
+from tests.faults.sample import MESSAGES, assert_took_effect_once
+from tests.world import CAMPAIGNS, Archive
 
-MESSAGES = [cdr(1), cdr(2), b'{"type": "status", "payload": {"ref": "2040"}}', b"broken", b"broken"]
 LOST = pytest.mark.parametrize("lose_command", [False, True], ids=["the answer is lost", "the command is lost"])
 
 _numbers = itertools.count(1)
 
 
 def script(redis_client: "redis.Redis", name: str) -> Heard:
-    """Knows a command that runs this script; the server is told of it first, so that there is one command and no other."""
+    """Knows a command that runs this script; the server is told of it first, so that there is but one command."""
     text = files("etl.inbox").joinpath("lua", f"{name}.lua").read_text()
     redis_client.script_load(text)
     digest = hashlib.sha1(text.encode()).hexdigest().encode()
@@ -53,14 +53,6 @@ def over(wire: Proxy) -> str:
     return f"redis://127.0.0.1:{wire.port}/0"
 
 
-def assert_took_effect_once(archive: Archive) -> None:
-    assert archive.value("SELECT array_agg(call_ref ORDER BY call_ref) FROM cdrs") == ["1", "2"]
-    assert archive.value("SELECT count(*) FROM audit_events") == 1
-    assert archive.value("SELECT count(*) FROM dead_letters") == 2
-    assert archive.value("SELECT array_agg(claimed) FROM load_batches") == [len(MESSAGES)]
-    archive.assert_books_balance()
-
-
 @LOST
 @pytest.mark.parametrize("verb", ["claim", "ack"])
 def test_a_wire_that_breaks_at_this_script_costs_and_repeats_nothing(
@@ -73,7 +65,7 @@ def test_a_wire_that_breaks_at_this_script_costs_and_repeats_nothing(
         books = remote.load()
     assert wire.cuts == 1
     assert books.claimed == len(MESSAGES)
-    assert archive.redis.lrange("forward", 0, -1) == MESSAGES[::-1]  # the newest on the left, as the dialler pushed them
+    assert archive.redis.lrange("forward", 0, -1) == MESSAGES[::-1]  # as they were pushed, the newest on the left
     assert_took_effect_once(archive)
 
 
@@ -95,7 +87,7 @@ def test_a_wire_that_breaks_while_a_lease_is_renewed_costs_neither_the_claim_nor
     archive: Archive, wire: Proxy, lose_command: bool
 ) -> None:
     archive.push(*MESSAGES)
-    with connection.connect(over(wire)) as client:  # type: ignore[union-attr]
+    with connection.connect(over(wire)) as client:
         mine = source(client)
         claim = mine.claim()
         assert claim is not None

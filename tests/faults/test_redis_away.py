@@ -1,4 +1,4 @@
-"""Redis dies, fills up or changes its role under load: nothing that it acknowledged is lost, nothing takes effect twice."""
+"""Redis dies, fills up or changes its role: nothing that it acknowledged is lost, and nothing takes effect twice."""
 
 from pathlib import Path
 
@@ -7,26 +7,25 @@ import redis
 
 from etl.devtools.embedded import PrivateRedis
 from tests.faults.dialler import Dialler
+from tests.faults.sample import SEED, SMALL_CLAIMS
 from tests.faults.worker import Worker
-from tests.world import CAMPAIGNS, Archive, cdr, eventually
-
-BATCH = {"batch_size": 25, "linger_ms": 5, "lease_seconds": 10}
-SEED = 20150219
+from tests.world import Archive, cdr, eventually
 
 
 def test_redis_killed_and_started_under_load_is_waited_for_and_costs_nothing(
     own_archive: Archive, own_redis: PrivateRedis, log: Path
 ) -> None:
-    own_archive.more = BATCH
+    own_archive.more = SMALL_CLAIMS
     dialler = Dialler(own_archive, SEED)
     with Worker(own_archive, log) as worker, dialler.speaking():
-        for outage in range(1, 4):
-            worker.wait_for("loaded", times=len(worker.lines("loaded")) + 20)
+        for _ in range(3):
+            worker.wait_for_more("loaded", 20)
+            outages = worker.count("outage_began")
             own_redis.kill()
-            worker.wait_for("outage_began", times=outage)
+            worker.wait_for("outage_began", outages + 1)
             own_redis.start()
-            worker.wait_for("outage_ended", times=outage)
-        worker.wait_for("loaded", times=len(worker.lines("loaded")) + 20)
+            eventually(lambda: worker.count("outage_ended") == worker.count("outage_began"))
+        worker.wait_for_more("loaded", 20)
         assert all("Redis" in line["error"] for line in worker.lines("outage_began"))
     own_archive.load()
     dialler.assert_all_took_effect_once()
@@ -65,7 +64,7 @@ def test_a_full_redis_is_waited_for_by_a_loader_that_has_nothing_to_do(
 def test_a_redis_that_becomes_a_replica_is_waited_for_and_costs_nothing(
     own_archive: Archive, own_redis: PrivateRedis, log: Path
 ) -> None:
-    own_archive.more = BATCH
+    own_archive.more = SMALL_CLAIMS
     dialler = Dialler(own_archive, SEED)
     with Worker(own_archive, log) as worker, dialler.speaking():
         worker.wait_for("loaded", times=10)
@@ -74,6 +73,6 @@ def test_a_redis_that_becomes_a_replica_is_waited_for_and_costs_nothing(
             worker.wait_for("outage_began")
         finally:
             own_archive.redis.replicaof("NO", "ONE")
-        worker.wait_for("loaded", times=len(worker.lines("loaded")) + 10)
+        worker.wait_for_more("loaded", 10)
     own_archive.load()
     dialler.assert_all_took_effect_once()

@@ -2,28 +2,25 @@
 
 from pathlib import Path
 
-
-
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 from tests.faults.gate import closed_gate
+from tests.faults.sample import MESSAGES, assert_took_effect_once, leases
 from tests.faults.worker import Worker
-from tests.world import CAMPAIGNS, Archive, cdr, eventually
+from tests.world import Archive, cdr, eventually
 
 SOON = {"etl.app.SHUTDOWN_SECONDS": 0.5, "etl.app.GIVE_BACK_SECONDS": 0.5}
-MESSAGES = [cdr(1), cdr(2), b"broken"]
 
 
 def assert_adoptable_at_once(archive: Archive) -> None:
-    claims = archive.redis.zrange(f"{{{CAMPAIGNS}}}:claims", 0, -1, withscores=True)
     seconds, _ = archive.redis.time()
-    assert claims
-    assert all(deadline / 1_000 <= seconds + 1 for _, deadline in claims)
+    assert leases(archive)
+    assert all(deadline / 1_000 <= seconds + 1 for deadline in leases(archive).values())
 
 
 def assert_another_loads_it(archive: Archive) -> None:
     assert archive.load(worker_name="another").claimed == len(MESSAGES)
     assert archive.value("SELECT array_agg(worker) FROM load_batches") == ["another"]
-    archive.assert_books_balance()
+    assert_took_effect_once(archive)
 
 
 def test_a_claim_whose_transaction_hangs_is_given_back_at_sigterm(archive: Archive, log: Path) -> None:
@@ -37,8 +34,8 @@ def test_a_claim_whose_transaction_hangs_is_given_back_at_sigterm(archive: Archi
 
 def test_two_workers_whose_transactions_hang_give_back_their_claims_at_sigterm(archive: Archive, log: Path) -> None:
     archive.push(*(cdr(n) for n in range(6)))
-    one_each = {"constants": SOON, "ETL_BATCH_SIZE": "1"}
-    with closed_gate(archive) as gate, Worker(archive, log, "--workers", "2", **one_each) as workers:
+    archive.more = {"batch_size": 1}
+    with closed_gate(archive) as gate, Worker(archive, log, "--workers", "2", constants=SOON) as workers:
         gate.wait_for(arrivals=2)
         assert workers.stop() == 0
         assert_adoptable_at_once(archive)
@@ -87,13 +84,13 @@ def test_a_redis_that_hangs_does_not_keep_the_process_from_ending(
         assert worker.stop() == 0
         own_redis.thaw()
     own_archive.load()  # it comes back under its own name
-    assert own_archive.value("SELECT array_agg(claimed) FROM load_batches") == [len(MESSAGES)]
-    own_archive.assert_books_balance()
+    assert_took_effect_once(own_archive)
 
 
 def test_claims_fetched_ahead_are_given_back_at_sigterm_too(archive: Archive, log: Path) -> None:
     archive.push(*(cdr(n) for n in range(4)))
-    with closed_gate(archive) as gate, Worker(archive, log, constants=SOON, ETL_BATCH_SIZE="1") as worker:
+    archive.more = {"batch_size": 1}
+    with closed_gate(archive) as gate, Worker(archive, log, constants=SOON) as worker:
         gate.wait_for(arrivals=1)
         eventually(lambda: len(archive.claims()) == 2)
         assert worker.stop() == 0

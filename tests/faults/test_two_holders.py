@@ -1,5 +1,5 @@
-"""A claim that two workers hold takes effect once, and neither of them minds: the frozen one who wakes up late, and two who
-write at the same time (promise 2)."""
+"""A claim that two workers hold takes effect once, and neither of them minds: the frozen one who wakes up late, and two
+who write at the same time (promise 2)."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,18 +8,12 @@ import pytest
 
 from etl.store.writer import Books
 from tests.faults.gate import closed_gate
+from tests.faults.sample import BROKEN, EVENT, let_leases_run_out
 from tests.faults.worker import Worker
-from tests.world import CAMPAIGNS, Archive, cdr, eventually
+from tests.world import Archive, cdr, eventually
 
-EVENT = b'{"type": "status", "payload": {"ref": "2040"}}'
-KINDS = {"calls": [cdr(1), cdr(2)], "events": [EVENT, EVENT], "dead letters": [b"broken", b"broken"]}
+KINDS = {"calls": [cdr(1), cdr(2)], "events": [EVENT, EVENT], "dead letters": [BROKEN, BROKEN]}
 KINDS["all of them"] = [message for messages in KINDS.values() for message in messages]
-
-
-def lease_runs_out(archive: Archive) -> None:
-    """As if its length had passed."""
-    registry = f"{{{CAMPAIGNS}}}:claims"
-    archive.redis.zadd(registry, dict.fromkeys(archive.redis.zrange(registry, 0, -1), 0), xx=True)
 
 
 @pytest.mark.parametrize("step", ["after_claim", "after_decode", "after_write"])
@@ -29,7 +23,7 @@ def test_a_worker_that_wakes_up_after_its_claim_was_adopted_lets_go_of_it_and_wo
     archive.push(*KINDS["all of them"])
     with Worker(archive, log, mishap=f"freeze:{step}") as sleeper:
         sleeper.wait_until_frozen()
-        lease_runs_out(archive)
+        let_leases_run_out(archive)
 
         books = archive.load(worker_name="rescuer")
 
@@ -52,7 +46,7 @@ def test_a_rescuer_waits_for_a_worker_that_froze_before_its_commit_until_it_wake
     archive.push(*KINDS["all of them"])
     with Worker(archive, log, mishap="freeze:before_commit") as sleeper, ThreadPoolExecutor() as pool:
         sleeper.wait_until_frozen()
-        lease_runs_out(archive)
+        let_leases_run_out(archive)
         rescuer = pool.submit(archive.load, worker_name="rescuer")
         eventually(lambda: others_wait(archive))
         sleeper.thaw() if fate == "wakes up" else sleeper.kill()
@@ -67,7 +61,7 @@ def test_a_worker_that_stays_frozen_before_its_commit_is_passed_by_and_lets_go_w
     archive.push(*KINDS["all of them"])
     with Worker(archive, log, mishap="freeze:before_commit") as sleeper:
         sleeper.wait_until_frozen()
-        lease_runs_out(archive)
+        let_leases_run_out(archive)
         monkeypatch.setattr("etl.store.merge.WAIT_MS", 200)
         monkeypatch.setattr("etl.store.writer.FROZEN_SECONDS", 0.2)
 
@@ -87,7 +81,7 @@ def test_a_worker_that_wakes_up_before_its_rescuer_has_committed_wins_or_loses_a
     archive.push(*KINDS["all of them"])
     with Worker(archive, log, mishap="freeze:after_decode") as sleeper, ThreadPoolExecutor() as pool:
         sleeper.wait_until_frozen()
-        lease_runs_out(archive)
+        let_leases_run_out(archive)
         with closed_gate(archive) as gate:
             rescuer = pool.submit(archive.load, worker_name="rescuer")
             gate.wait_for(arrivals=1)
@@ -112,14 +106,14 @@ def test_two_workers_that_write_the_same_claim_at_the_same_time_both_go_on_and_i
     with ThreadPoolExecutor() as pool, closed_gate(archive) as gate:
         first = pool.submit(archive.load, worker_name="first")
         gate.wait_for(arrivals=1)
-        lease_runs_out(archive)
+        let_leases_run_out(archive)
         second = pool.submit(archive.load, worker_name="second")
         eventually(lambda: others_wait(archive))
         gate.open()
         assert (first.result() + second.result()).claimed == len(messages)
     assert archive.value("SELECT count(*) FROM cdrs") == messages.count(cdr(1)) + messages.count(cdr(2))
     assert archive.value("SELECT count(*) FROM audit_events") == messages.count(EVENT)
-    assert archive.value("SELECT count(*) FROM dead_letters") == messages.count(b"broken")
+    assert archive.value("SELECT count(*) FROM dead_letters") == messages.count(BROKEN)
     archive.assert_books_balance()
 
 

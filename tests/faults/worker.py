@@ -12,6 +12,7 @@ from typing import Any, Self
 from tests.faults.child import CONSTANTS
 from tests.world import Archive, eventually
 
+LAST_WORDS = 5_000  # characters of the log, for who reads why a test failed
 CHILD = Path(__file__).with_name("child.py")
 
 
@@ -28,12 +29,11 @@ class Worker:
         *options: str,
         mishap: str | None = None,
         constants: dict[str, float] | None = None,
-        **environment: str,
     ) -> None:
         program = [str(CHILD), mishap or "nothing"] if mishap or constants else ["-m", "etl.cli"]
         self._command = [sys.executable, *program, "run", "--follow", *options]
         self._environment = {
-            **archive.environment(**environment),
+            **archive.environment(),
             "PYTHONPATH": os.pathsep.join(sys.path),
             CONSTANTS: json.dumps(constants or {}),
         }
@@ -47,8 +47,10 @@ class Worker:
             )
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self.kill_group()
+        if failure:
+            print(self.log()[-LAST_WORDS:])
 
     @property
     def pid(self) -> int:
@@ -56,8 +58,8 @@ class Worker:
 
     def loaders(self) -> list[int]:
         """The pids of its `--workers`."""
-        listing = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,command="], capture_output=True, text=True, check=True)
-        processes = (line.split(maxsplit=2) for line in listing.stdout.splitlines())
+        listing = subprocess.check_output(["ps", "-A", "-ww", "-o", "pid=,ppid=,command="], text=True)
+        processes = (line.split(maxsplit=2) for line in listing.splitlines())
         return [int(pid) for pid, parent, command in processes if int(parent) == self.pid and "spawn_main" in command]
 
     def kill(self) -> None:
@@ -79,7 +81,7 @@ class Worker:
             assert self.process.returncode is None
             return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
-        eventually(frozen, what=f"it isn't frozen: {self.log()}")
+        eventually(frozen, what="it isn't frozen")
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -101,12 +103,17 @@ class Worker:
 
     def lines(self, action: str) -> list[dict[str, Any]]:
         """Its log lines of this kind."""
-        found = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
-        return [line for line in found if line["action"] == action]
+        return [json.loads(line) for line in self.log().splitlines() if f'"action": "{action}"' in line]
+
+    def count(self, action: str) -> int:
+        return self.log().count(f'"action": "{action}"')
 
     def wait_for(self, action: str, times: int = 1) -> None:
         def told() -> bool:
-            assert self.process.poll() is None, f"it ended: {self.log()}"
-            return len(self.lines(action)) >= times
+            assert self.process.poll() is None, "it ended"
+            return self.count(action) >= times
 
-        eventually(told, what=f"no {action} in: {self.log()}")
+        eventually(told, what=f"{self.count(action)} times {action}, not {times}")
+
+    def wait_for_more(self, action: str, times: int) -> None:
+        self.wait_for(action, self.count(action) + times)

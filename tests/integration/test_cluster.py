@@ -119,6 +119,10 @@ def test_forwarding_to_another_slot_is_refused_before_anything_moves(clustered: 
 def test_a_node_that_is_away_is_an_outage_until_it_is_back(cluster: PrivateCluster, client: Any) -> None:
     port = client.get_node_from_key(CAMPAIGNS).port
     (node,) = (node for node in cluster.nodes if node.port == port)
+    with redis.Redis(port=port) as direct:
+        direct.config_set(
+            "appendfsync", "always"
+        )  # until it's killed; else what is acknowledged may not be written yet
     sources = [source(client, key) for key in KEYS]
     here = sources[0]
     for key in KEYS:

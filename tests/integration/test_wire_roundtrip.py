@@ -50,7 +50,7 @@ NUMBERS = {"call_time", "hold_time", "ring_time", "end_code", "leg"}
 
 _serial = itertools.count()
 # Every example of a test goes through stores of the same test: a source of its own keeps them apart.
-through_the_stores = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+through_the_stores = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def load(archive: Archive, *messages: bytes, kind: str = "campaigns") -> str:

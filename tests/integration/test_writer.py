@@ -19,9 +19,10 @@ from etl.store import merge
 from etl.store import writer as writing
 from etl.store.writer import Books, Writer
 from tests.store import Hooked, at_once, batch, engine, new_id, write
-from tests.world import DIALED_AT, Archive, api_cdr, cdr
+from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 
 DAY = 86_400  # seconds
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'etl'"
 
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 
@@ -238,18 +239,39 @@ def test_given_only_new_calls_then_they_take_the_fast_way(archive: Archive, writ
 # -- several workers
 
 
-def test_given_workers_with_the_same_calls_in_opposite_orders_then_none_gives_up(
-    archive: Archive, writer: Writer, other: Writer
+def test_given_workers_with_the_same_calls_in_opposite_orders_then_neither_has_to_give_way(
+    archive: Archive, database_url: str
 ) -> None:
-    calls = range(3_000)
-    forth, back = [cdr(n) for n in calls], [api_cdr(n) for n in reversed(calls)]
-    write(writer, cdr("the day's partition"))
+    calls = range(2_000)
+    with engine(database_url) as connections, engine(database_url) as other_connections:
+        writer, other = Writer(connections), Writer(other_connections)
+        write(writer, cdr("the day's partition"))
+        for hold_time in (1, 2):  # new calls, the fast way; then stored ones, the merge way
+            forth = [cdr(n, hold_time=hold_time) for n in calls]
+            back = [api_cdr(n, note=hold_time) for n in reversed(calls)]
+            at_once(partial(writer.write, batch(forth)), partial(other.write, batch(back)))
+    eventually(lambda: archive.value(SESSIONS) == 0)  # when a session ends, its statistics are told
 
-    books = at_once(partial(writer.write, batch(forth)), partial(other.write, batch(back)))
-
-    assert sum(books, Books()) == Books(claimed=6_000, inserted=3_000, updated=3_000)
-    assert archive.value("SELECT count(*) FROM cdrs WHERE call_time IS NOT NULL AND ended_at IS NOT NULL") == 3_000
+    assert archive.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    assert archive.value("SELECT count(*) FROM cdrs WHERE hold_time = 2 AND extra = '{\"note\": 2}'") == 2_000
     archive.assert_books_balance()
+
+
+def test_given_a_row_that_another_is_writing_then_the_merge_way_waits_for_it(archive: Archive, writer: Writer) -> None:
+    write(writer, cdr("the day's partition"))
+    merging = f"{SESSIONS} AND wait_event_type = 'Lock' AND query LIKE '%%INSERT INTO cdrs %%'"
+
+    with psycopg.connect(archive.database_url) as other:
+        row = "'2015-02-19', 'dialler', '88', 0, '2015-02-19T21:06:00Z', gen_random_uuid()"
+        other.execute(f"INSERT INTO cdrs (dialed_on, source, call_ref, leg, dialed_at, batch_id) VALUES ({row})")
+
+        def commit_when_it_waits() -> None:
+            eventually(lambda: archive.value(merging) == 1)
+            other.commit()
+
+        books, _ = at_once(partial(write, writer, *(cdr(n) for n in range(100))), commit_when_it_waits)
+
+    assert books == Books(claimed=100, inserted=99, updated=1)
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "serializable"])

@@ -82,9 +82,11 @@ def test_what_is_too_large_is_not_even_looked_at() -> None:
 def test_a_message_may_be_as_deep_as_the_limit_and_not_a_level_deeper(
     make: Callable[[str], bytes], opened: str, closed: str
 ) -> None:
-    deepest = MAX_DEPTH - 2  # the envelope is one level, and the payload another
-    assert not decoding(make(opened * deepest + "1" + closed * deepest)).dead
-    assert reason(make(opened * (deepest + 1) + "1" + closed * (deepest + 1))) == Reason.TOO_DEEP
+    for deepest, too_deep in ((MAX_DEPTH - 2, False), (MAX_DEPTH - 1, True)):  # envelope and payload are two levels
+        message = make(opened * deepest + "1" + closed * deepest)
+        with_brackets_elsewhere = having('"' + "[{" * 100 + '"', "y", message)
+        for one in (message, with_brackets_elsewhere):
+            assert [dead.reason for dead in decoding(one).dead] == [Reason.TOO_DEEP] * too_deep
 
 
 def test_many_brackets_side_by_side_or_in_a_string_are_not_deep() -> None:

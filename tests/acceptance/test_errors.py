@@ -1,0 +1,193 @@
+"""Whatever is wrong: one clear line on stderr, the right exit code, no traceback, and never a password."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import etl
+from etl.devtools.embedded import PrivateRedis
+from tests.faults.worker import Worker
+from tests.world import Archive, cdr
+
+PASSWORD = "hunter2"
+DONE, FAILED, MISUSED = 0, 1, 2
+
+
+def assert_one_line(result: "subprocess.CompletedProcess[str]", code: int, *says: str) -> None:
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert result.stderr.startswith("etl: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for text in says:
+        assert text in result.stderr
+    assert PASSWORD not in result.stderr
+
+
+# -- stores that are away, or don't want us
+
+
+@pytest.mark.parametrize("command", [("run", "--json"), ("simulate",)], ids=" ".join)
+def test_given_no_redis_then_one_line_says_so(archive: Archive, command: tuple[str, ...]) -> None:
+    result = archive.run(*command, ETL_REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:1/0")
+
+    assert_one_line(result, FAILED, "Redis", "127.0.0.1:1", "refused")
+
+
+@pytest.mark.parametrize("command", [("run",), ("db", "upgrade")], ids=" ".join)
+def test_given_no_postgres_then_one_line_says_so(archive: Archive, command: tuple[str, ...]) -> None:
+    result = archive.run(*command, ETL_DATABASE_URL=f"postgres://etl:{PASSWORD}@127.0.0.1:1/etl")
+
+    assert_one_line(result, FAILED, "Postgres", '"127.0.0.1", port 1', "refused")
+
+
+@pytest.fixture
+def guarded_redis(session_folder: Path) -> Iterator[PrivateRedis]:
+    with PrivateRedis(session_folder / "guarded", {"requirepass": "correct"}) as server:
+        yield server
+
+
+def test_given_a_wrong_password_for_redis_then_one_line_says_so_and_keeps_it(
+    archive: Archive, guarded_redis: PrivateRedis
+) -> None:
+    url = guarded_redis.url.replace("redis://", f"redis://:{PASSWORD}@")
+
+    assert_one_line(archive.run("run", ETL_REDIS_URL=url), MISUSED, "Redis refuses us")
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("ETL_DATABASE_URL", "postgres://etl:hunter2@127.0.0.1:1/etl?sslmode=nonsense"),
+        ("ETL_DATABASE_URL", "postgres://etl@127.0.0.1:1/etl?password=hunter2&nonsense=1"),
+        ("ETL_REDIS_URL", "redis://127.0.0.1:1/0?password=hunter2&nonsense=1"),
+        ("ETL_REDIS_URL", "redis+sentinel://:hunter2@127.0.0.1:1/mymaster/0?sentinel_password=hunter2"),
+    ],
+)
+def test_given_an_url_that_fails_later_then_its_password_is_nowhere(archive: Archive, variable: str, url: str) -> None:
+    result = archive.run("run", **{variable: url})
+
+    assert result.returncode in (FAILED, MISUSED)
+    assert_one_line(result, result.returncode)
+
+
+def test_given_passwords_and_a_loader_at_work_then_its_log_keeps_them(
+    archive: Archive, guarded_redis: PrivateRedis, tmp_path: Path
+) -> None:
+    with Worker(
+        archive,
+        tmp_path / "log",
+        ETL_REDIS_URL=guarded_redis.url.replace("redis://", "redis://:correct@"),
+        ETL_DATABASE_URL=archive.database_url.replace("postgres@", f"postgres:{PASSWORD}@"),
+    ) as loader:
+        loader.wait_for("started")
+        guarded_redis.kill()
+        loader.wait_for("outage_began")
+        assert loader.stop() == DONE
+
+    assert ":***@" in loader.log(), "the log does name the server"
+    for password in ("correct", PASSWORD):
+        assert password not in loader.log()
+
+
+# -- settings and usage
+
+
+def test_given_wrong_settings_then_each_has_its_line_that_names_it_and_keeps_its_value(
+    archive: Archive, tmp_path: Path
+) -> None:
+    config = tmp_path / "etl.toml"
+    config.write_text(f'batch_size = "{PASSWORD}"\nlinger = 3\n')
+    wrong = {
+        "ETL_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:1/zero",
+        "ETL_DATABASE_URL": f"postgres://etl:{PASSWORD}/@127.0.0.1/etl",
+        "ETL_LEASE_SECONDS": "1",
+        "ETL_BATCHSIZE": "10",
+        "ETL_SOURCES": f'[{{"key": "x", "password": "{PASSWORD}"}}]',
+    }
+
+    result = archive.run("run", "--config", str(config), **wrong)
+
+    assert (result.returncode, result.stdout) == (MISUSED, "")
+    lines = [line.split() for line in result.stderr.splitlines()]
+    assert {line[0] for line in lines} == {"etl:"}
+    assert {line[1].partition("[")[0] for line in lines} == {"linger", "batch_size", *wrong}
+    assert "ETL_BATCHSIZE is unknown: did you mean ETL_BATCH_SIZE?" in result.stderr
+    assert PASSWORD not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "--fast"), "--fast"),
+        (("run", "--workers", "0"), "--workers"),
+        (("run", "now"), "now"),
+        (("walk",), "walk"),
+        (("db", "drop"), "drop"),
+    ],
+    ids=" ".join,
+)
+def test_given_a_wrong_command_line_then_one_line_says_so(
+    archive: Archive, arguments: tuple[str, ...], says: str
+) -> None:
+    assert_one_line(archive.run(*arguments), MISUSED, says, "--help")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("run",), ("db",), ("db", "upgrade"), ("db", "current"), ("db", "check"), ("simulate",), ("demo",)],
+    ids=" ".join,
+)
+def test_given_help_then_it_has_an_example(archive: Archive, command: tuple[str, ...]) -> None:
+    result = archive.run(*command, "--help")
+
+    assert (result.returncode, result.stderr) == (DONE, "")
+    assert "Example" in result.stdout
+    assert " ".join(("etl", *command)) in result.stdout.partition("Example")[2]
+
+
+def test_given_no_command_then_the_help_is_shown(archive: Archive) -> None:
+    result = archive.run()
+
+    assert result.returncode == MISUSED
+    assert "Commands" in result.stdout + result.stderr
+    assert "etl: " not in result.stderr
+
+
+def test_given_version_then_it_is_printed(archive: Archive) -> None:
+    result = archive.run("--version")
+
+    assert (result.returncode, result.stdout, result.stderr) == (DONE, f"etl {etl.__version__}\n", "")
+
+
+# -- output that nobody takes
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("run", "| true"),
+        ("run --json", "> /dev/full"),
+        ("--help", "| true"),
+        ("--help", "> /dev/full"),
+    ],
+)
+def test_given_an_output_that_fails_then_there_is_no_traceback(archive: Archive, command: str, output: str) -> None:
+    archive.push(cdr(1))
+
+    result = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m etl.cli {command} {output}'],
+        env=archive.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    if output == "| true":
+        assert result.stderr == ""
+    else:
+        assert (result.returncode, result.stderr) == (FAILED, "etl: [Errno 28] No space left on device\n")
+    if command.startswith("run"):
+        assert archive.value("SELECT count(*) FROM cdrs") == 1, "it's loaded, whoever reads of it"
