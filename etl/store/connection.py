@@ -81,7 +81,8 @@ def _ours(error: BaseException | None) -> EtlError:
         return MissingPartition(text)
     if state.startswith(_DATA) or isinstance(error, psycopg.DataError):
         return RowRefused(text)
-    if state.startswith(_CONFIGURATION):
+    misspelt = not state and isinstance(error, psycopg.ProgrammingError)  # an option in the URL that libpq doesn't know
+    if state.startswith(_CONFIGURATION) or misspelt:
         return ConfigurationError(f"Postgres can't do what it was asked: {text}")
     return Outage(f"Postgres: {text}")
 

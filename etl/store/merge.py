@@ -144,12 +144,9 @@ def _said(extra: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return with_value.scalar_subquery()
 
 
-def _joined(*objects: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """JSON objects as one; where they have a field in common, a later object's counts."""
-    first, *more = objects
-    for other in more:
-        first = first.op("||")(other)
-    return first
+def _joined(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Two JSON objects as one; of a field that both have, the other's value counts."""
+    return one.op("||")(other)
 
 
 def _merged(column: sa.Column[Any], new: Any) -> sa.ColumnElement[Any]:

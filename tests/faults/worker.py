@@ -29,11 +29,12 @@ class Worker:
         *options: str,
         mishap: str | None = None,
         constants: dict[str, float] | None = None,
+        **environment: str,
     ) -> None:
         program = [str(CHILD), mishap or "nothing"] if mishap or constants else ["-m", "etl.cli"]
         self._command = [sys.executable, *program, "run", "--follow", *options]
         self._environment = {
-            **archive.environment(),
+            **archive.environment(**environment),
             "PYTHONPATH": os.pathsep.join(sys.path),
             CONSTANTS: json.dumps(constants or {}),
         }

@@ -137,6 +137,12 @@ def test_given_a_server_that_takes_no_more_connections_then_it_is_an_outage(post
             administrator.execute("DROP ROLE visitor")
 
 
+def test_given_an_option_in_the_url_that_nobody_knows_then_waiting_is_no_use(database_url: str) -> None:
+    url = database_url.replace("postgresql", "postgresql+psycopg", 1)
+    with pytest.raises(ConfigurationError, match='invalid connection option "sllmode"'):
+        schema.current(connection.connect(f"{url}&sllmode=require"))
+
+
 def test_given_options_in_the_url_then_they_win(database_url: str) -> None:
     url = f"{database_url}&application_name=mine&connect_timeout=77"
     with engine(url) as connections, connections.connect() as opened:
