@@ -151,7 +151,8 @@ def stop_on_signals() -> threading.Event:
 
 def set_from_handler(stop: threading.Event) -> None:
     """Not at once, for a handler interrupts the main thread anywhere, within the event's own lock too."""
-    _thread.start_new_thread(stop.set, ())
+    if not stop.is_set():
+        _thread.start_new_thread(stop.set, ())
 
 
 def _sources(settings: Settings, clients: Stores) -> list[Source]:
