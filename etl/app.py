@@ -24,6 +24,7 @@ from etl.errors import EtlError, Outage
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
+from etl.inbox.spool import Spooler
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
 from etl.settings import Settings, redacted
@@ -44,6 +45,8 @@ GIVE_BACK_SECONDS = 2.0
 # Leases are renewed this often within their length, so that two may fail.
 RENEWALS_PER_LEASE = 4
 
+# The listener repeats its small commands: the sooner it gives one up, the sooner it hears again.
+LISTENER_TIMEOUT_SECONDS = 1.0
 # Where the listener puts what it hears.
 SPOOL = "etl:events"
 # A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
@@ -75,8 +78,8 @@ def stores(settings: Settings) -> Iterator[Stores]:
 
 
 @contextlib.contextmanager
-def _redis(settings: Settings) -> Iterator[inbox.Client]:
-    redis = inbox.connect(settings.redis_url.get_secret_value(), settings.redis_cluster)
+def _redis(settings: Settings, timeout: float = inbox.SOCKET_TIMEOUT_SECONDS) -> Iterator[inbox.Client]:
+    redis = inbox.connect(settings.redis_url.get_secret_value(), settings.redis_cluster, timeout)
     try:
         yield redis
     finally:
@@ -124,7 +127,8 @@ def follow(settings: Settings, stop: threading.Event, listen: bool = True) -> No
                 f"load {source.key}": loader.run for source, loader in work
             }
             if listen:
-                runs["listen"] = _listener(settings, clients.redis).run
+                prompt = patience.ride_out(lambda: stack.enter_context(_redis(settings, LISTENER_TIMEOUT_SECONDS)))
+                runs["listen"] = _listener(settings, clients.redis, prompt).run
             _run_in_threads(runs, [source for source, _ in work], stop)
             log.info("stopped", worker=settings.worker_name)
 
@@ -137,7 +141,8 @@ def listen(settings: Settings, stop: threading.Event) -> None:
     patience = Patience(log, stop)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         redis = patience.ride_out(lambda: stack.enter_context(_redis(settings)))
-        _run_in_threads({"listen": _listener(settings, redis).run}, [], stop)
+        prompt = patience.ride_out(lambda: stack.enter_context(_redis(settings, LISTENER_TIMEOUT_SECONDS)))
+        _run_in_threads({"listen": _listener(settings, redis, prompt).run}, [], stop)
 
 
 def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
@@ -258,14 +263,14 @@ def _of_the_spool(settings: Settings) -> Decode:
     )
 
 
-def _listener(settings: Settings, redis: inbox.Client) -> Listener:
+def _listener(settings: Settings, redis: inbox.Client, prompt: inbox.Client) -> Listener:
     listening = Listening(
         name=settings.worker_name,
         spool=SPOOL,
         patterns=settings.listen_patterns,
         ignore=frozenset(settings.listen_ignore),
     )
-    return Listener(redis, listening, log)
+    return Listener(prompt, listening, log, Spooler(redis, SPOOL, log))
 
 
 def _spare_the_garbage_collector() -> None:

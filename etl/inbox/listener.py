@@ -15,14 +15,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import msgspec
-from redis.client import PubSub
 
 from etl.errors import EtlError, Outage
-from etl.inbox.connection import Client, translated
+from etl.inbox.connection import Client
+from etl.inbox.ears import Ears, Heard, probe
 from etl.inbox.lock import Lock
 from etl.inbox.spool import Spooler
 from etl.wire.envelope import kind_and_reference, type_of
@@ -37,10 +37,8 @@ SILENCE_SECONDS = 2 * PROBE_SECONDS + 1.0
 LOCK_SECONDS = 8.0
 RENEW_SECONDS = 2.0
 STANDBY_SECONDS = 0.3
-# The reader blocks no longer than this before it looks at the clock and at the stop signal.
-READ_SECONDS = 0.2
-SUBSCRIBE_SECONDS = 5.0
-FINAL_PROBE_MICROSECONDS = 500_000
+# For the proof that the last moment before a clean stop was heard.
+FINAL_PROBE_SECONDS = 0.5
 FLUSH_SECONDS = 10.0
 
 
@@ -57,42 +55,53 @@ class Listening:
 class Listener:
     """Listens while it holds the lock, stands by while another does. `run` it in a thread of its own."""
 
-    def __init__(self, client: Client, listening: Listening, log: Any, spooler: Spooler | None = None) -> None:
+    def __init__(self, client: Client, listening: Listening, log: Any, spooler: Spooler) -> None:
+        """`client` should give up on a silent Redis within about a second: it's for small commands that are repeated,
+        and what it waits for in vain makes a gap longer."""
         self._client = client
         self._listening = listening
         self._log = log
-        self._spooler = spooler or Spooler(client, listening.spool, log)
+        self._spooler = spooler
         identity = uuid7(time.time_ns() // 1_000_000)
         self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{identity}", LOCK_SECONDS)
         self._probe_channel: str | None = None
-        self._away = False
+        self._away_since: float | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set and what was heard is on the spool."""
+        """Until `stop` is set and what was heard is on the spool. Raises `ConfigurationError`."""
         spooling = threading.Thread(target=self._spooler.run, name="spooler", daemon=True)
         spooling.start()
-        try:
-            with self._pulse():
+        with self._pulse():
+            try:
                 while not stop.is_set():
-                    with contextlib.suppress(Outage):
-                        if self._lock.is_held() or self._lock.hold():
-                            self._listen(stop)
-                            continue
+                    try:
+                        self._listen_or_stand_by(stop)
+                    except Outage as outage:
+                        self._tell_away(outage)
                     stop.wait(STANDBY_SECONDS)
-        finally:
-            self._spooler.close(FLUSH_SECONDS)
-            spooling.join()
-            # Now that the last report is on the spool: what the next holder reports shall come after it.
-            with contextlib.suppress(EtlError):
-                self._lock.let_go()
+            finally:
+                self._spooler.close(FLUSH_SECONDS)
+                spooling.join()
+        with contextlib.suppress(EtlError):
+            self._lock.let_go()
+        self._spooler.check()
+
+    def _listen_or_stand_by(self, stop: threading.Event) -> None:
+        self._spooler.check()
+        if not (self._lock.is_held() or self._lock.hold()):
+            self._tell_back()
+        # With a full buffer there would be nothing to hear but an overflow.
+        elif self._spooler.has_room():
+            self._listen(stop)
 
     def _listen(self, stop: threading.Event) -> None:
         """One session, from the subscription to its end. Raises `Outage` if there is none to be had."""
         session_id = uuid7(time.time_ns() // 1_000_000)
-        ears = Ears(self._client, self._listening.patterns, f"etl:probe:{session_id}")
+        ears = Ears(self._client, self._listening.patterns, session_id)
         try:
-            self._subscribe(ears)
-            session = OpenSession(self._listening, session_id, ears.probe_channel, self._spooler)
+            ears.subscribe()
+            self._tell_back()
+            session = OpenSession(self._listening, session_id, self._spooler)
             self._probe_channel = ears.probe_channel
             self._log.info("listening", session=str(session_id))
             reason = self._hear(ears, session, stop)
@@ -102,41 +111,42 @@ class Listener:
             self._probe_channel = None
             ears.close()
 
-    def _subscribe(self, ears: "Ears") -> None:
-        try:
-            ears.subscribe()
-        except Outage as outage:
-            if not self._away:
-                self._log.warning("listener_away", error=str(outage))
-            self._away = True
-            raise
-        self._away = False
-
-    def _hear(self, ears: "Ears", session: "OpenSession", stop: threading.Event) -> GapReason:
+    def _hear(self, ears: Ears, session: "OpenSession", stop: threading.Event) -> GapReason:
         """Take in what comes until there's a reason to end the session."""
-        asked_to_stop_at: int | None = None
+        stopping: _Stopping | None = None
         while True:
             try:
                 heard = ears.next()
             except Outage:
-                return session.because("connection lost")
+                return session.because("probe lost" if session.is_silent() else "connection lost")
             if session.is_silent() or not self._lock.is_held():
                 return session.because("probe lost")
+            self._spooler.check()
             if heard is not None:
                 session.hear(heard)
             if session.overflowed and self._spooler.has_room():
                 return "overflow"
             if stop.is_set():
-                if asked_to_stop_at is None:
-                    asked_to_stop_at = _now()
+                if stopping is None:
+                    stopping = _Stopping(_now(), time.monotonic() + FINAL_PROBE_SECONDS)
                     self._send_probe()  # one last proof, so that the gap begins now
-                if session.proven_until >= asked_to_stop_at or _now() > asked_to_stop_at + FINAL_PROBE_MICROSECONDS:
+                if session.proven_until >= stopping.asked_at or time.monotonic() > stopping.deadline:
                     return session.because("stopped")
 
     def _send_probe(self) -> None:
         if channel := self._probe_channel:
-            with contextlib.suppress(EtlError), translated():
-                self._client.publish(channel, _now())
+            with contextlib.suppress(EtlError):
+                probe(self._client, channel, _now())
+
+    def _tell_away(self, outage: Outage) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._log.warning("listener_outage_began", error=str(outage))
+
+    def _tell_back(self) -> None:
+        if self._away_since is not None:
+            self._log.warning("listener_outage_ended", seconds=round(time.monotonic() - self._away_since, 1))
+            self._away_since = None
 
     @contextlib.contextmanager
     def _pulse(self) -> Iterator[None]:
@@ -148,6 +158,7 @@ class Listener:
             yield
         finally:
             done.set()
+            thread.join()  # so that it can't take the lock again after we let go
 
     def _beat(self, done: threading.Event) -> None:
         probed, probe_at, renew_at = None, 0.0, 0.0
@@ -163,13 +174,18 @@ class Listener:
                 probed, probe_at = channel, now + PROBE_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class _Stopping:
+    asked_at: int  # microseconds since 2000
+    deadline: float  # of the monotonic clock
+
+
 class OpenSession:
     """The session that is on: stamps messages, keeps its books, reports each proof and the end through the spool."""
 
-    def __init__(self, listening: Listening, session_id: UUID, probe_channel: str, spooler: Spooler) -> None:
+    def __init__(self, listening: Listening, session_id: UUID, spooler: Spooler) -> None:
         now = _now()
-        self._ignore = listening.ignore
-        self._probe_channel = probe_channel.encode()
+        self._ignore = frozenset(map(_plural, listening.ignore))
         self._spooler = spooler
         self._last_probe = time.monotonic()
         self._session = Session(session_id, listening.name, now, now, received=0, ignored=0, dropped=0)
@@ -189,10 +205,10 @@ class OpenSession:
         """Why the session ends: once messages were dropped, for that reason and no other."""
         return "overflow" if self.overflowed else reason
 
-    def hear(self, heard: "Heard") -> None:
-        if heard.channel == self._probe_channel:
-            if heard.message.isdigit():
-                self._prove(int(heard.message))
+    def hear(self, heard: Heard | int) -> None:
+        """A message, or the proof of having heard everything up to a time."""
+        if isinstance(heard, int):
+            self._prove(heard)
             return
         self._received += 1
         if self._ignore and self._is_ignored(heard):
@@ -205,14 +221,17 @@ class OpenSession:
         self._report(ended_at=_now(), reason=reason)
 
     def _prove(self, sent_at: int) -> None:
-        """A probe came back that was sent at this time: all that was published before has come."""
         self._last_probe = time.monotonic()
         if not self.overflowed:
             self._report(proven_until=max(sent_at, self._session.proven_until))
 
-    def _is_ignored(self, heard: "Heard") -> bool:
+    def _is_ignored(self, heard: Heard) -> bool:
+        """Never what is no envelope: it's to become a dead letter."""
+        sub_type = type_of(heard.message)
+        if sub_type is None:
+            return False
         kind, _ = kind_and_reference(heard.channel.decode(errors="replace"))
-        return f"{kind}/{type_of(heard.message)}" in self._ignore
+        return f"{kind}/{sub_type}" in self._ignore
 
     def _report(self, **changes: Any) -> None:
         counts = {"received": self._received, "ignored": self._ignored, "dropped": self._dropped}
@@ -220,49 +239,15 @@ class OpenSession:
         self._spooler.insist(pack_session(self._session))
 
 
-def _stamped(heard: "Heard") -> bytes:
+def _stamped(heard: Heard) -> bytes:
     now = time.time_ns()
     return pack_heard(uuid7(now // 1_000_000).bytes, from_unix_ns(now), heard.channel, heard.message)
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    channel: bytes
-    message: bytes
-
-
-class Ears:
-    """One subscription: to the dialler's patterns, and to the channel on which we hear our own probes."""
-
-    def __init__(self, client: Client, patterns: Sequence[str], probe_channel: str) -> None:
-        self.probe_channel = probe_channel
-        self._patterns = patterns
-        self._pubsub: PubSub = cast(Any, client).pubsub()
-
-    def subscribe(self) -> None:
-        """Returns when the server has confirmed everything. Raises `Outage`."""
-        with translated():
-            self._pubsub.psubscribe(*self._patterns)
-            self._pubsub.subscribe(self.probe_channel)
-            deadline = time.monotonic() + SUBSCRIBE_SECONDS
-            missing = len(self._patterns) + 1
-            while missing:
-                if time.monotonic() > deadline:
-                    raise Outage("Redis doesn't confirm the subscription")
-                message = self._pubsub.get_message(timeout=READ_SECONDS)
-                missing -= message is not None and message["type"] in ("psubscribe", "subscribe")
-
-    def next(self) -> Heard | None:
-        """The next message; None after a short while without one. Raises `Outage` when the connection is lost."""
-        with translated():
-            message = self._pubsub.get_message(timeout=READ_SECONDS)
-        if message is None or message["type"] not in ("message", "pmessage"):
-            return None
-        return Heard(message["channel"], message["data"])
-
-    def close(self) -> None:
-        with contextlib.suppress(EtlError), translated():
-            self._pubsub.close()
+def _plural(pair: str) -> str:
+    """A kind may be written in the singular, here as in the dialler's channels."""
+    kind, _, sub_type = pair.partition("/")
+    return f"{kind_and_reference(kind)[0]}/{sub_type}"
 
 
 def _now() -> int:

@@ -7,13 +7,15 @@ before it has, too.
 import threading
 import time
 from collections import deque
+from itertools import islice
 from typing import Any
 
-from etl.errors import Outage
+from etl.errors import EtlError, Outage
 from etl.inbox.connection import Client
 from etl.inbox.producer import push
 
 GROUP_MESSAGES = 500
+GROUP_BYTES = 1024 * 1024
 GROUP_SECONDS = 0.05
 # Ten seconds of a very busy dialler, held while Redis restarts; beyond, the newest are dropped and counted.
 CAPACITY_MESSAGES = 200_000
@@ -22,31 +24,22 @@ RETRY_SECONDS = 0.5
 
 
 class Spooler:
-    """Holds what was heard until Redis has it. `put` from one thread, `run` in another."""
+    """Holds what was heard until Redis has it. `offer` and `insist` from one thread, `run` in another."""
 
-    def __init__(
-        self,
-        client: Client,
-        key: str,
-        log: Any,
-        *,
-        capacity_messages: int = CAPACITY_MESSAGES,
-        capacity_bytes: int = CAPACITY_BYTES,
-    ) -> None:
+    def __init__(self, client: Client, key: str, log: Any) -> None:
         self._client = client
         self._key = key
         self._log = log
-        self._capacity_messages = capacity_messages
-        self._capacity_bytes = capacity_bytes
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
         self._closing_at: float | None = None
+        self._failure: EtlError | None = None
 
     def offer(self, record: bytes) -> bool:
         """Take a record, unless the buffer is full."""
         with self._changed:
-            if len(self._waiting) >= self._capacity_messages or self._bytes + len(record) > self._capacity_bytes:
+            if len(self._waiting) >= CAPACITY_MESSAGES or self._bytes + len(record) > CAPACITY_BYTES:
                 return False
             self._append(record)
             return True
@@ -59,7 +52,12 @@ class Spooler:
     def has_room(self) -> bool:
         """The buffer is half empty again: after an overflow, listening is worth while."""
         with self._changed:
-            return len(self._waiting) < self._capacity_messages / 2 and self._bytes < self._capacity_bytes / 2
+            return len(self._waiting) < CAPACITY_MESSAGES / 2 and self._bytes < CAPACITY_BYTES / 2
+
+    def check(self) -> None:
+        """Raises `ConfigurationError` if that has ended `run`: nothing reaches the spool any more."""
+        if self._failure is not None:
+            raise self._failure
 
     def close(self, seconds: float) -> None:
         """Let `run` end when everything is in Redis, or after `seconds`."""
@@ -81,6 +79,9 @@ class Spooler:
                     self._log.error("spool_abandoned", records=len(self._waiting))
                     return
                 continue
+            except EtlError as failure:
+                self._failure = failure
+                return
             if outage_began is not None:
                 self._log.warning("spool_outage_ended", seconds=round(time.monotonic() - outage_began, 1))
                 outage_began = None
@@ -94,13 +95,20 @@ class Spooler:
 
     def _next_group(self) -> list[bytes]:
         """The oldest records, once there are enough of them or the first has waited long enough; [] when closed and
-        empty."""
+        empty. Few enough bytes that Redis can answer within a socket's timeout."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing_at is not None)
             self._changed.wait_for(
                 lambda: len(self._waiting) >= GROUP_MESSAGES or self._closing_at is not None, GROUP_SECONDS
             )
-            return [self._waiting[index] for index in range(min(GROUP_MESSAGES, len(self._waiting)))]
+            group: list[bytes] = []
+            size = 0
+            for record in islice(self._waiting, GROUP_MESSAGES):
+                size += len(record)
+                if size > GROUP_BYTES and group:
+                    break
+                group.append(record)
+            return group
 
     def _forget(self, group: list[bytes]) -> None:
         with self._changed:

@@ -40,7 +40,7 @@ def record_sessions(connection: sa.Connection, sessions: Sequence[Session], batc
             latest[session.session_id] = session
     if not latest:
         return
-    reported = insert(listener_sessions).values([_row(session, batch_id) for session in latest.values()])
+    reported = insert(listener_sessions).values([_row(latest[each], batch_id) for each in sorted(latest)])  # in turn
     old, new = listener_sessions.c, reported.excluded
     connection.execute(
         reported.on_conflict_do_update(

@@ -15,12 +15,13 @@ from uuid import UUID
 import msgspec
 
 from etl.wire.faults import Reason, Undecodable
+from etl.wire.times import MICROSECONDS_PER_DAY
 
 GapReason = Literal["stopped", "connection lost", "probe lost", "overflow"]
 
 
 class Heard(NamedTuple):
-    """A PubSub message. The channel is text for the database: bytes that aren't UTF-8 stay percent-encoded."""
+    """A PubSub message. The channel is text for the database: what isn't UTF-8, or has a NUL, stays percent-encoded."""
 
     event_id: bytes
     captured_at: int
@@ -43,6 +44,11 @@ class Session(msgspec.Struct, frozen=True):
     reason: GapReason | None = None
 
 
+# A listener's clock and counters stay far below; beyond are numbers that the database has no room for.
+_LATEST = 100 * 366 * MICROSECONDS_PER_DAY
+_MOST = 2**62
+_EVENT_ID_BYTES = 16
+
 _encode_session = msgspec.json.Encoder().encode
 _decode_session = msgspec.json.Decoder(Session).decode
 
@@ -62,12 +68,24 @@ def unpack(raw: bytes) -> Heard | Session:
     try:
         if kind == b"heard":
             event_id, captured_at, channel = rest.split(b" ")
-            return Heard(bytes.fromhex(event_id.decode()), int(captured_at), _channel(channel), message)
-        if kind == b"session":
-            return _decode_session(rest)
-    except (ValueError, msgspec.MsgspecError):
+            heard = Heard(bytes.fromhex(event_id.decode()), int(captured_at), _channel(channel), message)
+            if len(heard.event_id) == _EVENT_ID_BYTES and 0 <= heard.captured_at < _LATEST:
+                return heard
+        if kind == b"session" and not message and _is_sane(session := _decode_session(rest)):
+            return session
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         pass
     raise Undecodable(Reason.NOT_AN_ENVELOPE, "not written by a listener")
+
+
+def _is_sane(session: Session) -> bool:
+    times = (session.subscribed_at, session.proven_until, session.ended_at or 0)
+    counts = (session.received, session.ignored, session.dropped)
+    return (
+        all(0 <= time < _LATEST for time in times)
+        and all(0 <= count < _MOST for count in counts)
+        and session.listener.isprintable()
+    )
 
 
 # A dialler has as many channels as agents and campaigns, and says the same names all day.
@@ -79,6 +97,7 @@ def _quoted(channel: bytes) -> bytes:
 @lru_cache(maxsize=10_000)
 def _channel(quoted: bytes) -> str:
     try:
-        return unquote_to_bytes(quoted).decode()
+        channel = unquote_to_bytes(quoted).decode()
     except UnicodeDecodeError:
         return quoted.decode()
+    return quoted.decode() if "\0" in channel else channel

@@ -19,9 +19,9 @@ WITH islands AS (
     FROM listener_sessions
     WINDOW before AS (ORDER BY subscribed_at, session_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), latest AS (
-    SELECT proven_until, reason, ended_at
+    SELECT proven_until, reason
     FROM listener_sessions
-    ORDER BY proven_until DESC
+    ORDER BY proven_until DESC, subscribed_at DESC
     LIMIT 1
 )
 SELECT covered_until AS gap_from,
@@ -41,7 +41,9 @@ WHERE covered_until IS NULL OR subscribed_at > covered_until
 UNION ALL
 SELECT proven_until, NULL, coalesce(reason, 'stopped')
 FROM latest
-WHERE ended_at IS NOT NULL OR proven_until < now() - interval '15 seconds'
+WHERE NOT EXISTS (
+    SELECT FROM listener_sessions WHERE ended_at IS NULL AND proven_until >= now() - interval '15 seconds'
+)
 UNION ALL
 SELECT NULL, NULL, 'never started'
 WHERE NOT EXISTS (SELECT FROM listener_sessions)

@@ -7,7 +7,11 @@
 -- Returns 1 if the lock is ours now, else 0.
 
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then
+if holder == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2]) -- a full Redis refuses SET, but not this
+  return 1
+end
+if holder then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])

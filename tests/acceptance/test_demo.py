@@ -1,0 +1,76 @@
+"""`etl demo`: the whole story on private servers, twice in a row, with books that add up."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def etl(folder: Path, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+    """In a temporary folder of our own, so that nobody's demo is in our way, nor we in theirs."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
+    return subprocess.run(
+        [sys.executable, "-m", "etl.cli", *arguments],
+        env=environment | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        input=typed,
+    )
+
+
+def figures(text: str) -> list[int]:
+    return [int(figure.replace(",", "")) for figure in re.findall(r"[0-9][0-9,]*", text)]
+
+
+def assert_an_agents_day(output: str) -> None:
+    """From the login to the logout; a call is told with its CDR's time before the agent is busy."""
+    table = output.partition("an agent's day\n")[2].partition("└")[0]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
+    events = [row[3] for row in rows]
+    assert events[:5] == ["logging_in", "available", "connected to a call", "busy", "wrapup"]
+    assert events[-2:] == ["logging_out", "offline"]
+    assert len({row[2] for row in rows}) == 1, "one agent"
+    for row in rows:
+        assert bool(row[5]) == bool(row[6]) == (row[3] == "connected to a call")
+
+
+def test_given_no_demo_yet_then_psql_says_what_to_run(tmp_path: Path) -> None:
+    result = etl(tmp_path, "demo", "--psql")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "etl: there is no demo to look at yet: run `etl demo` first\n"
+
+
+def test_given_the_demo_twice_then_its_books_add_up_and_its_last_words_can_be_typed(session_folder: Path) -> None:
+    folder = session_folder / "demo"
+    folder.mkdir()
+    for _ in range(2):
+        result = etl(folder, "demo")
+        assert (result.returncode, result.stderr) == (0, "")
+        pushed = next(line for line in result.stdout.splitlines() if " messages about " in line)
+        (books,) = [figures(line) for line in result.stdout.splitlines() if line.startswith("│ all ")]
+        claimed, inserted, updated, unchanged, events, dead = books
+        messages, calls, *mishaps = figures(pushed)
+        (published,) = [figures(line)[0] for line in result.stdout.splitlines() if " were published " in line]
+        reports = claimed - messages - published  # of the listener about itself: on the spool, too
+        assert [calls, *mishaps] == [20_000, unchanged, events - published - reports, dead]
+        assert 1 <= reports <= 20
+        assert re.search(r"no gap between .* and .* UTC", result.stdout)
+        assert_an_agents_day(result.stdout)
+        assert claimed == inserted + updated + unchanged + events + dead
+        assert (inserted, dead > 0, "not_json" in result.stdout) == (20_000, True, True)
+        by_day = re.findall(r"│ 20..-..-.. │ +(\d+) │ +(\d+) │", result.stdout)
+        assert [ledger for ledger, _ in by_day] == [table for _, table in by_day]
+        assert by_day
+
+    advice = result.stdout.partition("Look further\n")[2].splitlines()
+    assert advice[0].startswith(f"{sys.executable} -m etl.cli demo --psql opens psql")
+    queries = [line.strip() for line in advice if re.match(r"  \S", line)]
+    script = "\n".join(["\\set ON_ERROR_STOP on", *queries, "SELECT count(*) AS calls FROM cdrs;"])
+    psql = etl(folder, "demo", "--psql", typed=script)
+    assert (psql.returncode, psql.stderr) == (0, "")
+    for shown in ("The system that reported the call", "| demo ", "missing_field", "20000"):
+        assert shown in psql.stdout
