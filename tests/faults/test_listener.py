@@ -2,6 +2,7 @@
 the reason, and nothing that was published outside of it is missing, or there twice (promise 8)."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
@@ -9,6 +10,8 @@ from tests.faults.floor import Floor, gaps, now
 from tests.faults.proxy import Proxy
 from tests.faults.worker import Worker
 from tests.world import Archive, eventually
+
+listener = partial(Worker, listen=True)
 
 LOCK = "{etl:events}:listener"
 # Everything shorter than an operator has it, so that nobody waits long: in seconds.
@@ -36,11 +39,11 @@ def assert_one_gap(archive: Archive, reason: str, began: datetime, ended: dateti
 def test_a_listener_killed_and_started_again_leaves_a_gap(archive: Archive, log: Path) -> None:
     floor = Floor(archive.redis_url)
     with floor.speaking():
-        with Worker(archive, log, constants=QUICK) as killed:
+        with listener(archive, log, constants=QUICK) as killed:
             wait_for_proof(archive)
             died_at = now()
             killed.kill()
-        with Worker(archive, log, constants=QUICK) as heir:
+        with listener(archive, log, constants=QUICK) as heir:
             heir.wait_for("listening")
             heard_again_at = now()
             wait_for_proof(archive, sessions=2)
@@ -51,9 +54,9 @@ def test_a_listener_killed_and_started_again_leaves_a_gap(archive: Archive, log:
 
 def test_a_stand_by_takes_over_within_ten_seconds_of_the_death(archive: Archive, tmp_path: Path) -> None:
     floor = Floor(archive.redis_url)
-    with floor.speaking(), Worker(archive, tmp_path / "1.log", constants=QUICK) as first:
+    with floor.speaking(), listener(archive, tmp_path / "1.log", constants=QUICK) as first:
         wait_for_proof(archive)
-        with Worker(archive, tmp_path / "2.log", constants=QUICK, ETL_WORKER_NAME="stand-by") as second:
+        with listener(archive, tmp_path / "2.log", constants=QUICK, ETL_WORKER_NAME="stand-by") as second:
             second.wait_for("started")
             died_at = now()
             first.kill()
@@ -70,9 +73,9 @@ def test_a_stand_by_takes_over_within_ten_seconds_of_the_death(archive: Archive,
 
 def test_a_clean_hand_over_leaves_a_gap_below_a_second(archive: Archive, tmp_path: Path) -> None:
     floor = Floor(archive.redis_url)
-    with floor.speaking(), Worker(archive, tmp_path / "1.log", constants=OFTEN) as first:
+    with floor.speaking(), listener(archive, tmp_path / "1.log", constants=OFTEN) as first:
         wait_for_proof(archive)
-        with Worker(archive, tmp_path / "2.log", constants=OFTEN, ETL_WORKER_NAME="stand-by") as second:
+        with listener(archive, tmp_path / "2.log", constants=OFTEN, ETL_WORKER_NAME="stand-by") as second:
             second.wait_for("started")
             assert "listening" not in second.log()
             first.process.terminate()
@@ -89,7 +92,7 @@ def test_a_clean_hand_over_leaves_a_gap_below_a_second(archive: Archive, tmp_pat
 
 def test_a_connection_that_redis_kills_leaves_a_gap(archive: Archive, log: Path) -> None:
     floor = Floor(archive.redis_url)
-    with floor.speaking(), Worker(archive, log, constants=OFTEN) as worker:
+    with floor.speaking(), listener(archive, log, constants=OFTEN) as worker:
         wait_for_proof(archive)
         killed_at = now()
         assert archive.redis.client_kill_filter(_type="pubsub") == 1
@@ -104,7 +107,7 @@ def test_a_connection_that_redis_kills_leaves_a_gap(archive: Archive, log: Path)
 def test_a_listener_frozen_for_fifteen_seconds_leaves_a_gap(archive: Archive, log: Path) -> None:
     """With all constants as they are in life."""
     floor = Floor(archive.redis_url)
-    with floor.speaking(), Worker(archive, log) as worker:
+    with floor.speaking(), listener(archive, log) as worker:
         wait_for_proof(archive, seconds=0)
         frozen_at = now()
         worker.freeze()
@@ -121,9 +124,9 @@ def test_a_listener_frozen_for_fifteen_seconds_leaves_a_gap(archive: Archive, lo
 
 def test_a_listener_that_thaws_after_its_stand_by_took_over_adds_nothing(archive: Archive, tmp_path: Path) -> None:
     floor = Floor(archive.redis_url)
-    with floor.speaking(), Worker(archive, tmp_path / "1.log", constants=QUICK) as first:
+    with floor.speaking(), listener(archive, tmp_path / "1.log", constants=QUICK) as first:
         wait_for_proof(archive)
-        with Worker(archive, tmp_path / "2.log", constants=QUICK, ETL_WORKER_NAME="stand-by") as second:
+        with listener(archive, tmp_path / "2.log", constants=QUICK, ETL_WORKER_NAME="stand-by") as second:
             second.wait_for("started")
             frozen_at = now()
             first.freeze()
@@ -146,7 +149,7 @@ def test_a_blackhole_on_the_way_leaves_a_gap(archive: Archive, redis_server: Pri
     direct = archive.redis_url
     with floor.speaking(), Proxy(redis_server.port) as proxy:
         archive.redis_url = f"redis://127.0.0.1:{proxy.port}/0"
-        with Worker(archive, log, constants=QUICK) as worker:
+        with listener(archive, log, constants=QUICK) as worker:
             wait_for_proof(archive)
             cut_at = now()
             proxy.blackhole()
@@ -164,10 +167,10 @@ def test_a_blackhole_on_the_way_leaves_a_gap(archive: Archive, redis_server: Pri
 def test_a_full_buffer_drops_and_counts_and_leaves_a_gap(own_archive: Archive, log: Path) -> None:
     archive = own_archive
     floor = Floor(archive.redis_url)
-    with Worker(archive, log, constants={**QUICK, "etl.inbox.spool.CAPACITY_MESSAGES": 300}) as worker:
+    with listener(archive, log, constants={**QUICK, "etl.inbox.spool.CAPACITY_MESSAGES": 300}) as worker:
         with floor.speaking():
             wait_for_proof(archive)
-        full_at = now()
+        said = len(floor.said)
         archive.redis.config_set("maxmemory", 1)  # no push is taken then, but everything is published
         try:
             floor.say(archive.redis, 1_000)
@@ -180,6 +183,7 @@ def test_a_full_buffer_drops_and_counts_and_leaves_a_gap(own_archive: Archive, l
         with floor.speaking():
             wait_for_proof(archive, sessions=2)
         assert worker.stop() == 0
+    full_at = floor.said[said + 300].until
     assert_one_gap(archive, "overflow", full_at, room_at, SHORT_PROBE_INTERVAL)
     floor.assert_recorded(archive)
     dropped = archive.value("SELECT sum(dropped) FROM listener_sessions")
@@ -193,7 +197,7 @@ def test_a_consumer_so_slow_that_redis_cuts_it_off_leaves_a_gap(own_archive: Arc
     archive = own_archive
     limits = archive.redis.config_get("client-output-buffer-limit")["client-output-buffer-limit"] or ""
     floor = Floor(archive.redis_url)
-    with Worker(archive, log, constants=OFTEN) as worker:
+    with listener(archive, log, constants=OFTEN) as worker:
         with floor.speaking():
             wait_for_proof(archive)
         archive.redis.config_set("client-output-buffer-limit", "pubsub 100kb 100kb 60")
@@ -223,7 +227,7 @@ def test_a_redis_that_dies_and_comes_back_leaves_a_gap(
 ) -> None:
     archive = own_archive
     floor = Floor(archive.redis_url)
-    with floor.speaking(), Worker(archive, log, constants=QUICK) as worker:
+    with floor.speaking(), listener(archive, log, constants=QUICK) as worker:
         wait_for_proof(archive)
         gone_at = now()
         own_redis.kill()
@@ -244,20 +248,20 @@ def test_a_loader_killed_again_and_again_and_a_postgres_that_stops_cost_no_event
     archive = own_archive
     archive.more = {"batch_size": 50, "linger_ms": 5, "lease_seconds": 10}
     floor = Floor(archive.redis_url)
-    with floor.speaking(), Worker(archive, tmp_path / "listener.log", constants=QUICK) as listener:
-        listener.wait_for("listening")
+    with floor.speaking(), listener(archive, tmp_path / "listener.log", constants=QUICK) as listening:
+        listening.wait_for("listening")
         # It loads as well, beside one that doesn't live long.
         for life in range(3):
-            with Worker(archive, tmp_path / f"{life}.log", "--no-listen", ETL_WORKER_NAME="mortal") as loader:
+            with Worker(archive, tmp_path / f"{life}.log", ETL_WORKER_NAME="mortal") as loader:
                 loader.wait_for("loaded", times=2)
                 if life == 1:
                     own_postgres.stop()
                     loader.wait_for("outage_began")
-                    listener.wait_for("outage_began")
+                    listening.wait_for("outage_began")
                 loader.kill()
             if life == 1:
                 own_postgres.start()
-        assert listener.stop() == 0
+        assert listening.stop() == 0
     with Archive(archive.redis_url, archive.database_url, archive.redis) as again:
         again.load(worker_name="mortal")
         again.load()

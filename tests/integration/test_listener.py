@@ -5,13 +5,14 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from etl import app
-from etl.devtools.embedded import PrivateCluster
+from etl.devtools.embedded import PrivateCluster, PrivateRedis
 from etl.inbox.connection import connect
 from tests.world import Archive, eventually
 
@@ -55,11 +56,12 @@ def publish(archive: Archive, channel: str, message: object) -> None:
 
 
 @contextmanager
-def listening(archive: Archive, **more: Any) -> Iterator[None]:
-    """Within it, all that is published is heard; after it, all that was heard is loaded."""
+def listening(archive: Archive, redis_url: str | None = None, **more: Any) -> Iterator[None]:
+    """Within it, all that is published is heard, as the user of `redis_url`; after it, all that was heard is loaded."""
+    settings = replace(archive, redis_url=redis_url or archive.redis_url).settings(**more)
     stop = threading.Event()
     waiting = archive.redis.llen("etl:events")
-    thread = threading.Thread(target=app.listen, args=(archive.settings(**more), stop))
+    thread = threading.Thread(target=app.listen, args=(settings, stop))
     thread.start()
     try:
         eventually(lambda: archive.redis.llen("etl:events") > waiting, what="it never began a session")
@@ -255,6 +257,24 @@ def test_a_spool_key_that_is_no_list_ends_the_listener_with_the_reason(archive: 
     result = archive.run("listen")
     assert result.returncode == 2
     assert "WRONGTYPE" in result.stderr
+
+
+def test_a_user_with_just_the_rights_that_are_needed_can_listen(archive: Archive, redis_server: PrivateRedis) -> None:
+    # Redis wants the very patterns that are subscribed to.
+    keys = "~etl:events ~{etl:events}:listener &enigma:notifications:* &etl:probe:*"
+    commands = "+del +evalsha +get +lpush +pexpire +psubscribe +publish +script|load +set +subscribe"
+    administrator: Any = archive.redis
+    administrator.execute_command("ACL", "SETUSER", "ears", "on", ">hunter2", "-@all", *keys.split(), *commands.split())
+    try:
+        archive.redis.acl_log_reset()
+        with listening(archive, f"redis://ears:hunter2@127.0.0.1:{redis_server.port}/0"):
+            publish(archive, f"{BASE}:agents:8", STATUS)
+        assert archive.redis.acl_log() == []
+    finally:
+        archive.redis.acl_deluser("ears")
+    assert events(archive) == 1
+    assert archive.value("SELECT reason FROM listener_sessions") == "stopped"
+    assert archive.redis.keys() == []
 
 
 def test_on_a_cluster_what_is_published_through_any_node_is_recorded_once(
