@@ -13,22 +13,28 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType
+from uuid import UUID
 
 from etl import logs
 from etl.errors import EtlError, Outage
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
-from etl.jobs.loader import Loader, Options
+from etl.inbox.listener import Listener, Listening
+from etl.inbox.spool import Spooler
+from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
 from etl.settings import Settings, redacted
 from etl.store import connection as store
-from etl.store import schema
+from etl.store import schema, sessions
+from etl.store.sessions import Gap
 from etl.store.writer import Books, Writer
+from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.ids import uuid7
+from etl.wire.times import from_datetime
 
 # A run that ends by itself doesn't wait longer than this for a store; one that follows waits for ever.
 DRAIN_PATIENCE_SECONDS = 30.0
@@ -38,6 +44,13 @@ SHUTDOWN_SECONDS = 25.0
 GIVE_BACK_SECONDS = 2.0
 # Leases are renewed this often within their length, so that two may fail.
 RENEWALS_PER_LEASE = 4
+
+# The listener repeats its small commands: the sooner it gives one up, the sooner it hears again.
+LISTENER_TIMEOUT_SECONDS = 1.0
+# Where the listener puts what it hears.
+SPOOL = "etl:events"
+# A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
+AHEAD = timedelta(days=1)
 
 # Objects made between two runs of the garbage collector. A claim makes a hundred thousand, none of them in a cycle.
 GARBAGE_THRESHOLD = 200_000
@@ -56,12 +69,20 @@ class Stores:
 @contextlib.contextmanager
 def stores(settings: Settings) -> Iterator[Stores]:
     """Both stores, closed at the end. Neither is asked anything yet, but for a cluster's slots."""
-    redis = inbox.connect(settings.redis_url.get_secret_value(), settings.redis_cluster)
-    engine = store.connect(settings.sqlalchemy_url, connections=len(settings.sources) + 2)
+    engine = store.connect(settings.sqlalchemy_url, connections=len(settings.sources) + 3)
     try:
-        yield Stores(redis, engine)
+        with _redis(settings) as redis:
+            yield Stores(redis, engine)
     finally:
         engine.dispose()
+
+
+@contextlib.contextmanager
+def _redis(settings: Settings, timeout: float = inbox.SOCKET_TIMEOUT_SECONDS) -> Iterator[inbox.Client]:
+    redis = inbox.connect(settings.redis_url.get_secret_value(), settings.redis_cluster, timeout)
+    try:
+        yield redis
+    finally:
         redis.close()
 
 
@@ -89,10 +110,11 @@ def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Book
                 loader.drain(stop, lambda books, key=source.key: loaded(key, books))  # type: ignore[misc]
 
 
-def follow(settings: Settings, stop: threading.Event) -> None:
-    """Load until `stop` is set. Then claims in hand are finished, or given back when time is short.
+def follow(settings: Settings, stop: threading.Event, listen: bool = True) -> None:
+    """Load, and listen to PubSub, until `stop` is set. Then claims in hand are finished, or given back when time is
+    short.
 
-    Raises what ended a loader, if anything but `stop` did.
+    Raises what ended a loader or the listener, if anything but `stop` did.
     """
     patience = Patience(log, stop)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
@@ -101,8 +123,33 @@ def follow(settings: Settings, stop: threading.Event) -> None:
         work = _loaders(settings, clients, patience)
         with _heartbeat(settings, [source for source, _ in work]):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
-            _run_in_threads(work, stop)
+            runs: dict[str, Callable[[threading.Event], None]] = {
+                f"load {source.key}": loader.run for source, loader in work
+            }
+            if listen:
+                prompt = patience.ride_out(lambda: stack.enter_context(_redis(settings, LISTENER_TIMEOUT_SECONDS)))
+                runs["listen"] = _listener(settings, clients.redis, prompt).run
+            _run_in_threads(runs, [source for source, _ in work], stop)
             log.info("stopped", worker=settings.worker_name)
+
+
+def listen(settings: Settings, stop: threading.Event) -> None:
+    """Listen to PubSub until `stop` is set; what is heard waits on the spool for a loader.
+
+    Raises `ConfigurationError`.
+    """
+    patience = Patience(log, stop)
+    with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
+        redis = patience.ride_out(lambda: stack.enter_context(_redis(settings)))
+        prompt = patience.ride_out(lambda: stack.enter_context(_redis(settings, LISTENER_TIMEOUT_SECONDS)))
+        _run_in_threads({"listen": _listener(settings, redis, prompt).run}, [], stop)
+
+
+def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
+    """When nobody listened, within a period. Raises `Outage` and `ConfigurationError`."""
+    with engine_of(settings) as engine:
+        schema.check(engine)
+        return sessions.gaps(engine, since, until)
 
 
 def check(settings: Settings) -> None:
@@ -156,39 +203,75 @@ def set_from_handler(stop: threading.Event) -> None:
 
 
 def _sources(settings: Settings, clients: Stores) -> list[Source]:
+    """The dialler's lists, and last the spool, which is loaded like any other."""
+    lists = [(source.key, source.take_from, source.forward_to) for source in settings.sources]
     return [
         Source(
             clients.redis,
-            source.key,
+            key,
             worker=settings.worker_name,
-            new_batch_id=lambda: uuid7(time.time_ns() // 1_000_000),
-            take_from=source.take_from,
-            forward_to=source.forward_to,
+            new_batch_id=_new_id,
+            take_from=take_from,
+            forward_to=forward_to,
             batch_size=settings.batch_size,
             lease_ms=settings.lease_seconds * 1_000,
         )
-        for source in settings.sources
+        for key, take_from, forward_to in [*lists, (SPOOL, "right", None)]
     ]
+
+
+def _new_id() -> UUID:
+    return uuid7(time.time_ns() // 1_000_000)
 
 
 def _loaders(settings: Settings, clients: Stores, patience: Patience) -> list[tuple[Source, Loader]]:
     _spare_the_garbage_collector()
     writer = Writer(clients.engine)
+    decoders = [
+        *(_of_a_list(settings, source.key, source.source) for source in settings.sources),
+        _of_the_spool(settings),
+    ]
     return [
-        (source, Loader(source, writer, _options(settings, configured.source), patience, log))
-        for source, configured in zip(_sources(settings, clients), settings.sources, strict=True)
+        (source, Loader(source, writer, _options(settings, decode), patience, log))
+        for source, decode in zip(_sources(settings, clients), decoders, strict=True)
     ]
 
 
-def _options(settings: Settings, system: str) -> Options:
+def _options(settings: Settings, decode: Decode) -> Options:
     return Options(
-        system=system,
+        decode=decode,
         worker=settings.worker_name,
         batch_size=settings.batch_size,
         linger_seconds=settings.linger_ms / 1_000,
-        max_message_bytes=settings.max_message_bytes,
-        clock=lambda: datetime.now(UTC),
     )
+
+
+def _of_a_list(settings: Settings, key: str, system: str) -> Decode:
+    return lambda messages, batch_id, captured_at: Decoding(
+        messages,
+        source=system,
+        key=key,
+        batch_id=batch_id,
+        captured_at=captured_at,
+        latest=from_datetime(datetime.now(UTC) + AHEAD),
+        max_message_bytes=settings.max_message_bytes,
+    )
+
+
+def _of_the_spool(settings: Settings) -> Decode:
+    return lambda messages, batch_id, _: SpoolDecoding(
+        messages, batch_id=batch_id, max_message_bytes=settings.max_message_bytes
+    )
+
+
+def _listener(settings: Settings, redis: inbox.Client, prompt: inbox.Client) -> Listener:
+    listening = Listening(
+        name=settings.worker_name,
+        spool=SPOOL,
+        patterns=settings.listen_patterns,
+        ignore=frozenset(settings.listen_ignore),
+    )
+    return Listener(prompt, listening, log, Spooler(redis, SPOOL, log))
 
 
 def _spare_the_garbage_collector() -> None:
@@ -217,24 +300,27 @@ def _heartbeat(settings: Settings, sources: list[Source]) -> Iterator[None]:
         done.set()
 
 
-def _run_in_threads(work: list[tuple[Source, Loader]], stop: threading.Event) -> None:
+def _run_in_threads(
+    runs: Mapping[str, Callable[[threading.Event], None]], sources: list[Source], stop: threading.Event
+) -> None:
+    """Each of `runs` in a thread of its name, until `stop` is set or one of them fails; that failure is raised."""
     failures: list[BaseException] = []
 
-    def run(loader: Loader) -> None:
+    def run(work: Callable[[threading.Event], None]) -> None:
         try:
-            loader.run(stop)
+            work(stop)
         except BaseException as failure:
             failures.append(failure)
             stop.set()
 
-    threads = [threading.Thread(target=run, args=(loader,), name=source.key, daemon=True) for source, loader in work]
+    threads = [threading.Thread(target=run, args=(work,), name=name, daemon=True) for name, work in runs.items()]
     for thread in threads:
         thread.start()
     stop.wait()
     deadline = time.monotonic() + SHUTDOWN_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    giving_back = threading.Thread(target=_give_back, args=([source for source, _ in work],), daemon=True)
+    giving_back = threading.Thread(target=_give_back, args=(sources,), daemon=True)
     giving_back.start()
     giving_back.join(GIVE_BACK_SECONDS)
     if failures:

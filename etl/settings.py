@@ -145,6 +145,13 @@ class Settings(BaseSettings):
         default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
     )
 
+    listen_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)] = Field(
+        default=("enigma:notifications:*",), min_length=1, description="a list of PubSub patterns, one or more"
+    )
+    listen_ignore: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)] = Field(
+        default=(), description='a list like ["agents/stats", "campaigns/dial_preview"]'
+    )
+
     @property
     def sqlalchemy_url(self) -> str:
         """`database_url` for SQLAlchemy with psycopg 3, password included."""
@@ -165,6 +172,15 @@ class Settings(BaseSettings):
         if problems:
             raise ValueError("\n".join(problems))
         return sources
+
+    @field_validator("listen_ignore")
+    @classmethod
+    def _pairs(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in pairs:
+            kind, _, sub_type = pair.partition("/")
+            if not kind or not sub_type:
+                raise ValueError(f"has {pair!r}, which isn't a kind and a type like agents/stats")
+        return pairs
 
     @classmethod
     def settings_customise_sources(

@@ -30,7 +30,7 @@ def batch(messages: Sequence[bytes], batch_id: UUID | None = None, source: str =
         latest=from_datetime(now + timedelta(days=1)),
         max_message_bytes=1024 * 1024,
     )
-    return Batch(batch_id, "test", CAMPAIGNS, now, messages, records)
+    return Batch(batch_id, "test", CAMPAIGNS, now, len(messages), records)
 
 
 def write(writer: Writer, *messages: bytes, batch_id: UUID | None = None) -> Books | None:

@@ -27,10 +27,14 @@ def demo(
     with playing.fresh() as running:
         heading("A dialler speaks")
         with counting("pushing", None, show=watched) as progress:
-            tally = running.play(progress)
+            tally, since, until = running.listened(lambda: running.play(progress))
         out.print(
             f"{tally.messages:,} messages about {tally.calls:,} calls lie on three Redis lists: two dialects, "
             f"{tally.duplicates:,} sent twice, {tally.events:,} that are no CDR, {sum(tally.broken.values()):,} broken"
+        )
+        out.print(
+            f"{tally.published.total():,} events about agents and campaigns were published meanwhile; the listener put"
+            " what it heard onto a fourth"
         )
 
         heading("etl run: the books of the load")
@@ -43,6 +47,17 @@ def demo(
         for title, query in playing.REPORTS.items():
             heading(f"SQL: {title}")
             print_rows(*running.read(query))
+        heading("The audit trail: an agent's day")
+        print_rows(*running.read(playing.AGENTS_DAY))
+        out.print(
+            "Three days were played in seconds: heard_at shows the order, and the CDR of a call, when it was connected"
+        )
+        heading("etl gaps: when nobody listened")
+        gaps = running.gaps(since, until)
+        if gaps:
+            print_rows(("from (UTC)", "until (UTC)", "reason"), gaps)
+        else:
+            out.print(f"no gap between {since:%H:%M:%S} and {until:%H:%M:%S} UTC, from the first event to the last")
         heading("Dead letters: kept whole, with the reason")
         print_rows(*running.read(playing.DEAD_LETTERS))
 

@@ -19,6 +19,9 @@ def run(
     config: Config = None,
     follow: Annotated[bool, typer.Option("--follow", help="Keep loading until SIGTERM or Ctrl-C.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Loader processes.")] = 1,
+    listen: Annotated[
+        bool, typer.Option("--listen/--no-listen", help="With --follow: record PubSub events too.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Load CDRs from the configured Redis lists into Postgres.
@@ -34,9 +37,9 @@ def run(
     if follow:
         logs.configure()
         if workers > 1:
-            supervisor.follow(configured, workers, stop)
+            supervisor.follow(configured, workers, stop, listen)
         else:
-            application.follow(configured, stop)
+            application.follow(configured, stop, listen)
         return
 
     logs.configure(level="warning")

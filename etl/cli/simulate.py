@@ -28,6 +28,9 @@ def simulate(  # noqa: PLR0913, PLR0917 (as many as there are options)
     late: Annotated[float, typer.Option(min=0, max=1, help="Share of calls from one to three days before.")] = 0.0,
     days: Annotated[int, typer.Option(min=1, max=3_650, help="Days over which the calls were dialled.")] = 1,
     dialect: Annotated[str, typer.Option(help="a, b or both: the CDR's form; see the README.")] = "a",
+    pubsub: Annotated[
+        bool, typer.Option("--pubsub", help="Publish agents' and campaigns' events too; only who listens hears them.")
+    ] = False,
     until: Annotated[
         datetime | None, typer.Option(help="End of the simulated time, UTC; default: now.", show_default=False)
     ] = None,
@@ -53,6 +56,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (as many as there are options)
         broken=broken,
         late=late,
         click2dial=0.1 if has_click2dial else 0.0,
+        pubsub=pubsub,
     )
     with counting("pushing", None, show=sys.stderr.isatty() and not as_json) as progress:
         tally = dialler.simulate(configured, profile, rate, progress)
@@ -64,6 +68,12 @@ def simulate(  # noqa: PLR0913, PLR0917 (as many as there are options)
             f"pushed {tally.messages:,} messages: {tally.calls:,} calls, {tally.duplicates:,} duplicates, "
             f"{broken_count:,} broken"
         )
+        if pubsub:
+            typer.echo(f"published {tally.published.total():,} events: {_kinds(tally.published)}")
+
+
+def _kinds(published: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(published.items())) or "none"
 
 
 def _days(days: Mapping[tuple[str, date], int]) -> dict[str, dict[str, int]]:

@@ -1,7 +1,8 @@
-"""A call centre made of dice: its campaigns, its agents, and the calls of its days.
+"""A call centre made of dice: its campaigns, and the calls of its days.
 
-What becomes of a call and with what odds is here; how the dialler tells of it (dialects, mishaps, pace) is the
-simulator's. Only random() and getrandbits() are drawn, and no libm: the same calls on any machine and Python.
+What becomes of a call and with what odds is here; which agent takes it is the floor's, and how the dialler tells of it
+(dialects, mishaps, pace) is the simulator's. Only random() and getrandbits() are drawn, and no libm: the same calls on
+any machine and Python.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ class Call(NamedTuple):
     call_ref: int | str
     uuid: int
     campaign: Campaign
-    extension: str | None
+    extension: str | None  # None until the floor has given the call to somebody
     number: str
     contact_ref: str | int | None
     dialed_at: int  # Unix time; the times that follow are seconds
@@ -42,7 +43,13 @@ class Call(NamedTuple):
     call_time: int
     outcome: Outcome
     recording_url: str | None
+    late_by: int  # seconds between the call and its place in the stream
     oddity: float  # below 0.02 a system of another age, below 0.04 fields that nobody documented
+
+    @property
+    def placed_at(self) -> int:
+        """When the call would have been dialled, were it not late."""
+        return self.dialed_at + self.late_by
 
 
 def _odds(*rows: tuple[int, Outcome]) -> tuple[Outcome, ...]:
@@ -85,13 +92,13 @@ CAMPAIGNS = (
 _CLICK_DIAL = Campaign("click-dial", "outbound", "03069990800", _CLICKED)
 _AREAS = ("07700900", "01632960", "02079460", "01134960", "01144960", "01154960", "01164960", "01214960", "01314960")
 _NUMBERS = tuple(f"{area}{line:03d}" for area in _AREAS for line in range(1000))
-_AGENTS = tuple(str(extension) for extension in range(1001, 1026))
 # Calls by UTC hour, relative.
 _HOURS = (1, 1, 1, 1, 1, 2, 4, 12, 40, 60, 64, 56, 40, 52, 60, 60, 56, 44, 30, 16, 6, 3, 1, 1)
 
 
 def calls(count: int, until: int, days: int, seed: int, late: float, click2dial: float) -> Iterator[Call]:
-    """In the order in which they were dialled, but for the share `late`: these lie one to three days back.
+    """In the order in which they were dialled, but for the share `late`: these lie one to three days back. No call has
+    an agent yet.
 
     `until` is Unix time. References start at a number that depends on all of the arguments, so that the calls of two
     simulations don't pass for one another.
@@ -99,7 +106,8 @@ def calls(count: int, until: int, days: int, seed: int, late: float, click2dial:
     dice = Random(f"{count} {until} {days} {seed} {late} {click2dial}")
     draw, first = dice.random, dice.getrandbits(36)
     for serial, moment in enumerate(_moments(count, until, days, draw), first):
-        dialed_at = moment - DAY * (1 + int(3 * draw())) if draw() < late else moment
+        late_by = DAY * (1 + int(3 * draw())) if draw() < late else 0
+        dialed_at = moment - late_by
         clicked = draw() < click2dial
         campaign = _CLICK_DIAL if clicked else CAMPAIGNS[int(len(CAMPAIGNS) * draw())]
         outcome = campaign.outcomes[int(len(campaign.outcomes) * draw())]
@@ -109,8 +117,7 @@ def calls(count: int, until: int, days: int, seed: int, late: float, click2dial:
             call_ref=f"c2d-{serial:x}" if clicked else serial,
             uuid=dice.getrandbits(128),
             campaign=campaign,
-            # Who clicks is on the line before the callee is.
-            extension=_AGENTS[int(len(_AGENTS) * draw())] if outcome.connected or clicked else None,
+            extension=None,
             number="" if campaign.call_dir == "inbound" and draw() < 0.15 else _NUMBERS[int(len(_NUMBERS) * draw())],
             contact_ref=_contact_ref(draw(), dice.getrandbits(16)),
             dialed_at=dialed_at,
@@ -119,6 +126,7 @@ def calls(count: int, until: int, days: int, seed: int, late: float, click2dial:
             call_time=4 + int(900 * draw() * draw() * draw()) if outcome.connected else 0,
             outcome=outcome,
             recording_url=f"ftp://pbx.example/recordings/{folder}/{serial}.wav" if outcome.connected else None,
+            late_by=late_by,
             oddity=draw(),
         )
 

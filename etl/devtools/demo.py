@@ -1,4 +1,5 @@
-"""The main job from end to end on private servers: a simulated dialler, the real loader, and what came of it."""
+"""The main job from end to end on private servers: a simulated dialler, the real listener and loader, and what came of
+it."""
 
 import contextlib
 import fcntl
@@ -8,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +17,18 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from etl import app
+from etl.devtools._process import wait_until
 from etl.devtools.dialler import simulate
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 from etl.devtools.simulator import Profile, Tally
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, Outage
 from etl.settings import Settings, Source
 from etl.store import connection as store
+from etl.store.sessions import Gap
 from etl.store.writer import Books
 
 CDRS = 20_000
+LISTEN_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
 
 SOURCES = (
     Source(key="enigma:notifications:campaigns", source="dialler"),
@@ -45,11 +50,33 @@ DEAD_LETTERS = (
     'SELECT reason, count(*) AS messages, min(detail) AS "for example" FROM dead_letters'
     " GROUP BY reason ORDER BY reason"
 )
+# The busiest agent of those who have gone home, from login to logout, all but the middle of it; an event of PubSub has
+# no time of its own, so a call's CDR tells when it was connected.
+AGENTS_DAY = """
+WITH agent AS (
+    SELECT extension FROM audit_events WHERE kind = 'agents' AND event_type = 'call'
+    GROUP BY extension ORDER BY count(*) DESC, extension LIMIT 1
+), told AS (
+    SELECT *, count(*) FILTER (WHERE status = 'offline') OVER (ORDER BY captured_at, event_id) AS shift
+    FROM audit_events JOIN agent USING (extension) WHERE kind = 'agents' AND event_type <> 'stats'
+), first_day AS (
+    SELECT *, row_number() OVER day AS nth, count(*) OVER () AS events
+    FROM told WHERE shift = 0 OR (shift = 1 AND status = 'offline')
+    WINDOW day AS (ORDER BY captured_at, event_id)
+)
+SELECT nth AS "no.", to_char(captured_at AT TIME ZONE 'UTC', 'HH24:MI:SS.US') AS heard_at, first_day.extension AS agent,
+    coalesce(status, 'connected to a call') AS event, first_day.campaign_ref AS campaign, first_day.call_ref,
+    to_char(cdrs.connected_at AT TIME ZONE 'UTC', 'Dy HH24:MI:SS') AS connected_at, cdrs.end_reason
+FROM first_day LEFT JOIN cdrs ON cdrs.source = 'dialler' AND cdrs.call_ref = first_day.call_ref
+WHERE nth <= 10 OR nth > events - 3
+ORDER BY nth
+"""
 
 # What to try in psql, and what it shows.
 QUERIES = {
     "\\d+ cdrs": "every column says what it is",
     "SELECT * FROM load_batches;": "the ledger: one row per claim, and its books balance",
+    "SELECT * FROM listener_sessions;": "who listened, from when to when, and how much was heard",
     "SELECT id, reason, convert_from(raw, 'UTF8') FROM dead_letters WHERE reason = 'missing_field';": (
         "dead letters, byte for byte"
     ),
@@ -73,8 +100,30 @@ class Demo:
             broken=0.001,
             late=0.02,
             events=0.002,
+            pubsub=True,
         )
         return simulate(self.settings, profile, progress=progress)
+
+    def listened(self, meanwhile: Callable[[], Tally]) -> tuple[Tally, datetime, datetime]:
+        """Do something while `etl listen` is on. What it returns, and from when to when somebody listened; what was
+        heard lies on the spool then."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(1, "listen") as pool:
+            listening = pool.submit(app.listen, self.settings, stop)
+            try:
+                # Its first word on the spool is that it's subscribed.
+                if not wait_until(lambda: listening.done() or self.waiting()[app.SPOOL] > 0, LISTEN_SECONDS):
+                    raise Outage("the listener isn't subscribed")
+                since = datetime.now(UTC)
+                result = meanwhile()
+                until = datetime.now(UTC)
+            finally:
+                stop.set()
+            listening.result()
+        return result, since, until
+
+    def gaps(self, since: datetime, until: datetime) -> list[Gap]:
+        return app.gaps(self.settings, since, until)
 
     def waiting(self) -> dict[str, int]:
         return app.waiting(self.settings)

@@ -1,11 +1,11 @@
-"""Plays the simulated dialler into the configured Redis: which message goes onto which list."""
+"""Plays the simulated dialler into the configured Redis: which message goes onto which list, and what is published."""
 
 from collections.abc import Callable
 
 from etl import app
 from etl.devtools.simulator import Profile, Tally, play
 from etl.errors import ConfigurationError
-from etl.inbox.producer import push
+from etl.inbox.producer import publish, push
 from etl.settings import Settings, Source
 from etl.wire.envelope import kind_and_reference
 
@@ -15,15 +15,20 @@ _SYSTEM_OF = {"campaigns": "dialler", "cdrs": "dialler", "cdr": "click2dial"}
 def simulate(
     settings: Settings, profile: Profile, rate: float | None = None, progress: Callable[[int], None] | None = None
 ) -> Tally:
-    """Push what `profile` describes, at `rate` messages a second. Raises `Outage`, or `ConfigurationError` if no source
-    list takes a kind of message that it asks for."""
+    """Push and publish what `profile` describes, at `rate` messages a second.
+
+    Raises `Outage`, or `ConfigurationError` if no source list takes a kind of message that it asks for.
+    """
     lists = {kind: _list_for(kind, settings) for kind in _kinds(profile)}
     with app.stores(settings) as clients:
 
         def to_redis(kind: str, bodies: list[bytes]) -> None:
             push(clients.redis, lists[kind].key, bodies, lists[kind].take_from)
 
-        return play(profile, to_redis, rate=rate, progress=progress)
+        def to_listeners(notices: list[tuple[str, bytes]]) -> None:
+            publish(clients.redis, notices)
+
+        return play(profile, to_redis, rate=rate, progress=progress, publish=to_listeners)
 
 
 def _kinds(profile: Profile) -> set[str]:

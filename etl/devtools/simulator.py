@@ -1,8 +1,9 @@
 """A dialler: what an Enigma dialler and its Click2Dial sibling write, out of a seed, with the truth about each message.
 
 Here are the two CDR dialects of PROTOCOL.md, the mishaps of a real stream (resent and broken messages, a status among
-the CDRs) and the pace; the calls come from call_centre. Redis isn't here: messages reach it through the callable given
-to `play`. One profile yields the same bytes at any time, on any machine.
+the CDRs), the envelope of what is published, and the pace; the calls come from call_centre, their agents and the
+notices from floor. Redis isn't here: messages reach it through the callables given to `play`. One profile yields the
+same bytes at any time, on any machine.
 """
 
 import time
@@ -18,14 +19,16 @@ from typing import Any, Literal, NamedTuple
 from msgspec.json import encode
 
 from etl.devtools.call_centre import CAMPAIGNS, DAY, HOUR, Call, calls, day_of
+from etl.devtools.floor import Notice, at_work
 
-Kind = Literal["campaigns", "cdrs", "cdr"]
+Kind = Literal["campaigns", "cdrs", "cdr", "pubsub"]
 JsonObject = dict[str, Any]
 
 GROUP = 500  # messages in a push: large enough that the round trip doesn't show, small enough for a smooth progress bar
 BEAT = 0.05  # seconds between two pushes at a given rate: under what an eye or a latency test would notice
 DIALECT_LAG = 40  # calls by which a call's second dialect may trail its first
 RESEND_LAG = 400  # calls by which a resent message may trail its original: across batches, not only within one
+BASE = "enigma:notifications"  # of every channel's name
 _MINUTES = tuple(f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(24 * 60))
 _RAW_DISPOSITIONS = {"busy": "BUSY", "reject": "DONTCALL", "timeout": "NOANSWER", "error": "CONGESTION"}
 
@@ -37,7 +40,8 @@ class Profile:
     Shares lie between 0 and 1. `late` and `click2dial` are shares of the calls; a late call was dialled one to three
     days before its place in the stream, so possibly before the period. `duplicates`, `broken` and `events` are shares
     of the CDR messages: resent verbatim a little later, followed by a broken message, followed by a message on the
-    list that is no CDR. None of these three nor `dialect` changes the calls themselves; any other field yields other
+    list that is no CDR. With `pubsub`, what the dialler publishes while the agents work is in the stream, too. None of
+    these four nor `dialect` changes the calls themselves; any other field yields other
     calls with other call_refs, so that two profiles can be loaded into one database.
     """
 
@@ -51,6 +55,7 @@ class Profile:
     events: float = 0.0
     late: float = 0.0
     click2dial: float = 0.1
+    pubsub: bool = False
 
     def __post_init__(self) -> None:
         if self.until.tzinfo is None:
@@ -63,25 +68,34 @@ class Profile:
 
 
 class Message(NamedTuple):
-    kind: Kind  # the type in the key: campaigns = the dialler's dialect A, cdrs = its dialect B, cdr = Click2Dial's
+    # The type in the list's key: campaigns = the dialler's dialect A, cdrs = its dialect B, cdr = Click2Dial's. What is
+    # published is on no list: pubsub.
+    kind: Kind
     body: bytes
-    truth: str  # cdr, duplicate, event or broken:<the dead letter's reason>; each dialect's first copy is a cdr
+    # cdr, duplicate, event, broken:<the dead letter's reason> or, of what is published, kind/sub_type. Each dialect's
+    # first copy is a cdr.
+    truth: str
     identity: tuple[str, str]  # source, call_ref; an event's call_ref is "", a broken message's belongs to no call
     dialed_on: date | None  # UTC day of the call; None for events and broken messages
+    channel: str = ""  # of what is published
 
 
 @dataclass
 class Tally:
     """The simulator's own books, to hold against the database's."""
 
-    messages: int = 0
+    messages: int = 0  # on lists
     calls: int = 0  # distinct
     duplicates: int = 0  # copies beyond the first
     events: int = 0
     broken: Counter[str] = field(default_factory=Counter)  # messages by reason
     days: Counter[tuple[str, date]] = field(default_factory=Counter)  # distinct calls by source and UTC day
+    published: Counter[str] = field(default_factory=Counter)  # by kind/sub_type
 
     def add(self, message: Message, opens_call: bool) -> None:
+        if message.kind == "pubsub":
+            self.published[message.truth] += 1
+            return
         self.messages += 1
         if message.truth == "duplicate":
             self.duplicates += 1
@@ -101,28 +115,44 @@ def play(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] | None = None,
+    publish: Callable[[list[tuple[str, bytes]]], None] | None = None,
 ) -> Tally:
     """Gives every message to `push(kind, bodies)`, in order within a kind, at `rate` (above 0) messages a second.
 
-    Without a rate, as fast as it can. What a slow push held up is caught up on. `progress` hears the number of
-    messages pushed so far.
+    Without a rate, as fast as it can. What a slow push held up is caught up on. What is published goes to
+    `publish([(channel, body), …])`, in order and before the CDRs of the same moment; it counts for the rate, too.
+    `progress` hears the number of messages pushed so far.
     """
-    tally, started = Tally(), clock()
+    tally, started, sent = Tally(), clock(), 0
     size = GROUP if rate is None else max(1, min(GROUP, int(rate * BEAT)))
     stream = messages(profile)
     while group := list(islice(stream, size)):
         if rate is not None:
-            sleep(max(0.0, started + tally.messages / rate - clock()))
-        bodies: dict[str, list[bytes]] = {}
+            sleep(max(0.0, started + sent / rate - clock()))
         for message in group:
-            bodies.setdefault(message.kind, []).append(message.body)
             # In both dialects a call has two first copies: the one in dialect A stands for it.
             tally.add(message, opens_call=message.kind != "cdrs" or profile.dialect == "b")
-        for kind, lot in bodies.items():
-            push(kind, lot)
+        _hand_over(group, push, publish)
+        sent += len(group)
         if progress is not None:
             progress(tally.messages)
     return tally
+
+
+def _hand_over(
+    group: list[Message],
+    push: Callable[[str, list[bytes]], None],
+    publish: Callable[[list[tuple[str, bytes]]], None] | None,
+) -> None:
+    published = [(message.channel, message.body) for message in group if message.kind == "pubsub"]
+    if published and publish is not None:
+        publish(published)
+    bodies: dict[str, list[bytes]] = {}
+    for message in group:
+        if message.kind != "pubsub":
+            bodies.setdefault(message.kind, []).append(message.body)
+    for kind, lot in bodies.items():
+        push(kind, lot)
 
 
 def messages(profile: Profile) -> Iterator[Message]:
@@ -139,10 +169,14 @@ def messages(profile: Profile) -> Iterator[Message]:
 def _schedule(profile: Profile) -> Iterator[tuple[int, int, Message]]:
     """Every message with the present and the moment it is due, both counted in calls."""
     draw = Random(f"stream {profile.seed}").random  # not the calls' dice: mishaps leave the calls as they were
-    broken = events = 0
+    now = broken = events = 0
     until = int(profile.until.timestamp())
     centre = calls(profile.cdrs, until, profile.days, profile.seed, profile.late, profile.click2dial)
-    for now, call in enumerate(centre):
+    for call in at_work(centre, f"{profile.seed}", profile.pubsub):
+        if isinstance(call, Notice):
+            yield now, now, _published(call)
+            continue
+        now += 1
         due = now
         for kind, envelope in _renderings(call, profile.dialect, draw() < 0.5):
             identity = (call.source, str(call.call_ref))
@@ -247,6 +281,13 @@ def _print_time(seconds: int, zone: str, milliseconds: int) -> str:
 
 
 # -- what is not about a call
+
+
+def _published(notice: Notice) -> Message:
+    body = encode({"type": notice.sub_type, "payload": notice.payload | {"ref": notice.ref}})
+    identity = ("dialler", str(notice.payload.get("call_ref", "")))
+    truth = f"{notice.kind}/{notice.sub_type}"
+    return Message("pubsub", body, truth, identity, None, f"{BASE}:{notice.kind}:{notice.ref}")
 
 
 def _event(serial: int) -> Message:

@@ -67,16 +67,16 @@ _HOPELESS: dict[tuple[type[Exception], ...], str] = {
 }
 
 
-def connect(url: str, cluster: bool = False) -> Client:
+def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SECONDS) -> Client:
     """A client for `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host:port/service/db`, or a cluster.
 
-    Connects lazily except to a cluster, whose slots are asked for at once: that may raise `Outage`. Raises
-    `ConfigurationError` for a URL with an unknown or wrong option.
+    What isn't answered within `timeout` seconds is an `Outage`. Connects lazily except to a cluster, whose slots are
+    asked for at once: that may raise `Outage`. Raises `ConfigurationError` for a URL with an unknown or wrong option.
     """
     scheme = urlsplit(url).scheme
     options: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
-        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, CONNECT_TIMEOUT_SECONDS),
         # A connection begins with AUTH, and SELECT for another database than 0. HELLO and CLIENT would need rights that
         # the loader's user doesn't need otherwise, and the latter more than Redis 6 has.
         "protocol": 2,

@@ -1,6 +1,9 @@
-"""The dialler's side of a source list: pushing. For the simulator; the real dialler needs nobody to push."""
+"""The dialler's side: pushing onto a source list, and publishing. For the spool and the simulator; the real dialler
+needs nobody to do it."""
 
 from collections.abc import Sequence
+
+import redis
 
 from etl.inbox.claims import End
 from etl.inbox.connection import Client, translated
@@ -13,3 +16,16 @@ def push(client: Client, key: str, messages: Sequence[bytes], take_from: End = "
             client.lpush(key, *messages)
         else:
             client.rpush(key, *messages)
+
+
+def publish(client: Client, notices: Sequence[tuple[str, bytes]]) -> None:
+    """Publish messages, each on its channel, in order. Only who listens now will hear them. Raises `Outage`."""
+    with translated():
+        if isinstance(client, redis.RedisCluster):  # whose pipelines don't take PUBLISH
+            for channel, message in notices:
+                client.publish(channel, message)
+            return
+        with client.pipeline(transaction=False) as pipeline:
+            for channel, message in notices:
+                pipeline.publish(channel, message)
+            pipeline.execute()

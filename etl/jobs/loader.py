@@ -11,17 +11,17 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from etl.errors import EtlError, LeaseLost, Outage
 from etl.inbox.claims import Claim, Source
 from etl.jobs.patience import Patience, Stopped
 from etl.store.writer import Batch, Books, Writer
-from etl.wire.decode import Decoding
+from etl.wire.decode import Records
 from etl.wire.ids import time_of
 from etl.wire.times import from_datetime
 
@@ -29,20 +29,19 @@ from etl.wire.times import from_datetime
 ADOPT_EVERY_SECONDS = 5.0
 # A claim list without an entry in the registry is made by accident only: the net is cast at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
-# A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
-AHEAD = timedelta(days=1)
+
+# What a claim's messages are, given them, its batch_id and its time in microseconds since 2000.
+Decode = Callable[[Sequence[bytes], UUID, int], Records]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one loader needs to know. `system` is the CDRs' `source`; `clock` gives the present, aware."""
+    """What one loader needs to know."""
 
-    system: str
+    decode: Decode
     worker: str
     batch_size: int
     linger_seconds: float
-    max_message_bytes: int
-    clock: Callable[[], datetime]
 
 
 class Loader:
@@ -145,16 +144,8 @@ class Loader:
 
     def _decode(self, claim: Claim) -> Batch:
         claimed_at = time_of(claim.batch_id)
-        records = Decoding(
-            claim.messages,
-            source=self._options.system,
-            key=self._source.key,
-            batch_id=claim.batch_id,
-            captured_at=from_datetime(claimed_at),
-            latest=from_datetime(self._options.clock() + AHEAD),
-            max_message_bytes=self._options.max_message_bytes,
-        )
-        return Batch(claim.batch_id, self._options.worker, self._source.key, claimed_at, claim.messages, records)
+        records = self._options.decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
+        return Batch(claim.batch_id, self._options.worker, self._source.key, claimed_at, len(claim.messages), records)
 
     def _wait(self, stop: threading.Event) -> None:
         """Until something is waiting; and then a little longer, so that a trickle makes batches too."""

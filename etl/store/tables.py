@@ -169,3 +169,25 @@ load_batch_days = Table(
 )
 
 PARTITIONED = {"cdrs": cdrs, "audit_events": audit_events}
+
+listener_sessions = Table(
+    "listener_sessions",
+    metadata,
+    Column("session_id", Uuid, primary_key=True, comment="Given by the listener, a version 7 UUID"),
+    Column("listener", Text, nullable=False, comment="The worker that listened"),
+    Column("subscribed_at", _time(), nullable=False, comment="When Redis had confirmed the subscription"),
+    Column("proven_until", _time(), nullable=False, comment="When the last probe that came back was sent"),
+    Column("received", BigInteger, nullable=False, comment="Messages heard, probes not counted"),
+    Column("ignored", BigInteger, nullable=False, comment="Of these, dropped at the door as ETL_LISTEN_IGNORE says"),
+    Column("dropped", BigInteger, nullable=False, comment="Of these, lost because the buffer was full"),
+    Column("ended_at", _time(), comment="When it ended; null while it lasts, or if the listener was killed"),
+    Column("reason", Text, comment="Why it ended: stopped, connection lost, probe lost or overflow"),
+    Column("batch_id", Uuid, nullable=False, comment="The claim that brought the last report; see load_batches"),
+    Index("listener_sessions_proven_idx", "proven_until"),
+    comment="Stretches of time in which a listener was subscribed, and how far it's proven that it heard all",
+)
+
+# A view: it isn't among the tables that migrations are compared with.
+audit_gaps = Table(
+    "audit_gaps", MetaData(), Column("gap_from", _time()), Column("gap_until", _time()), Column("reason", Text)
+)

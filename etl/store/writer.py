@@ -27,11 +27,12 @@ from etl.store.connection import translated
 from etl.store.copy import as_date, copy_rows
 from etl.store.merge import Merged, add_events, merge_cdrs
 from etl.store.partitions import ensure as ensure_partitions
+from etl.store.sessions import record_sessions
 from etl.store.tables import audit_events, cdrs, dead_letters, load_batch_days, load_batches
 from etl.wire.cdr import Cdr
-from etl.wire.decode import Decoding
+from etl.wire.decode import Records
 from etl.wire.event import Event
-from etl.wire.faults import DeadLetter, Reason
+from etl.wire.faults import DeadLetter
 from etl.wire.times import from_datetime
 
 # A lock that isn't ours in time, a deadlock, a partition dropped in front of us: five in a row are an outage.
@@ -51,14 +52,14 @@ Merge = Callable[[sa.Connection, Sequence[Row]], Merged]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A claim, decoded as far as it was read. `messages` are its raw bytes, for rows that become dead letters."""
+    """A claim of `claimed` messages, decoded as far as it was read."""
 
     batch_id: UUID
     worker: str
     source_key: str
     claimed_at: datetime
-    messages: Sequence[bytes]
-    records: Decoding
+    claimed: int
+    records: Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +129,21 @@ def _write(connection: sa.Connection, batch: Batch) -> Books:
     events = _load(connection, audit_events, Event._fields, lambda: records.events, add_events)
     dead = [
         *records.dead,
-        *_refused(calls, records.cdrs_at, batch.messages),
-        *_refused(events, records.events_at, batch.messages),
+        *(records.refused(records.cdrs_at[index], detail) for index, detail in calls.refused.items()),
+        *(records.refused(records.events_at[index], detail) for index, detail in events.refused.items()),
     ]
     inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
     books = Books(
-        claimed=len(batch.messages),
+        claimed=batch.claimed,
         inserted=inserted,
         updated=updated,
         unchanged=len(records.cdrs) - inserted - updated - len(calls.refused),
-        events=len(records.events) - len(events.refused),
+        events=len(records.events) - len(events.refused) + len(records.sessions),
         dead=len(dead),
     )
     _enter_into_the_ledger(connection, batch, books)
     _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
+    record_sessions(connection, records.sessions, batch.batch_id)
     _enter_days(connection, batch, {"cdrs": calls.merged, "audit_events": events.merged})
     return books
 
@@ -211,19 +213,14 @@ def _savepoint(connection: sa.Connection) -> Iterator[None]:
         yield
 
 
-def _refused(loaded: _Loaded, positions: Sequence[int], messages: Sequence[bytes]) -> Iterator[DeadLetter]:
-    for index, detail in loaded.refused.items():
-        at = positions[index]
-        yield DeadLetter(at, Reason.REFUSED_BY_DATABASE, detail, messages[at])
-
-
 def _bury(connection: sa.Connection, batch: Batch, dead: Sequence[DeadLetter]) -> None:
     if not dead:
         return
     columns = ("batch_id", "position", "source_key", "reason", "detail", "raw", "received_at")
     received_at = from_datetime(batch.claimed_at)
+    batch_id = batch.batch_id.bytes
     rows = (
-        (batch.batch_id.bytes, d.position, batch.source_key, str(d.reason), d.detail, d.raw, received_at) for d in dead
+        (batch_id, d.position, d.channel or batch.source_key, str(d.reason), d.detail, d.raw, received_at) for d in dead
     )
     copy_rows(connection, dead_letters, columns, rows)
 

@@ -3,26 +3,57 @@ else with a Redis client, can put on a list makes this raise.
 
 Decoding is lazy, so that Postgres can take the first rows while the next are decoded: half of a claim's time."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Self
 from uuid import UUID
 
 import msgspec
 
-from etl.wire import cdr, envelope
+from etl.wire import cdr, envelope, spool
 from etl.wire.cdr import Cdr, CdrDecoder
-from etl.wire.event import Event, EventDecoder
+from etl.wire.event import Capture, Event, ListEvents, event
 from etl.wire.faults import DeadLetter, Reason, Undecodable
+from etl.wire.spool import Heard, Session
 
 _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Undecodable)
 
 
-class Decoding:
+class Records(ABC):
     """What a claim's messages are, found out one by one as `stream` is read. The `…_at` lists give each record's
     position in the claim.
 
     The same claim decodes to the same records, ids included, however often and by whomever it's done.
     """
+
+    def __init__(self, messages: Sequence[bytes], max_message_bytes: int) -> None:
+        self._messages = messages
+        self._rest = enumerate(messages)
+        self._max_message_bytes = max_message_bytes
+        self.cdrs: list[Cdr] = []
+        self.cdrs_at: list[int] = []
+        self.events: list[Event] = []
+        self.events_at: list[int] = []
+        self.sessions: list[Session] = []
+        self.dead: list[DeadLetter] = []
+
+    @abstractmethod
+    def stream(self) -> Iterator[Cdr]:
+        """All CDRs, in order. Those decoded before come as they are, so that it can be read again from the start."""
+
+    def refused(self, position: int, detail: str) -> DeadLetter:
+        """The dead letter that the message at `position` becomes if Postgres refuses its row."""
+        return DeadLetter(position, Reason.REFUSED_BY_DATABASE, detail, self._messages[position])
+
+    def finish(self) -> Self:
+        """Decode what is left."""
+        for _ in self.stream():
+            pass
+        return self
+
+
+class Decoding(Records):
+    """A claim of one of the dialler's lists."""
 
     def __init__(
         self,
@@ -37,19 +68,11 @@ class Decoding:
     ) -> None:
         """`captured_at` is the claim's time, `latest` the last acceptable time of a call, both in microseconds since
         2000."""
-        kind, reference = envelope.kind_and_reference(key)
+        super().__init__(messages, max_message_bytes)
         self._cdr_decoder = CdrDecoder(source, batch_id.bytes, latest)
-        self._event_decoder = EventDecoder(key, kind, reference, batch_id, captured_at)
-        self._max_message_bytes = max_message_bytes
-        self._rest = enumerate(messages)
-        self.cdrs: list[Cdr] = []
-        self.cdrs_at: list[int] = []
-        self.events: list[Event] = []
-        self.events_at: list[int] = []
-        self.dead: list[DeadLetter] = []
+        self._list_events = ListEvents(key, batch_id, captured_at)
 
     def stream(self) -> Iterator[Cdr]:
-        """All CDRs, in order. Those decoded before come as they are, so that it can be read again from the start."""
         yield from self.cdrs
         strict, keep, at = self._cdr_decoder.strict, self.cdrs.append, self.cdrs_at.append
         limit = self._max_message_bytes
@@ -69,15 +92,9 @@ class Decoding:
             if self.cdrs_at and self.cdrs_at[-1] == position:
                 yield self.cdrs[-1]
 
-    def finish(self) -> Self:
-        """Decode what is left."""
-        for _ in self.stream():
-            pass
-        return self
-
     def _decode_carefully(self, position: int, raw: bytes) -> None:
         try:
-            record = _carefully(raw, position, self._cdr_decoder, self._event_decoder, self._max_message_bytes)
+            record = _carefully(raw, position, self._cdr_decoder, self._list_events, self._max_message_bytes)
         except Undecodable as fault:
             self.dead.append(DeadLetter(position, fault.reason, fault.detail, raw))
         else:
@@ -89,9 +106,64 @@ class Decoding:
                 self.events_at.append(position)
 
 
-def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: EventDecoder, max_bytes: int) -> Cdr | Event:
+class SpoolDecoding(Records):
+    """A claim of the spool list: what the listener heard, and its reports about itself. No CDR among them."""
+
+    def __init__(self, messages: Sequence[bytes], *, batch_id: UUID, max_message_bytes: int) -> None:
+        super().__init__(messages, max_message_bytes)
+        self._batch_id = batch_id.bytes
+
+    def stream(self) -> Iterator[Cdr]:
+        for position, raw in self._rest:
+            try:
+                record = spool.unpack(raw)
+            except Undecodable as fault:
+                self.dead.append(DeadLetter(position, fault.reason, fault.detail, raw))
+                continue
+            if isinstance(record, Session):
+                self.sessions.append(record)
+            else:
+                self._decode_heard(position, record)
+        yield from ()
+
+    def refused(self, position: int, detail: str) -> DeadLetter:
+        heard = spool.unpack(self._messages[position])
+        letter = super().refused(position, detail)
+        return letter._replace(raw=heard.message, channel=heard.channel) if isinstance(heard, Heard) else letter
+
+    def _decode_heard(self, position: int, heard: Heard) -> None:
+        try:
+            self.events.append(_heard_event(heard, self._batch_id, self._max_message_bytes))
+            self.events_at.append(position)
+        except Undecodable as fault:
+            self.dead.append(DeadLetter(position, fault.reason, fault.detail, heard.message, heard.channel))
+
+
+def _heard_event(heard: Heard, batch_id: bytes, max_bytes: int) -> Event:
+    raw = heard.message
+    _check_size(raw, max_bytes)
+    kind, reference = envelope.kind_and_reference(heard.channel)
+    capture = Capture(heard.event_id, heard.captured_at, "pubsub", heard.channel, kind, reference)
+    try:
+        row = event(envelope.split(raw), capture, batch_id)
+        envelope.check_storable(raw)
+    except Undecodable:
+        raise
+    except _NOT_AS_EXPECTED as error:
+        envelope.check(raw)
+        raise Undecodable(
+            Reason.NOT_AN_ENVELOPE, "a field is there twice, and one of its values is not of its kind"
+        ) from error
+    return row
+
+
+def _check_size(raw: bytes, max_bytes: int) -> None:
     if len(raw) > max_bytes:
         raise Undecodable(Reason.TOO_LARGE, f"{len(raw)} bytes, and the limit is {max_bytes}")
+
+
+def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: ListEvents, max_bytes: int) -> Cdr | Event:
+    _check_size(raw, max_bytes)
     try:
         message = envelope.split(raw)
         record = cdrs.open(message) if message.type in cdr.CDR_TYPES else events.decode(message, position)

@@ -52,12 +52,27 @@ _object = msgspec.json.Decoder(dict[str, Raw]).decode
 _type = msgspec.json.Decoder(str | None).decode
 
 
+class _JustType(msgspec.Struct, gc=False):
+    type: str | None
+
+
+_just_type = msgspec.json.Decoder(_JustType).decode
+
+
 def split(raw: bytes) -> Envelope:
     """Raises `Undecodable`, or whatever msgspec raises, for anything but an object with a type and a payload."""
     fields = _object(raw)
     if not fields.keys() >= {"type", "payload"}:
         raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected an object with `type` and `payload`")
     return Envelope(_type(fields.pop("type")), fields.pop("payload"), fields)
+
+
+def type_of(raw: bytes) -> str | None:
+    """The envelope's type; None if it's null, or if this is no envelope."""
+    try:
+        return _just_type(raw).type
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def kind_and_reference(key: str) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from etl.wire.envelope import Envelope
+from etl.wire.envelope import Envelope, kind_and_reference
 from etl.wire.times import MICROSECONDS_PER_DAY
 
 Origin = Literal["pubsub", "list"]
@@ -42,40 +42,55 @@ _text_or_integer = msgspec.json.Decoder(str | int).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class EventDecoder:
-    """Decodes the list events of one claim, which share its `batch_id`, its time and where they came from.
+class Capture(NamedTuple):
+    """What is known of an event beside its message."""
+
+    event_id: bytes
+    captured_at: int
+    origin: Origin
+    channel: str
+    kind: str
+    reference: str | None
+
+
+def event(message: Envelope, capture: Capture, batch_id: bytes) -> Event:
+    """Raises whatever msgspec raises if the payload is no object."""
+    fields = message.fields()
+    status, ref = _lifted(fields, "status"), _reference(fields, "ref")
+    extension = _reference(fields, "extension") or _reference(fields, "agent")
+    about = capture.reference or ref
+    return Event(
+        captured_on=capture.captured_at // MICROSECONDS_PER_DAY,
+        event_id=capture.event_id,
+        captured_at=capture.captured_at,
+        origin=capture.origin,
+        channel=capture.channel,
+        kind=capture.kind,
+        reference=about,
+        event_type="null" if message.type is None else message.type,
+        status=status if isinstance(status, str) else None,
+        campaign_ref=_reference(fields, "campaign_ref") or (about if capture.kind == "campaigns" else None),
+        extension=extension or (about if capture.kind in _OF_AN_EXTENSION else None),
+        call_ref=_reference(fields, "call_ref"),
+        payload=_encode(fields) if message.beside else bytes(message.payload),
+        batch_id=batch_id,
+    )
+
+
+class ListEvents:
+    """Makes events of one claim of a list, whose messages share `batch_id`, time and origin.
 
     `event_id` is derived from the claim and the position in it: whoever decodes the claim again gets the same id.
     """
 
-    def __init__(self, channel: str, kind: str, reference: str | None, batch_id: UUID, captured_at: int) -> None:
-        self._channel = channel
-        self._kind = kind
-        self._reference = reference
+    def __init__(self, channel: str, batch_id: UUID, captured_at: int) -> None:
         self._batch_id = batch_id
-        self._captured_at = captured_at
+        self._capture = Capture(b"", captured_at, "list", channel, *kind_and_reference(channel))
 
     def decode(self, message: Envelope, position: int) -> Event:
-        """Raises whatever msgspec raises if the payload is no object. A type of null is for CDRs only."""
-        fields = message.fields()
-        status, ref = _lifted(fields, "status"), _reference(fields, "ref")
-        extension = _reference(fields, "extension") or _reference(fields, "agent")
-        return Event(
-            captured_on=self._captured_at // MICROSECONDS_PER_DAY,
-            event_id=uuid5(self._batch_id, str(position)).bytes,
-            captured_at=self._captured_at,
-            origin="list",
-            channel=self._channel,
-            kind=self._kind,
-            reference=self._reference or ref,
-            event_type=message.type or "",
-            status=status if isinstance(status, str) else None,
-            campaign_ref=_reference(fields, "campaign_ref") or (ref if self._kind == "campaigns" else None),
-            extension=extension or (ref if self._kind in _OF_AN_EXTENSION else None),
-            call_ref=_reference(fields, "call_ref"),
-            payload=_encode(fields) if message.beside else bytes(message.payload),
-            batch_id=self._batch_id.bytes,
-        )
+        """Raises as `event` does."""
+        event_id = uuid5(self._batch_id, str(position)).bytes
+        return event(message, self._capture._replace(event_id=event_id), self._batch_id.bytes)
 
 
 def _reference(fields: Mapping[str, Any], name: str) -> str | None:

@@ -32,9 +32,11 @@ class Undecodable(Exception):
 
 
 class DeadLetter(NamedTuple):
-    """A message that has no place in the tables, kept whole. `position` is its index in the claim."""
+    """A message that has no place in the tables, kept whole. `position` is its index in the claim; `channel` says where
+    it was heard, if not on a list of the dialler's."""
 
     position: int
     reason: Reason
     detail: str
     raw: bytes
+    channel: str | None = None

@@ -6,7 +6,7 @@ earliest time that the archive accepts is simply 0.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from etl.wire.faults import Reason, Undecodable
 
@@ -45,6 +45,16 @@ def from_datetime(moment: datetime) -> int:
     """Microseconds since 2000 of an aware datetime, exactly."""
     since = moment - EPOCH
     return since.days * MICROSECONDS_PER_DAY + since.seconds * MICROSECONDS_PER_SECOND + since.microseconds
+
+
+def from_unix_ns(nanoseconds: int) -> int:
+    """Microseconds since 2000 of what `time.time_ns()` says."""
+    return nanoseconds // 1_000 - UNIX_SECONDS_AT_EPOCH * MICROSECONDS_PER_SECOND
+
+
+def to_datetime(moment: int) -> datetime:
+    """The aware datetime of microseconds since 2000."""
+    return EPOCH + timedelta(microseconds=moment)
 
 
 def _from_text(text: str) -> int:

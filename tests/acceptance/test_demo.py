@@ -25,6 +25,18 @@ def figures(text: str) -> list[int]:
     return [int(figure.replace(",", "")) for figure in re.findall(r"[0-9][0-9,]*", text)]
 
 
+def assert_an_agents_day(output: str) -> None:
+    """From the login to the logout; a call is told with its CDR's time before the agent is busy."""
+    table = output.partition("an agent's day\n")[2].partition("└")[0]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
+    events = [row[3] for row in rows]
+    assert events[:5] == ["logging_in", "available", "connected to a call", "busy", "wrapup"]
+    assert events[-2:] == ["logging_out", "offline"]
+    assert len({row[2] for row in rows}) == 1, "one agent"
+    for row in rows:
+        assert bool(row[5]) == bool(row[6]) == (row[3] == "connected to a call")
+
+
 def test_given_no_demo_yet_then_psql_says_what_to_run(tmp_path: Path) -> None:
     result = etl(tmp_path, "demo", "--psql")
 
@@ -41,7 +53,13 @@ def test_given_the_demo_twice_then_its_books_add_up_and_its_last_words_can_be_ty
         pushed = next(line for line in result.stdout.splitlines() if " messages about " in line)
         (books,) = [figures(line) for line in result.stdout.splitlines() if line.startswith("│ all ")]
         claimed, inserted, updated, unchanged, events, dead = books
-        assert figures(pushed) == [claimed, 20_000, unchanged, events, dead]
+        messages, calls, *mishaps = figures(pushed)
+        (published,) = [figures(line)[0] for line in result.stdout.splitlines() if " were published " in line]
+        reports = claimed - messages - published  # of the listener about itself: on the spool, too
+        assert [calls, *mishaps] == [20_000, unchanged, events - published - reports, dead]
+        assert 1 <= reports <= 20
+        assert re.search(r"no gap between .* and .* UTC", result.stdout)
+        assert_an_agents_day(result.stdout)
         assert claimed == inserted + updated + unchanged + events + dead
         assert (inserted, dead > 0, "not_json" in result.stdout) == (20_000, True, True)
         by_day = re.findall(r"│ 20..-..-.. │ +(\d+) │ +(\d+) │", result.stdout)

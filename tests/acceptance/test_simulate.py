@@ -1,11 +1,13 @@
 """`etl simulate`: what it says it pushed is what lies in Redis, and what the loader then finds."""
 
 import json
+import re
+from typing import Literal
 
 import pytest
 
 from etl.settings import Source
-from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive
+from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, eventually
 
 UNTIL = ("--until", "2024-05-17T12:00:00")
 
@@ -36,13 +38,69 @@ def test_given_a_simulation_then_its_counts_are_those_of_redis_and_of_postgres(a
     archive.assert_books_balance()
 
 
+def test_given_the_same_seed_then_the_bytes_are_the_same_and_otherwise_not(archive: Archive) -> None:
+    def pushed(seed: str) -> list[bytes]:
+        archive.redis.flushall()
+        result = archive.run("simulate", "--cdrs", "50", "--seed", seed, *UNTIL)
+        assert result.returncode == 0
+        assert result.stdout.startswith("pushed 50 messages: 50 calls, 0 duplicates, 0 broken")
+        return archive.redis.lrange(CAMPAIGNS, 0, -1)  # type: ignore[return-value]
+
+    first = pushed("1")
+    assert (pushed("1") == first, pushed("2") == first) == (True, False)
+
+
 def test_given_a_list_whose_old_end_is_left_then_messages_are_pushed_at_its_right(archive: Archive) -> None:
-    archive.sources = [Source(key="calls", source="dialler", take_from="left")]
+    ends: tuple[Literal["left", "right"], ...] = ("left", "right")
+    for old_end in ends:
+        archive.sources = [Source(key=f"from {old_end}", source="dialler", take_from=old_end)]
+        assert archive.run("simulate", "--cdrs", "20", "--rate", "1000", *UNTIL).returncode == 0
 
-    assert archive.run("simulate", "--cdrs", "20", "--rate", "1000", *UNTIL).returncode == 0
+    from_left, from_right = (archive.redis.lrange(f"from {old_end}", 0, -1) for old_end in ends)
+    assert (len(from_left), from_left) == (20, from_right[::-1])
 
-    times = [json.loads(raw)["payload"]["dialed_at"] for raw in archive.redis.lrange("calls", 0, -1)]
-    assert (len(times), times) == (20, sorted(times))
+
+def test_given_a_listener_if_events_are_simulated_then_all_that_was_told_is_in_the_audit_trail(
+    archive: Archive,
+) -> None:
+    with archive.process("run", "--follow") as listener:
+        eventually(lambda: archive.rows("SELECT 1 FROM listener_sessions"), what="it never listened")
+        simulated = archive.run("simulate", "--cdrs", "500", "--pubsub", *UNTIL, "--json")
+        assert (simulated.returncode, simulated.stderr) == (0, "")
+        published = json.loads(simulated.stdout)["published"]
+        count = "SELECT count(*) FROM audit_events WHERE origin = 'pubsub'"
+        eventually(lambda: archive.value(count) >= sum(published.values()), what="events are missing")
+        eventually(lambda: archive.value("SELECT count(*) FROM cdrs") == 500)
+        listener.terminate()
+        assert listener.wait(30) == 0
+    archive.load()
+
+    by_kind = "SELECT kind || '/' || event_type AS what, count(*) AS n FROM audit_events GROUP BY kind, event_type"
+    assert {row["what"]: row["n"] for row in archive.rows(by_kind)} == published
+    # Of every connection there is the CDR, and of every CDR with one of the dialler's agents a connection.
+    unmatched = """
+        SELECT call_ref, extension, campaign_ref, connection.told, cdr.told
+        FROM (SELECT *, true AS told FROM audit_events WHERE event_type = 'call') AS connection
+        FULL JOIN (SELECT *, true AS told FROM cdrs WHERE source = 'dialler' AND extension IS NOT NULL) AS cdr
+            USING (call_ref, extension, campaign_ref)
+        WHERE connection.told IS NULL OR cdr.told IS NULL
+    """
+    assert archive.rows(unmatched) == []
+    archive.assert_books_balance()
+
+
+def test_given_events_to_publish_then_their_kinds_are_told_and_none_of_them_lies_on_a_list(archive: Archive) -> None:
+    result = archive.run("simulate", "--cdrs", "50", "--pubsub", *UNTIL)
+
+    assert result.returncode == 0
+    pushed, published = result.stdout.splitlines()
+    assert pushed == "pushed 50 messages: 50 calls, 0 duplicates, 0 broken"
+    told = re.fullmatch(r"published (\d+) events: (.*)", published)
+    assert told
+    kinds = {kind: int(count) for count, kind in (each.split(" ") for each in told[2].split(", "))}
+    assert int(told[1]) == sum(kinds.values())
+    assert {"agents/status", "agents/call", "campaigns/status", "campaigns/dial_preview"} <= kinds.keys()
+    assert sum(archive.redis.llen(key) for key in (CAMPAIGNS, CLICK2DIAL)) == 50
 
 
 def test_given_no_list_for_the_messages_then_it_is_a_clear_error(archive: Archive) -> None:

@@ -23,6 +23,8 @@ class Proxy:
         self._listening = _listen(path)
         self._cut: Heard | None = None
         self._lose_command = False
+        self._passing = threading.Event()
+        self._passing.set()
         self.cuts = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -37,12 +39,21 @@ class Proxy:
         self._lose_command = lose_command
         self._cut = heard
 
+    def blackhole(self) -> None:
+        """Pass nothing on, in either direction, and keep every connection open: new ones too."""
+        self._passing.clear()
+
+    def heal(self) -> None:
+        """Pass on again; what was held up first."""
+        self._passing.set()
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         _close(self._listening)
+        self._passing.set()
         with self._lock:
             for connection in self._open:
                 _close(connection)
@@ -58,6 +69,7 @@ class Proxy:
             said = b""
             while True:
                 readable, _, _ = select.select([client, server], [], [])
+                self._passing.wait()
                 if client in readable:
                     command = client.recv(65_536)
                     said += command

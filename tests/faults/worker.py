@@ -29,10 +29,11 @@ class Worker:
         *options: str,
         mishap: str | None = None,
         constants: dict[str, float] | None = None,
+        listen: bool = False,
         **environment: str,
     ) -> None:
         program = [str(CHILD), mishap or "nothing"] if mishap or constants else ["-m", "etl.cli"]
-        self._command = [sys.executable, *program, "run", "--follow", *options]
+        self._command = [sys.executable, *program, "run", "--follow", *([] if listen else ["--no-listen"]), *options]
         self._environment = {
             **archive.environment(**environment),
             "PYTHONPATH": os.pathsep.join(sys.path),

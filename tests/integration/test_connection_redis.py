@@ -27,9 +27,10 @@ from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually
 NOBODY_LISTENS = 1  # a port
 CERTIFICATE = Path(__file__).parents[1] / "fixtures/localhost.pem"  # of 127.0.0.1, with its key; good for a century
 
-# All that the loader needs; every key of a source begins with it, or has it in braces.
+# All that the loader needs; every key of a source begins with it, or has it in braces. The spool is one of them.
 RIGHTS = (
-    f"~{CAMPAIGNS} ~{{{CAMPAIGNS}}}:* +blmove +evalsha +exists +llen +lpush +lrange +ltrim +rename +rpush +scan "
+    f"~{CAMPAIGNS} ~{{{CAMPAIGNS}}}:* ~etl:events ~{{etl:events}}:* "
+    "+blmove +evalsha +exists +llen +lpush +lrange +ltrim +rename +rpush +scan "
     "+script|load +time +unlink +zadd +zcard +zrange +zrangebyscore +zrem +zscore"
 ).split()
 

@@ -1,0 +1,74 @@
+"""`etl listen` and `etl gaps`: the audit trail of PubSub, and what it lacks."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from etl.cli import AsJson, Config, app
+
+
+@app.command(epilog="Example: [bold]etl listen[/bold] beside [bold]etl run --follow --no-listen[/bold] elsewhere")
+def listen(config: Config = None) -> None:
+    """Record the dialler's PubSub events onto the spool in Redis, until SIGTERM or Ctrl-C. A loader brings them in."""
+    from etl import app as application
+    from etl import logs, settings
+
+    configured = settings.load(config, os.environ)
+    logs.configure()
+    application.listen(configured, application.stop_on_signals())
+
+
+@app.command(
+    epilog="Examples: [bold]etl gaps[/bold] · [bold]etl gaps --since 2026-11-01 --until 2026-11-22 --json[/bold]"
+)
+def gaps(
+    config: Config = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(help="Start of the period, UTC; default: a day before its end.", show_default=False),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="End of the period, UTC; default: now.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print when nobody was proven to listen: what the dialler published then may be missing from audit_events."""
+    from etl import app as application
+    from etl import settings
+    from etl.cli.printing import out, print_rows
+
+    end = until.replace(tzinfo=UTC) if until else datetime.now(UTC)
+    start = since.replace(tzinfo=UTC) if since else end - timedelta(days=1)
+    if start >= end:
+        raise typer.BadParameter("must be earlier than --until", param_hint="--since")
+    found = application.gaps(settings.load(config, os.environ), start, end)
+    seconds = [(gap.gap_until - gap.gap_from).total_seconds() for gap in found]
+    if as_json:
+        rows = [
+            {
+                "from": gap.gap_from.isoformat(),
+                "until": gap.gap_until.isoformat(),
+                "seconds": length,
+                "reason": gap.reason,
+            }
+            for gap, length in zip(found, seconds, strict=True)
+        ]
+        typer.echo(json.dumps({"since": start.isoformat(), "until": end.isoformat(), "gaps": rows}))
+    elif not found:
+        out.print(f"no gap between {start:%Y-%m-%d %H:%M:%S} and {end:%Y-%m-%d %H:%M:%S} UTC")
+    else:
+        print_rows(
+            ("from (UTC)", "until (UTC)", "seconds", "reason"),
+            [
+                (
+                    f"{gap.gap_from:%Y-%m-%d %H:%M:%S}",
+                    f"{gap.gap_until:%Y-%m-%d %H:%M:%S}",
+                    f"{length:,.1f}",
+                    gap.reason,
+                )
+                for gap, length in zip(found, seconds, strict=True)
+            ],
+        )

@@ -1,0 +1,254 @@
+"""The listener: what the dialler publishes, stamped and put onto the spool list, with proof of having listened.
+
+    PubSub ──Ears──▶ Listener ──Spooler──▶ spool list ──▶ the ordinary loader
+
+PubSub is lossy, and a dead subscription looks like a quiet one. So the listener publishes probes to itself: one that
+comes back proves that everything published before it has come, too; silence where two should have come ends the
+session. What lies between the last proof of one session and the start of the next is a gap: view `audit_gaps`.
+
+One listener at a time holds the spool's lock. What comes when the lock may be another's already isn't kept: whoever has
+it hears it as well.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from etl.errors import EtlError, Outage
+from etl.inbox.connection import Client
+from etl.inbox.ears import Ears, Heard, probe
+from etl.inbox.lock import Lock
+from etl.inbox.spool import Spooler
+from etl.wire.envelope import kind_and_reference, type_of
+from etl.wire.ids import uuid7
+from etl.wire.spool import GapReason, Session, pack_heard, pack_session
+from etl.wire.times import from_unix_ns
+
+PROBE_SECONDS = 5.0
+# Two probes that didn't come back, and a little for the way.
+SILENCE_SECONDS = 2 * PROBE_SECONDS + 1.0
+# So long after its holder's death a stand-by gets the lock; renewed often enough that two renewals may fail.
+LOCK_SECONDS = 8.0
+RENEW_SECONDS = 2.0
+STANDBY_SECONDS = 0.3
+# For the proof that the last moment before a clean stop was heard.
+FINAL_PROBE_SECONDS = 0.5
+FLUSH_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What to listen to, for which spool. `ignore` holds "kind/sub_type" pairs: counted, and dropped at the door."""
+
+    name: str
+    spool: str
+    patterns: Sequence[str]
+    ignore: frozenset[str] = frozenset()
+
+
+class Listener:
+    """Listens while it holds the lock, stands by while another does. `run` it in a thread of its own."""
+
+    def __init__(self, client: Client, listening: Listening, log: Any, spooler: Spooler) -> None:
+        """`client` should give up on a silent Redis within about a second: it's for small commands that are repeated,
+        and what it waits for in vain makes a gap longer."""
+        self._client = client
+        self._listening = listening
+        self._log = log
+        self._spooler = spooler
+        identity = uuid7(time.time_ns() // 1_000_000)
+        self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{identity}", LOCK_SECONDS)
+        self._probe_channel: str | None = None
+        self._away_since: float | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set and what was heard is on the spool. Raises `ConfigurationError`."""
+        spooling = threading.Thread(target=self._spooler.run, name="spooler", daemon=True)
+        spooling.start()
+        with self._pulse():
+            try:
+                while not stop.is_set():
+                    try:
+                        self._listen_or_stand_by(stop)
+                    except Outage as outage:
+                        self._tell_away(outage)
+                    stop.wait(STANDBY_SECONDS)
+            finally:
+                self._spooler.close(FLUSH_SECONDS)
+                spooling.join()
+        with contextlib.suppress(EtlError):
+            self._lock.let_go()
+        self._spooler.check()
+
+    def _listen_or_stand_by(self, stop: threading.Event) -> None:
+        self._spooler.check()
+        if not (self._lock.is_held() or self._lock.hold()):
+            self._tell_back()
+        # With a full buffer there would be nothing to hear but an overflow.
+        elif self._spooler.has_room():
+            self._listen(stop)
+
+    def _listen(self, stop: threading.Event) -> None:
+        """One session, from the subscription to its end. Raises `Outage` if there is none to be had."""
+        session_id = uuid7(time.time_ns() // 1_000_000)
+        ears = Ears(self._client, self._listening.patterns, session_id)
+        try:
+            ears.subscribe()
+            self._tell_back()
+            session = OpenSession(self._listening, session_id, self._spooler)
+            self._probe_channel = ears.probe_channel
+            self._log.info("listening", session=str(session_id))
+            reason = self._hear(ears, session, stop)
+            session.end(reason)
+            self._log.info("listening_ended", session=str(session_id), reason=reason)
+        finally:
+            self._probe_channel = None
+            ears.close()
+
+    def _hear(self, ears: Ears, session: "OpenSession", stop: threading.Event) -> GapReason:
+        """Take in what comes until there's a reason to end the session."""
+        stopping: _Stopping | None = None
+        while True:
+            try:
+                heard = ears.next()
+            except Outage:
+                return session.because("probe lost" if session.is_silent() else "connection lost")
+            if session.is_silent() or not self._lock.is_held():
+                return session.because("probe lost")
+            self._spooler.check()
+            if heard is not None:
+                session.hear(heard)
+            if session.overflowed and self._spooler.has_room():
+                return "overflow"
+            if stop.is_set():
+                if stopping is None:
+                    stopping = _Stopping(_now(), time.monotonic() + FINAL_PROBE_SECONDS)
+                    self._send_probe()  # one last proof, so that the gap begins now
+                if session.proven_until >= stopping.asked_at or time.monotonic() > stopping.deadline:
+                    return session.because("stopped")
+
+    def _send_probe(self) -> None:
+        if channel := self._probe_channel:
+            with contextlib.suppress(EtlError):
+                probe(self._client, channel, _now())
+
+    def _tell_away(self, outage: Outage) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._log.warning("listener_outage_began", error=str(outage))
+
+    def _tell_back(self) -> None:
+        if self._away_since is not None:
+            self._log.warning("listener_outage_ended", seconds=round(time.monotonic() - self._away_since, 1))
+            self._away_since = None
+
+    @contextlib.contextmanager
+    def _pulse(self) -> Iterator[None]:
+        """Renews the lock and sends probes, in a thread of its own, so that a busy reader is late with neither."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(done,), name="pulse", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()  # so that it can't take the lock again after we let go
+
+    def _beat(self, done: threading.Event) -> None:
+        probed, probe_at, renew_at = None, 0.0, 0.0
+        while not done.wait(0.1):
+            now = time.monotonic()
+            if self._lock.is_held() and now >= renew_at:
+                with contextlib.suppress(EtlError):
+                    self._lock.hold()
+                renew_at = now + RENEW_SECONDS
+            channel = self._probe_channel
+            if channel is not None and (channel != probed or now >= probe_at):
+                self._send_probe()
+                probed, probe_at = channel, now + PROBE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopping:
+    asked_at: int  # microseconds since 2000
+    deadline: float  # of the monotonic clock
+
+
+class OpenSession:
+    """The session that is on: stamps messages, keeps its books, reports each proof and the end through the spool."""
+
+    def __init__(self, listening: Listening, session_id: UUID, spooler: Spooler) -> None:
+        now = _now()
+        self._ignore = frozenset(map(_plural, listening.ignore))
+        self._spooler = spooler
+        self._last_probe = time.monotonic()
+        self._session = Session(session_id, listening.name, now, now, received=0, ignored=0, dropped=0)
+        self._received = self._ignored = self._dropped = 0
+        self.overflowed = False
+        self._report()
+
+    @property
+    def proven_until(self) -> int:
+        return self._session.proven_until
+
+    def is_silent(self) -> bool:
+        """Two probes didn't come back."""
+        return time.monotonic() > self._last_probe + SILENCE_SECONDS
+
+    def because(self, reason: GapReason) -> GapReason:
+        """Why the session ends: once messages were dropped, for that reason and no other."""
+        return "overflow" if self.overflowed else reason
+
+    def hear(self, heard: Heard | int) -> None:
+        """A message, or the proof of having heard everything up to a time."""
+        if isinstance(heard, int):
+            self._prove(heard)
+            return
+        self._received += 1
+        if self._ignore and self._is_ignored(heard):
+            self._ignored += 1
+        elif self.overflowed or not self._spooler.offer(_stamped(heard)):
+            self.overflowed = True
+            self._dropped += 1
+
+    def end(self, reason: GapReason) -> None:
+        self._report(ended_at=_now(), reason=reason)
+
+    def _prove(self, sent_at: int) -> None:
+        self._last_probe = time.monotonic()
+        if not self.overflowed:
+            self._report(proven_until=max(sent_at, self._session.proven_until))
+
+    def _is_ignored(self, heard: Heard) -> bool:
+        """Never what is no envelope: it's to become a dead letter."""
+        sub_type = type_of(heard.message)
+        if sub_type is None:
+            return False
+        kind, _ = kind_and_reference(heard.channel.decode(errors="replace"))
+        return f"{kind}/{sub_type}" in self._ignore
+
+    def _report(self, **changes: Any) -> None:
+        counts = {"received": self._received, "ignored": self._ignored, "dropped": self._dropped}
+        self._session = msgspec.structs.replace(self._session, **counts, **changes)
+        self._spooler.insist(pack_session(self._session))
+
+
+def _stamped(heard: Heard) -> bytes:
+    now = time.time_ns()
+    return pack_heard(uuid7(now // 1_000_000).bytes, from_unix_ns(now), heard.channel, heard.message)
+
+
+def _plural(pair: str) -> str:
+    """A kind may be written in the singular, here as in the dialler's channels."""
+    kind, _, sub_type = pair.partition("/")
+    return f"{kind_and_reference(kind)[0]}/{sub_type}"
+
+
+def _now() -> int:
+    return from_unix_ns(time.time_ns())

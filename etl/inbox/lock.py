@@ -1,0 +1,36 @@
+"""A lock in Redis with a lease: one holder at a time, and a holder that knows when it may no longer be sure."""
+
+import time
+from importlib.resources import files
+
+from etl.inbox.connection import Client, translated
+
+
+class Lock:
+    """`is_held` asks the clock and not Redis: it turns false before anybody else can get the lock."""
+
+    def __init__(self, client: Client, key: str, holder: str, lease_seconds: float) -> None:
+        folder = files(__package__) / "lua"
+        self._hold = client.register_script((folder / "hold.lua").read_text())
+        self._let_go = client.register_script((folder / "let_go.lua").read_text())
+        self._key = key
+        self._holder = holder
+        self._lease_seconds = lease_seconds
+        self._held_until = 0.0
+
+    def hold(self) -> bool:
+        """Take the lock or renew it; false if somebody else has it. Raises `Outage`."""
+        asked_at = time.monotonic()
+        with translated():
+            granted = self._hold(keys=[self._key], args=[self._holder, int(self._lease_seconds * 1_000)])
+        self._held_until = asked_at + self._lease_seconds if granted else 0.0
+        return bool(granted)
+
+    def is_held(self) -> bool:
+        return time.monotonic() < self._held_until
+
+    def let_go(self) -> None:
+        """Raises `Outage`; then the lease runs out by itself."""
+        self._held_until = 0.0
+        with translated():
+            self._let_go(keys=[self._key], args=[self._holder])

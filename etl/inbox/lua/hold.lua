@@ -1,0 +1,18 @@
+-- hold: take a lock, or renew it if it's ours.
+--
+-- KEYS[1]  the lock
+-- ARGV[1]  the holder
+-- ARGV[2]  the lease, ms
+--
+-- Returns 1 if the lock is ours now, else 0.
+
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2]) -- a full Redis refuses SET, but not this
+  return 1
+end
+if holder then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1

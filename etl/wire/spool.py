@@ -1,0 +1,103 @@
+"""What the listener writes onto the spool list, and how it's read back: one line of ours, then the message as it was.
+
+    heard <event_id, hex> <captured_at> <channel, percent-encoded>\\n<the message, byte for byte>
+    session <JSON>\\n
+
+The line carries what was known at the door and nowhere else. `captured_at` and the session's times are microseconds
+since 2000, see `etl.wire.times`.
+"""
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+from uuid import UUID
+
+import msgspec
+
+from etl.wire.faults import Reason, Undecodable
+from etl.wire.times import MICROSECONDS_PER_DAY
+
+GapReason = Literal["stopped", "connection lost", "probe lost", "overflow"]
+
+
+class Heard(NamedTuple):
+    """A PubSub message. The channel is text for the database: what isn't UTF-8, or has a NUL, stays percent-encoded."""
+
+    event_id: bytes
+    captured_at: int
+    channel: str
+    message: bytes
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A stretch of time in which one listener was subscribed, proven to have heard all from `subscribed_at` to
+    `proven_until`. Reported again and again while it lasts; `ended_at` and `reason` come with the last report."""
+
+    session_id: UUID
+    listener: str
+    subscribed_at: int
+    proven_until: int
+    received: int
+    ignored: int
+    dropped: int
+    ended_at: int | None = None
+    reason: GapReason | None = None
+
+
+# A listener's clock and counters stay far below; beyond are numbers that the database has no room for.
+_LATEST = 100 * 366 * MICROSECONDS_PER_DAY
+_MOST = 2**62
+_EVENT_ID_BYTES = 16
+
+_encode_session = msgspec.json.Encoder().encode
+_decode_session = msgspec.json.Decoder(Session).decode
+
+
+def pack_heard(event_id: bytes, captured_at: int, channel: bytes, message: bytes) -> bytes:
+    return b"heard %b %d %b\n%b" % (event_id.hex().encode(), captured_at, _quoted(channel), message)
+
+
+def pack_session(session: Session) -> bytes:
+    return b"session %b\n" % _encode_session(session)
+
+
+def unpack(raw: bytes) -> Heard | Session:
+    """Raises `Undecodable` (not_an_envelope) for what no listener wrote."""
+    line, _, message = raw.partition(b"\n")
+    kind, _, rest = line.partition(b" ")
+    try:
+        if kind == b"heard":
+            event_id, captured_at, channel = rest.split(b" ")
+            heard = Heard(bytes.fromhex(event_id.decode()), int(captured_at), _channel(channel), message)
+            if len(heard.event_id) == _EVENT_ID_BYTES and 0 <= heard.captured_at < _LATEST:
+                return heard
+        if kind == b"session" and not message and _is_sane(session := _decode_session(rest)):
+            return session
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        pass
+    raise Undecodable(Reason.NOT_AN_ENVELOPE, "not written by a listener")
+
+
+def _is_sane(session: Session) -> bool:
+    times = (session.subscribed_at, session.proven_until, session.ended_at or 0)
+    counts = (session.received, session.ignored, session.dropped)
+    return (
+        all(0 <= time < _LATEST for time in times)
+        and all(0 <= count < _MOST for count in counts)
+        and session.listener.isprintable()
+    )
+
+
+# A dialler has as many channels as agents and campaigns, and says the same names all day.
+@lru_cache(maxsize=10_000)
+def _quoted(channel: bytes) -> bytes:
+    return quote_from_bytes(channel, safe=":/").encode()
+
+
+@lru_cache(maxsize=10_000)
+def _channel(quoted: bytes) -> str:
+    try:
+        channel = unquote_to_bytes(quoted).decode()
+    except UnicodeDecodeError:
+        return quoted.decode()
+    return quoted.decode() if "\0" in channel else channel

@@ -1,0 +1,88 @@
+"""A subscription proves that it's alive by hearing its own probes: each of them, whole, and none but its own."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+
+from etl.devtools.embedded import PrivateCluster, PrivateRedis
+from etl.errors import Outage
+from etl.inbox.connection import connect
+from etl.inbox.ears import Ears, Heard, probe
+from etl.wire.ids import uuid7
+
+PATTERNS = ("enigma:*", "etl:*")
+
+
+@pytest.fixture
+def ears(redis_server: PrivateRedis, redis_client: "redis.Redis") -> Iterator[Ears]:
+    with connect(redis_server.url) as client:
+        ears = Ears(client, PATTERNS, new_id())
+        ears.subscribe()
+        yield ears
+        ears.close()
+
+
+def new_id() -> UUID:
+    return uuid7(time.time_ns() // 1_000_000)
+
+
+def heard(ears: Ears, count: int) -> list[Heard | int]:
+    """The next so many."""
+    deadline = time.monotonic() + 10
+    found: list[Heard | int] = []
+    while len(found) < count and time.monotonic() < deadline:
+        if (one := ears.next()) is not None:
+            found.append(one)
+    return found
+
+
+def test_a_probe_comes_after_what_was_published_before(redis_client: "redis.Redis", ears: Ears) -> None:
+    redis_client.publish("enigma:a", b"1")
+    probe(redis_client, ears.probe_channel, 42)
+    redis_client.publish("enigma:a", b"2")
+    assert heard(ears, 3) == [Heard(b"enigma:a", b"1"), 42, Heard(b"enigma:a", b"2")]
+
+
+def test_a_probe_proves_nothing_before_it_came_back_through_every_node(redis_client: "redis.Redis", ears: Ears) -> None:
+    for message in ("7 1 3", "7 2 3", "7 2 3", "8 1 3", "8 3 3", "8 2 3", "7 3 3"):
+        redis_client.publish(ears.probe_channel, message)
+    redis_client.publish("enigma:a", b"end")
+    assert heard(ears, 2) == [8, Heard(b"enigma:a", b"end")]
+
+
+def test_what_others_say_on_our_channel_and_their_probes_are_neither_proof_nor_event(
+    redis_client: "redis.Redis", ears: Ears
+) -> None:
+    for message in (b"", b"x", b"1 2", b"1 1 1 1", b"\xff 1 1"):
+        redis_client.publish(ears.probe_channel, message)
+    probe(redis_client, f"etl:probe:{new_id()}", 42)
+    redis_client.publish("enigma:a", b"end")
+    assert heard(ears, 1) == [Heard(b"enigma:a", b"end")]
+
+
+def test_a_connection_that_was_lost_is_not_made_again_in_silence(redis_client: "redis.Redis", ears: Ears) -> None:
+    assert redis_client.client_kill_filter(_type="pubsub") == 1
+    with pytest.raises(Outage):
+        heard(ears, 1)
+    assert redis_client.pubsub_numpat() == 0
+
+
+def test_on_a_cluster_a_probe_goes_through_every_node(cluster: PrivateCluster) -> None:
+    with connect(cluster.url, cluster=True) as client:
+        ears = Ears(client, PATTERNS, new_id())
+        ears.subscribe()
+        nodes: Any = client.get_primaries()
+        before = [published(node.port) for node in nodes]
+        probe(client, ears.probe_channel, 42)
+        assert heard(ears, 1) == [42]
+        assert [published(node.port) for node in nodes] == [count + 1 for count in before]
+        ears.close()
+
+
+def published(port: int) -> int:
+    with redis.Redis(port=port) as node:
+        return int(node.info("commandstats").get("cmdstat_publish", {"calls": 0})["calls"])
