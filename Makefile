@@ -25,8 +25,9 @@ check: .venv/.has-dev ## style, types and the boundaries between rooms
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: .venv/.has-test ## how fast the loader is, beside the fastest that Postgres can be
+bench: .venv/.has-test ## how fast loader and listener are, the one beside the fastest that Postgres can be
 	@$(BIN)/python -m tests.benchmarks.load
+	@$(BIN)/python -m tests.benchmarks.listen
 
 wheel: .venv/.has-test ## dist/*.whl, with the migrations inside
 	@$(BIN)/python -m hatchling build --target wheel
