@@ -132,7 +132,7 @@ def test_nothing_is_lost_or_doubled_between_two_producers_two_loaders_and_the_ap
                 push(client, CAMPAIGNS, messages[first : first + 7], end)
 
     def load(name: str) -> None:
-        app.follow(archive.settings(worker_name=name, batch_size=40, linger_ms=0), stop)
+        app.follow(archive.settings(worker_name=name, batch_size=40, linger_ms=0), stop, listen=False)
 
     def consume() -> None:
         with connect(archive.redis_url) as client:
@@ -144,7 +144,8 @@ def test_nothing_is_lost_or_doubled_between_two_producers_two_loaders_and_the_ap
     application = threading.Thread(target=consume)
     for thread in (*loaders, application):
         thread.start()
-    eventually(lambda: archive.redis.info("clients")["blocked_clients"] == 2, what="the loaders did not wait")
+    # each for the list and for the spool
+    eventually(lambda: archive.redis.info("clients")["blocked_clients"] == 4, what="the loaders did not wait")
     for thread in producers:
         thread.start()
     eventually(lambda: archive.value("SELECT coalesce(sum(claimed), 0) FROM load_batches") == 3_000)
