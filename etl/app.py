@@ -42,6 +42,8 @@ DRAIN_PATIENCE_SECONDS = 30.0
 SHUTDOWN_SECONDS = 25.0
 # For giving back, which a Redis that doesn't answer would draw out.
 GIVE_BACK_SECONDS = 2.0
+# How late, at worst, the main thread hears of a signal.
+SIGNAL_POLL_SECONDS = 1.0
 # Leases are renewed this often within their length, so that two may fail.
 RENEWALS_PER_LEASE = 4
 
@@ -316,7 +318,9 @@ def _run_in_threads(
     threads = [threading.Thread(target=run, args=(work,), name=name, daemon=True) for name, work in runs.items()]
     for thread in threads:
         thread.start()
-    stop.wait()
+    # Not for ever: a signal that comes just before the wait begins doesn't end it, and its handler runs after it.
+    while not stop.wait(SIGNAL_POLL_SECONDS):
+        pass
     deadline = time.monotonic() + SHUTDOWN_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))

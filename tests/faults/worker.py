@@ -9,10 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from etl.devtools import _launcher
 from tests.faults.child import CONSTANTS
 from tests.world import Archive, eventually
 
 LAST_WORDS = 5_000  # characters of the log, for who reads why a test failed
+# What keeps a process from outliving the tests, if those are killed themselves; it becomes the program, with its pid.
+_NOBODY_ELSE = str(_launcher.NOT_GIVEN)
+_MORTAL = [
+    *(sys.executable, "-I", "-S", _launcher.__file__),
+    *(str(os.getpid()), str(int(signal.SIGKILL)), _NOBODY_ELSE, _NOBODY_ELSE, _NOBODY_ELSE),
+]
 CHILD = Path(__file__).with_name("child.py")
 
 
@@ -33,7 +40,8 @@ class Worker:
         **environment: str,
     ) -> None:
         program = [str(CHILD), mishap or "nothing"] if mishap or constants else ["-m", "etl.cli"]
-        self._command = [sys.executable, *program, "run", "--follow", *([] if listen else ["--no-listen"]), *options]
+        quiet = [] if listen else ["--no-listen"]
+        self._command = [*_MORTAL, sys.executable, *program, "run", "--follow", *quiet, *options]
         self._environment = {
             **archive.environment(**environment),
             "PYTHONPATH": os.pathsep.join(sys.path),
