@@ -88,7 +88,7 @@ class Worker:
 
     def wait_until_frozen(self) -> None:
         def frozen() -> bool:
-            assert self.process.returncode is None
+            assert self.process.poll() is None, "it ended"
             return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
         eventually(frozen, what="it isn't frozen")
