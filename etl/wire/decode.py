@@ -17,6 +17,7 @@ from etl.wire.faults import DeadLetter, Reason, Undecodable
 from etl.wire.spool import Heard, Session
 
 _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Undecodable)
+_BACKSLASH = ord("\\")
 
 
 class Records(ABC):
@@ -78,9 +79,9 @@ class Decoding(Records):
         limit = self._max_message_bytes
         for position, raw in self._rest:
             # Of what JSON can spell and Postgres can't hold, NUL alone gets past the strict decoder. This spells it.
-            # To look for a single byte first costs nothing.
+            # To look for a single byte first costs nothing, as long as it's given as a number.
             try:
-                if (b"\\" not in raw or b"\\u0000" not in raw) and len(raw) <= limit:
+                if (_BACKSLASH not in raw or b"\\u0000" not in raw) and len(raw) <= limit:
                     cdr = strict(raw)
                     keep(cdr)
                     at(position)
