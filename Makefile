@@ -16,8 +16,9 @@ help: ## this list
 demo: .venv/.has-embedded ## a dialler, the loader and a report, on private servers
 	@$(BIN)/etl demo
 
+# Most tests wait for servers and processes most of the time: four at once suit two cores.
 test: .venv/.has-test ## the whole test suite, on private servers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal
 
 check: .venv/.has-dev ## style, types and the boundaries between rooms
 	@$(BIN)/ruff check

@@ -52,11 +52,12 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _close(self._listening)
+        _shut_down(self._listening)
+        self._listening.close()
         self._passing.set()
         with self._lock:
             for connection in self._open:
-                _close(connection)
+                _shut_down(connection)  # its thread, which may be waiting for it just now, closes it
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -100,7 +101,8 @@ class Proxy:
         finally:
             with self._lock:
                 self._open.discard(connection)
-            _close(connection)
+            _shut_down(connection)
+            connection.close()
 
 
 def _listen(path: Path | None) -> socket.socket:
@@ -120,7 +122,6 @@ def _connect(server: int | Path) -> socket.socket:
     return connection
 
 
-def _close(connection: socket.socket) -> None:
+def _shut_down(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-    connection.close()

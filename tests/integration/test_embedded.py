@@ -34,10 +34,12 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux end
 
 # A program of ours that has both servers running, says so, and waits. Ctrl-C makes it ask them whether they're well.
 OWNER_OF_BOTH = """
+import signal
 import sys
 from pathlib import Path
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 folder = Path(sys.argv[1])
 postgres = PrivatePostgres(folder / "postgres")
 redis = PrivateRedis(folder / "redis")
