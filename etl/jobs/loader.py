@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from etl.errors import EtlError, LeaseLost, Outage
@@ -44,6 +44,11 @@ class Options:
     linger_seconds: float
 
 
+class _Taken(NamedTuple):
+    claim: Claim
+    batch: Batch
+
+
 class Loader:
     """Loads one source list, in one thread."""
 
@@ -55,9 +60,9 @@ class Loader:
         self._log = log.bind(source_key=source.key)
         self._recovering = True  # a former life of this worker may have left claims
         self._adopt_at = self._rescue_at = time.monotonic()
-        # Under a backlog the next claim is fetched while this one is written.
+        # Under a backlog the next claim is fetched and decoded while this one is written.
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix=f"fetch {source.key}")
-        self._ahead: Future[Claim | None] | None = None
+        self._ahead: Future[_Taken | None] | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Load until `stop` is set; finishes or gives back what is in hand."""
@@ -82,15 +87,15 @@ class Loader:
 
         Raises `Stopped`, `Outage` if patience ran out, or `ConfigurationError`; the claim is given back then.
         """
-        claim = self._patience.ride_out(self._take)
-        if claim is None:
+        taken = self._patience.ride_out(self._take)
+        if taken is None:
             return None
+        claim, batch = taken
         if len(claim.messages) >= self._options.batch_size:
-            self._ahead = self._fetcher.submit(self._next_claim)
+            self._ahead = self._fetcher.submit(self._fetch_ahead)
         began = time.monotonic()
         log = self._log.bind(batch_id=str(claim.batch_id))
         try:
-            batch = self._decode(claim)
             books = self._patience.ride_out(lambda: self._writer.write(batch))
         except BaseException:
             with contextlib.suppress(EtlError):
@@ -112,14 +117,23 @@ class Loader:
         finally:
             self._fetcher.shutdown()
             with contextlib.suppress(EtlError):
-                if self._ahead and (claim := self._ahead.result()):
-                    claim.give_back()
+                if self._ahead and (taken := self._ahead.result()):
+                    taken.claim.give_back()
 
-    def _take(self) -> Claim | None:
+    def _take(self) -> _Taken | None:
         if self._ahead:
             ahead, self._ahead = self._ahead, None
             return ahead.result()
-        return self._next_claim()
+        return self._fetch()
+
+    def _fetch(self) -> _Taken | None:
+        claim = self._next_claim()
+        return _Taken(claim, self._batch(claim)) if claim else None
+
+    def _fetch_ahead(self) -> _Taken | None:
+        if taken := self._fetch():
+            taken.batch.records.finish()
+        return taken
 
     def _next_claim(self) -> Claim | None:
         """What a former life left, then what others left, then what is waiting."""
@@ -142,7 +156,8 @@ class Loader:
             self._recovering = True
             raise
 
-    def _decode(self, claim: Claim) -> Batch:
+    def _batch(self, claim: Claim) -> Batch:
+        """Its records are decoded when they are needed."""
         claimed_at = time_of(claim.batch_id)
         records = self._options.decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
         return Batch(claim.batch_id, self._options.worker, self._source.key, claimed_at, len(claim.messages), records)
