@@ -11,11 +11,12 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from types import FrameType
 from uuid import UUID
 
@@ -25,8 +26,10 @@ from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
+from etl.jobs.lake import Lake
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
+from etl.lake.target import Target
 from etl.settings import Settings, redacted
 from etl.store import connection as store
 from etl.store import schema, sessions
@@ -54,6 +57,8 @@ SPOOL = "etl:events"
 # A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
 AHEAD = timedelta(days=1)
 
+# Seconds after which a thread that decodes gives way to the one that feeds Postgres, which would soon run dry.
+SWITCH_INTERVAL = 0.001
 # Objects made between two runs of the garbage collector. A claim makes a hundred thousand, none of them in a cycle.
 GARBAGE_THRESHOLD = 200_000
 
@@ -154,6 +159,20 @@ def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
         return sessions.gaps(engine, since, until)
 
 
+@contextlib.contextmanager
+def lake(settings: Settings) -> Iterator[Lake]:
+    """The archive's lake. Raises `Outage` and `ConfigurationError`."""
+    target = Target(settings.export_url)
+    with engine_of(settings) as engine:
+        schema.check(engine)
+        yield Lake(engine, settings.libpq_url, target, settings.worker_name, log)
+
+
+def first_open_day(settings: Settings) -> date:
+    """The earliest day that isn't closed: every day ends at midnight UTC, and a little later for what is on its way."""
+    return (datetime.now(UTC) - timedelta(minutes=settings.export_grace_minutes)).date()
+
+
 def check(settings: Settings) -> None:
     """Raises `ConfigurationError` with the way out unless the schema is the one we need, `Outage` if we can't know."""
     with engine_of(settings) as engine:
@@ -227,6 +246,7 @@ def _new_id() -> UUID:
 
 
 def _loaders(settings: Settings, clients: Stores, patience: Patience) -> list[tuple[Source, Loader]]:
+    sys.setswitchinterval(SWITCH_INTERVAL)
     _spare_the_garbage_collector()
     writer = Writer(clients.engine)
     decoders = [

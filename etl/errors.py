@@ -31,3 +31,7 @@ class LeaseLost(EtlError):
 
 class MissingPartition(EtlError):
     """A row's day has no partition: make it, then do the same step again."""
+
+
+class LakeError(EtlError):
+    """A file of the lake can't be written, read or believed: somebody must look. What was in its place still is."""

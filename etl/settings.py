@@ -152,10 +152,19 @@ class Settings(BaseSettings):
         default=(), description='a list like ["agents/stats", "campaigns/dial_preview"]'
     )
 
+    export_url: str = Field(default="./lake", min_length=1, description="a folder, or an s3://, gs:// or abfs:// URL")
+    export_grace_minutes: int = _whole(60, 0, 1_440, "minutes")
+    keep_days: int | None = Field(default=None, ge=1, le=36_500, description="a whole number of days from 1 to 36500")
+
     @property
     def sqlalchemy_url(self) -> str:
         """`database_url` for SQLAlchemy with psycopg 3, password included."""
         return "postgresql+psycopg://" + self.database_url.get_secret_value().partition("://")[2]
+
+    @property
+    def libpq_url(self) -> str:
+        """`database_url` for libpq itself, password included."""
+        return "postgresql://" + self.database_url.get_secret_value().partition("://")[2]
 
     @field_validator("redis_cluster")
     @classmethod

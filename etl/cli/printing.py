@@ -74,7 +74,7 @@ def heading(title: str) -> None:
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = Table(*columns)
     for index, column in enumerate(table.columns):
-        if all(isinstance(row[index], int | Decimal) for row in rows):
+        if all(isinstance(row[index], int | Decimal | None) for row in rows):
             column.justify = "right"
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))

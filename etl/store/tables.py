@@ -187,6 +187,27 @@ listener_sessions = Table(
     comment="Stretches of time in which a listener was subscribed, and how far it's proven that it heard all",
 )
 
+exports = Table(
+    "exports",
+    metadata,
+    Column("dataset", Text, nullable=False, comment="Table: cdrs or audit_events"),
+    Column("day", Date, nullable=False, comment="The partition's day"),
+    Column("revision", Integer, nullable=False, comment="From 1; the day's latest is the one in the lake"),
+    Column("rows", BigInteger, nullable=False, comment="Rows in the file"),
+    Column("bytes", BigInteger, nullable=False, comment="Length of the file"),
+    Column("sha256", Text, nullable=False, comment="Of the file's bytes, hexadecimal"),
+    Column("schema_fingerprint", Text, nullable=False, comment="Of the columns' names and types, hexadecimal"),
+    Column("first_time", _time(), comment="Earliest time of a row; null if there are none"),
+    Column("last_time", _time(), comment="Latest time of a row; null if there are none"),
+    Column("entries", Integer, nullable=False, comment="Ledger entries (load_batch_days) that the file contains"),
+    Column("url", Text, nullable=False, comment="Where the lake was when it was published"),
+    Column("exported_at", _time(), nullable=False, server_default=_NOW, comment="When it was written and read back"),
+    Column("published_at", _time(), comment="When it was in its place; null if that was never confirmed"),
+    Column("dropped_at", _time(), comment="When Postgres forgot the day, on the proof of this revision; null if not"),
+    PrimaryKeyConstraint("dataset", "day", "revision"),
+    comment="The lake's books: one row per dataset, day and revision",
+)
+
 # A view: it isn't among the tables that migrations are compared with.
 audit_gaps = Table(
     "audit_gaps", MetaData(), Column("gap_from", _time()), Column("gap_until", _time()), Column("reason", Text)

@@ -1,0 +1,309 @@
+"""`etl export`, `verify`, `restore`, `prune` and `reconcile`: days on their way between Postgres and the lake."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etl.cli import FAILED, AsJson, Config, app
+
+if TYPE_CHECKING:
+    from etl.jobs.lake import Outcome
+    from etl.lake.datasets import Dataset
+    from etl.store.days import Books
+
+MIB = 1 << 20
+
+
+class Which(StrEnum):
+    CDRS = "cdrs"
+    AUDIT_EVENTS = "audit_events"
+
+
+def _a_day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no day like 2026-11-22") from None
+
+
+ThisDataset = Annotated[
+    Which | None, typer.Option("--dataset", help="Only this one; default: both.", show_default=False)
+]
+Day = Annotated[
+    date | None, typer.Option("--day", parser=_a_day, metavar="DAY", help="This day (UTC) only.", show_default=False)
+]
+First = Annotated[
+    date | None, typer.Option("--from", parser=_a_day, metavar="DAY", help="First day.", show_default=False)
+]
+Last = Annotated[date | None, typer.Option("--to", parser=_a_day, metavar="DAY", help="Last day.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+Work = tuple["Dataset", "Books"]
+
+
+@app.command(
+    epilog="Examples: [bold]etl export[/bold] (from cron, nightly) · [bold]etl export --day 2026-11-22 --dry-run[/bold]"
+)
+def export(
+    config: Config = None,
+    dataset: ThisDataset = None,
+    day: Day = None,
+    first: First = None,
+    last: Last = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also days that aren't closed or haven't changed, or whose books don't balance."),
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
+    from etl import app as application
+    from etl import settings
+
+    configured = settings.load(config, os.environ)
+    period = _period(day, first, last)
+    open_day = application.first_open_day(configured)
+    if period and period[1] >= open_day and not force:
+        raise typer.BadParameter(
+            f"{open_day} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after midnight UTC;"
+            " --force exports it as it is"
+        )
+    with application.lake(configured) as lake:
+        work: list[Work] = []
+        for each in _datasets(dataset):
+            found = lake.books(each, *period) if period else lake.due(each, open_day)
+            work += [(each, books) for books in found]
+        _do(
+            work,
+            lambda each, on, told: lake.export(each, on, told, force),
+            "exporting",
+            as_json,
+            lake.would_export if dry_run else None,
+        )
+
+
+@app.command(epilog="Examples: [bold]etl verify[/bold] · [bold]etl verify --day 2026-11-21 --deep[/bold]")
+def verify(
+    config: Config = None,
+    dataset: ThisDataset = None,
+    day: Day = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every row with Postgres, where the day still is.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
+    from etl import app as application
+    from etl import settings
+    from etl.errors import LakeError
+    from etl.lake.verify import Difference
+
+    with application.lake(settings.load(config, os.environ)) as lake:
+        work = [
+            (each, books)
+            for each in _datasets(dataset)
+            for books in lake.books(each, day or date.min, day or date.max)
+            if books.revision
+        ]
+        if day and not work:
+            raise LakeError(f"{day} was never exported")
+        differences: list[Difference] = []
+        with _progress("verifying", work, as_json) as told:
+            for each, books in work:
+                try:
+                    differences += lake.verify(each, books.day, deep)
+                except LakeError as error:
+                    differences.append(Difference(each.name, books.day, "file", "readable", str(error)))
+                told(books.rows)
+    _print_differences(differences, len(work), as_json)
+    raise typer.Exit(FAILED if differences else 0)
+
+
+@app.command(
+    epilog="Examples: [bold]etl restore --day 2026-11-21[/bold] · [bold]etl restore --day 2026-11-21 --into "
+    "november[/bold] · [bold]etl restore --day 2026-11-21 --prove[/bold]"
+)
+def restore(
+    day: Annotated[date, typer.Option("--day", parser=_a_day, metavar="DAY", help="The day (UTC).")],
+    config: Config = None,
+    dataset: ThisDataset = None,
+    into: Annotated[
+        str | None,
+        typer.Option("--into", metavar="SCHEMA", help="A schema to put a table of its own into.", show_default=False),
+    ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Into a table aside, compare, throw it away: would it work?")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again."""
+    from etl import app as application
+    from etl import settings
+    from etl.errors import LakeError
+
+    if into and prove:
+        raise typer.BadParameter("either --into or --prove")
+    with application.lake(settings.load(config, os.environ)) as lake:
+        work = [(each, books) for each in _datasets(dataset) for books in lake.restorable(each, day)]
+        if not work:
+            raise LakeError(f"{day} was never exported")
+
+        def one(each: "Dataset", on: date, told: Callable[[int], None]) -> "Outcome":
+            return lake.prove(each, on, told) if prove else lake.restore(each, on, told, into)
+
+        _do(work, one, "restoring", as_json)
+
+
+@app.command(epilog="Examples: [bold]etl prune --keep-days 90 --dry-run[/bold] · [bold]etl prune --keep-days 90[/bold]")
+def prune(
+    keep_days: Annotated[int, typer.Option(min=1, help="Days before today that Postgres keeps.")],
+    config: Config = None,
+    dataset: ThisDataset = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let Postgres forget days older than that, each after its file was compared with it row by row. Others stay, and
+    the reason is said."""
+    from etl import app as application
+    from etl import settings
+
+    with application.lake(settings.load(config, os.environ)) as lake:
+        before = datetime.now(UTC).date() - timedelta(days=keep_days)
+        work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, before)]
+        _do(work, lambda each, on, _: lake.prune(each, on), "pruning", as_json, lake.would_prune if dry_run else None)
+
+
+@app.command(epilog="Examples: [bold]etl reconcile[/bold] · [bold]etl reconcile --from 2026-11-01 --json[/bold]")
+def reconcile(
+    config: Config = None,
+    dataset: ThisDataset = None,
+    first: First = None,
+    last: Last = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print each day's rows by the ledger, in Postgres and in the lake. Exit code 1 if the books don't balance."""
+    from etl import app as application
+    from etl import settings
+    from etl.cli.printing import out, print_rows
+    from etl.jobs.lake import WRONG
+
+    period = _period(None, first, last) or (date.min, date.max)
+    with application.lake(settings.load(config, os.environ)) as lake:
+        work = [(each, books) for each in _datasets(dataset) for books in lake.books(each, *period)]
+        found = []
+        with _progress("reconciling", work, as_json) as told:
+            for each, books in work:
+                found.append(lake.compare(each, books))
+                told(books.rows)
+    if as_json:
+        typer.echo(json.dumps({"days": [asdict(each) for each in found]}, default=str))
+    elif found:
+        columns = ("dataset", "day", "ledger", "postgres", "lake", "verdict", "why")
+        print_rows(columns, [tuple(asdict(each).values()) for each in found])
+    else:
+        out.print("no day has any rows yet")
+    raise typer.Exit(FAILED if any(each.verdict in WRONG for each in found) else 0)
+
+
+def _period(day: date | None, first: date | None, last: date | None) -> tuple[date, date] | None:
+    if day and (first or last):
+        raise typer.BadParameter("either --day or --from and --to")
+    if day:
+        return day, day
+    if first and last and first > last:
+        raise typer.BadParameter("--from must not be later than --to")
+    if first or last:
+        return first or date.min, last or datetime.now(UTC).date() - timedelta(days=1)
+    return None
+
+
+def _datasets(which: Which | None) -> "list[Dataset]":
+    from etl.lake.datasets import DATASETS
+
+    return [DATASETS[which]] if which else list(DATASETS.values())
+
+
+@contextmanager
+def _progress(what: str, work: Sequence[Work], as_json: bool) -> Iterator[Callable[[int], None]]:
+    """Call what it gives with the number of rows just done."""
+    from etl.cli.printing import counting
+
+    done = 0
+    with counting(what, sum(books.rows for _, books in work), sys.stderr.isatty() and not as_json) as show:
+
+        def told(rows: int) -> None:
+            nonlocal done
+            done += rows
+            show(done)
+
+        yield told
+
+
+def _do(
+    work: Sequence[Work],
+    operation: "Callable[[Dataset, date, Callable[[int], None]], Outcome]",
+    what: str,
+    as_json: bool,
+    foresee: "Callable[[Books], Outcome] | None" = None,
+) -> None:
+    """Day by day, or foreseeing it only; then print what became of each, and exit with 1 if one failed."""
+    from etl import logs
+    from etl.jobs.lake import one_by_one
+
+    if foresee:
+        _print([_row(foresee(books)) for _, books in work], as_json)
+        return
+    logs.configure(level="warning" if sys.stderr.isatty() else "info")
+    with _progress(what, work, as_json) as told:
+        days = [(dataset, books.day) for dataset, books in work]
+        outcomes = one_by_one(lambda dataset, day: operation(dataset, day, told), days, logs.get())
+    _print([_row(outcome) for outcome in outcomes], as_json)
+    for outcome in outcomes:
+        if outcome.differences and not as_json:
+            _print_differences(outcome.differences, 1, as_json)
+    raise typer.Exit(FAILED if any(outcome.what == "failed" for outcome in outcomes) else 0)
+
+
+def _row(outcome: "Outcome") -> dict[str, Any]:
+    row = asdict(outcome)
+    row["day"] = str(row["day"])
+    row["differences"] = [{**each._asdict(), "day": str(each.day)} for each in outcome.differences]
+    return row
+
+
+def _print(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    from etl.cli.printing import out, print_rows
+
+    if as_json:
+        typer.echo(json.dumps({"days": rows}))
+    elif not rows:
+        out.print("nothing to do")
+    else:
+        print_rows(
+            ("dataset", "day", "what", "revision", "rows", "MiB", "why"),
+            [
+                (r["dataset"], r["day"], r["what"], r["revision"], r["rows"], f"{r['bytes'] / MIB:.1f}", r["why"])
+                for r in rows
+            ],
+        )
+
+
+def _print_differences(differences: Sequence[Any], days: int, as_json: bool) -> None:
+    from etl.cli.printing import out, print_rows
+
+    if as_json:
+        rows = [{**each._asdict(), "day": str(each.day)} for each in differences]
+        typer.echo(json.dumps({"verified": days, "differences": rows}))
+    elif differences:
+        print_rows(("dataset", "day", "what", "expected", "found"), [tuple(each) for each in differences])
+    else:
+        out.print(f"{days:,} files are what the books say")

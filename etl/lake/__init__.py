@@ -1,0 +1,1 @@
+"""The lake: closed days as Parquet files that are proved equal to what Postgres holds."""

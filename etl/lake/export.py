@@ -1,0 +1,93 @@
+"""A day of Postgres into one Parquet file: the same rows make the same bytes."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from etl.errors import LakeError
+from etl.lake.datasets import Dataset
+from etl.lake.manifest import FOOTER_KEY, Manifest
+from etl.lake.postgres import stream
+
+# Large enough to compress well and to be read in few steps, small enough that two of them are little memory.
+ROW_GROUP = 131_072
+# The column that single rows are looked for by.
+_LOOKED_FOR = "call_ref"
+
+Told = Callable[[int], None]
+
+
+def write(
+    uri: str, snapshot: str, dataset: Dataset, day: date, place: Path, *, revision: int, entries: int, told: Told
+) -> Manifest:
+    """Write the day, as it was in the snapshot, to `place`, and read it back. `told` hears of each group's rows.
+
+    Raises `Outage` for Postgres and `LakeError` for the file.
+    """
+    rows, first, last = 0, None, None
+    try:
+        with (
+            stream(uri, snapshot, dataset.query(day)) as reader,
+            pq.ParquetWriter(place, dataset.schema, **_options(dataset)) as writer,
+        ):
+            for group in row_groups(reader, ROW_GROUP):
+                writer.write_table(group.cast(dataset.schema), row_group_size=ROW_GROUP)
+                times = group.column(dataset.time)
+                first, last = first or times[0].as_py(), times[-1].as_py()
+                rows += group.num_rows
+                told(group.num_rows)
+            about = Manifest(dataset.name, day, revision, rows, entries, dataset.fingerprint, first, last)
+            writer.add_key_value_metadata({FOOTER_KEY: msgspec.json.encode(about).decode()})
+        return _read_back(place, about)
+    except (OSError, pa.ArrowException) as error:
+        raise LakeError(f"{place}: {' '.join(str(error).split())}") from error
+
+
+def row_groups(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `size`, the last one smaller: however Postgres happened to deliver them."""
+    pending: list[pa.RecordBatch] = []
+    waiting = 0
+    for batch in batches:
+        rest = batch
+        while waiting + rest.num_rows >= size:
+            yield _table([*pending, rest.slice(0, size - waiting)])
+            rest = rest.slice(size - waiting)
+            pending, waiting = [], 0
+        if rest.num_rows:
+            pending.append(rest)
+            waiting += rest.num_rows
+    if pending:
+        yield _table(pending)
+
+
+def _table(batches: list[pa.RecordBatch]) -> pa.Table:
+    # In one piece, since the pieces' borders would show in the file's dictionaries.
+    return pa.Table.from_batches(batches).combine_chunks()
+
+
+def _options(dataset: Dataset) -> dict[str, object]:
+    return {
+        "compression": "zstd",
+        "use_dictionary": sorted(dataset.repeated),
+        "write_page_index": True,
+        "write_page_checksum": True,
+        "bloom_filter_options": {_LOOKED_FOR: {"ndv": ROW_GROUP, "fpp": 0.05}},
+        "sorting_columns": [pq.SortingColumn(dataset.schema.get_field_index(name)) for name in dataset.order],
+    }
+
+
+def _read_back(place: Path, about: Manifest) -> Manifest:
+    """Decode every page, its checksum included, before anybody else does."""
+    with pq.ParquetFile(place, page_checksum_verification=True) as file:
+        found = sum(pc.count(batch.column(0), mode="all").as_py() for batch in file.iter_batches(ROW_GROUP))
+    if found != about.rows:
+        raise LakeError(f"{place}: {about.rows} rows were written and {found} read back")
+    with place.open("rb") as written:
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+    return msgspec.structs.replace(about, bytes=place.stat().st_size, sha256=digest)

@@ -1,0 +1,236 @@
+"""The books of one day of one dataset, and the lock under which they change: what the ledger says, which revision the
+lake has, and whether Postgres may forget the day.
+
+A revision is entered before its file is published and confirmed afterwards. So whoever comes after a death in between
+knows both files that may lie there.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from etl.store import load_back
+from etl.store.connection import translated
+from etl.store.load_back import Met
+from etl.store.partitions import name_of
+from etl.store.tables import exports, load_batch_days
+from etl.wire.times import EPOCH
+
+# Marks the locks of days: "etl" and the dataset; the other half is the day. Nobody else in this database uses them.
+_LOCKS = {"cdrs": 0x65746C_04, "audit_events": 0x65746C_05}
+# Who drops a partition keeps everybody from the table for a moment, and waits no longer than this for that moment.
+_DROP_WAIT_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One row of `exports`, without the times at which it came about."""
+
+    dataset: str
+    day: date
+    revision: int
+    rows: int
+    bytes: int
+    sha256: str
+    schema_fingerprint: str
+    first_time: datetime | None
+    last_time: datetime | None
+    entries: int
+    url: str
+    published: bool = False
+    dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What ledger and lake say of a day. `rows` are those that the ledger says there are."""
+
+    dataset: str
+    day: date
+    entries: int
+    rows: int
+    revision: Revision | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A moment of the database that other connections can look at too, by its id."""
+
+    id: str
+    books: Books
+
+
+class Day:
+    """One day under its lock: nobody else exports, restores or drops it. If the lock is lost, so is the connection, and
+    every method raises `Outage`."""
+
+    def __init__(self, connection: sa.Connection, table: sa.Table, day: date) -> None:
+        self._connection = connection
+        self._table = table
+        self.day = day
+        self.partition = name_of(table, day)
+
+    def books(self) -> Books:
+        with self._transaction() as connection:
+            return next(_books(connection, self._table.name, self.day, self.day))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """A moment to read the day in; it lasts as long as the context."""
+        with self._transaction() as connection:
+            connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            books = next(_books(connection, self._table.name, self.day, self.day))
+            yield Snapshot(str(connection.scalar(sa.select(sa.func.pg_export_snapshot()))), books)
+
+    def enter(self, revision: Revision) -> None:
+        """The next thing that happens is the publication of this revision. It may be entered again."""
+        row: dict[str, Any] = asdict(revision)
+        del row["published"], row["dropped"]
+        with self._transaction() as connection:
+            entered = insert(exports).values(row)
+            again = {name: entered.excluded[name] for name in row} | {"exported_at": sa.func.now()}
+            connection.execute(entered.on_conflict_do_update(index_elements=exports.primary_key, set_=again))
+
+    def confirm(self, revision: Revision) -> None:
+        """The revision is in its place."""
+        with self._transaction() as connection:
+            connection.execute(self._update(revision).values(published_at=sa.func.now()))
+
+    def withdraw(self, revision: Revision) -> None:
+        """The revision never came to its place, and won't."""
+        with self._transaction() as connection:
+            connection.execute(sa.delete(exports).where(*self._is(revision), exports.c.published_at.is_(None)))
+
+    def drop(self, revision: Revision) -> bool:
+        """Let Postgres forget the day, unless anything has arrived since the revision: then False, and it stays.
+
+        Raises `Contention` if loaders keep the table to themselves just now.
+        """
+        with self._transaction() as connection:
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = {_DROP_WAIT_MS}"))
+            # In the order in which loaders take them. From here on nobody is in the day, and nobody gets in.
+            for name in (self._table.name, self.partition):
+                connection.execute(sa.text(f"LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"))
+            books = next(_books(connection, self._table.name, self.day, self.day))
+            if books.revision != revision or books.entries != revision.entries:
+                return False
+            connection.execute(sa.text(f"DROP TABLE {self.partition}"))
+            connection.execute(self._update(revision).values(dropped_at=sa.func.now()))
+            return True
+
+    @contextmanager
+    def staging(self) -> Iterator[str]:
+        """An empty table for a file's rows, which is gone afterwards."""
+        name = f"returning_{self.partition}"
+        with self._transaction() as connection:
+            load_back.make_staging(connection, self._table, name)
+        yield name
+        with self._transaction() as connection:
+            connection.execute(sa.text(f"DROP TABLE {name}"))
+
+    def load_back(self, staging: str, revision: Revision, worker: str) -> Met:
+        """The staged rows of the lake's revision join those that are in Postgres, which are newer. Nothing happens if
+        Postgres has all that the ledger knows of."""
+        with self._transaction() as connection:
+            rows = load_back.keep_loaders_out(connection, self._table, self.day)
+            books = next(_books(connection, self._table.name, self.day, self.day))
+            if not revision.dropped and rows == books.rows:
+                return Met(0, 0, 0)
+            met = load_back.load_back(connection, self._table, self.day, staging)
+            if revision.dropped:
+                load_back.correct_the_ledger(connection, self._table.name, self.day, met, worker)
+                connection.execute(self._update(revision).values(dropped_at=None))
+            return met
+
+    def try_out(self, staging: str) -> int:
+        """How many of the staged rows the archive's own table would take; nothing stays of it."""
+        with self._transaction() as connection:
+            return load_back.try_out(connection, self._table, staging)
+
+    def copy_into(self, schema: str, staging: str) -> int:
+        """The staged rows become those of the table of the same name in another schema; how many weren't there yet."""
+        with self._transaction() as connection:
+            return load_back.copy_into(connection, self._table, schema, staging)
+
+    def _update(self, revision: Revision) -> sa.Update:
+        return sa.update(exports).where(*self._is(revision))
+
+    def _is(self, revision: Revision) -> list[sa.ColumnElement[bool]]:
+        return [
+            exports.c.dataset == revision.dataset,
+            exports.c.day == revision.day,
+            exports.c.revision == revision.revision,
+            exports.c.sha256 == revision.sha256,
+        ]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with translated(), self._connection.begin():
+            yield self._connection
+
+
+@contextmanager
+def hold(engine: sa.Engine, table: sa.Table, day: date) -> Iterator[Day | None]:
+    """The day under its lock; None if somebody else holds it. Raises `Outage`."""
+    key = {"class": _LOCKS[table.name], "day": (day - EPOCH.date()).days}
+    with translated(), engine.connect() as connection:
+        if not _lock(connection, "pg_try_advisory_lock", key):
+            yield None
+            return
+        try:
+            yield Day(connection, table, day)
+        except BaseException:
+            connection.invalidate()  # it may be amid anything; and without it there is no lock
+            raise
+        _lock(connection, "pg_advisory_unlock", key)
+
+
+def books(engine: sa.Engine, table: sa.Table, first: date, last: date) -> list[Books]:
+    """Every day of the period that the ledger or the lake knows, in order. Raises `Outage`."""
+    with translated(), engine.connect() as connection:
+        return [each for each in _books(connection, table.name, first, last) if each.entries or each.revision]
+
+
+def count_rows(engine: sa.Engine, table: sa.Table, day: date) -> int | None:
+    """The rows of the day's partition; None if there is no partition. Raises `Outage`."""
+    with translated(), engine.connect() as connection:
+        if connection.scalar(sa.select(sa.func.to_regclass(name_of(table, day)))) is None:
+            return None
+        return int(connection.scalar(sa.text(f"SELECT count(*) FROM {name_of(table, day)}")) or 0)  # noqa: S608
+
+
+def _lock(connection: sa.Connection, function: str, key: dict[str, int]) -> bool:
+    with connection.begin():
+        return bool(connection.scalar(sa.text(f"SELECT {function}(:class, :day)"), key))
+
+
+def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[Books]:
+    """In order of days; of a single day always one."""
+    ledger = (
+        sa.select(load_batch_days.c.day, sa.func.count(), sa.func.sum(load_batch_days.c.inserted))
+        .where(load_batch_days.c.dataset == dataset, load_batch_days.c.day.between(first, last))
+        .group_by(load_batch_days.c.day)
+    )
+    latest = (
+        sa.select(exports)
+        .distinct(exports.c.day)
+        .where(exports.c.dataset == dataset, exports.c.day.between(first, last))
+        .order_by(exports.c.day, exports.c.revision.desc())
+    )
+    entries = {day: (count, int(rows)) for day, count, rows in connection.execute(ledger)}
+    revisions = {row.day: _revision(row) for row in connection.execute(latest)}
+    single = [first] if first == last else []
+    for day in sorted({*entries, *revisions, *single}):
+        count, rows = entries.get(day, (0, 0))
+        yield Books(dataset, day, count, rows, revisions.get(day))
+
+
+def _revision(row: Any) -> Revision:
+    fields: Iterable[str] = (name for name in Revision.__dataclass_fields__ if name not in ("published", "dropped"))
+    known = {name: getattr(row, name) for name in fields}
+    return Revision(**known, published=row.published_at is not None, dropped=row.dropped_at is not None)

@@ -1,0 +1,171 @@
+"""Rows that come back from the lake, and those that arrived in Postgres meanwhile: the newer ones are merged into the
+older, as if they had met in the first place.
+
+All of it is one transaction, in which no loader gets into the day: it waits, and then finds the day whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from etl.store.merge import Merged, add_events, merge_cdrs
+from etl.store.partitions import name_of
+from etl.store.tables import CDR_KEY, EVENT_KEY, load_batch_days, load_batches
+from etl.wire.cdr import Cdr
+from etl.wire.event import Event
+from etl.wire.ids import uuid7
+from etl.wire.times import EPOCH, from_datetime
+
+# For loaders that are in the day just now: none takes longer for a claim.
+_WAIT_MS = 60_000
+# What correcting entries of the ledger have in place of a source list.
+LAKE = "lake"
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What came back: rows that Postgres hadn't; and, of those that it had in another version, how many there were and
+    how many of the older ones the newer ones changed."""
+
+    returned: int
+    met: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    key: tuple[str, ...]
+    row: type[Cdr] | type[Event]
+    merge: Callable[[sa.Connection, Sequence[Any]], Merged]
+
+
+_KINDS = {"cdrs": _Kind(CDR_KEY, Cdr, merge_cdrs), "audit_events": _Kind(EVENT_KEY, Event, add_events)}
+
+
+def make_staging(connection: sa.Connection, table: sa.Table, name: str) -> None:
+    """Whatever was left there by somebody who died goes."""
+    connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
+    _staging(table, name).create(connection)
+
+
+def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> int:
+    """Until the transaction ends; how many rows the partition has now."""
+    partition = name_of(table, day)
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {_WAIT_MS}"))
+    connection.execute(sa.text(f"LOCK TABLE ONLY {partition} IN SHARE ROW EXCLUSIVE MODE"))
+    return int(connection.scalar(sa.text(f"SELECT count(*) FROM {partition}")) or 0)  # noqa: S608
+
+
+def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: str) -> Met:
+    """Bring the staged rows into the day's partition, which must exist."""
+    kind, staged = _KINDS[table.name], _staging(table, staging)
+    # 1. The newer versions step aside, …
+    same = sa.and_(*(table.c[name] == staged.c[name] for name in kind.key))
+    day_column = next(iter(table.c))
+    newer = sa.and_(day_column == day, same, table.c.batch_id != sa.cast(staged.c.batch_id, sa.Uuid))
+    waiting = [
+        _row(kind, row)
+        for row in connection.execute(sa.select(*(_readable(table.c[name]) for name in kind.row._fields)).where(newer))
+    ]
+    connection.execute(sa.delete(table).where(newer))
+    # 2. … the older ones take their places, …
+    returned = _insert_into(connection, table, table, staging)
+    # 3. … and the newer ones arrive once more.
+    merged = kind.merge(connection, waiting) if waiting else None
+    return Met(returned - len(waiting), len(waiting), merged.updated.total() if merged else 0)
+
+
+def correct_the_ledger(connection: sa.Connection, dataset: str, day: date, met: Met, worker: str) -> None:
+    """While the day was away, rows that met an older version now were counted as new. An entry of its own says so; the
+    ledger itself never changes."""
+    if not met.met:
+        return
+    now = datetime.now(UTC)
+    batch_id = uuid7(int(now.timestamp() * 1_000))
+    is_cdrs = dataset == "cdrs"
+    entry = {
+        "batch_id": batch_id,
+        "worker": worker,
+        "source_key": LAKE,
+        "claimed": 0,
+        "inserted": -met.met if is_cdrs else 0,
+        "updated": met.changed if is_cdrs else 0,
+        "unchanged": met.met - met.changed,
+        "events": 0 if is_cdrs else -met.met,
+        "dead": 0,
+        "claimed_at": now,
+    }
+    connection.execute(insert(load_batches).values(entry))
+    of_the_day = {
+        "batch_id": batch_id,
+        "dataset": dataset,
+        "day": day,
+        "inserted": -met.met,
+        "updated": met.changed,
+    }
+    connection.execute(insert(load_batch_days).values(of_the_day))
+
+
+def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: str) -> int:
+    """Into a table of its own, made if need be, with all that the archive's has but its partitions."""
+    quoted = connection.dialect.identifier_preparer.quote(schema)
+    connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {quoted}"))
+    connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {quoted}.{table.name} (LIKE {table.name} INCLUDING ALL)"))
+    return _insert_into(connection, table, sa.table(table.name, *_columns_of(table), schema=schema), staging)
+
+
+def try_out(connection: sa.Connection, table: sa.Table, staging: str) -> int:
+    """Into a table that goes with the transaction."""
+    name = f"trying_{table.name}"
+    connection.execute(sa.text(f"CREATE TEMPORARY TABLE {name} (LIKE {table.name} INCLUDING ALL) ON COMMIT DROP"))
+    return _insert_into(connection, table, sa.table(name, *_columns_of(table)), staging)
+
+
+def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableClause, staging: str) -> int:
+    """Those of the staged rows that aren't there; returns how many."""
+    staged = _staging(table, staging)
+    values = sa.select(*(sa.cast(staged.c[c.name], c.type) for c in table.c))
+    inserting = insert(target).from_select(table.c.keys(), values).on_conflict_do_nothing()
+    return connection.execute(inserting.execution_options(preserve_rowcount=True)).rowcount
+
+
+def _columns_of(table: sa.Table) -> list[sa.ColumnClause[Any]]:
+    return [sa.column(c.name) for c in table.c]
+
+
+def _staging(table: sa.Table, name: str) -> sa.Table:
+    """A file has UUIDs and JSON as text. What a crash of Postgres takes from here is in the file."""
+    as_text = (JSONB, sa.Uuid)
+    return sa.Table(
+        name,
+        sa.MetaData(),
+        *(sa.Column(c.name, sa.Text() if isinstance(c.type, as_text) else c.type) for c in table.c),
+        prefixes=["UNLOGGED"],
+    )
+
+
+def _readable(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """JSON as its text: Python's numbers aren't those of Postgres."""
+    return sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, JSONB) else column
+
+
+def _row(kind: _Kind, row: Any) -> Cdr | Event:
+    return kind.row(*(_inside(name, getattr(row, name)) for name in kind.row._fields))
+
+
+_JSON = ("extra", "payload")
+
+
+def _inside(name: str, value: Any) -> Any:
+    """As `etl.wire` has it: see `etl.store.copy`."""
+    if isinstance(value, datetime):
+        return from_datetime(value)
+    if isinstance(value, date):
+        return (value - EPOCH.date()).days
+    if hasattr(value, "bytes"):
+        return value.bytes
+    return value.encode() if name in _JSON and value is not None else value
