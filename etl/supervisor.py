@@ -34,11 +34,12 @@ _spawn = multiprocessing.get_context("spawn")
 log = logs.get()
 
 
-def follow(settings: Settings, workers: int, stop: threading.Event, listen: bool = True) -> None:
-    """Keep `workers` loaders running until `stop` is set; one of them listens, and the others stand by.
+def follow(settings: Settings, workers: int, stop: threading.Event, listen: bool = True, schedule: bool = True) -> None:
+    """Keep `workers` loaders running until `stop` is set; one of them listens, one does what the clock says, and the
+    others stand by.
 
     Raises `ConfigurationError` if one says that it's no use."""
-    slots = [_Slot(lambda named=named: _start(_follow, named, listen)) for named in _named(settings, workers)]  # type: ignore[misc]
+    slots = [_Slot(lambda named=named: _start(_follow, named, listen, schedule)) for named in _named(settings, workers)]  # type: ignore[misc]
     with _stopping(slots):
         while not stop.is_set():
             for slot in slots:
@@ -156,9 +157,9 @@ def _stop_with_the_parent(stop: threading.Event) -> None:
         stop.set()
 
 
-def _follow(settings: Settings, stop: threading.Event, listen: bool) -> None:
+def _follow(settings: Settings, stop: threading.Event, listen: bool, schedule: bool) -> None:
     logs.configure()
-    app.follow(settings, stop, listen)
+    app.follow(settings, stop, listen, schedule)
 
 
 def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:

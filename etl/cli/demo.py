@@ -2,11 +2,14 @@
 
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from etl.cli import app
+
+if TYPE_CHECKING:
+    from etl.devtools.demo import Demo
 
 
 @app.command(epilog="Examples: [bold]etl demo[/bold] · afterwards [bold]etl demo --psql[/bold]")
@@ -61,8 +64,39 @@ def demo(
         heading("Dead letters: kept whole, with the reason")
         print_rows(*running.read(playing.DEAD_LETTERS))
 
+        _show_the_lake(running, watched)
+
     heading("Look further")
     out.print(f"[bold]{program()} demo --psql[/bold] opens psql on these data; then, for example:")
     for query, what in playing.QUERIES.items():
         out.print(f"  {query}", markup=False, soft_wrap=True)
         out.print(f"      {what}")
+    out.print(f"The Parquet files are in {running.settings.export_url}", soft_wrap=True)
+
+
+def _show_the_lake(running: "Demo", watched: bool) -> None:
+    from etl.cli.printing import counting, heading, out, print_rows
+    from etl.devtools.demo import LAKE_QUERY
+
+    heading("etl export: closed days as Parquet")
+    done = 0
+    with counting("exporting", None, show=watched) as progress:
+
+        def told(rows: int) -> None:
+            nonlocal done
+            done += rows
+            progress(done)
+
+        outcomes, differences = running.export(told)
+    print_rows(
+        ("dataset", "day", "revision", "rows", "bytes"),
+        [(each.dataset, each.day, each.revision, each.rows, each.bytes) for each in outcomes],
+    )
+    heading("etl verify --deep: every row of the files against every row of Postgres")
+    if differences:
+        print_rows(("dataset", "day", "what", "expected", "found"), differences)
+    else:
+        out.print(f"{len(outcomes)} files hold exactly what Postgres holds")
+    heading("DuckDB, reading the files")
+    out.print(LAKE_QUERY, markup=False)
+    print_rows(*running.ask_the_lake())

@@ -66,18 +66,18 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
-    from etl import app as application
     from etl import settings
+    from etl.app import lakeside
 
     configured = settings.load(config, os.environ)
     period = _period(day, first, last)
-    open_day = application.first_open_day(configured)
+    open_day = lakeside.first_open_day(configured)
     if period and period[1] >= open_day and not force:
         raise typer.BadParameter(
             f"{open_day} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after midnight UTC;"
             " --force exports it as it is"
         )
-    with application.lake(configured) as lake:
+    with lakeside.opened(configured) as lake:
         work: list[Work] = []
         for each in _datasets(dataset):
             found = lake.books(each, *period) if period else lake.due(each, open_day)
@@ -102,12 +102,12 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
-    from etl import app as application
     from etl import settings
+    from etl.app import lakeside
     from etl.errors import LakeError
     from etl.lake.verify import Difference
 
-    with application.lake(settings.load(config, os.environ)) as lake:
+    with lakeside.opened(settings.load(config, os.environ)) as lake:
         work = [
             (each, books)
             for each in _datasets(dataset)
@@ -146,13 +146,13 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again."""
-    from etl import app as application
     from etl import settings
+    from etl.app import lakeside
     from etl.errors import LakeError
 
     if into and prove:
         raise typer.BadParameter("either --into or --prove")
-    with application.lake(settings.load(config, os.environ)) as lake:
+    with lakeside.opened(settings.load(config, os.environ)) as lake:
         work = [(each, books) for each in _datasets(dataset) for books in lake.restorable(each, day)]
         if not work:
             raise LakeError(f"{day} was never exported")
@@ -173,12 +173,12 @@ def prune(
 ) -> None:
     """Let Postgres forget days older than that, each after its file was compared with it row by row. Others stay, and
     the reason is said."""
-    from etl import app as application
     from etl import settings
+    from etl.app import lakeside
 
-    with application.lake(settings.load(config, os.environ)) as lake:
-        before = datetime.now(UTC).date() - timedelta(days=keep_days)
-        work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, before)]
+    with lakeside.opened(settings.load(config, os.environ)) as lake:
+        last = lakeside.last_day_to_forget(keep_days)
+        work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, last)]
         _do(work, lambda each, on, _: lake.prune(each, on), "pruning", as_json, lake.would_prune if dry_run else None)
 
 
@@ -191,13 +191,13 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Print each day's rows by the ledger, in Postgres and in the lake. Exit code 1 if the books don't balance."""
-    from etl import app as application
     from etl import settings
+    from etl.app import lakeside
     from etl.cli.printing import out, print_rows
     from etl.jobs.lake import WRONG
 
     period = _period(None, first, last) or (date.min, date.max)
-    with application.lake(settings.load(config, os.environ)) as lake:
+    with lakeside.opened(settings.load(config, os.environ)) as lake:
         work = [(each, books) for each in _datasets(dataset) for books in lake.books(each, *period)]
         found = []
         with _progress("reconciling", work, as_json) as told:

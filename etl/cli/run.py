@@ -22,6 +22,10 @@ def run(
     listen: Annotated[
         bool, typer.Option("--listen/--no-listen", help="With --follow: record PubSub events too.")
     ] = True,
+    schedule: Annotated[
+        bool,
+        typer.Option("--schedule/--no-schedule", help="With --follow: export nightly, and what else the clock says."),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Load CDRs from the configured Redis lists into Postgres.
@@ -37,9 +41,9 @@ def run(
     if follow:
         logs.configure()
         if workers > 1:
-            supervisor.follow(configured, workers, stop, listen)
+            supervisor.follow(configured, workers, stop, listen, schedule)
         else:
-            application.follow(configured, stop, listen)
+            application.follow(configured, stop, listen, schedule)
         return
 
     logs.configure(level="warning")

@@ -17,11 +17,15 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from etl import app
+from etl.app import lakeside
 from etl.devtools._process import wait_until
 from etl.devtools.dialler import simulate
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 from etl.devtools.simulator import Profile, Tally
 from etl.errors import ConfigurationError, Outage
+from etl.jobs.lake import Outcome
+from etl.lake.datasets import DATASETS
+from etl.lake.verify import Difference
 from etl.settings import Settings, Source
 from etl.store import connection as store
 from etl.store.sessions import Gap
@@ -71,6 +75,12 @@ FROM first_day LEFT JOIN cdrs ON cdrs.source = 'dialler' AND cdrs.call_ref = fir
 WHERE nth <= 10 OR nth > events - 3
 ORDER BY nth
 """
+
+# In the lake's folder.
+LAKE_QUERY = (
+    "SELECT dialed_on AS day, count(*) AS calls, count(DISTINCT campaign_ref) AS campaigns, sum(call_time) AS seconds"
+    " FROM read_parquet('cdrs/*/*.parquet', hive_partitioning = true) GROUP BY day ORDER BY day"
+)
 
 # What to try in psql, and what it shows.
 QUERIES = {
@@ -133,6 +143,22 @@ class Demo:
         with app.engine_of(self.settings) as engine:
             return store.read(engine, query)
 
+    def export(self, told: Callable[[int], None]) -> tuple[list[Outcome], list[Difference]]:
+        """Every closed day into the lake, and how the files differ from Postgres."""
+        before = lakeside.first_open_day(self.settings)
+        with lakeside.opened(self.settings) as lake:
+            due = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
+            outcomes = [lake.export(dataset, day, told) for dataset, day in due]
+            return outcomes, [each for dataset, day in due for each in lake.verify(dataset, day, deep=True)]
+
+    def ask_the_lake(self) -> tuple[list[str], list[Sequence[object]]]:
+        """`LAKE_QUERY` by DuckDB, which knows nothing of us: column names and rows."""
+        import duckdb  # noqa: PLC0415  (after Postgres and Redis have started, it may take its second)
+
+        with duckdb.connect() as connection, contextlib.chdir(self.settings.export_url):
+            found = connection.execute(LAKE_QUERY)
+            return [column[0] for column in found.description], [*found.fetchall()]
+
     def load(self, loaded: Callable[[str, Books], None]) -> None:
         app.drain(self.settings, threading.Event(), loaded)
 
@@ -154,6 +180,8 @@ def fresh() -> Iterator[Demo]:
                 database_url=SecretStr(postgres.url),
                 sources=SOURCES,
                 worker_name="demo",
+                export_url=str(data / "lake"),
+                export_grace_minutes=0,
             )
             app.upgrade(settings)
             yield Demo(settings, postgres)

@@ -87,9 +87,13 @@ class Lake:
         """What `prune` is going to do, if the file proves equal."""
         return _prevented(books) or _outcome(books, "due", why="if its file proves equal")
 
-    def prunable(self, dataset: Dataset, before: date) -> list[Books]:
-        """The days before `before` that Postgres hasn't forgotten."""
-        known = self.books(dataset, date.min, before - timedelta(days=1))
+    def exported(self, dataset: Dataset) -> list[Books]:
+        """The days that the lake has."""
+        return [books for books in self.books(dataset, date.min, date.max) if books.revision]
+
+    def prunable(self, dataset: Dataset, last: date) -> list[Books]:
+        """The days up to `last` that Postgres hasn't forgotten."""
+        known = self.books(dataset, date.min, last)
         return [books for books in known if changed(books) or not (books.revision and books.revision.dropped)]
 
     def restorable(self, dataset: Dataset, day: date) -> list[Books]:

@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from etl.store import load_back
 from etl.store.connection import translated
 from etl.store.load_back import Met
+from etl.store.locks import locked
 from etl.store.partitions import name_of
 from etl.store.tables import exports, load_batch_days
 from etl.wire.times import EPOCH
@@ -177,17 +178,8 @@ class Day:
 @contextmanager
 def hold(engine: sa.Engine, table: sa.Table, day: date) -> Iterator[Day | None]:
     """The day under its lock; None if somebody else holds it. Raises `Outage`."""
-    key = {"class": _LOCKS[table.name], "day": (day - EPOCH.date()).days}
-    with translated(), engine.connect() as connection:
-        if not _lock(connection, "pg_try_advisory_lock", key):
-            yield None
-            return
-        try:
-            yield Day(connection, table, day)
-        except BaseException:
-            connection.invalidate()  # it may be amid anything; and without it there is no lock
-            raise
-        _lock(connection, "pg_advisory_unlock", key)
+    with locked(engine, _LOCKS[table.name], (day - EPOCH.date()).days) as connection:
+        yield Day(connection, table, day) if connection else None
 
 
 def books(engine: sa.Engine, table: sa.Table, first: date, last: date) -> list[Books]:
@@ -202,11 +194,6 @@ def count_rows(engine: sa.Engine, table: sa.Table, day: date) -> int | None:
         if connection.scalar(sa.select(sa.func.to_regclass(name_of(table, day)))) is None:
             return None
         return int(connection.scalar(sa.text(f"SELECT count(*) FROM {name_of(table, day)}")) or 0)  # noqa: S608
-
-
-def _lock(connection: sa.Connection, function: str, key: dict[str, int]) -> bool:
-    with connection.begin():
-        return bool(connection.scalar(sa.text(f"SELECT {function}(:class, :day)"), key))
 
 
 def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[Books]:

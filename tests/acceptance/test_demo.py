@@ -62,9 +62,13 @@ def test_given_the_demo_twice_then_its_books_add_up_and_its_last_words_can_be_ty
         assert_an_agents_day(result.stdout)
         assert claimed == inserted + updated + unchanged + events + dead
         assert (inserted, dead > 0, "not_json" in result.stdout) == (20_000, True, True)
-        by_day = re.findall(r"│ 20..-..-.. │ +(\d+) │ +(\d+) │", result.stdout)
+        by_day = re.findall(r"(?m)^│ 20..-..-.. │ +(\d+) │ +(\d+) │$", result.stdout)
         assert [ledger for ledger, _ in by_day] == [table for _, table in by_day]
         assert by_day
+        days = re.findall(r"│ cdrs    │ (20..-..-..) │ +1 │ +(\d+) │ +\d+ │", result.stdout)
+        assert days
+        assert f"\n{len(days)} files hold exactly what Postgres holds\n" in result.stdout
+        assert re.findall(r"(?m)^│ (20..-..-..) │ +(\d+) │ +\d+ │ +\d+ │$", result.stdout) == days  # by DuckDB
 
     advice = result.stdout.partition("Look further\n")[2].splitlines()
     program, rest = advice[0].split(maxsplit=1)

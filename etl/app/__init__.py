@@ -3,7 +3,8 @@
     drain     every source list, one after the other, until nothing is left
     follow    every source list, each in its thread, until SIGTERM or SIGINT
 
-Several processes are the business of `etl.supervisor`.
+What is done by the clock is in `etl.app.clock`, the lake in `etl.app.lakeside`; several processes are the business of
+`etl.supervisor`.
 """
 
 import _thread
@@ -16,20 +17,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 from uuid import UUID
 
 from etl import logs
+from etl.app import clock
 from etl.errors import EtlError, Outage
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
-from etl.jobs.lake import Lake
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
-from etl.lake.target import Target
 from etl.settings import Settings, redacted
 from etl.store import connection as store
 from etl.store import schema, sessions
@@ -76,7 +76,7 @@ class Stores:
 @contextlib.contextmanager
 def stores(settings: Settings) -> Iterator[Stores]:
     """Both stores, closed at the end. Neither is asked anything yet, but for a cluster's slots."""
-    engine = store.connect(settings.sqlalchemy_url, connections=len(settings.sources) + 3)
+    engine = store.connect(settings.sqlalchemy_url, connections=len(settings.sources) + 5)
     try:
         with _redis(settings) as redis:
             yield Stores(redis, engine)
@@ -117,9 +117,9 @@ def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Book
                 loader.drain(stop, lambda books, key=source.key: loaded(key, books))  # type: ignore[misc]
 
 
-def follow(settings: Settings, stop: threading.Event, listen: bool = True) -> None:
-    """Load, and listen to PubSub, until `stop` is set. Then claims in hand are finished, or given back when time is
-    short.
+def follow(settings: Settings, stop: threading.Event, listen: bool = True, schedule: bool = True) -> None:
+    """Load, listen to PubSub, and do by the clock what is to be done, until `stop` is set. Then claims in hand are
+    finished, or given back when time is short.
 
     Raises what ended a loader or the listener, if anything but `stop` did.
     """
@@ -136,6 +136,8 @@ def follow(settings: Settings, stop: threading.Event, listen: bool = True) -> No
             if listen:
                 prompt = patience.ride_out(lambda: stack.enter_context(_redis(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
+            if schedule:
+                runs["schedule"] = clock.schedule(settings, clients.engine).run
             _run_in_threads(runs, [source for source, _ in work], stop)
             log.info("stopped", worker=settings.worker_name)
 
@@ -157,20 +159,6 @@ def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
     with engine_of(settings) as engine:
         schema.check(engine)
         return sessions.gaps(engine, since, until)
-
-
-@contextlib.contextmanager
-def lake(settings: Settings) -> Iterator[Lake]:
-    """The archive's lake. Raises `Outage` and `ConfigurationError`."""
-    target = Target(settings.export_url)
-    with engine_of(settings) as engine:
-        schema.check(engine)
-        yield Lake(engine, settings.libpq_url, target, settings.worker_name, log)
-
-
-def first_open_day(settings: Settings) -> date:
-    """The earliest day that isn't closed: every day ends at midnight UTC, and a little later for what is on its way."""
-    return (datetime.now(UTC) - timedelta(minutes=settings.export_grace_minutes)).date()
 
 
 def check(settings: Settings) -> None:

@@ -1,0 +1,67 @@
+"""What is done by the clock. What needs the lake gets a process of its own: loading goes on beside it, whatever it
+takes and however it ends.
+"""
+
+import multiprocessing
+import signal
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Literal
+
+from etl import logs
+from etl.errors import EtlError
+from etl.jobs.schedule import POLL_SECONDS, Schedule, table
+from etl.settings import Settings
+from etl.store import locks, partitions
+from etl.store.connection import Engine
+from etl.store.tables import PARTITIONED
+
+# The first claims after midnight find their partition made; so do those of a clock that runs ahead.
+DAYS_AHEAD = 2
+FAILED = 1
+
+_spawn = multiprocessing.get_context("spawn")
+log = logs.get()
+
+
+def schedule(settings: Settings, engine: Engine) -> Schedule:
+    """This process's schedule. Other hosts may have the same: whoever is first acts."""
+
+    def make_partitions(_stop: threading.Event) -> None:
+        today = datetime.now(UTC).date()
+        for each in PARTITIONED.values():
+            partitions.ensure(engine, each, [today + timedelta(days=n) for n in range(DAYS_AHEAD + 1)])
+
+    jobs = table(
+        export=partial(_aside, "export", settings),
+        prune=partial(_aside, "prune", settings) if settings.keep_days else None,
+        partitions=make_partitions,
+        prove=partial(_aside, "prove", settings),
+    )
+    return Schedule(jobs, partial(locks.alone, engine), log)
+
+
+def _aside(job: Literal["export", "prune", "prove"], settings: Settings, stop: threading.Event) -> None:
+    """In a process of its own; ended when we are to stop, which is as harmless as its death at any other moment."""
+    process = _spawn.Process(target=_perform, args=(job, settings), name=f"{settings.worker_name} {job}")
+    process.start()
+    while process.is_alive() and not stop.is_set():
+        process.join(POLL_SECONDS)
+    process.terminate()
+    process.join()
+    if process.exitcode and not stop.is_set():
+        raise EtlError(f"it ended with exit code {process.exitcode}")
+
+
+def _perform(job: str, settings: Settings) -> None:
+    from etl.app import lakeside  # noqa: PLC0415  (it costs memory that only this process is to pay)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's, who ends us
+    logs.configure()
+    try:
+        {"export": lakeside.export, "prune": lakeside.prune, "prove": lakeside.prove}[job](settings)
+    except EtlError as error:
+        log.error("job_failed", job=job, error=str(error))
+        sys.exit(FAILED)

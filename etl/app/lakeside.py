@@ -1,0 +1,71 @@
+"""The lake, put together from settings, and its nightly jobs. pyarrow comes with it, and 140 MB of memory: so processes
+that load don't import this.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+from etl import logs
+from etl.errors import ConfigurationError
+from etl.jobs.lake import Lake, one_by_one
+from etl.lake.datasets import DATASETS
+from etl.lake.target import Target
+from etl.settings import Settings
+from etl.store import connection as store
+from etl.store import schema
+
+log = logs.get()
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Iterator[Lake]:
+    """The archive's lake. Raises `Outage` and `ConfigurationError`."""
+    target = Target(settings.export_url)
+    engine = store.connect(settings.sqlalchemy_url)
+    try:
+        schema.check(engine)
+        yield Lake(engine, settings.libpq_url, target, settings.worker_name, log)
+    finally:
+        engine.dispose()
+
+
+def first_open_day(settings: Settings) -> date:
+    """The earliest day that isn't closed: every day ends at midnight UTC, and a little later for what is on its way."""
+    return (datetime.now(UTC) - timedelta(minutes=settings.export_grace_minutes)).date()
+
+
+def last_day_to_forget(keep_days: int) -> date:
+    """Postgres keeps this many days before today."""
+    return datetime.now(UTC).date() - timedelta(days=keep_days + 1)
+
+
+def export(settings: Settings) -> None:
+    """Every closed day that changed. This and the others tell in the log what became of each day."""
+    before = first_open_day(settings)
+    with opened(settings) as lake:
+        work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
+        one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)
+
+
+def prune(settings: Settings) -> None:
+    """Every day that Postgres needn't keep."""
+    if settings.keep_days is None:
+        raise ConfigurationError("ETL_KEEP_DAYS isn't set: Postgres keeps everything")
+    last = last_day_to_forget(settings.keep_days)
+    with opened(settings) as lake:
+        work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.prunable(dataset, last)]
+        one_by_one(lake.prune, work, log)
+
+
+def prove(settings: Settings) -> None:
+    """One day of all that the lake has, drawn by lot."""
+    with opened(settings) as lake:
+        known = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.exported(dataset)]
+        chosen = random.sample(known, min(1, len(known)))
+        one_by_one(lambda dataset, day: lake.prove(dataset, day, _ignore), chosen, log)
+
+
+def _ignore(_rows: int) -> None:
+    """By the clock, nobody watches."""
