@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from etl.errors import LakeError
 from etl.lake import manifest
 from etl.lake.datasets import Dataset
-from etl.lake.export import ROW_GROUP, row_groups
+from etl.lake.export import row_groups
 from etl.lake.manifest import FOOTER_KEY, Manifest
 from etl.lake.postgres import stream
 from etl.lake.target import MANIFEST, Target
@@ -20,7 +20,7 @@ from etl.lake.target import MANIFEST, Target
 # A day that differs everywhere needn't be told row by row.
 MOST_DIFFERENCES = 20
 # Rows that are compared at once.
-_PIECE = 65_536
+_PIECE = 32_768
 
 
 class Difference(NamedTuple):
@@ -78,7 +78,7 @@ def count_rows(target: Target, dataset: Dataset, day: date) -> int | None:
 def rows(file: Any, dataset: Dataset) -> Iterator[pa.Table]:
     """A file's rows in pieces, without dictionaries. Columns that an older file lacks are null."""
     with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
-        batches = (_plain(batch, dataset) for batch in parquet.iter_batches(ROW_GROUP))
+        batches = (_plain(batch, dataset) for batch in parquet.iter_batches(_PIECE))
         yield from row_groups(batches, _PIECE)
 
 
