@@ -54,10 +54,9 @@ class Dataset:
             [pa.field(field.name, pa.string() if field.type == _REPEATED else field.type) for field in self.schema]
         )
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Changes when a column is added, renamed, or given another type."""
-        columns = [[field.name, str(field.type), field.nullable] for field in self.schema]
+    def fingerprint(self, schema: pa.Schema | None = None) -> str:
+        """Of the columns, or of those that a file has: another one for each name, type or order."""
+        columns = [[field.name, str(field.type), field.nullable] for field in schema or self.schema]
         return hashlib.sha256(json.dumps([self.name, columns]).encode()).hexdigest()
 
     def query(self, day: date) -> str:

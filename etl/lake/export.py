@@ -42,7 +42,7 @@ def write(
                 rows += group.num_rows
                 told(group.num_rows)
                 del group  # before the next one is gathered
-            about = Manifest(dataset.name, day, revision, rows, entries, dataset.fingerprint, first, last)
+            about = Manifest(dataset.name, day, revision, rows, entries, dataset.fingerprint(), first, last)
             writer.add_key_value_metadata({FOOTER_KEY: msgspec.json.encode(about).decode()})
         return _read_back(place, about)
     except (OSError, pa.ArrowException) as error:

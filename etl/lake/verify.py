@@ -97,12 +97,19 @@ def _footer(target: Target, dataset: Dataset, about: Manifest) -> Manifest:
     with target.open(dataset, about.day) as file:
         try:
             metadata = pq.read_metadata(file)
+            fingerprint = dataset.fingerprint(metadata.schema.to_arrow_schema())
         except pa.ArrowException as error:
             raise LakeError(f"{place}: {' '.join(str(error).split())}") from error
         text = (metadata.metadata or {}).get(FOOTER_KEY.encode(), b"")
         said = manifest.read(text, f"the footer of {place}")
         # What the file can't say of itself was compared already.
-        return msgspec.structs.replace(said, rows=metadata.num_rows, bytes=about.bytes, sha256=about.sha256)
+        return msgspec.structs.replace(
+            said,
+            rows=metadata.num_rows,
+            schema_fingerprint=fingerprint,
+            bytes=about.bytes,
+            sha256=about.sha256,
+        )
 
 
 def _compare(expected: Manifest, found: Manifest, where: str) -> Iterator[Difference]:
