@@ -26,9 +26,10 @@ check: .venv/.has-dev ## style, types and the boundaries between rooms
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: .venv/.has-test ## how fast loader and listener are, the one beside the fastest that Postgres can be
+bench: .venv/.has-test ## how fast loader, listener and export are, beside the fastest that Postgres can be
 	@$(BIN)/python -m tests.benchmarks.load
 	@$(BIN)/python -m tests.benchmarks.listen
+	@$(BIN)/python -m tests.benchmarks.export
 
 wheel: .venv/.has-test ## dist/*.whl, with the migrations inside
 	@$(BIN)/python -m hatchling build --target wheel
