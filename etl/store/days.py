@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from etl.store import load_back
 from etl.store.connection import translated
@@ -218,7 +218,7 @@ def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> 
     )
     latest = (
         sa.select(exports)
-        .distinct(exports.c.day)
+        .ext(distinct_on(exports.c.day))
         .where(exports.c.dataset == dataset, exports.c.day.between(first, last))
         .order_by(exports.c.day, exports.c.revision.desc())
     )
