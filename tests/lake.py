@@ -48,19 +48,17 @@ def file(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Path:
 def in_file(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> list[dict[str, Any]]:
     """A file's rows; none if there is no file."""
     path = file(archive, day, dataset)
-    return _rows(path) if path.exists() else []
+    return rows_of(path)[0] if path.exists() else []
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def rows_of(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A file's rows, and what it says of itself."""
     with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-        rows: list[dict[str, Any]] = parquet.read().to_pylist()
-    return rows
+        return parquet.read().to_pylist(), json.loads(parquet.metadata.metadata[b"etl.manifest"])
 
 
 def said_in_the_footer(path: Path) -> dict[str, Any]:
-    with pq.ParquetFile(path) as parquet:
-        said: dict[str, Any] = json.loads(parquet.metadata.metadata[b"etl.manifest"])
-    return said
+    return rows_of(path)[1]
 
 
 def seen_by_a_reader(archive: Archive, dataset: str = "cdrs") -> list[dict[str, Any]]:

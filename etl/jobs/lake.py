@@ -315,12 +315,10 @@ def _verdict(books: Books, partition: int | None, in_file: int | None) -> tuple[
         return "unequal", "Postgres doesn't hold what the ledger says"
     if revision is None:
         return ("unequal", "a file that these books don't know") if in_file is not None else ("not exported", "")
-    if not revision.published:
-        return "to export", "its last export was left half-way, or is at work"
-    if in_file != revision.rows:
+    if revision.published and in_file != revision.rows:
         return "unequal", "the file doesn't hold what the books say"
-    if changed(books):
-        return "to export", "changed since its last export"
+    if changed(books) or not revision.published:
+        return "to export", "changed since its last export" if changed(books) else "its last export is half-way"
     if in_file != books.rows:
         return "unequal", "exported by force, though the books didn't balance"
     return ("in the lake only" if forgotten else "equal"), ""
