@@ -202,7 +202,7 @@ def reconcile(
         found = []
         with _progress("reconciling", work, as_json) as told:
             for each, books in work:
-                found.append(lake.compare(each, books))
+                found.append(lake.compare(each, books.day))
                 told(books.rows)
     if as_json:
         typer.echo(json.dumps({"days": [asdict(each) for each in found]}, default=str))

@@ -103,16 +103,16 @@ class Lake:
             return books
         return (books or [Books(dataset.name, day, 0, 0, None)]) if self._target.manifest(dataset, day) else []
 
-    def compare(self, dataset: Dataset, books: Books) -> Comparison:
-        """What each book says of a day, side by side."""
-        partition = days.count_rows(self._engine, dataset.table, books.day)
+    def compare(self, dataset: Dataset, day: date) -> Comparison:
+        """What each book says of a day, side by side, whoever is at work there."""
+        books, partition = days.look(self._engine, dataset.table, day)
         try:
-            in_file = verify.count_rows(self._target, dataset, books.day)
+            in_file = verify.count_rows(self._target, dataset, day)
         except LakeError as error:
-            return Comparison(books.dataset, books.day, books.rows, partition, None, "unreadable", str(error))
-        return Comparison(
-            books.dataset, books.day, books.rows, partition, in_file, *_verdict(books, partition, in_file)
-        )
+            return Comparison(dataset.name, day, books.rows, partition, None, "unreadable", str(error))
+        if days.look(self._engine, dataset.table, day)[0].revision != books.revision:
+            return self.compare(dataset, day)  # the file may be another one by now
+        return Comparison(dataset.name, day, books.rows, partition, in_file, *_verdict(books, partition, in_file))
 
     def export(self, dataset: Dataset, day: date, told: Told, force: bool = False) -> Outcome:
         """Bring the lake's revision of the day up to date. With `force` although nothing changed, and although rows
@@ -319,10 +319,10 @@ def _verdict(books: Books, partition: int | None, in_file: int | None) -> tuple[
         return "unequal", "Postgres doesn't hold what the ledger says"
     if revision is None:
         return ("unequal", "a file that these books don't know") if in_file is not None else ("not exported", "")
-    if in_file != revision.rows:
+    if revision.published and in_file != revision.rows:
         return "unequal", "the file doesn't hold what the books say"
-    if changed(books):
-        return "to export", "changed since its last export"
+    if changed(books) or not revision.published:
+        return "to export", "changed since its last export" if changed(books) else "its last export is half-way"
     if in_file != books.rows:
         return "unequal", "exported by force, though the books didn't balance"
     return ("in the lake only" if forgotten else "equal"), ""

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from etl.store import load_back
 from etl.store.connection import translated
@@ -188,12 +188,15 @@ def books(engine: sa.Engine, table: sa.Table, first: date, last: date) -> list[B
         return [each for each in _books(connection, table.name, first, last) if each.entries or each.revision]
 
 
-def count_rows(engine: sa.Engine, table: sa.Table, day: date) -> int | None:
-    """The rows of the day's partition; None if there is no partition. Raises `Outage`."""
-    with translated(), engine.connect() as connection:
+def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[Books, int | None]:
+    """The books of a day and, at the same moment, the rows of its partition; None if there is none. Raises `Outage`."""
+    with translated(), engine.connect() as connection, connection.begin():
+        connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        connection.execute(sa.text(f"LOCK TABLE ONLY {table.name} IN ACCESS SHARE MODE"))  # no partition goes meanwhile
+        books = next(_books(connection, table.name, day, day))
         if connection.scalar(sa.select(sa.func.to_regclass(name_of(table, day)))) is None:
-            return None
-        return int(connection.scalar(sa.text(f"SELECT count(*) FROM {name_of(table, day)}")) or 0)  # noqa: S608
+            return books, None
+        return books, int(connection.scalar(sa.text(f"SELECT count(*) FROM {name_of(table, day)}")) or 0)  # noqa: S608
 
 
 def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[Books]:
@@ -205,7 +208,7 @@ def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> 
     )
     latest = (
         sa.select(exports)
-        .distinct(exports.c.day)
+        .ext(distinct_on(exports.c.day))
         .where(exports.c.dataset == dataset, exports.c.day.between(first, last))
         .order_by(exports.c.day, exports.c.revision.desc())
     )

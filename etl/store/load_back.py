@@ -64,9 +64,9 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
     """Bring the staged rows into the day's partition, which must exist."""
     kind, staged = _KINDS[table.name], _staging(table, staging)
     # 1. The newer versions step aside, …
-    same = sa.and_(*(table.c[name] == staged.c[name] for name in kind.key))
+    same = sa.and_(*(table.c[name] == _typed(table, staged, name) for name in kind.key))
     day_column = next(iter(table.c))
-    newer = sa.and_(day_column == day, same, table.c.batch_id != sa.cast(staged.c.batch_id, sa.Uuid))
+    newer = sa.and_(day_column == day, same, table.c.batch_id != _typed(table, staged, "batch_id"))
     waiting = [
         _row(kind, row)
         for row in connection.execute(sa.select(*(_readable(table.c[name]) for name in kind.row._fields)).where(newer))
@@ -128,7 +128,7 @@ def try_out(connection: sa.Connection, table: sa.Table, staging: str) -> int:
 def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableClause, staging: str) -> int:
     """Those of the staged rows that aren't there; returns how many."""
     staged = _staging(table, staging)
-    values = sa.select(*(sa.cast(staged.c[c.name], c.type) for c in table.c))
+    values = sa.select(*(_typed(table, staged, c.name) for c in table.c))
     inserting = insert(target).from_select(table.c.keys(), values).on_conflict_do_nothing()
     return connection.execute(inserting.execution_options(preserve_rowcount=True)).rowcount
 
@@ -146,6 +146,11 @@ def _staging(table: sa.Table, name: str) -> sa.Table:
         *(sa.Column(c.name, sa.Text() if isinstance(c.type, as_text) else c.type) for c in table.c),
         prefixes=["UNLOGGED"],
     )
+
+
+def _typed(table: sa.Table, staged: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    """What is staged as text, as the archive has it."""
+    return sa.cast(staged.c[name], table.c[name].type)
 
 
 def _readable(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,10 +30,10 @@ _IN_THE_LEDGER = sa.select(sa.exists().where(load_batches.c.batch_id == sa.bindp
 class Mishap:
     """What happens, and where. `nothing` never happens."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, steps: Sequence[str] = STEPS) -> None:
         kind, _, self._step = what.partition(":")
         self._signal = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "nothing": None}[kind]
-        assert self._signal is None or self._step in STEPS
+        assert self._signal is None or self._step in steps
 
     def arrived_at(self, step: str) -> None:
         if step == self._step and self._signal is not None:

@@ -1,0 +1,195 @@
+"""kill -9 at every step between Postgres and the lake: each row is always in one of them, a reader always sees one
+whole revision, and the next run comes right without help (promises 3, 6 and 7)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.lake_child import BRING_BACK, EXPORT, PRUNE
+from tests.lake import (
+    DAY,
+    assert_comes_right,
+    assert_nothing_half_written_is_read,
+    export,
+    export_and_prune,
+    heard,
+    in_file,
+    in_postgres,
+    load,
+    refs,
+    restore,
+    revision,
+    seen_by_a_reader,
+    wait_until_nobody_is_left,
+    with_lake,
+)
+from tests.world import Archive, cdr
+
+KILLED = -signal.SIGKILL
+CHILD = Path(__file__).with_name("lake_child.py")
+EVERYONE = ["1", "2", "3", "4"]
+
+
+class Nursery:
+    """Where short-lived processes come from: see `lake_child.py`."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def kill_at(self, archive: Archive, step: str, *arguments: str) -> None:
+        """A real `etl`, dead at this step."""
+        life = {"step": step, "arguments": arguments, "environment": archive.environment(), "log": str(self._log)}
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(life) + "\n")
+        self._process.stdin.flush()
+        assert int(self._process.stdout.readline()) == KILLED, self._log.read_text()
+        wait_until_nobody_is_left(archive)
+
+
+@pytest.fixture(scope="session")
+def nursery(session_folder: Path) -> Iterator[Nursery]:
+    with subprocess.Popen(
+        [sys.executable, str(CHILD)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Nursery(process, session_folder / "killed.log")
+
+
+@pytest.fixture(autouse=True)
+def folder(archive: Archive, tmp_path: Path) -> None:
+    with_lake(archive, tmp_path / "lake")
+
+
+def never_exported(archive: Archive) -> None:
+    load(archive, *(cdr(n) for n in EVERYONE))
+
+
+def exported_and_changed(archive: Archive) -> None:
+    load(archive, cdr(1), cdr(2, call_time=7), cdr(3))
+    export(archive)
+    load(archive, cdr(4), cdr(2))
+
+
+def dropped_and_changed(archive: Archive) -> None:
+    """A new call, a contradiction, a completion and one that says nothing new arrive after Postgres forgot the day."""
+    load(archive, cdr(1), cdr(2, call_time=7), cdr(3))
+    export_and_prune(archive)
+    load(archive, cdr(4), cdr(2), cdr(3, hold_time=5), cdr(1))
+
+
+def assert_no_row_is_nowhere(archive: Archive) -> None:
+    assert sorted({*refs(in_postgres(archive)), *refs(in_file(archive))}) == EVERYONE
+
+
+def assert_all_are_there(archive: Archive) -> None:
+    assert_comes_right(archive)
+    assert refs(in_file(archive)) == EVERYONE
+    assert {row["call_time"] for row in in_file(archive)} == {41}  # what was said last
+
+
+# The steps in between are those of the next test, too.
+@pytest.mark.parametrize("step", ["draft_half_written", "before_publish", "after_publish"])
+@pytest.mark.parametrize("given", [never_exported, exported_and_changed])
+def test_an_exporter_killed_at_this_step_leaves_one_whole_revision_and_the_next_one_comes_right(
+    archive: Archive, nursery: Nursery, given: Callable[[Archive], None], step: str
+) -> None:
+    given(archive)
+    before = refs(in_file(archive))
+
+    nursery.kill_at(archive, step, "export")
+
+    published = step not in ("draft_half_written", "before_enter", "before_publish")
+    assert refs(in_postgres(archive)) == EVERYONE
+    assert refs(seen_by_a_reader(archive)) == (EVERYONE if published else before)
+    assert_nothing_half_written_is_read(archive)
+    assert_all_are_there(archive)
+
+
+@pytest.mark.parametrize("step", [*BRING_BACK, *EXPORT])
+def test_an_exporter_of_a_dropped_day_killed_at_this_step_loses_neither_old_rows_nor_late_ones(
+    archive: Archive, nursery: Nursery, step: str
+) -> None:
+    dropped_and_changed(archive)
+
+    nursery.kill_at(archive, step, "export")
+
+    published = step in EXPORT[EXPORT.index("after_publish") :]
+    assert refs(seen_by_a_reader(archive)) == (EVERYONE if published else ["1", "2", "3"])
+    assert_no_row_is_nowhere(archive)
+    assert_nothing_half_written_is_read(archive)
+    assert_all_are_there(archive)
+    assert archive.value("SELECT array_agg(call_ref || ' ' || call_time) FROM cdr_revisions") == ["2 7"]
+    assert refs(in_postgres(archive)) == EVERYONE
+
+
+@pytest.mark.parametrize("step", BRING_BACK)
+def test_a_restorer_killed_at_this_step_loses_nothing_and_the_next_one_brings_the_day_back(
+    archive: Archive, nursery: Nursery, step: str
+) -> None:
+    load(archive, *(cdr(n) for n in EVERYONE))
+    export_and_prune(archive)
+
+    nursery.kill_at(archive, step, "restore", "--day", str(DAY))
+
+    assert refs(seen_by_a_reader(archive)) == EVERYONE
+    assert refs(in_postgres(archive)) == (EVERYONE if step == "after_load_back" else [])
+    assert_all_are_there(archive)
+    restore(archive)
+    assert refs(in_postgres(archive)) == EVERYONE
+    assert_all_are_there(archive)
+
+
+@pytest.mark.parametrize("step", PRUNE)
+def test_a_pruner_killed_at_this_step_leaves_the_day_in_postgres_or_forgotten_for_good(
+    archive: Archive, nursery: Nursery, step: str
+) -> None:
+    load(archive, *(cdr(n) for n in EVERYONE))
+    export(archive)
+
+    nursery.kill_at(archive, step, "prune", "--keep-days", "1")
+
+    dropped = step == "after_drop"
+    assert (revision(archive)["dropped_at"] is not None) == dropped
+    assert refs(in_postgres(archive)) == ([] if dropped else EVERYONE)
+    assert refs(seen_by_a_reader(archive)) == EVERYONE
+    assert_all_are_there(archive)
+
+
+@pytest.mark.parametrize(
+    "step", ["staging_half_filled", "before_load_back_commits", "before_publish", "before_confirm"]
+)
+def test_events_of_a_dropped_day_survive_an_exporter_killed_at_this_step(
+    archive: Archive, nursery: Nursery, step: str
+) -> None:
+    load(archive, heard(1), heard(2), key="etl:events")
+    export_and_prune(archive, dataset="audit_events")
+    load(archive, heard(2), heard(3), key="etl:events")
+
+    nursery.kill_at(archive, step, "export")
+
+    assert len(seen_by_a_reader(archive, "audit_events")) == (3 if step == "before_confirm" else 2)
+    assert_comes_right(archive)
+    assert len(in_file(archive, dataset="audit_events")) == 3
+
+
+def test_the_program_itself_comes_right_after_an_exporter_killed_before_it_published(
+    archive: Archive, nursery: Nursery
+) -> None:
+    dropped_and_changed(archive)
+    nursery.kill_at(archive, "before_publish", "export")
+    # In this order each finds what the one before it left.
+    for command in (["reconcile"], ["export"], ["verify", "--deep"], ["reconcile"]):
+        ended = archive.run(*command)
+        assert ended.returncode == 0, (command, ended.stdout, ended.stderr)
+    assert refs(in_file(archive)) == EVERYONE
