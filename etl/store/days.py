@@ -148,10 +148,11 @@ class Day:
                 connection.execute(self._update(revision).values(dropped_at=None))
             return met
 
-    def try_out(self, staging: str) -> int:
-        """How many of the staged rows the archive's own table would take; nothing stays of it."""
+    def try_out(self, staging: str, compare: bool) -> tuple[int, int]:
+        """How many of the staged rows the archive's own table would take and, with `compare`, how many of them or of
+        the day's own have no equal among the others; nothing stays of it."""
         with self._transaction() as connection:
-            return load_back.try_out(connection, self._table, staging)
+            return load_back.try_out(connection, self._table, self.day, staging, compare)
 
     def copy_into(self, schema: str, staging: str) -> int:
         """The staged rows become those of the table of the same name in another schema; how many weren't there yet."""

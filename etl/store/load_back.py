@@ -22,6 +22,8 @@ from etl.wire.times import EPOCH, from_datetime
 
 # For loaders that are in the day just now: none takes longer for a claim.
 _WAIT_MS = 60_000
+# Rows that are merged at once: as in a claim.
+_AT_ONCE = 5_000
 # What correcting entries of the ledger have in place of a source list.
 LAKE = "lake"
 
@@ -66,17 +68,21 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
     # 1. The newer versions step aside, …
     same = sa.and_(*(table.c[name] == _typed(table, staged, name) for name in kind.key))
     day_column = next(iter(table.c))
-    newer = sa.and_(day_column == day, same, table.c.batch_id != _typed(table, staged, "batch_id"))
-    waiting = [
-        _row(kind, row)
-        for row in connection.execute(sa.select(*(_readable(table.c[name]) for name in kind.row._fields)).where(newer))
-    ]
-    connection.execute(sa.delete(table).where(newer))
+    are_newer = sa.and_(day_column == day, same, table.c.batch_id != _typed(table, staged, "batch_id"))
+    newer = _aside(table, kind.row._fields)
+    newer.create(connection)
+    found = sa.select(*(table.c[column.name] for column in newer.c)).where(are_newer)
+    connection.execute(insert(newer).from_select(newer.c.keys(), found))
+    connection.execute(sa.delete(table).where(are_newer))
     # 2. … the older ones take their places, …
     returned = _insert_into(connection, table, table, staging)
     # 3. … and the newer ones arrive once more.
-    merged = kind.merge(connection, waiting) if waiting else None
-    return Met(returned - len(waiting), len(waiting), merged.updated.total() if merged else 0)
+    met = changed = 0
+    waiting = connection.execute(sa.select(*map(_readable, newer.c)), execution_options={"yield_per": _AT_ONCE})
+    for rows in waiting.partitions():
+        met += len(rows)
+        changed += kind.merge(connection, [_row(kind, row) for row in rows]).updated.total()
+    return Met(returned - met, met, changed)
 
 
 def correct_the_ledger(connection: sa.Connection, dataset: str, day: date, met: Met, worker: str) -> None:
@@ -118,11 +124,18 @@ def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: 
     return _insert_into(connection, table, sa.table(table.name, *_columns_of(table), schema=schema), staging)
 
 
-def try_out(connection: sa.Connection, table: sa.Table, staging: str) -> int:
-    """Into a table that goes with the transaction."""
+def try_out(connection: sa.Connection, table: sa.Table, day: date, staging: str, compare: bool) -> tuple[int, int]:
+    """Into a table that goes with the transaction: how many rows there are then and, with `compare`, how many of them
+    and of the day's rows aren't the same in the other."""
     name = f"trying_{table.name}"
     connection.execute(sa.text(f"CREATE TEMPORARY TABLE {name} (LIKE {table.name} INCLUDING ALL) ON COMMIT DROP"))
-    return _insert_into(connection, table, sa.table(name, *_columns_of(table)), staging)
+    trying = sa.table(name, *_columns_of(table))
+    rows = _insert_into(connection, table, trying, staging)
+    if not compare:
+        return rows, 0
+    restored, stored = sa.select(*trying.c), sa.select(*table.c).where(next(iter(table.c)) == day)
+    differing = sa.union_all(restored.except_(stored), stored.except_(restored)).subquery()
+    return rows, connection.scalar(sa.select(sa.func.count()).select_from(differing)) or 0
 
 
 def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableClause, staging: str) -> int:
@@ -135,6 +148,17 @@ def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableCla
 
 def _columns_of(table: sa.Table) -> list[sa.ColumnClause[Any]]:
     return [sa.column(c.name) for c in table.c]
+
+
+def _aside(table: sa.Table, columns: Sequence[str]) -> sa.Table:
+    """A table of this transaction's."""
+    return sa.Table(
+        f"newer_{table.name}",
+        sa.MetaData(),
+        *(sa.Column(name, table.c[name].type) for name in columns),
+        prefixes=["TEMPORARY"],
+        postgresql_on_commit="DROP",
+    )
 
 
 def _staging(table: sa.Table, name: str) -> sa.Table:
