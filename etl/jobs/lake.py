@@ -211,7 +211,8 @@ class Lake:
                     f" `etl restore --dataset {dataset.name} --day {held.day}` brings back what the lake has,"
                     " --force exports what is there"
                 )
-            if known and known.sha256 == about.sha256:
+            # Unless somebody did something to them, in the lake.
+            if known and known.sha256 == about.sha256 and not verify.shallow(self._target, dataset, about):
                 return _outcome(books, "unchanged", why="the same bytes again")
             revision = _revision(about, self._target.url)
             held.enter(revision)
@@ -246,6 +247,11 @@ class Lake:
                 f"{self._target.path(dataset, held.day)} is revision {beside.revision}, and these books know"
                 f" {f'revision {known.revision}, which is another' if known else 'none'}: is it another archive's, or"
                 f" was Postgres set back? `etl restore --dataset {dataset.name} --day {held.day}` takes its rows over"
+            )
+        if beside is None and known is None and self._target.exists(dataset, held.day):
+            raise LakeError(
+                f"{self._target.path(dataset, held.day)}: these books know of no such file, and no manifest says what"
+                " it is: look whose it is, and move it away"
             )
         if known and known.entries > books.entries:
             raise LakeError(
