@@ -329,6 +329,22 @@ def test_if_a_loader_is_about_to_commit_into_the_day_then_it_stays(
     assert_comes_right(archive)
 
 
+def test_if_a_loader_commits_while_the_pruner_waits_for_it_then_the_day_stays(archive: Archive) -> None:
+    load(archive, cdr(1))
+    export(archive)
+    archive.push(cdr(2))
+    with ThreadPoolExecutor() as pool, closed_gate(archive) as gate:
+        loading = pool.submit(archive.load)
+        gate.wait_for(arrivals=1)
+        pruning = pool.submit(prune, archive)
+        eventually(lambda: somebody_waits(archive) or pruning.done())
+        gate.open()
+        loading.result()
+        assert pruning.result().what == "kept"
+    assert refs(in_postgres(archive)) == ["1", "2"]
+    assert_comes_right(archive)
+
+
 def test_a_loader_that_waits_for_the_drop_loads_into_the_day_anew(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
