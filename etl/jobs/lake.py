@@ -195,6 +195,8 @@ class Lake:
 
     def _drop(self, held: Day, dataset: Dataset, books: Books) -> Outcome:
         revision = self._revision_in_the_lake(held, dataset)
+        if revision != books.revision:
+            raise LakeError(f"{self._target.path(dataset, held.day)} is revision {revision.revision}, unknown here")
         if found := verify.shallow(self._target, dataset, _manifest(revision)) or self._deep(held, dataset)[1]:
             return _outcome(books, "failed", why="the file isn't what Postgres holds", differences=found)
         try:
@@ -219,7 +221,8 @@ class Lake:
                     f" `etl restore --dataset {dataset.name} --day {held.day}` brings back what the lake has,"
                     " --force exports what is there"
                 )
-            if known and known.sha256 == about.sha256:
+            # Unless somebody did something to them, in the lake.
+            if known and known.sha256 == about.sha256 and not verify.shallow(self._target, dataset, about):
                 return _outcome(books, "unchanged", why="the same bytes again")
             revision = _revision(about, self._target.url)
             held.enter(revision)
@@ -255,6 +258,11 @@ class Lake:
                 f" {f'revision {known.revision}, which is another' if known else 'none'}: is it another archive's, or"
                 f" was Postgres set back? `etl restore --dataset {dataset.name} --day {held.day}` takes its rows over"
             )
+        if beside is None and known is None and self._target.exists(dataset, held.day):
+            raise LakeError(
+                f"{self._target.path(dataset, held.day)}: these books know of no such file, and no manifest says what"
+                " it is: look whose it is, and move it away"
+            )
         if known and known.entries > books.entries:
             raise LakeError(
                 f"{dataset.name} {held.day}: revision {known.revision} contains {known.entries} ledger entries, and"
@@ -262,23 +270,24 @@ class Lake:
             )
 
     def _revision_in_the_lake(self, held: Day, dataset: Dataset) -> Revision:
-        """The revision that lies in the lake; entered now, if these books didn't know it."""
+        """The revision that lies in the lake, whether or not these books know it."""
         known = held.books().revision
         beside = self._target.manifest(dataset, held.day)
+        place = self._target.path(dataset, held.day)
         if beside is None or (known and _manifest(known) == beside):
             if known is None:
-                raise LakeError(f"{self._target.path(dataset, held.day)}: there is no such revision")
+                raise LakeError(f"{place}: there is no such revision")
             return known
         if known and known.revision >= beside.revision:
             raise LakeError(
-                f"{self._target.path(dataset, held.day)} is revision {beside.revision}, and the books know revision"
-                f" {known.revision}, which is another: see `etl verify --dataset {dataset.name} --day {held.day}`"
+                f"{place} is revision {beside.revision}, and the books know revision {known.revision}, which is"
+                f" another: see `etl verify --dataset {dataset.name} --day {held.day}`"
             )
-        revision = _revision(beside, self._target.url)
-        self._check_file(dataset, revision)
-        held.enter(revision)
-        held.confirm(revision)
-        return revision
+        # The books can't vouch for the manifest: the file must.
+        if found := verify.shallow(self._target, dataset, beside):
+            differing = ", ".join(difference.what for difference in found)
+            raise LakeError(f"{place} isn't what the manifest beside it says, and the books don't know it: {differing}")
+        return _revision(beside, self._target.url)
 
     def _bring_back(self, held: Day, dataset: Dataset, revision: Revision, told: Told) -> int:
         self._check_file(dataset, revision)

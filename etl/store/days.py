@@ -90,12 +90,8 @@ class Day:
 
     def enter(self, revision: Revision) -> None:
         """The next thing that happens is the publication of this revision. It may be entered again."""
-        row: dict[str, Any] = asdict(revision)
-        del row["published"], row["dropped"]
         with self._transaction() as connection:
-            entered = insert(exports).values(row)
-            again = {name: entered.excluded[name] for name in row} | {"exported_at": sa.func.now()}
-            connection.execute(entered.on_conflict_do_update(index_elements=exports.primary_key, set_=again))
+            _enter(connection, revision)
 
     def confirm(self, revision: Revision) -> None:
         """The revision is in its place."""
@@ -136,15 +132,30 @@ class Day:
 
     def load_back(self, staging: str, revision: Revision, worker: str) -> Met:
         """The staged rows of the lake's revision join those that are in Postgres, which are newer. Nothing happens if
-        Postgres has all that the ledger knows of."""
+        Postgres has all that the ledger knows of.
+
+        If these books don't know the revision, they do from now on. Then either version of a row may be the newer one,
+        and the ledger is led beyond what the revision contains: the next export makes the next one.
+        """
         with self._transaction() as connection:
             rows = load_back.keep_loaders_out(connection, self._table, self.day)
             books = next(_books(connection, self._table.name, self.day, self.day))
-            if not revision.dropped and rows == books.rows:
+            known = books.revision
+            unknown = known is None or (known.revision, known.sha256) != (revision.revision, revision.sha256)
+            if not unknown and not revision.dropped and rows == books.rows:
                 return Met(0, 0, 0)
-            met = load_back.load_back(connection, self._table, self.day, staging)
-            if revision.dropped:
-                load_back.correct_the_ledger(connection, self._table.name, self.day, met, worker)
+            met = load_back.load_back(connection, self._table, self.day, staging, either_is_newer=unknown)
+            if unknown:
+                _enter(connection, revision)
+                connection.execute(self._update(revision).values(published_at=sa.func.now()))
+                counted = known.rows if known and known.dropped else 0
+                entries = max(1, revision.entries + 1 - books.entries)
+                load_back.correct_the_ledger(
+                    connection, self._table.name, self.day, met, worker, met.returned - counted, entries
+                )
+            elif revision.dropped:
+                if met.met:  # while the day was away, they were counted as new
+                    load_back.correct_the_ledger(connection, self._table.name, self.day, met, worker, -met.met)
                 connection.execute(self._update(revision).values(dropped_at=None))
             return met
 
@@ -198,6 +209,14 @@ def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[Books, int | No
         if connection.scalar(sa.select(sa.func.to_regclass(name_of(table, day)))) is None:
             return books, None
         return books, int(connection.scalar(sa.text(f"SELECT count(*) FROM {name_of(table, day)}")) or 0)  # noqa: S608
+
+
+def _enter(connection: sa.Connection, revision: Revision) -> None:
+    row: dict[str, Any] = asdict(revision)
+    del row["published"], row["dropped"]
+    entered = insert(exports).values(row)
+    again = {name: entered.excluded[name] for name in row} | {"exported_at": sa.func.now()}
+    connection.execute(entered.on_conflict_do_update(index_elements=exports.primary_key, set_=again))
 
 
 def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[Books]:

@@ -41,11 +41,15 @@ class Met:
 @dataclass(frozen=True, slots=True)
 class _Kind:
     key: tuple[str, ...]
+    version: tuple[str, ...]  # what two versions of a row differ in
     row: type[Cdr] | type[Event]
     merge: Callable[[sa.Connection, Sequence[Any]], Merged]
 
 
-_KINDS = {"cdrs": _Kind(CDR_KEY, Cdr, merge_cdrs), "audit_events": _Kind(EVENT_KEY, Event, add_events)}
+_KINDS = {
+    "cdrs": _Kind(CDR_KEY, ("batch_id", "loaded_at"), Cdr, merge_cdrs),
+    "audit_events": _Kind(EVENT_KEY, ("batch_id",), Event, add_events),
+}
 
 
 def make_staging(connection: sa.Connection, table: sa.Table, name: str) -> None:
@@ -62,58 +66,58 @@ def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> i
     return int(connection.scalar(sa.text(f"SELECT count(*) FROM {partition}")) or 0)  # noqa: S608
 
 
-def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: str) -> Met:
-    """Bring the staged rows into the day's partition, which must exist."""
+def load_back(
+    connection: sa.Connection, table: sa.Table, day: date, staging: str, either_is_newer: bool = False
+) -> Met:
+    """Bring the staged rows into the day's partition, which must exist. What it has of them already is newer, unless
+    `either_is_newer`: then the time at which a version was written decides."""
     kind, staged = _KINDS[table.name], _staging(table, staging)
+    typed = {c.name: _typed(table, staged, c.name) for c in table.c}
+    both = sa.and_(
+        next(iter(table.c)) == day,
+        *(table.c[name] == typed[name] for name in kind.key),
+        sa.or_(*(table.c[name] != typed[name] for name in kind.version)),
+    )
+    older = both & (table.c.loaded_at < typed["loaded_at"]) if either_is_newer and "loaded_at" in typed else sa.false()
+    newer = both & ~older
     # 1. The newer versions step aside, …
-    same = sa.and_(*(table.c[name] == _typed(table, staged, name) for name in kind.key))
-    day_column = next(iter(table.c))
-    are_newer = sa.and_(day_column == day, same, table.c.batch_id != _typed(table, staged, "batch_id"))
-    newer = _aside(table, kind.row._fields)
-    newer.create(connection)
-    found = sa.select(*(table.c[column.name] for column in newer.c)).where(are_newer)
-    connection.execute(insert(newer).from_select(newer.c.keys(), found))
-    connection.execute(sa.delete(table).where(are_newer))
+    aside = _aside(table, kind.row._fields)
+    aside.create(connection)
+    _insert(connection, aside, sa.select(*(table.c[name] for name in kind.row._fields)).where(newer))
+    _insert(connection, aside, sa.select(*(typed[name] for name in kind.row._fields)).where(older))
+    deleted = connection.execute(sa.delete(table).where(newer).execution_options(preserve_rowcount=True)).rowcount
     # 2. … the older ones take their places, …
     returned = _insert_into(connection, table, table, staging)
     # 3. … and the newer ones arrive once more.
     met = changed = 0
-    waiting = connection.execute(sa.select(*map(_readable, newer.c)), execution_options={"yield_per": _AT_ONCE})
+    waiting = connection.execute(sa.select(*map(_readable, aside.c)), execution_options={"yield_per": _AT_ONCE})
     for rows in waiting.partitions():
         met += len(rows)
         changed += kind.merge(connection, [_row(kind, row) for row in rows]).updated.total()
-    return Met(returned - met, met, changed)
+    return Met(returned - deleted, met, changed)
 
 
-def correct_the_ledger(connection: sa.Connection, dataset: str, day: date, met: Met, worker: str) -> None:
-    """While the day was away, rows that met an older version now were counted as new. An entry of its own says so; the
-    ledger itself never changes."""
-    if not met.met:
-        return
+def correct_the_ledger(
+    connection: sa.Connection, dataset: str, day: date, met: Met, worker: str, inserted: int, entries: int = 1
+) -> None:
+    """So many rows more, or less, than were counted: an entry of its own says so, for the ledger itself never changes.
+    If more `entries` than one are wanted, the others are empty."""
     now = datetime.now(UTC)
-    batch_id = uuid7(int(now.timestamp() * 1_000))
     is_cdrs = dataset == "cdrs"
-    entry = {
-        "batch_id": batch_id,
-        "worker": worker,
-        "source_key": LAKE,
-        "claimed": 0,
-        "inserted": -met.met if is_cdrs else 0,
+    first = {
+        "claimed": inserted + met.met,
+        "inserted": inserted if is_cdrs else 0,
         "updated": met.changed if is_cdrs else 0,
         "unchanged": met.met - met.changed,
-        "events": 0 if is_cdrs else -met.met,
-        "dead": 0,
-        "claimed_at": now,
+        "events": 0 if is_cdrs else inserted,
     }
-    connection.execute(insert(load_batches).values(entry))
-    of_the_day = {
-        "batch_id": batch_id,
-        "dataset": dataset,
-        "day": day,
-        "inserted": -met.met,
-        "updated": met.changed,
-    }
-    connection.execute(insert(load_batch_days).values(of_the_day))
+    for number in range(entries):
+        batch_id = uuid7(int(now.timestamp() * 1_000))
+        counts = first if number == 0 else dict.fromkeys(first, 0)
+        entry = {"batch_id": batch_id, "worker": worker, "source_key": LAKE, "dead": 0, "claimed_at": now, **counts}
+        connection.execute(insert(load_batches).values(entry))
+        of_the_day = {"inserted": inserted, "updated": met.changed} if number == 0 else {"inserted": 0, "updated": 0}
+        connection.execute(insert(load_batch_days).values(batch_id=batch_id, dataset=dataset, day=day, **of_the_day))
 
 
 def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: str) -> int:
@@ -144,6 +148,10 @@ def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableCla
     values = sa.select(*(_typed(table, staged, c.name) for c in table.c))
     inserting = insert(target).from_select(table.c.keys(), values).on_conflict_do_nothing()
     return connection.execute(inserting.execution_options(preserve_rowcount=True)).rowcount
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: sa.Select[Any]) -> None:
+    connection.execute(insert(table).from_select([column.name for column in table.c], rows))
 
 
 def _columns_of(table: sa.Table) -> list[sa.ColumnClause[Any]]:

@@ -61,7 +61,8 @@ def lay(mishap: Mishap) -> None:
     def bring(*arguments: Any, original: Any = restore.bring) -> Any:
         return original(*arguments[:-1], lambda _: mishap.arrived_at("staging_half_filled"))
 
-    export.write, restore.bring, target._sync = write, bring, sync
+    export.write, target._sync = write, sync
+    restore.bring = bring  # type: ignore[assignment]
     wrap(Day, "enter", before="before_enter")
     wrap(Target, "publish", before="before_publish", after="after_publish")
     wrap(Day, "confirm", before="before_confirm", after="after_confirm")
