@@ -203,8 +203,10 @@ def dropped_with_late_ones(archive: Archive) -> None:
     load(archive, cdr(2, call_time=6, hold_time=None, note="y"), cdr(4))
 
 
-@pytest.mark.parametrize("then_dropped", [False, True], ids=["", "and dropped"])
-@pytest.mark.parametrize("state", [before_any_export, export, dropped, dropped_with_late_ones])
+@pytest.mark.parametrize(
+    ("state", "then_dropped"),
+    [(before_any_export, False), (export, True), (dropped, False), (dropped_with_late_ones, True)],
+)
 def test_given_postgres_set_back_the_day_is_not_exported_until_its_rows_are_taken_over(
     archive: Archive, postgres: PrivatePostgres, state: Callable[[Archive], object], then_dropped: bool
 ) -> None:

@@ -194,7 +194,7 @@ A, B = (False, 1, {"call_time": 7}), (True, 1, {"call_time": 41, "note": "x"})
 
 @example(taken=[[A], "export", "prune", [B], [A], "export"])
 @example(taken=[[B, A], "export", "prune", [A], "restore", [B], "prune", [A, B]])
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(taken=steps)
 def test_whatever_is_dropped_in_between_the_file_ends_as_if_nothing_had_been(
     archive: Archive, writer: Writer, opened: Lake, taken: list[Any]
