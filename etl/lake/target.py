@@ -60,8 +60,8 @@ class Target:
             try:
                 yield aside
             finally:
-                aside.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # on a read-only disk even what isn't there can't be removed
+                    aside.unlink(missing_ok=True)
                     folder.rmdir()  # only if nothing was ever published
         else:
             with tempfile.TemporaryDirectory(prefix="etl-") as folder_name:
