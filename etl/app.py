@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from types import FrameType
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from etl import logs
@@ -26,10 +27,8 @@ from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
-from etl.jobs.lake import Lake
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
-from etl.lake.target import Target
 from etl.settings import Settings, redacted
 from etl.store import connection as store
 from etl.store import schema, sessions
@@ -38,6 +37,9 @@ from etl.store.writer import Books, Writer
 from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.ids import uuid7
 from etl.wire.times import from_datetime
+
+if TYPE_CHECKING:
+    from etl.jobs.lake import Lake
 
 # A run that ends by itself doesn't wait longer than this for a store; one that follows waits for ever.
 DRAIN_PATIENCE_SECONDS = 30.0
@@ -160,8 +162,12 @@ def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
 
 
 @contextlib.contextmanager
-def lake(settings: Settings) -> Iterator[Lake]:
+def lake(settings: Settings) -> Iterator["Lake"]:
     """The archive's lake. Raises `Outage` and `ConfigurationError`."""
+    # pyarrow and its drivers take longer to import than all the rest, and those who load need none of them.
+    from etl.jobs.lake import Lake  # noqa: PLC0415
+    from etl.lake.target import Target  # noqa: PLC0415
+
     target = Target(settings.export_url)
     with engine_of(settings) as engine:
         schema.check(engine)
