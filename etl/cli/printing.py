@@ -13,6 +13,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from etl.store.writer import Books
 
@@ -77,7 +78,8 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         if all(isinstance(row[index], int | Decimal | None) for row in rows):
             column.justify = "right"
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        # As text, since an error's "[Errno 28]" isn't meant for Rich.
+        table.add_row(*("" if value is None else Text(str(value)) for value in row))
     out.print(table)
 
 

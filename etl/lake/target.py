@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -29,6 +29,9 @@ DATA, MANIFEST = "part-0.parquet", "_manifest.json"
 _ASIDE = ".part-0.parquet.tmp"
 # Seconds. A store that hangs must not hang us: each attempt of a request is given this long.
 CONNECT_TIMEOUT, REQUEST_TIMEOUT, ATTEMPTS = 5.0, 30.0, 3
+# The same for Google's, which has one limit for all attempts together; its own default is a quarter of an hour.
+GOOGLE_TIMEOUT = 90.0
+_SCHEMES = ("file", "s3", "gs", "abfs")
 # Options of an s3:// URL, as pyarrow names them.
 _S3_OPTIONS = frozenset({"region", "endpoint_override", "scheme", "access_key", "secret_key", "session_token"})
 
@@ -38,8 +41,8 @@ class Target:
 
     def __init__(self, url: str) -> None:
         """Raises `ConfigurationError` for a URL that names no place."""
-        self.url = _without_secrets(url)
         self._fs, self._root = _open(url)
+        self.url = _without_secrets(url)
         self.is_local = isinstance(self._fs, fs.LocalFileSystem)
 
     def path(self, dataset: Dataset, day: date) -> str:
@@ -57,8 +60,8 @@ class Target:
             try:
                 yield aside
             finally:
-                aside.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # on a read-only disk even what isn't there can't be removed
+                    aside.unlink(missing_ok=True)
                     folder.rmdir()  # only if nothing was ever published
         else:
             with tempfile.TemporaryDirectory(prefix="etl-") as folder_name:
@@ -148,24 +151,32 @@ class Target:
 
 
 def _open(url: str) -> tuple[fs.FileSystem, str]:
-    parts = urlsplit(url)
+    """The file system, and the root in it."""
     try:
+        parts = urlsplit(url)
         if not parts.scheme:
             return fs.LocalFileSystem(), str(Path(url).absolute())
+        if parts.scheme not in _SCHEMES:
+            raise _wrong(f"there is no {parts.scheme}://, but a path, {', '.join(f'{each}://' for each in _SCHEMES)}")
+        if parts.scheme != "file" and not parts.netloc:
+            raise _wrong(f"{parts.scheme}:// lacks the name of a bucket")
         if parts.scheme == "s3":
-            return _s3(parts.netloc, parts.path, dict(parse_qsl(parts.query)))
+            return _s3(parts, dict(parse_qsl(parts.query)))
+        if parts.scheme == "gs" and "retry_limit_seconds" not in dict(parse_qsl(parts.query)):
+            url += f"{'&' if parts.query else '?'}retry_limit_seconds={GOOGLE_TIMEOUT:.0f}"
         opened, root = fs.FileSystem.from_uri(url)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise ConfigurationError(f"ETL_EXPORT_URL names no place: {_one_line(error)}") from None
-    return opened, root.rstrip("/")
+    except (ValueError, pa.ArrowException, OSError) as error:
+        raise _wrong(_one_line(error).replace(url, "…")) from None  # it may hold a password
+    return opened, root.rstrip("/") if isinstance(opened, fs.LocalFileSystem) else root.strip("/")
 
 
-def _s3(bucket: str, path: str, options: dict[str, str]) -> tuple[fs.FileSystem, str]:
+def _s3(parts: SplitResult, options: dict[str, str]) -> tuple[fs.FileSystem, str]:
     """Credentials come from the environment, as for all programs that use S3."""
+    if "@" in parts.netloc:
+        raise _wrong("credentials belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if unknown := options.keys() - _S3_OPTIONS:
-        raise ConfigurationError(
-            f"ETL_EXPORT_URL has options that S3 doesn't know: {', '.join(sorted(unknown))};"
-            f" there are {', '.join(sorted(_S3_OPTIONS))}"
+        raise _wrong(
+            f"S3 doesn't know the options {', '.join(sorted(unknown))}; there are {', '.join(sorted(_S3_OPTIONS))}"
         )
     opened = fs.S3FileSystem(
         **options,
@@ -173,13 +184,21 @@ def _s3(bucket: str, path: str, options: dict[str, str]) -> tuple[fs.FileSystem,
         request_timeout=REQUEST_TIMEOUT,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )
-    return opened, f"{bucket}{path}".rstrip("/")
+    return opened, f"{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _wrong(why: str) -> ConfigurationError:
+    return ConfigurationError(f"ETL_EXPORT_URL names no place: {why}")
 
 
 def _without_secrets(url: str) -> str:
+    """Neither password nor options, of which some are secrets."""
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else str(Path(url).absolute())
+    if not parts.scheme:
+        return str(Path(url).absolute())
+    user, _, host = parts.netloc.rpartition("@")
+    name = user.partition(":")[0]
+    return f"{parts.scheme}://{f'{name}@' if name else ''}{host}{parts.path}"
 
 
 def _sync(path: Path) -> None:
