@@ -2,8 +2,9 @@
 
 The limit is `COPY (SELECT …) TO STDOUT (FORMAT binary)` of the day, discarded: once as the rows lie, once in the
 lake's order, which Postgres has to sort. What others would write: DuckDB with its Postgres extension (if it can be
-had), Polars with ConnectorX (if installed), a plain server-side cursor with pyarrow. Each way runs in a process of its
-own, timed without its imports, so that its peak of memory is its own; the ways are interleaved.
+had), Polars with ADBC (ConnectorX doesn't speak to a unix socket), a plain server-side cursor with pyarrow. Each way
+runs in a process of its own, timed without its imports, so that its peak of memory is its own; the ways are
+interleaved.
 """
 
 import argparse
@@ -94,10 +95,10 @@ with psycopg.connect(uri) as connection, connection.cursor("rows") as cursor:
 """,
 )
 _POLARS = (
-    "import polars, connectorx\nfrom etl.lake.datasets import DATASETS",
+    "import polars, adbc_driver_postgresql\nfrom etl.lake.datasets import DATASETS",
     """
 query = DATASETS["cdrs"].query(day)
-polars.read_database_uri(query, uri, engine="connectorx").write_parquet(folder / "polars.parquet", compression="zstd")
+polars.read_database_uri(query, uri, engine="adbc").write_parquet(folder / "polars.parquet", compression="zstd")
 """,
 )
 _DUCKDB = (
@@ -120,7 +121,7 @@ WAYS = {
     "etl export": _LAKE,
     "etl export, verify --deep": (_LAKE[0], _LAKE[1] + _DEEP),
     "psycopg cursor, pyarrow": _CURSOR,
-    "Polars, ConnectorX": _POLARS,
+    "Polars, ADBC": _POLARS,
     "DuckDB": _DUCKDB,
 }
 
