@@ -16,7 +16,7 @@ from etl.cli import AsJson, Config, app
     epilog="Examples: [bold]etl simulate --cdrs 1000 --rate 50[/bold] · "
     "[bold]etl simulate --cdrs 100000 --dialect both --duplicates 0.05 --broken 0.001 --days 7[/bold]"
 )
-def simulate(  # noqa: PLR0913, PLR0917 (as many as there are options)
+def simulate(
     config: Config = None,
     cdrs: Annotated[int, typer.Option(min=0, help="Distinct calls.")] = 1_000,
     rate: Annotated[

@@ -1,0 +1,197 @@
+"""`etl dead`: the messages that could not be understood or stored."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etl.cli import AsJson, Config, app
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from etl.store.connection import Engine
+    from etl.store.dead_letters import Letter, Wanted
+
+dead = typer.Typer(
+    help="Dead letters: messages that could not be understood or stored, kept byte for byte. None is ever deleted.",
+    epilog="Example: [bold]etl dead list --reason missing_field[/bold]",
+    no_args_is_help=True,
+)
+app.add_typer(dead, name="dead")
+
+Reason = Annotated[str | None, typer.Option(help="Only of this reason, like not_json.", show_default=False)]
+SourceKey = Annotated[str | None, typer.Option("--source", help="Only from this list or channel.", show_default=False)]
+Since = Annotated[datetime | None, typer.Option(help="Received at this time (UTC) or later.", show_default=False)]
+Until = Annotated[datetime | None, typer.Option(help="Received before this time (UTC).", show_default=False)]
+
+# Of a message, in a table: enough to recognise its kind.
+BEGINNING = 60
+
+
+@dead.command(
+    name="list",
+    epilog="Examples: [bold]etl dead list[/bold] · "
+    "[bold]etl dead list --reason bad_type --since 2026-11-01 --json[/bold]",
+)
+def list_(
+    config: Config = None,
+    reason: Reason = None,
+    source: SourceKey = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="Those that are resolved, too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the latest.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List open dead letters, the latest first, and count them by reason."""
+    from etl.cli.printing import out, print_rows
+    from etl.store import dead_letters
+
+    wanted = _wanted((), reason, source, since, until, everything)
+    with _opened(config) as engine:
+        letters, counts = dead_letters.find(engine, wanted, limit), dead_letters.count(engine, wanted)
+    if as_json:
+        typer.echo(json.dumps({"by_reason": counts, "letters": [_as_json(letter) for letter in letters]}))
+        return
+    if not letters:
+        out.print("no dead letters")
+        return
+    print_rows(
+        ("id", "received (UTC)", "from", "reason", "detail", "begins with", "resolution"),
+        [
+            (
+                letter.id,
+                f"{letter.received_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+                printable(letter.source_key),
+                letter.reason,
+                printable(letter.detail),
+                printable(letter.raw[:BEGINNING].decode(errors="backslashreplace")),
+                letter.resolution,
+            )
+            for letter in letters
+        ],
+    )
+    total = sum(counts.values())
+    by_reason = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
+    out.print(f"{total:,} in all: {by_reason}" + (f"; the latest {len(letters):,} are shown" if total > limit else ""))
+
+
+@dead.command(epilog="Examples: [bold]etl dead show 17[/bold] · [bold]etl dead show 17 18 --json[/bold]")
+def show(
+    ids: Annotated[list[int], typer.Argument(metavar="ID...", help="As `etl dead list` names them.")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show dead letters whole. What a terminal might obey is spelled out; --json has the exact bytes in base64."""
+    from etl.cli.printing import out
+    from etl.errors import EtlError
+    from etl.store import dead_letters
+
+    with _opened(config) as engine:
+        letters = dead_letters.find(engine, dead_letters.Wanted(ids=ids, resolved_too=True))
+    if missing := sorted(set(ids) - {letter.id for letter in letters}):
+        raise EtlError(f"there is no dead letter {', '.join(map(str, missing))}")
+    if as_json:
+        typer.echo(json.dumps({"letters": [_as_json(letter) for letter in letters]}))
+        return
+    for letter in letters:
+        fields = {
+            "received": f"{letter.received_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC",
+            "from": letter.source_key,
+            "claim": f"{letter.batch_id}, message {letter.position}",
+            "reason": f"{letter.reason}: {letter.detail}",
+            "resolution": letter.resolution or "none: it's open",
+            "bytes": str(len(letter.raw)),
+        }
+        out.print(f"[bold]dead letter {letter.id}[/bold]")
+        for name, value in fields.items():
+            out.print(f"  {name:11}{printable(value)}", markup=False, soft_wrap=True)
+        out.print(printable(letter.raw.decode(errors="backslashreplace")), markup=False, soft_wrap=True)
+
+
+@dead.command(
+    epilog='Examples: [bold]etl dead discard 17 --because "test call"[/bold] · '
+    '[bold]etl dead discard --reason not_json --until 2026-11-01 --because "old monitor" --dry-run[/bold]'
+)
+def discard(
+    because: Annotated[str, typer.Option(help="Why nothing needs to be done; it's kept with the letter.")],
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="These only.", show_default=False)] = None,
+    config: Config = None,
+    reason: Reason = None,
+    source: SourceKey = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Resolve open dead letters that nothing needs to be done about. The letters stay, and so does the reason."""
+    from etl.cli.printing import out
+    from etl.store import dead_letters
+
+    if not because.strip():
+        raise typer.BadParameter("must say why", param_hint="--because")
+    if not (ids or reason or source or since or until):
+        raise typer.BadParameter("say which: their ids, --reason, --source, --since or --until")
+    wanted = _wanted(ids or (), reason, source, since, until, False)
+    with _opened(config) as engine:
+        if dry_run:
+            number = sum(dead_letters.count(engine, wanted).values())
+        else:
+            number = dead_letters.discard(engine, wanted, because.strip())
+    if as_json:
+        typer.echo(json.dumps({"discarded": 0 if dry_run else number, "would_be": number}))
+    else:
+        out.print(f"{number:,} {'would be ' if dry_run else ''}discarded")
+
+
+def printable(text: str) -> str:
+    """What a terminal would obey, or show as something else than it is, spelled out; line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _wanted(
+    ids: Any, reason: str | None, source: str | None, since: datetime | None, until: datetime | None, everything: bool
+) -> "Wanted":
+    from etl.store.dead_letters import Wanted
+
+    return Wanted(
+        ids=tuple(ids),
+        reason=reason,
+        source_key=source,
+        since=since.replace(tzinfo=UTC) if since else None,
+        until=until.replace(tzinfo=UTC) if until else None,
+        resolved_too=everything,
+    )
+
+
+def _as_json(letter: "Letter") -> dict[str, Any]:
+    import base64
+
+    return {
+        "id": letter.id,
+        "received_at": letter.received_at.astimezone(UTC).isoformat(),
+        "source_key": letter.source_key,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "batch_id": str(letter.batch_id),
+        "position": letter.position,
+        "raw_base64": base64.b64encode(letter.raw).decode(),
+        "resolved_at": letter.resolved_at and letter.resolved_at.astimezone(UTC).isoformat(),
+        "resolution": letter.resolution,
+    }
+
+
+@contextmanager
+def _opened(config: "Path | None") -> "Iterator[Engine]":
+    from etl import app as application
+    from etl import settings
+    from etl.store import schema
+
+    with application.engine_of(settings.load(config, os.environ)) as engine:
+        schema.check(engine)
+        yield engine

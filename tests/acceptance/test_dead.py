@@ -1,0 +1,122 @@
+"""`etl dead`: what an operator sees of the messages that could not be loaded, and how they are put aside."""
+
+import base64
+import json
+
+import pytest
+
+from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr
+
+NASTY = b'\x1b]0;owned\x07\x1b[2J{"type": \xff\x00 \xe2\x80\xae}'
+
+
+@pytest.fixture
+def buried(archive: Archive) -> Archive:
+    """Three dead letters on two lists, and a neighbour that loaded."""
+    archive.push(b"no json", cdr(1), cdr(2, dialed_at=None), key=CAMPAIGNS)
+    archive.push(NASTY, key=CLICK2DIAL)
+    archive.load()
+    return archive
+
+
+def ids(archive: Archive, **wanted: str) -> list[int]:
+    letters = archive.rows("SELECT id, reason FROM dead_letters ORDER BY id")
+    return [letter["id"] for letter in letters if letter["reason"] == wanted.get("reason", letter["reason"])]
+
+
+def test_given_none_then_it_says_so(archive: Archive) -> None:
+    result = archive.run("dead", "list")
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, "no dead letters\n", "")
+
+
+def test_list_tells_reasons_and_counts_and_the_latest_come_first(buried: Archive) -> None:
+    result = buried.run("dead", "list")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "no json" in result.stdout
+    assert result.stdout.endswith("3 in all: 1 missing_field, 1 not_json, 1 not_utf8\n")
+    found = json.loads(buried.run("dead", "list", "--json").stdout)
+    assert [letter["id"] for letter in found["letters"]] == ids(buried)[::-1]
+    assert found["by_reason"] == {"missing_field": 1, "not_json": 1, "not_utf8": 1}
+    assert buried.run("dead", "list", "--limit", "2").stdout.endswith("; the latest 2 are shown\n")
+
+
+@pytest.mark.parametrize(
+    ("filters", "reasons"),
+    [
+        (("--reason", "not_json"), {"not_json"}),
+        (("--source", CLICK2DIAL), {"not_utf8"}),
+        (("--source", CAMPAIGNS, "--reason", "not_utf8"), set()),
+        (("--since", "2000-01-01"), {"missing_field", "not_json", "not_utf8"}),
+        (("--until", "2000-01-01"), set()),
+    ],
+)
+def test_filters_leave_out_the_others(buried: Archive, filters: tuple[str, ...], reasons: set[str]) -> None:
+    found = json.loads(buried.run("dead", "list", "--json", *filters).stdout)
+
+    assert {letter["reason"] for letter in found["letters"]} == set(found["by_reason"]) == reasons
+
+
+def test_show_gives_every_byte_and_nothing_that_a_terminal_obeys(buried: Archive) -> None:
+    (number,) = ids(buried, reason="not_utf8")
+
+    shown = buried.run("dead", "show", str(number))
+    listed = buried.run("dead", "list")
+
+    assert shown.returncode == 0
+    for output in (shown.stdout, listed.stdout):
+        assert not set(output) & {"\x1b", "\x07", "\x00", "\u202e"}
+    assert r"\x1b]0;owned\x07\x1b[2J" in shown.stdout
+    assert r"\xff\x00 \u202e}" in shown.stdout
+    (letter,) = json.loads(buried.run("dead", "show", str(number), "--json").stdout)["letters"]
+    assert base64.b64decode(letter["raw_base64"]) == NASTY
+
+
+def test_a_letter_that_is_not_there_is_named(buried: Archive) -> None:
+    result = buried.run("dead", "show", str(ids(buried)[0]), "999999")
+
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "etl: there is no dead letter 999999\n"
+
+
+def test_discarded_letters_stay_with_the_reason_why(buried: Archive) -> None:
+    first, *_ = ids(buried)
+    before = buried.rows("SELECT id, raw, reason, detail FROM dead_letters ORDER BY id")
+
+    dry = buried.run("dead", "discard", "--reason", "not_json", "--because", "a monitor's ping", "--dry-run")
+    assert (dry.returncode, dry.stdout) == (0, "1 would be discarded\n")
+    assert buried.value("SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL") == 3
+    done = buried.run("dead", "discard", "--reason", "not_json", "--because", "a monitor's ping")
+    again = buried.run("dead", "discard", "--reason", "not_json", "--because", "something else")
+    by_id = buried.run("dead", "discard", *map(str, ids(buried, reason="not_utf8")), "--because", "noise", "--json")
+
+    assert (done.returncode, done.stdout) == (0, "1 discarded\n")
+    assert (again.returncode, again.stdout) == (0, "0 discarded\n")
+    assert json.loads(by_id.stdout) == {"discarded": 1, "would_be": 1}
+    assert buried.rows("SELECT id, raw, reason, detail FROM dead_letters ORDER BY id") == before
+    assert {row["resolution"] for row in buried.rows("SELECT resolution FROM dead_letters")} == {
+        "discarded: a monitor's ping",
+        "discarded: noise",
+        None,
+    }
+    open_ones = json.loads(buried.run("dead", "list", "--json").stdout)["letters"]
+    assert [letter["reason"] for letter in open_ones] == ["missing_field"]
+    assert len(json.loads(buried.run("dead", "list", "--all", "--json").stdout)["letters"]) == 3
+    assert "discarded: a monitor's ping" in buried.run("dead", "show", str(first)).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--because", "tidy"), "say which"),
+        (("17", "--because", " "), "must say why"),
+        (("17",), "--because"),
+    ],
+)
+def test_nothing_is_discarded_by_the_way(buried: Archive, arguments: tuple[str, ...], complaint: str) -> None:
+    result = buried.run("dead", "discard", *arguments)
+
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert buried.value("SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL") == 3
