@@ -219,7 +219,7 @@ def _sources(settings: Settings, clients: Stores) -> list[Source]:
             clients.redis,
             key,
             worker=settings.worker_name,
-            new_batch_id=_new_id,
+            new_batch_id=new_id,
             take_from=take_from,
             forward_to=forward_to,
             batch_size=settings.batch_size,
@@ -229,22 +229,24 @@ def _sources(settings: Settings, clients: Stores) -> list[Source]:
     ]
 
 
-def _new_id() -> UUID:
+def new_id() -> UUID:
     return uuid7(time.time_ns() // 1_000_000)
 
 
 def _loaders(settings: Settings, clients: Stores, patience: Patience) -> list[tuple[Source, Loader]]:
     sys.setswitchinterval(SWITCH_INTERVAL)
     _spare_the_garbage_collector()
-    writer = Writer(clients.engine)
-    decoders = [
-        *(_of_a_list(settings, source.key, source.source) for source in settings.sources),
-        _of_the_spool(settings),
-    ]
+    writer, decoders = Writer(clients.engine), decoders_of(settings)
     return [
-        (source, Loader(source, writer, _options(settings, decode), patience, log))
-        for source, decode in zip(_sources(settings, clients), decoders, strict=True)
+        (source, Loader(source, writer, _options(settings, decoders[source.key]), patience, log))
+        for source in _sources(settings, clients)
     ]
+
+
+def decoders_of(settings: Settings) -> dict[str, Decode]:
+    """What the messages of each list are, by its key."""
+    lists = {source.key: _of_a_list(settings, source.key, source.source) for source in settings.sources}
+    return {**lists, SPOOL: _of_the_spool(settings)}
 
 
 def _options(settings: Settings, decode: Decode) -> Options:

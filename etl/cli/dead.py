@@ -149,6 +149,53 @@ def discard(
         out.print(f"{number:,} {'would be ' if dry_run else ''}discarded")
 
 
+@dead.command(
+    epilog="Examples: [bold]etl dead replay[/bold] · [bold]etl dead replay --reason too_large[/bold] (after raising "
+    "ETL_MAX_MESSAGE_BYTES)"
+)
+def replay(
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="These only.", show_default=False)] = None,
+    config: Config = None,
+    reason: Reason = None,
+    source: SourceKey = None,
+    since: Since = None,
+    until: Until = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many would be tried.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try open dead letters once more, all or those that are wanted. What can be stored now is, and is resolved; the
+    others stay open, with today's reason."""
+    import sys
+    from dataclasses import asdict
+
+    from etl import settings
+    from etl.app import letters
+    from etl.cli.printing import counting, out
+    from etl.store import dead_letters
+
+    wanted = _wanted(ids or (), reason, source, since, until, False)
+    with _opened(config) as engine:
+        total = sum(dead_letters.count(engine, wanted).values())
+    if dry_run:
+        typer.echo(json.dumps({"would_be": total}) if as_json else f"{total:,} would be tried")
+        return
+    tried = 0
+    with counting("replaying", total, sys.stderr.isatty() and not as_json) as show:
+
+        def told(number: int) -> None:
+            nonlocal tried
+            tried += number
+            show(tried)
+
+        replayed = letters.replay(settings.load(config, os.environ), wanted, told)
+    if as_json:
+        typer.echo(json.dumps({"tried": tried, **asdict(replayed)}))
+        return
+    out.print(f"{tried:,} tried: {replayed.books.claimed:,} are stored now, {replayed.still_dead:,} are still dead")
+    for key, number in replayed.unknown.items():
+        out.print(f"{number:,} came from {printable(key)}, which the settings name no more: left alone", markup=False)
+
+
 def printable(text: str) -> str:
     """What a terminal would obey, or show as something else than it is, spelled out; line breaks stay."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,15 +1,17 @@
 """Dead letters after they were buried: found, looked at, resolved by somebody who says why. None is ever deleted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from etl.store.connection import translated
-from etl.store.tables import dead_letters
+from etl.store.tables import dead_letters, load_batches
 
 
 class Letter(NamedTuple):
@@ -61,6 +63,37 @@ def find(engine: sa.Engine, wanted: Wanted, limit: int | None = None) -> list[Le
     query = sa.select(*columns).where(*wanted.conditions()).order_by(dead_letters.c.id.desc()).limit(limit)
     with translated(), engine.connect() as connection:
         return [Letter(*row) for row in connection.execute(query)]
+
+
+class Group(NamedTuple):
+    """Open letters of one claim, in their order, which was of the list `list_key`; a letter's own `source_key` is
+    another if it came from PubSub by way of the spool."""
+
+    list_key: str
+    letters: list[Letter]
+
+
+def groups(engine: sa.Engine, wanted: Wanted, size: int) -> Iterator[Group]:
+    """All that are wanted, at most `size` at once; each is looked for when it's asked for. Raises `Outage`."""
+    columns: list[sa.Column[Any]] = [dead_letters.c[name] for name in Letter._fields]
+    claim = (dead_letters.c.batch_id, dead_letters.c.position)
+    query = (
+        sa.select(load_batches.c.source_key.label("list_key"), *columns)
+        .join(load_batches, load_batches.c.batch_id == dead_letters.c.batch_id)
+        .where(*wanted.conditions())
+        .order_by(*claim)
+        .limit(size)
+    )
+    after: tuple[UUID, int] | None = None
+    while True:
+        following = query if after is None else query.where(sa.tuple_(*claim) > sa.tuple_(*map(sa.literal, after)))
+        with translated(), engine.connect() as connection:
+            rows = connection.execute(following).all()
+        if not rows:
+            return
+        for (list_key, _), of_one in groupby(rows, key=attrgetter("list_key", "batch_id")):
+            yield Group(list_key, [Letter(*row[1:]) for row in of_one])
+        after = (rows[-1].batch_id, rows[-1].position)
 
 
 def count(engine: sa.Engine, wanted: Wanted) -> dict[str, int]:

@@ -88,9 +88,18 @@ class Writer:
 
         Raises `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
+        return self._persist(batch, lambda connection: _write(connection, batch))
+
+    def replay(self, batch: Batch, letters: Sequence[int]) -> Books:
+        """Commit dead letters, given by their ids and decoded anew as `batch`: those that can be stored now are
+        resolved, and for the others today's reason is noted. The books tell of the former only. Raises as `write`."""
+        books = self._persist(batch, lambda connection: _write(connection, batch, letters))
+        return books or Books()
+
+    def _persist(self, batch: Batch, write: Callable[[sa.Connection], Books]) -> Books | None:
         for _ in range(ATTEMPTS):
             try:
-                return self._attempt(batch)
+                return self._attempt(write)
             except Contention as error:
                 trouble: EtlError = error
                 self._end_frozen_workers()
@@ -106,10 +115,10 @@ class Writer:
         with translated(), self._engine.begin() as connection:
             connection.execute(_END_FROZEN_WORKERS, {"turn": _TURN, "seconds": FROZEN_SECONDS})
 
-    def _attempt(self, batch: Batch) -> Books | None:
+    def _attempt(self, write: Callable[[sa.Connection], Books]) -> Books | None:
         try:
             with translated(), self._engine.begin() as connection:
-                return _write(connection, batch)
+                return write(connection)
         except _LoadedAlreadyError:
             return None
         except Contention:
@@ -120,7 +129,8 @@ class Writer:
             raise
 
 
-def _write(connection: sa.Connection, batch: Batch) -> Books:
+def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | None = None) -> Books:
+    """`letters` are the ids of the dead letters that the messages are; None if they come from a list."""
     _take_turn(connection, batch.batch_id)
     if connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch.batch_id)):
         raise _LoadedAlreadyError
@@ -133,16 +143,17 @@ def _write(connection: sa.Connection, batch: Batch) -> Books:
         *(records.refused(records.events_at[index], detail) for index, detail in events.refused.items()),
     ]
     inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
-    books = Books(
-        claimed=batch.claimed,
-        inserted=inserted,
-        updated=updated,
-        unchanged=len(records.cdrs) - inserted - updated - len(calls.refused),
-        events=len(records.events) - len(events.refused) + len(records.sessions),
-        dead=len(dead),
-    )
-    _enter_into_the_ledger(connection, batch, books)
-    _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
+    unchanged = len(records.cdrs) - inserted - updated - len(calls.refused)
+    told = len(records.events) - len(events.refused) + len(records.sessions)
+    if letters is None:
+        books = Books(batch.claimed, inserted, updated, unchanged, told, len(dead))
+        _enter_into_the_ledger(connection, batch, books)
+        _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
+    else:
+        books = Books(batch.claimed - len(dead), inserted, updated, unchanged, told)
+        _resolve(connection, batch, letters, dead)
+        if books.claimed:
+            _enter_into_the_ledger(connection, batch, books)
     record_sessions(connection, records.sessions, batch.batch_id)
     _enter_days(connection, batch, {"cdrs": calls.merged, "audit_events": events.merged})
     return books
@@ -223,6 +234,20 @@ def _bury(connection: sa.Connection, batch: Batch, dead: Sequence[DeadLetter]) -
         (batch_id, d.position, d.channel or batch.source_key, str(d.reason), d.detail, d.raw, received_at) for d in dead
     )
     copy_rows(connection, dead_letters, columns, rows)
+
+
+def _resolve(connection: sa.Connection, batch: Batch, letters: Sequence[int], dead: Sequence[DeadLetter]) -> None:
+    """Instead of burying: `letters` are in their graves already."""
+    c, still = dead_letters.c, {letters[letter.position]: letter for letter in dead}
+    for number, letter in still.items():
+        connection.execute(
+            sa.update(dead_letters).where(c.id == number).values(reason=str(letter.reason), detail=letter.detail)
+        )
+    healed = [number for number in letters if number not in still]
+    resolution = {"resolved_at": sa.func.now(), "resolution": f"replayed as {batch.batch_id}"}
+    resolve = sa.update(dead_letters).where(c.id.in_(healed), c.resolved_at.is_(None)).values(resolution)
+    if connection.execute(resolve).rowcount != len(healed):
+        raise Contention("somebody else is resolving the same dead letters")
 
 
 def _enter_into_the_ledger(connection: sa.Connection, batch: Batch, books: Books) -> None:

@@ -5,6 +5,9 @@ import json
 
 import pytest
 
+from etl.app import SPOOL
+from etl.wire.spool import pack_heard
+from tests.store import at_once
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr
 
 NASTY = b'\x1b]0;owned\x07\x1b[2J{"type": \xff\x00 \xe2\x80\xae}'
@@ -120,3 +123,104 @@ def test_nothing_is_discarded_by_the_way(buried: Archive, arguments: tuple[str, 
     assert result.returncode == 2
     assert complaint in result.stderr
     assert buried.value("SELECT count(*) FROM dead_letters WHERE resolved_at IS NULL") == 3
+
+
+def replay(archive: Archive, *arguments: str, **environment: str) -> dict[str, object]:
+    result = archive.run("dead", "replay", "--json", *arguments, **environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def open_reasons(archive: Archive) -> list[str]:
+    letters = archive.rows("SELECT reason FROM dead_letters WHERE resolved_at IS NULL ORDER BY reason")
+    return [letter["reason"] for letter in letters]
+
+
+@pytest.fixture
+def large(archive: Archive) -> Archive:
+    """Calls, an event and junk of two claims that were too large for that time's limit, and one call that wasn't."""
+    filling = "x" * 3_000
+    archive.push(cdr(1), cdr(2, note=filling), b'{"broken": "' + filling.encode(), key=CAMPAIGNS)
+    archive.push(json.dumps({"type": "status", "payload": {"status": "paused", "note": filling}}).encode())
+    archive.load(max_message_bytes=1_024)
+    archive.push(cdr(3, note=filling), cdr(2, note=filling, call_time=99), key=CAMPAIGNS)
+    archive.load(max_message_bytes=1_024)
+    assert open_reasons(archive) == ["too_large"] * 5
+    return archive
+
+
+def test_replay_heals_what_can_be_stored_now_and_the_rest_gets_todays_reason(large: Archive) -> None:
+    dry = large.run("dead", "replay", "--dry-run")
+    assert (dry.returncode, dry.stdout) == (0, "5 would be tried\n")
+    found = replay(large)
+
+    assert (found["tried"], found["still_dead"], found["unknown"]) == (5, 1, {})
+    assert open_reasons(large) == ["not_json"]
+    assert [row["call_ref"] for row in large.rows("SELECT call_ref FROM cdrs ORDER BY call_ref")] == ["1", "2", "3"]
+    assert large.cdr(2)["call_time"] == 99, "the later message had the last word"
+    assert large.value("SELECT call_time FROM cdr_revisions") == 41
+    assert large.value("SELECT status FROM audit_events") == "paused"
+    replays = large.rows(
+        "SELECT * FROM load_batches WHERE batch_id::text IN (SELECT split_part(resolution, ' ', 3) FROM dead_letters)"
+    )
+    assert sum(row["claimed"] for row in replays) == 4
+    large.assert_books_balance()
+
+
+def test_given_nothing_that_can_be_healed_then_the_ledger_is_left_alone(large: Archive) -> None:
+    before = large.rows("SELECT * FROM load_batches ORDER BY batch_id")
+
+    found = replay(large, ETL_MAX_MESSAGE_BYTES="1024")
+
+    assert (found["tried"], found["still_dead"]) == (5, 5)
+    assert open_reasons(large) == ["too_large"] * 5
+    assert large.rows("SELECT * FROM load_batches ORDER BY batch_id") == before
+
+
+def test_only_what_is_wanted_is_replayed_and_only_once(large: Archive) -> None:
+    first, *_ = ids(large)
+
+    assert replay(large, str(first))["tried"] == 1
+    assert replay(large, str(first))["tried"] == 0
+    assert replay(large, "--source", CLICK2DIAL)["tried"] == 0
+    assert len(open_reasons(large)) in (4, 5)
+
+
+def test_given_two_who_replay_at_once_then_every_letter_takes_effect_once(large: Archive) -> None:
+    results = at_once(*[lambda: large.run("dead", "replay", "--json")] * 3)
+
+    assert {result.returncode for result in results} <= {0, 1}
+    assert replay(large)["still_dead"] == 1
+    assert large.value("SELECT count(*) FROM cdrs") == 3
+    assert large.value("SELECT count(*) FROM audit_events") == 1
+    large.assert_books_balance()
+
+
+def test_a_letter_that_came_by_pubsub_becomes_an_event_of_its_channel(archive: Archive) -> None:
+    message = json.dumps({"type": "status", "payload": {"status": "busy", "note": "x" * 3_000}}).encode()
+    frame = pack_heard(b"0" * 16, 1, b"enigma:notifications:agents:1001", message)
+    archive.push(frame, b"no frame at all", key=SPOOL)
+    archive.load(max_message_bytes=1_024)
+
+    found = replay(archive)
+
+    assert (found["tried"], found["still_dead"]) == (2, 1)
+    (event,) = archive.rows("SELECT * FROM audit_events")
+    assert (event["channel"], event["status"], event["origin"]) == (
+        "enigma:notifications:agents:1001",
+        "busy",
+        "pubsub",
+    )
+    assert open_reasons(archive) == ["not_an_envelope"]
+    archive.assert_books_balance()
+
+
+def test_letters_of_a_list_that_the_settings_name_no_more_are_left_alone(large: Archive) -> None:
+    others = json.dumps([{"key": CLICK2DIAL, "source": "click2dial"}])
+
+    found = replay(large, ETL_SOURCES=others)
+
+    assert (found["tried"], found["still_dead"], found["unknown"]) == (5, 0, {CAMPAIGNS: 5})
+    assert open_reasons(large) == ["too_large"] * 5

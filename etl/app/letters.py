@@ -1,0 +1,25 @@
+"""How dead letters are replayed, put together from settings."""
+
+from collections.abc import Callable
+
+from etl import app
+from etl.jobs.replay import Replayed
+from etl.jobs.replay import replay as replay_groups
+from etl.settings import Settings
+from etl.store import dead_letters, schema
+from etl.store.dead_letters import Wanted
+from etl.store.writer import Writer
+
+
+def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> Replayed:
+    """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
+    with app.engine_of(settings) as engine:
+        schema.check(engine)
+        return replay_groups(
+            dead_letters.groups(engine, wanted, settings.batch_size),
+            app.decoders_of(settings),
+            Writer(engine),
+            worker=settings.worker_name,
+            new_batch_id=app.new_id,
+            told=told,
+        )

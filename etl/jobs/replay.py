@@ -1,0 +1,64 @@
+"""Dead letters once more through today's wire and store: a better decoder, or a new column, heals old ones.
+
+Each group of letters of one claim is one transaction, with a ledger entry of its own; a letter that still can't be
+stored stays where it is, with today's reason.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID, uuid5
+
+from etl.jobs.loader import Decode
+from etl.store.dead_letters import Group, Letter
+from etl.store.writer import Batch, Books, Writer
+from etl.wire.spool import pack_heard
+from etl.wire.times import from_datetime
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What became of letters: `books` of those that are stored now; how many are still dead; and how many came from
+    a list, by its key, that this etl doesn't load."""
+
+    books: Books = field(default_factory=Books)
+    still_dead: int = 0
+    unknown: dict[str, int] = field(default_factory=dict)
+
+
+def replay(
+    groups: Iterable[Group],
+    decoders: Mapping[str, Decode],
+    writer: Writer,
+    *,
+    worker: str,
+    new_batch_id: Callable[[], UUID],
+    told: Callable[[int], None],
+) -> Replayed:
+    """`decoders` are those of the loaders, by list; `told` hears how many letters were tried. Raises as `Writer`."""
+    replayed = Replayed()
+    for list_key, letters in groups:
+        if decode := decoders.get(list_key):
+            batch = _decoded(list_key, letters, decode, worker, new_batch_id())
+            books = writer.replay(batch, [letter.id for letter in letters])
+            replayed.books += books
+            replayed.still_dead += len(letters) - books.claimed
+        else:
+            replayed.unknown[list_key] = replayed.unknown.get(list_key, 0) + len(letters)
+        told(len(letters))
+    return replayed
+
+
+def _decoded(list_key: str, letters: list[Letter], decode: Decode, worker: str, batch_id: UUID) -> Batch:
+    """As a claim of the list, taken when the letters were."""
+    claimed_at = letters[0].received_at
+    messages = [_as_claimed(list_key, letter) for letter in letters]
+    records = decode(messages, batch_id, from_datetime(claimed_at))
+    return Batch(batch_id, worker, list_key, claimed_at, len(letters), records)
+
+
+def _as_claimed(list_key: str, letter: Letter) -> bytes:
+    """What came by PubSub was on the spool in the listener's frame; of that, time and id are those of the claim."""
+    if letter.source_key == list_key:
+        return letter.raw
+    event_id = uuid5(letter.batch_id, str(letter.position)).bytes
+    return pack_heard(event_id, from_datetime(letter.received_at), letter.source_key.encode(), letter.raw)
