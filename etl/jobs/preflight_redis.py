@@ -122,7 +122,9 @@ def _untold(about: str, node: Node) -> Finding:
 def _rights(client: Client, needs: Needs, user: str) -> Finding:
     about = "Redis rights"
     lacks = rights.lacking(client, needs)
-    advice = f"ACL SETUSER {user} resetkeys resetchannels -@all {rights.minimal(client, needs)}"
+    # Not the default user: the dialler may be that one, too, and would be locked out.
+    name = "etl on >PASSWORD" if user == "default" else user
+    advice = f"for a user of its own: ACL SETUSER {name} resetkeys resetchannels -@all {rights.minimal(client, needs)}"
     if lacks is None:
         return Finding(about, "unknown", "this Redis can't be asked without trying: it takes 7.0", advice)
     if lacks.loading:

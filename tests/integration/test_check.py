@@ -70,9 +70,9 @@ def the_user_may(archive: Archive, server: PrivateRedis, *rights: str) -> str:
 def minimal_rights(archive: Archive, **more: Any) -> list[str]:
     """As the preflight prints them for a user who has none."""
     advice = findings(archive, **more)["Redis rights"].advice
-    command, name, _, *rights = advice.removeprefix("ACL ").split()
-    assert (command, name) == ("SETUSER", "loader")
-    return rights
+    start = "for a user of its own: ACL SETUSER loader "
+    assert advice.startswith(start)
+    return advice.removeprefix(start).split()
 
 
 # -- all of it
@@ -224,6 +224,18 @@ def test_given_a_right_is_missing_then_it_is_named_and_only_it(
     assert checked.keys() == set()
 
 
+def test_given_that_the_default_user_lacks_a_right_then_no_advice_would_lock_out_the_dialler(checked: Archive) -> None:
+    administrator: Any = checked.redis  # whose acl_setuser begins with a reset
+    administrator.execute_command("ACL", "SETUSER", "default", "-ltrim")
+    try:
+        finding = findings(checked)["Redis rights"]
+    finally:
+        administrator.execute_command("ACL", "SETUSER", "default", "+@all")
+
+    assert (finding.verdict, finding.says) == ("wrong", "default lacks +ltrim")
+    assert "ACL SETUSER etl on >PASSWORD resetkeys" in finding.advice
+
+
 @pytest.mark.parametrize(
     ("take_from", "step", "verdict"),
     [
@@ -309,6 +321,7 @@ def test_given_a_cluster_then_every_node_is_asked(checked: Archive, cluster: Pri
 
     said = {about: verdict for about, verdict in verdicts(found).items() if about.startswith("Redis")}
     assert said == {"Redis maxmemory-policy": "wrong", "Redis replicas": "warning"}
+    assert (found["other consumers"].verdict, found["clock of Redis"].verdict) == ("fine", "fine")
     assert str(cluster.nodes[2].port) in found["Redis maxmemory-policy"].says
 
 
