@@ -13,6 +13,10 @@ class ConfigurationError(EtlError):
     """The operator must change something: waiting or trying again can't help. Exit code 2."""
 
 
+class Forbidden(ConfigurationError):
+    """Redis knows us, and doesn't let this user do it."""
+
+
 class Outage(EtlError):
     """Redis or Postgres is away or overloaded: wait, then do the same step again. Nothing took effect."""
 

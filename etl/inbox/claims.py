@@ -76,7 +76,7 @@ class Source:
         self._forward_to = forward_to
         self._batch_size = batch_size
         self._lease_ms = lease_ms
-        self._prefix = key if _hash_tag(key) else f"{{{key}}}"
+        self._prefix = prefix_of(key)
         self._registry = f"{self._prefix}:claims"
         self._check_slots(client)
         self._scripts = {name: _script(client, name) for name in ("claim", "adopt", "renew", "ack", "rescue")}
@@ -238,6 +238,11 @@ def _parse(member: bytes) -> _Entry:
     # Others can't tell the time of the claim, and UUID() reads more than one spelling.
     ours = batch_id.version == 7 and str(batch_id) == text
     return _Entry(member, batch_id if ours else None, worker)
+
+
+def prefix_of(key: str) -> str:
+    """What the keys of all claims of a source begin with, so that they lie in the source's slot of a cluster."""
+    return key if _hash_tag(key) else f"{{{key}}}"
 
 
 def _hash_tag(key: str) -> str:

@@ -26,7 +26,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from etl.errors import ConfigurationError, EtlError, Outage
+from etl.errors import ConfigurationError, EtlError, Forbidden, Outage
 
 Client = redis.Redis | redis.RedisCluster
 
@@ -60,7 +60,7 @@ _PASSING = re.compile(
 
 
 _HOPELESS: dict[tuple[type[Exception], ...], str] = {
-    (AuthenticationError, AuthorizationError, NoPermissionError): "Redis refuses us: {}",
+    (AuthenticationError, AuthorizationError): "Redis refuses us: {}",
     (AskError,): "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true",  # MOVED is one of them
     (ClusterCrossSlotError,): "keys of one source lie in different slots of the cluster: {}",
     (UnicodeError,): "a host or a key that can't exist: {}",
@@ -110,6 +110,8 @@ def _ours(error: BaseException) -> EtlError:
     # The cluster's client wraps what befell it, a wrong password too; and its exceptions are no RedisErrors.
     while isinstance(error, RedisClusterException) and (cause := error.__cause__ or error.__context__):
         error = cause
+    if isinstance(error, NoPermissionError):
+        return Forbidden(f"Redis refuses us: {error}")
     for kinds, text in _HOPELESS.items():
         if isinstance(error, kinds):
             return ConfigurationError(text.format(error))

@@ -18,7 +18,7 @@ import redis
 from etl.errors import EtlError, Outage
 from etl.inbox.connection import Client, translated
 
-_PROBES = "etl:probe:"
+PROBES = "etl:probe:"
 
 # `next` blocks no longer than this, so that its caller can look at the clock and at the stop signal.
 READ_SECONDS = 0.2
@@ -36,7 +36,7 @@ class Ears:
     """Subscribed to the dialler's patterns, and to a channel of our own, for probes."""
 
     def __init__(self, client: Client, patterns: Sequence[str], session_id: UUID) -> None:
-        self.probe_channel = f"{_PROBES}{session_id}"
+        self.probe_channel = f"{PROBES}{session_id}"
         self._patterns = list(dict.fromkeys(patterns))
         self._pubsub: Any = cast(Any, client).pubsub()
         self._once = _Once()
@@ -65,7 +65,7 @@ class Ears:
         channel, message = said[-2:]
         if not self._once.is_new(pattern, channel, message):
             return None
-        if channel.startswith(_PROBES.encode()):
+        if channel.startswith(PROBES.encode()):
             return self._echoed(message) if channel == self.probe_channel.encode() else None
         return Heard(channel, message)
 

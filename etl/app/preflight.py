@@ -1,0 +1,49 @@
+"""The preflight, put together from settings. It opens the lake, and pyarrow comes with it: `etl.app` has neither."""
+
+from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
+
+from etl import app
+from etl.errors import EtlError
+from etl.inbox import connection as inbox
+from etl.inbox.connection import SENTINEL_SCHEME
+from etl.inbox.rights import List, Needs
+from etl.jobs.findings import Finding, of_lake, unreachable
+from etl.jobs.preflight_postgres import of_postgres
+from etl.jobs.preflight_redis import of_redis
+from etl.lake.target import Target
+from etl.settings import Settings
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Everything that can be looked at, one by one. Raises `ConfigurationError` if a URL is wrong in itself."""
+    inbox.connect(settings.redis_url.get_secret_value()).close()  # lazy: it looks at the URL only
+    target = Target(settings.export_url)
+    with app.engine_of(settings) as engine:
+        yield from _of_redis(settings)
+        yield from of_postgres(engine)
+        yield of_lake(target.url, target.check)
+
+
+def _of_redis(settings: Settings) -> Iterator[Finding]:
+    url = settings.redis_url.get_secret_value()
+    try:
+        client = inbox.connect(url, settings.redis_cluster)
+    except EtlError as error:  # a cluster is asked for its slots at once
+        yield unreachable("Redis", error, "ETL_REDIS_URL")
+        return
+    try:
+        yield from of_redis(client, _needs(settings), _user(url), url.startswith(SENTINEL_SCHEME))
+    finally:
+        client.close()
+
+
+def _needs(settings: Settings) -> Needs:
+    lists = [List(source.key, source.take_from, source.forward_to) for source in settings.sources]
+    return Needs(lists, app.SPOOL, settings.listen_patterns)
+
+
+def _user(url: str) -> str:
+    """Only what stands before a password is a name: before nothing, a sentinel's URL has the password itself."""
+    parts = urlsplit(url)
+    return unquote(parts.username or "") if parts.password is not None and parts.username else "default"

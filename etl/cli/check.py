@@ -1,0 +1,38 @@
+"""`etl check`: is everything as the loader needs it?"""
+
+import json
+import os
+from dataclasses import asdict
+
+import typer
+
+from etl.cli import FAILED, AsJson, Config, app
+
+_STYLES = {"fine": "green", "warning": "yellow", "wrong": "bold red", "unknown": "dim"}
+
+
+@app.command(epilog="Example: [bold]etl check && etl run --follow[/bold]")
+def check(config: Config = None, as_json: AsJson = False) -> None:
+    """Look at Redis, Postgres and the export target, and say what must be mended, and how. Loads nothing.
+
+    Exits with 1 if anything is wrong. A warning is for you to judge; unknown is what this user may not ask.
+    """
+    from rich.text import Text
+
+    from etl import settings
+    from etl.app import preflight
+    from etl.cli.printing import out
+
+    configured = settings.load(config, os.environ)
+    found = []
+    for finding in preflight.check(configured):
+        found.append(finding)
+        if not as_json:
+            line = Text(f"{finding.verdict:<8}", style=_STYLES[finding.verdict])
+            line.append(f" {finding.about}: {finding.says}", style="default")
+            line.append(f" → {finding.advice}" if finding.advice else "", style="default")
+            out.print(line, soft_wrap=True)
+    wrong = sum(finding.verdict == "wrong" for finding in found)
+    if as_json:
+        typer.echo(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in found]}))
+    raise typer.Exit(FAILED if wrong else 0)

@@ -1,0 +1,125 @@
+"""What Redis says of itself, for `etl check`: facts, and no verdicts. A fact that this user may not ask for, or that
+the server doesn't tell, is None. Every function may raise `Outage`; rights are in `etl.inbox.rights`.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from etl.errors import ConfigurationError, Forbidden
+from etl.inbox.connection import Client, translated
+
+# What takes messages away, as CLIENT LIST names a last command. Our own loaders use BLMOVE and EVALSHA instead.
+_POPS = frozenset({"blpop", "brpop", "brpoplpush", "lpop", "rpop", "rpoplpush", "lmove", "lmpop", "blmpop"})
+# Who popped longer ago doesn't do it all the time.
+_RECENTLY_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One server that takes writes, or should."""
+
+    name: str
+    version: str | None
+    is_replica: bool | None
+    appendonly: bool | None
+    appended: str | None  # how the last write to the append-only file went: "ok" or "err"
+    policy: str | None
+    replicas: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Popper:
+    """A client that takes messages off some list: which one, Redis doesn't tell."""
+
+    address: str
+    name: str
+    user: str
+    command: str
+
+
+def reach(client: Client) -> None:
+    """Raises `Outage` if Redis doesn't answer, `ConfigurationError` if it doesn't let us in."""
+    with suppress(Forbidden):  # which is an answer
+        clock(client)
+
+
+def clock(client: Client) -> float:
+    """Unix time by the server's clock. A cluster's first node answers for all."""
+    seconds, micros = _of_each(client, "time")[0][1]
+    return float(seconds) + float(micros) / 1e6
+
+
+def nodes(client: Client) -> list[Node] | None:
+    """Each primary by its own account; None if INFO is forbidden."""
+    try:
+        return [_node(name, about) for name, about in _of_each(client, "info", "all")]
+    except ConfigurationError:
+        return None
+
+
+def poppers(client: Client) -> list[Popper] | None:
+    """Who else takes messages in our database; None if CLIENT LIST is forbidden."""
+    database = "0" if isinstance(client, redis.RedisCluster) else str(_database(client))
+    try:
+        clients = [each for _, listed in _of_each(client, "client_list") for each in listed]
+    except ConfigurationError:
+        return None
+    return [
+        Popper(each["addr"], each.get("name", ""), each.get("user", ""), each["cmd"])
+        for each in clients
+        if each.get("cmd") in _POPS and each.get("db") == database and _is_at_it(each)
+    ]
+
+
+def ends(client: Client, key: str, most: int) -> tuple[list[bytes], list[bytes]]:
+    """The messages at the left end of a list and at the right one: at most so many at each, none of them at both.
+
+    Raises `ConfigurationError` if it's no list, or may not be read.
+    """
+    connection: Any = client
+    with translated():
+        each = min(most, int(connection.llen(key)) // 2)
+        if each == 0:
+            return [], []
+        return connection.lrange(key, 0, each - 1), connection.lrange(key, -each, -1)
+
+
+def _of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any]]:
+    """The server's name and answer; of a cluster, those of each primary."""
+    connection: Any = client
+    with translated():
+        if not isinstance(client, redis.RedisCluster):
+            return [("Redis", getattr(connection, method)(*arguments))]
+        return [
+            (node.name, getattr(connection, method)(*arguments, target_nodes=node))
+            for node in connection.get_primaries()
+        ]
+
+
+def _node(name: str, about: dict[str, Any]) -> Node:
+    def said(field: str) -> str | None:
+        return str(about[field]) if field in about else None
+
+    def flag(field: str, value: str) -> bool | None:
+        return str(about[field]) == value if field in about else None
+
+    return Node(
+        name=name,
+        version=said("redis_version"),
+        is_replica=flag("role", "slave"),
+        appendonly=flag("aof_enabled", "1"),
+        appended=said("aof_last_write_status"),
+        policy=said("maxmemory_policy"),
+        replicas=int(about["connected_slaves"]) if "connected_slaves" in about else None,
+    )
+
+
+def _database(client: redis.Redis) -> int:
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+def _is_at_it(client: dict[str, str]) -> bool:
+    return "b" in client.get("flags", "") or int(client.get("idle", 0)) < _RECENTLY_SECONDS

@@ -1,0 +1,193 @@
+"""Which rights the program needs in Redis, and which of them its user lacks.
+
+The commands are those of `claims`, `spool`, `lock`, `ears` and the scripts in `lua/`: who adds one there adds it here.
+"""
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import redis
+
+from etl.errors import ConfigurationError, EtlError, Forbidden
+from etl.inbox.claims import End, prefix_of
+from etl.inbox.connection import Client, translated
+from etl.inbox.ears import PROBES
+from etl.wire.ids import uuid7
+
+# A command with the arguments that it needs behind its key to be taken for one. None of them is ever carried out.
+_ARGUMENTS: dict[str, list[str]] = {
+    "blmove": ["{key}", "RIGHT", "RIGHT", "1"],
+    "exists": [],
+    "get": [],
+    "del": [],
+    "llen": [],
+    "lpush": ["x"],
+    "lrange": ["0", "0"],
+    "ltrim": ["0", "-1"],
+    "pexpire": ["1"],
+    "rename": ["{key}"],
+    "rpush": ["x"],
+    "set": ["x"],
+    "unlink": [],
+    "zadd": ["0", "x"],
+    "zcard": [],
+    "zrange": ["0", "0"],
+    "zrangebyscore": ["0", "0"],
+    "zrem": ["x"],
+    "zscore": ["x"],
+}
+_OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim")
+_OF_A_CLAIM = ("exists", "lrange", "rename", "rpush", "unlink")
+_OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
+_OF_A_LOCK = ("del", "get", "pexpire", "set")
+_WITHOUT_KEY = {"scan": ["0"], "time": []}
+_ALWAYS = ("evalsha", "script|load")
+_OF_THE_EARS = ("psubscribe", "publish", "subscribe")
+# A cluster's client asks for its slots, and for where in a command the keys stand.
+_OF_A_CLUSTER = ("cluster|slots", "command")
+
+
+class List(NamedTuple):
+    """A list to load from."""
+
+    key: str
+    take_from: End
+    forward_to: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a loader does with its lists and the spool, and what a listener does besides."""
+
+    lists: Sequence[List]
+    spool: str
+    patterns: Sequence[str]
+
+
+class _Use(NamedTuple):
+    key: str
+    pattern: str
+    commands: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """Rights that are missing, as ACL SETUSER spells them: for loading, and for listening only."""
+
+    loading: Sequence[str]
+    listening: Sequence[str]
+
+
+def lacking(client: Client, needs: Needs) -> Lacking | None:
+    """None if the server can't say: before Redis 7 a script can't be kept from writing. Raises `Outage`."""
+    script = (files(__package__) / "lua" / "permitted.lua").read_text()
+    connection: Any = client
+    try:
+        with translated():
+            sha = connection.script_load(script)
+    except Forbidden:
+        return Lacking(["+script|load"], [])
+    except ConfigurationError:
+        return None
+
+    def refused(uses: Iterable[_Use]) -> list[str]:
+        return [right for use in uses for right in _refused(connection, sha, use)]
+
+    loading = refused([*_uses_of_loading(needs), _Use("", "", tuple(_WITHOUT_KEY))])
+    listening = [*refused(_uses_of_listening(needs)), *_refused_to_the_ears(client, needs, sha)]
+    return Lacking(list(dict.fromkeys(loading)), [each for each in dict.fromkeys(listening) if each not in loading])
+
+
+def minimal(client: Client, needs: Needs) -> str:
+    """The rights that loading and listening take, and no other, as ACL SETUSER wants them."""
+    uses = [*_uses_of_loading(needs), *_uses_of_listening(needs)]
+    commands = {command for use in uses for command in use.commands} | {*_WITHOUT_KEY, *_ALWAYS, *_OF_THE_EARS}
+    if isinstance(client, redis.RedisCluster):
+        commands.update(_OF_A_CLUSTER)
+    elif client.connection_pool.connection_kwargs.get("db"):
+        commands.add("select")
+    return " ".join(
+        [
+            *dict.fromkeys(f"~{use.pattern}" for use in uses),
+            *(f"&{pattern}" for pattern in [*dict.fromkeys(needs.patterns), f"{PROBES}*"]),
+            *(f"+{command}" for command in sorted(commands)),
+        ]
+    )
+
+
+def _uses_of_loading(needs: Needs) -> list[_Use]:
+    uses = []
+    for key, take_from, forward_to in [*needs.lists, List(needs.spool, "right", None)]:
+        uses += [
+            _Use(key, _escaped(key), _OF_A_SOURCE),
+            _Use(f"{prefix_of(key)}:claim:{_new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
+            _Use(f"{prefix_of(key)}:claims", f"{_escaped(prefix_of(key))}:*", _OF_A_REGISTRY),
+        ]
+        if forward_to:
+            push = "rpush" if take_from == "left" else "lpush"
+            uses.append(_Use(forward_to, _escaped(forward_to), ("llen", push)))
+    return uses
+
+
+def _uses_of_listening(needs: Needs) -> list[_Use]:
+    prefix = f"{{{needs.spool}}}"
+    return [
+        _Use(needs.spool, _escaped(needs.spool), ("lpush",)),
+        _Use(f"{prefix}:listener", f"{_escaped(prefix)}:*", _OF_A_LOCK),
+    ]
+
+
+def _refused(connection: Any, sha: str, use: _Use) -> list[str]:
+    if use.key:
+        commands = [[name, use.key, *(a.format(key=use.key) for a in _ARGUMENTS[name])] for name in use.commands]
+    else:
+        commands = [[name, *_WITHOUT_KEY[name]] for name in use.commands]
+    keys = [use.key] if use.key else []
+    return _asked(connection, sha, keys, commands, f"~{use.pattern}")
+
+
+def _asked(connection: Any, sha: str, keys: list[str], commands: list[list[str]], pattern: str) -> list[str]:
+    try:
+        with translated():
+            refused = connection.evalsha(sha, len(keys), *keys, json.dumps(commands))
+    except Forbidden as error:
+        return ["+evalsha" if "'eval" in str(error) else pattern]
+    return [f"+{name.decode()}" for name in refused]
+
+
+def _refused_to_the_ears(client: Client, needs: Needs, sha: str) -> list[str]:
+    """SUBSCRIBE can't be tried in a script, but changes nothing for others."""
+    channel = f"{PROBES}{_new_id()}"
+    subscriptions = [*(("psubscribe", each, each) for each in needs.patterns), ("subscribe", channel, f"{PROBES}*")]
+    return [
+        *_asked(client, sha, [], [["publish", channel, "x"]], ""),
+        *(right for each in subscriptions for right in _refused_subscription(client, *each)),
+    ]
+
+
+def _refused_subscription(client: Any, command: str, channel: str, pattern: str) -> list[str]:
+    pubsub = client.pubsub()
+    try:
+        with translated():
+            getattr(pubsub, command)(channel)
+            pubsub.parse_response()
+    except Forbidden as error:
+        return [f"+{command}" if f"'{command}'" in str(error) else f"&{pattern}"]
+    finally:
+        with contextlib.suppress(EtlError), translated():
+            pubsub.close()
+    return []
+
+
+def _escaped(key: str) -> str:
+    return re.sub(r"([*?\[\\])", r"\\\1", key)
+
+
+def _new_id() -> Any:
+    return uuid7(time.time_ns() // 1_000_000)

@@ -1,0 +1,81 @@
+"""What a preflight finds, and the ways of asking that all findings share. What is asked of each store is in
+`etl.jobs.preflight_redis` and `etl.jobs.preflight_postgres`.
+
+A store that is away costs its own findings and no others. What can't be known is said to be unknown, which is no fault.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from etl.errors import ConfigurationError, EtlError, Forbidden, LakeError
+
+Verdict = Literal["fine", "warning", "wrong", "unknown"]
+
+# Leases go by Redis's clock alone, and days are closed an hour late: more than this is still a clock that nobody sets.
+SKEW_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`says` is what was found, `advice` how to mend it or how to find out; each is one line."""
+
+    about: str
+    verdict: Verdict
+    says: str
+    advice: str = ""
+
+
+def reachable(about: str, ask: Callable[[], object], setting: str) -> Finding:
+    try:
+        ask()
+    except EtlError as error:
+        return unreachable(about, error, setting)
+    return Finding(about, "fine", "answers")
+
+
+def unreachable(about: str, error: EtlError, setting: str) -> Finding:
+    says = str(error).removeprefix(f"{about}: ")
+    return Finding(about, "wrong", says, f"mend {setting}, or what stands between here and there")
+
+
+def asked(about: str, ask: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
+    """A question that is refused stays open; one that a store leaves unanswered is a fault."""
+    try:
+        return ask()
+    except Forbidden as error:
+        return [Finding(about, "unknown", str(error))]
+    except ConfigurationError as error:
+        return [Finding(about, "wrong", str(error), "mend the settings, or the server's")]
+    except EtlError as error:
+        return [Finding(about, "wrong", str(error), "look at the server: it answered a moment ago")]
+
+
+def of_lake(url: str, try_it: Callable[[], None]) -> Finding:
+    try:
+        try_it()
+    except LakeError as error:
+        return Finding(
+            "export target",
+            "wrong",
+            str(error),
+            "let this user write there, or name another place in ETL_EXPORT_URL",
+        )
+    return Finding("export target", "fine", f"{url} can be written and read back")
+
+
+def clock(name: str, ask: Callable[[], float]) -> Finding:
+    asked = time.time()
+    theirs = ask()
+    return skew(name, theirs, asked, time.time())
+
+
+def skew(about: str, theirs: float, asked: float, answered: float) -> Finding:
+    """`theirs` is what their clock said between two moments of ours; what the way may have taken is no skew."""
+    ahead = min(theirs - asked, 0) + max(theirs - answered, 0)
+    if abs(ahead) <= SKEW_SECONDS:
+        return Finding(f"clock of {about}", "fine", "agrees with this host's")
+    way = "ahead of" if ahead > 0 else "behind"
+    says = f"{abs(ahead):.0f} s {way} this host's"
+    return Finding(f"clock of {about}", "warning", says, "let NTP keep both clocks")

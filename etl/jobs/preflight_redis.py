@@ -1,0 +1,193 @@
+"""Is Redis as the loader needs it: what is asked, in which order, and what is to be thought of the answers. The
+questions themselves are in `etl.inbox.preflight` and `etl.inbox.rights`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+from typing import Literal
+from uuid import UUID
+
+from etl.errors import ConfigurationError
+from etl.inbox import preflight as inbox
+from etl.inbox import rights
+from etl.inbox.connection import Client
+from etl.inbox.preflight import Node
+from etl.inbox.rights import List, Needs
+from etl.jobs.findings import Finding, asked, clock, reachable
+from etl.wire.decode import Decoding
+from etl.wire.times import MICROSECONDS_PER_SECOND
+
+NEEDED = (6, 2)  # LMOVE and BLMOVE
+# Messages at each end of a list. A duplicate that the dialler sent late mustn't decide.
+SAMPLE = 20
+# Calls end in another order than they are reported in, by a little.
+APART_SECONDS = 60
+
+# Beyond what any clock says, and beyond what a dialler sends.
+_NO_LIMIT = 2**62
+
+
+def of_redis(client: Client, needs: Needs, user: str, through_sentinel: bool) -> Iterator[Finding]:
+    """`user` is the one that the URL names."""
+    reached = reachable("Redis", lambda: inbox.reach(client), "ETL_REDIS_URL")
+    yield reached
+    if reached.verdict == "wrong":
+        return
+    yield from asked("Redis", lambda: _nodes(inbox.nodes(client), through_sentinel))
+    yield from asked("Redis rights", lambda: [_rights(client, needs, user)])
+    for each in needs.lists:
+        yield from asked(f"list {each.key}", lambda each=each: [_direction(client, each)])  # type: ignore[misc]
+    yield from asked("other consumers", lambda: [_consumers(client, needs)])
+    yield from asked("clock of Redis", lambda: [clock("Redis", lambda: inbox.clock(client))])
+
+
+def _nodes(nodes: list[Node] | None, through_sentinel: bool) -> list[Finding]:
+    if nodes is None:
+        says = "INFO is forbidden: version, appendonly, maxmemory-policy and replicas can't be seen"
+        return [Finding("Redis settings", "unknown", says, "grant +info to this user, or look yourself")]
+    versions = ", ".join(sorted({node.version or "" for node in nodes}))
+    return [
+        _worst(Finding("Redis version", "fine", versions), nodes, _version),
+        _worst(Finding("Redis appendonly", "fine", "yes"), nodes, _appendonly),
+        _worst(Finding("Redis maxmemory-policy", "fine", "noeviction"), nodes, _policy),
+        _replicas(nodes, through_sentinel),
+    ]
+
+
+def _worst(fine: Finding, nodes: Sequence[Node], look: Callable[[Node], Finding | None]) -> Finding:
+    """The first fault of a node, or else the first thing that isn't known, or else that all is fine."""
+    found = [finding for node in nodes if (finding := look(node))]
+    for verdict in ("wrong", "warning", "unknown"):
+        for finding in found:
+            if finding.verdict == verdict:
+                return finding
+    return fine
+
+
+def _version(node: Node) -> Finding | None:
+    if node.version is None:
+        return _untold("Redis version", node)
+    numbers = tuple(int(part) for part in node.version.split(".")[:2] if part.isdecimal())
+    if numbers >= NEEDED:
+        return None
+    says = f"{node.name} is {node.version}, which has no BLMOVE"
+    return Finding("Redis version", "wrong", says, "upgrade it to 6.2 or newer")
+
+
+def _appendonly(node: Node) -> Finding | None:
+    if node.appendonly is None:
+        return _untold("Redis appendonly", node)
+    if not node.appendonly:
+        says = f"{node.name} doesn't log to disk: a restart loses what waits"
+        advice = "CONFIG SET appendonly yes, and CONFIG REWRITE"
+        return Finding("Redis appendonly", "wrong", says, advice)
+    if node.appended not in ("ok", None):
+        says = f"{node.name} couldn't write to its append-only file"
+        return Finding("Redis appendonly", "wrong", says, "look for a full disk, and at Redis's own log")
+    return None
+
+
+def _policy(node: Node) -> Finding | None:
+    if node.policy is None:
+        return _untold("Redis maxmemory-policy", node)
+    if node.policy == "noeviction":
+        return None
+    advice = "CONFIG SET maxmemory-policy noeviction, and CONFIG REWRITE"
+    if node.policy.startswith("volatile-"):
+        # Of our keys only the listener's lock has a time to live.
+        says = f"{node.name} has {node.policy}: it throws away keys with a time to live; the lists have none"
+        return Finding("Redis maxmemory-policy", "warning", says, advice)
+    says = f"{node.name} has {node.policy}: when memory runs out it throws away whole lists"
+    return Finding("Redis maxmemory-policy", "wrong", says, advice)
+
+
+def _replicas(nodes: Sequence[Node], through_sentinel: bool) -> Finding:
+    about = "Redis replicas"
+    if any(node.is_replica for node in nodes):
+        return Finding(about, "wrong", "this Redis is a replica itself: it takes no writes", "name its master")
+    alone = [node.name for node in nodes if node.replicas == 0]
+    if any(node.replicas is None for node in nodes):
+        return Finding(about, "unknown", "not told by INFO")
+    if alone and (through_sentinel or len(nodes) > 1):
+        says = f"{', '.join(alone)} has none: nobody takes over when it fails"
+        return Finding(about, "warning", says, "give each master a replica")
+    count = sum(node.replicas or 0 for node in nodes)
+    return Finding(about, "fine", f"{count}" if count else "none: what waits is on one machine's disk")
+
+
+def _untold(about: str, node: Node) -> Finding:
+    return Finding(about, "unknown", f"{node.name} doesn't tell it in INFO", "ask who runs it")
+
+
+def _rights(client: Client, needs: Needs, user: str) -> Finding:
+    about = "Redis rights"
+    lacks = rights.lacking(client, needs)
+    # Not the default user: the dialler may be that one, too, and would be locked out.
+    name = "etl on >PASSWORD" if user == "default" else user
+    advice = f"for a user of its own: ACL SETUSER {name} resetkeys resetchannels -@all {rights.minimal(client, needs)}"
+    if lacks is None:
+        return Finding(about, "unknown", "this Redis can't be asked without trying: it takes 7.0", advice)
+    if lacks.loading:
+        return Finding(about, "wrong", f"{user} lacks {' '.join([*lacks.loading, *lacks.listening])}", advice)
+    if lacks.listening:
+        says = f"{user} may load, but not listen (etl run --no-listen): it lacks {' '.join(lacks.listening)}"
+        return Finding(about, "warning", says, advice)
+    return Finding(about, "fine", f"{user} may do all that loading and listening take")
+
+
+def _direction(client: Client, source: List) -> Finding:
+    about = f"list {source.key}"
+    try:
+        ends = inbox.ends(client, source.key, SAMPLE)
+    except ConfigurationError as error:
+        if "WRONGTYPE" in str(error):
+            says = "this key holds something else than a list"
+            return Finding(about, "wrong", says, "name the dialler's list in ETL_SOURCES")
+        raise
+    left, right = (_typical_time(end) for end in ends)
+    if left is None or right is None:
+        says = "too little waits to see which end is the old one"
+        return Finding(about, "unknown", says, "look again when some calls wait")
+    if abs(left - right) < APART_SECONDS:
+        says = "what waits is of one minute: too close to see which end is the old one"
+        return Finding(about, "unknown", says, "look again when more waits")
+    old: Literal["left", "right"] = "left" if left < right else "right"
+    if old == source.take_from:
+        return Finding(about, "fine", f"the oldest is at the {old}, where it's taken from")
+    says = f"the newest is taken first: the oldest is at the {old}, and take_from says {source.take_from}"
+    return Finding(about, "warning", says, f'set take_from = "{old}" for it in ETL_SOURCES')
+
+
+def _typical_time(messages: Sequence[bytes]) -> float | None:
+    """When the calls ended that the messages report, in seconds; None if none of them is a CDR."""
+    decoding = Decoding(
+        messages,
+        source="",
+        key="",
+        batch_id=UUID(int=0),
+        captured_at=0,
+        latest=_NO_LIMIT,
+        max_message_bytes=_NO_LIMIT,
+    )
+    times = [
+        call.dialed_at + (call.call_time or 0) * MICROSECONDS_PER_SECOND if call.ended_at is None else call.ended_at
+        for call in decoding.finish().cdrs
+    ]
+    return median(times) / MICROSECONDS_PER_SECOND if times else None
+
+
+def _consumers(client: Client, needs: Needs) -> Finding:
+    about = "other consumers"
+    others = inbox.poppers(client)
+    if others is None:
+        says = "CLIENT LIST is forbidden: whether somebody else pops the lists can't be seen"
+        return Finding(about, "unknown", says, "grant +client|list to this user, or look yourself")
+    if not others:
+        return Finding(about, "fine", "nobody else pops lists here")
+    named = ", ".join(f"{each.address} ({each.name or each.user}, {each.command.upper()})" for each in others)
+    forwards = [each.forward_to for each in needs.lists if each.forward_to]
+    if forwards:
+        says = f"{named}: right if it takes from {', '.join(forwards)}; CLIENT LIST doesn't tell the list"
+        return Finding(about, "unknown", says, "make sure that none of them takes from a source list")
+    says = f"{named}: what it pops from a source list never gets here; CLIENT LIST doesn't tell the list"
+    return Finding(about, "warning", says, "let it pop a list of its own, named as forward_to in ETL_SOURCES")

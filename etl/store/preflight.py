@@ -1,0 +1,106 @@
+"""What Postgres says of itself, for `etl check`: facts, and no verdicts. Every function may raise `Outage` and
+`ConfigurationError`.
+"""
+
+import shutil
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from etl.store.connection import Engine, translated
+
+# What each table is for, as rights: loading, merging, exporting, and loading a day back.
+_NEEDED = {
+    "alembic_version": ("SELECT",),
+    "cdrs": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "cdr_revisions": ("SELECT", "INSERT"),
+    "audit_events": ("SELECT", "INSERT", "DELETE"),
+    "audit_gaps": ("SELECT",),
+    "dead_letters": ("SELECT", "INSERT"),
+    "load_batches": ("SELECT", "INSERT"),
+    "load_batch_days": ("SELECT", "INSERT"),
+    "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
+    "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+
+_SERVER = sa.text(
+    "SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),"
+    " current_setting('TimeZone'), current_user::text"
+)
+# A table that isn't there is the schema's fault.
+_LACKING_ON_TABLES = sa.text(
+    "SELECT privilege || ' on ' || name FROM unnest(cast(:names AS text[]), cast(:privileges AS text[]))"
+    " WITH ORDINALITY AS needed (name, privilege, number)"
+    " WHERE to_regclass(name) IS NOT NULL AND NOT has_table_privilege(to_regclass(name), privilege) ORDER BY number"
+)
+# Partitions are attached, detached and dropped by whoever owns the table, or is a member of its owner.
+_LACKING_OWNERSHIP = sa.text(
+    "SELECT 'membership in ' || quote_ident(pg_get_userbyid(relowner)) || ', the owner of ' || relname FROM pg_class"
+    " WHERE oid IN (to_regclass('cdrs'), to_regclass('audit_events')) AND NOT pg_has_role(relowner, 'USAGE')"
+    " ORDER BY relname DESC"
+)
+_LACKING_ELSEWHERE = sa.text(
+    "SELECT lacks FROM (VALUES"
+    " (current_schema() IS NOT NULL AND has_schema_privilege(current_schema(), 'CREATE'),"
+    "  'CREATE on schema ' || coalesce(quote_ident(current_schema()), 'public')),"
+    " (has_database_privilege(current_database(), 'TEMPORARY'),"
+    "  'TEMPORARY on database ' || quote_ident(current_database()))"
+    ") AS rights (has, lacks) WHERE NOT has"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    version: str
+    number: int  # 180001 is 18.1
+    is_standby: bool
+    time_zone: str  # of this user's sessions
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of the disk under the data folder, and of the archive's database on it. Tablespaces aren't looked at."""
+
+    free: int
+    total: int
+    database: int
+
+
+def server(engine: Engine) -> Server:
+    with translated(), engine.connect() as connection:
+        return Server(*connection.execute(_SERVER).one())
+
+
+def clock(engine: Engine) -> float:
+    """Unix time by the server's clock."""
+    with translated(), engine.connect() as connection:
+        return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")) or 0)
+
+
+def lacking(engine: Engine) -> list[str]:
+    """The rights that are missing, as GRANT spells them."""
+    pairs = [(name, privilege) for name, privileges in _NEEDED.items() for privilege in privileges]
+    parameters = {"names": [name for name, _ in pairs], "privileges": [privilege for _, privilege in pairs]}
+    with translated(), engine.connect() as connection:
+        return [
+            *connection.scalars(_LACKING_ELSEWHERE),
+            *connection.scalars(_LACKING_OWNERSHIP),
+            *connection.scalars(_LACKING_ON_TABLES, parameters),
+        ]
+
+
+def space(engine: Engine) -> Space | None:
+    """None if the server is on another machine. Raises `ConfigurationError` if this user may not know where its data
+    lies."""
+    with translated(), engine.connect() as connection:
+        # Over a unix socket, which has no address: a port of this machine may lead into a container, or elsewhere.
+        if connection.scalar(sa.text("SELECT inet_server_addr() IS NOT NULL")):
+            return None
+        folder = connection.scalar(sa.text("SELECT current_setting('data_directory')"))
+        size = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
+    try:
+        disk = shutil.disk_usage(str(folder))
+    except OSError:
+        return None
+    return Space(disk.free, disk.total, int(size or 0))
