@@ -1,4 +1,8 @@
-"""Rows out of Postgres and into it as Arrow batches, in one snapshot that the store took."""
+"""Rows out of Postgres and into it as Arrow batches, in one snapshot that the store took.
+
+ADBC's low-level interface: its other one, dbapi, brings pandas and Polars along wherever they are installed, and with
+them half a second and 64 MB for each process.
+"""
 
 import contextlib
 from collections import deque
@@ -6,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import adbc_driver_manager
+import adbc_driver_postgresql
 import pyarrow as pa
-from adbc_driver_postgresql import StatementOptions, dbapi
+from adbc_driver_manager import AdbcConnection, AdbcStatement
 
 from etl.errors import Outage
 
@@ -19,13 +24,21 @@ BATCHES_AHEAD = 4
 @contextlib.contextmanager
 def stream(uri: str, snapshot: str, query: str) -> Iterator[Iterator[pa.RecordBatch]]:
     """The rows of a query as they were in an exported snapshot, batch by batch. Raises `Outage`."""
-    with _translated(), dbapi.connect(uri) as connection, connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-        cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
-        cursor.execute(query)
-        with cursor.fetch_record_batch() as reader, ThreadPoolExecutor(1, "read") as pool:
-            yield _ahead(reader, pool)
+    batch_bytes = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
+    with _translated(), _connected(uri) as connection:
+        for setting in (
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            f"SET TRANSACTION SNAPSHOT '{snapshot}'",
+        ):
+            with AdbcStatement(connection) as statement:
+                statement.set_sql_query(setting)
+                statement.execute_update()
+        with AdbcStatement(connection) as statement:
+            statement.set_options(**{batch_bytes: str(BATCH_BYTES)})
+            statement.set_sql_query(query)
+            rows, _ = statement.execute_query()
+            with pa.RecordBatchReader.from_stream(rows) as reader, ThreadPoolExecutor(1, "read") as pool:
+                yield _ahead(reader, pool)
 
 
 def _ahead(reader: pa.RecordBatchReader, pool: ThreadPoolExecutor) -> Iterator[pa.RecordBatch]:
@@ -43,10 +56,24 @@ def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
 
 def ingest(uri: str, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Append to a table that exists, and commit; returns how many rows. Raises `Outage`."""
-    with _translated(), dbapi.connect(uri) as connection, connection.cursor() as cursor:
-        rows: int = cursor.adbc_ingest(table, pa.RecordBatchReader.from_batches(schema, batches), mode="append")
+    options = {
+        adbc_driver_manager.INGEST_OPTION_TARGET_TABLE: table,
+        adbc_driver_manager.INGEST_OPTION_MODE: adbc_driver_manager.INGEST_OPTION_MODE_APPEND,
+    }
+    with _translated(), _connected(uri) as connection, AdbcStatement(connection) as statement:
+        statement.set_options(**options)
+        statement.bind_stream(pa.RecordBatchReader.from_batches(schema, batches))
+        rows: int = statement.execute_update()
         connection.commit()
     return rows
+
+
+@contextlib.contextmanager
+def _connected(uri: str) -> Iterator[AdbcConnection]:
+    """In a transaction, which is rolled back unless it's committed."""
+    with adbc_driver_postgresql.connect(uri) as database, AdbcConnection(database) as connection:
+        connection.set_autocommit(False)
+        yield connection
 
 
 @contextlib.contextmanager
