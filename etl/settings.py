@@ -5,6 +5,7 @@ happens elsewhere.
 Values come from the environment (`ETL_BATCH_SIZE`) and from a TOML file (`batch_size`); the environment wins.
 """
 
+import contextlib
 import difflib
 import json
 import re
@@ -76,6 +77,20 @@ def _redis_url(url: SecretStr) -> SecretStr:
 def _postgres_url(url: SecretStr) -> SecretStr:
     _parts(url, _POSTGRES_SCHEMES)
     return url
+
+
+def _http(text: str) -> str:
+    if text != "off":
+        _host_and_port(text)
+    return text
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    with contextlib.suppress(ValueError):  # of a port that is no number, or too large
+        if parts.hostname and parts.port is not None and text == parts.netloc and "@" not in text:
+            return parts.hostname, parts.port
+    raise ValueError("must be host:port, like 127.0.0.1:9464 or [::1]:9464, or off")
 
 
 def _json(value: object) -> object:
@@ -155,6 +170,13 @@ class Settings(BaseSettings):
     export_url: str = Field(default="./lake", min_length=1, description="a folder, or an s3://, gs:// or abfs:// URL")
     export_grace_minutes: int = _whole(60, 0, 1_440, "minutes")
     keep_days: int | None = Field(default=None, ge=1, le=36_500, description="a whole number of days from 1 to 36500")
+
+    http: Annotated[str, AfterValidator(_http)] = Field(default="127.0.0.1:9464", description="host:port, or off")
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """Host and port of metrics and health; None if they are off."""
+        return None if self.http == "off" else _host_and_port(self.http)
 
     @property
     def sqlalchemy_url(self) -> str:

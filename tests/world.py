@@ -95,7 +95,7 @@ class Archive:
             redis_url=SecretStr(self.redis_url),
             database_url=SecretStr(self.database_url),
             sources=tuple(self.sources),
-            **{"worker_name": "test", **self.more, **more},
+            **{"worker_name": "test", "http": "off", **self.more, **more},
         )
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -107,6 +107,7 @@ class Archive:
             "ETL_DATABASE_URL": self.database_url,
             "ETL_SOURCES": json.dumps([source.model_dump() for source in self.sources]),
             "ETL_WORKER_NAME": "test",
+            "ETL_HTTP": "off",
             **{f"ETL_{name.upper()}": str(value) for name, value in self.more.items()},
             **more,
         }

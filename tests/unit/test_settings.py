@@ -56,6 +56,7 @@ def test_the_environment_sets_everything() -> None:
             "ETL_LEASE_SECONDS": "10",
             "ETL_WORKER_NAME": "loader-1.example",
             "ETL_MAX_MESSAGE_BYTES": "1024",
+            "ETL_HTTP": "[::1]:9465",
             "ETL_SOURCES": '[{"key": "cdrs", "source": "pbx", "take_from": "left", "forward_to": "{cdrs}:crm"}]',
             "PATH": "/usr/bin",
         },
@@ -70,6 +71,7 @@ def test_the_environment_sets_everything() -> None:
         lease_seconds=10,
         worker_name="loader-1.example",
         max_message_bytes=1_024,
+        http="[::1]:9465",
         sources=(Source(key="cdrs", source="pbx", take_from="left", forward_to="{cdrs}:crm"),),
     )
 
@@ -120,6 +122,27 @@ def test_a_worker_is_called_after_its_host(monkeypatch: pytest.MonkeyPatch, host
     name = load(None, {}).worker_name
     assert name == worker
     assert load(None, {"ETL_WORKER_NAME": name}).worker_name == worker
+
+
+@pytest.mark.parametrize(
+    ("http", "address"),
+    [
+        ("off", None),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),
+        ("[::]:0", ("::", 0)),
+        ("loader-1.example:65535", ("loader-1.example", 65535)),
+    ],
+)
+def test_metrics_are_served_at_an_address_or_not_at_all(http: str, address: tuple[str, int] | None) -> None:
+    assert load(None, {"ETL_HTTP": http}).http_address == address
+
+
+@pytest.mark.parametrize(
+    "http", ["", "on", "9464", ":9464", "::1:9464", "host", "host:", "h:65536", "h:x", "h:1/m", "u@h:1"]
+)
+def test_an_address_that_is_none_is_refused(http: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^ETL_HTTP must be host:port, like 127\.0\.0\.1:9464"):
+        load(None, {"ETL_HTTP": http})
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
