@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
 from etl import logs
+from etl.app import clock
 from etl.errors import ConfigurationError
 from etl.jobs.lake import Lake, one_by_one
 from etl.lake.datasets import DATASETS
@@ -31,11 +32,6 @@ def opened(settings: Settings) -> Iterator[Lake]:
         engine.dispose()
 
 
-def first_open_day(settings: Settings) -> date:
-    """The earliest day that isn't closed: every day ends at midnight UTC, and a little later for what is on its way."""
-    return (datetime.now(UTC) - timedelta(minutes=settings.export_grace_minutes)).date()
-
-
 def last_day_to_forget(keep_days: int) -> date:
     """Postgres keeps this many days before today."""
     return datetime.now(UTC).date() - timedelta(days=keep_days + 1)
@@ -43,7 +39,7 @@ def last_day_to_forget(keep_days: int) -> date:
 
 def export(settings: Settings) -> None:
     """Every closed day that changed. This and the others tell in the log what became of each day."""
-    before = first_open_day(settings)
+    before = clock.first_open_day(settings)
     with opened(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
         one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)

@@ -67,11 +67,11 @@ def export(
 ) -> None:
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
     from etl import settings
-    from etl.app import lakeside
+    from etl.app import clock, lakeside
 
     configured = settings.load(config, os.environ)
     period = _period(day, first, last)
-    open_day = lakeside.first_open_day(configured)
+    open_day = clock.first_open_day(configured)
     if period and period[1] >= open_day and not force:
         raise typer.BadParameter(
             f"{open_day} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after midnight UTC;"

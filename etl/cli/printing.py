@@ -68,19 +68,48 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def duration(seconds: float) -> str:
+    """For people: its two largest units, which is as exact as anybody wants to know it."""
+    whole = int(seconds)
+    if whole < 1:
+        return "under 1 s"
+    for unit, name, smaller, smaller_name in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            return f"{whole // unit:,} {name} {whole % unit // smaller} {smaller_name}"
+    return f"{whole} s"
+
+
+def size(number: int) -> str:
+    """Bytes, for people."""
+    return f"{number / 1024**3:,.1f} GiB" if number >= 1024**3 else f"{number / 1024**2:,.1f} MiB"
+
+
 def heading(title: str) -> None:
     out.print(f"\n[bold]{title}[/bold]")
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    out.print(table_of(columns, rows))
+
+
+def table_of(columns: Sequence[str], rows: Sequence[Sequence[object]], thousands: str = "") -> Table:
+    """`thousands` stands between them in whole numbers."""
     table = Table(*columns)
     for index, column in enumerate(table.columns):
         if all(isinstance(row[index], int | Decimal | None) for row in rows):
             column.justify = "right"
     for row in rows:
         # As text, since an error's "[Errno 28]" isn't meant for Rich.
-        table.add_row(*("" if value is None else Text(str(value)) for value in row))
-    out.print(table)
+        table.add_row(*(Text(f"{value:{thousands}}" if isinstance(value, int) else _text(value)) for value in row))
+    return table
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 class Ledger:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from etl import app
-from etl.app import lakeside
+from etl.app import clock, lakeside
 from etl.devtools._process import wait_until
 from etl.devtools.dialler import simulate
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
@@ -145,7 +145,7 @@ class Demo:
 
     def export(self, told: Callable[[int], None]) -> tuple[list[Outcome], list[Difference]]:
         """Every closed day into the lake, and how the files differ from Postgres."""
-        before = lakeside.first_open_day(self.settings)
+        before = clock.first_open_day(self.settings)
         with lakeside.opened(self.settings) as lake:
             due = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
             outcomes = [lake.export(dataset, day, told) for dataset, day in due]

@@ -50,6 +50,16 @@ class Claim:
         self._source._give_back(self)
 
 
+class Lease(NamedTuple):
+    """An entry of the registry: which claim, who holds it, how many seconds its lease still runs (if below zero: it ran
+    out so long ago), how many messages are in it."""
+
+    batch_id: UUID
+    worker: str
+    seconds: float
+    messages: int
+
+
 class Source:
     """A source list and its claims, as one worker sees them. Safe to use from several threads.
 
@@ -137,6 +147,27 @@ class Source:
         """How many messages wait in the source list."""
         with translated():
             return int(self._client.llen(self.key))
+
+    def oldest(self, most: int) -> list[bytes]:
+        """The oldest waiting messages, at most so many, the oldest first."""
+        with translated():
+            if self._old_end == "left":
+                return cast("list[bytes]", self._client.lrange(self.key, 0, most - 1))
+            return cast("list[bytes]", self._client.lrange(self.key, -most, -1))[::-1]
+
+    def claims(self) -> list[Lease]:
+        """Every claim of this source, whoever holds it, the next to run out first."""
+        with translated():
+            seconds, micros = self._client.time()
+            now = seconds * 1000 + micros // 1000
+            entries = [
+                (_parse(member), at) for member, at in self._client.zrange(self._registry, 0, -1, withscores=True)
+            ]
+            return [
+                Lease(entry.batch_id, entry.worker, (at - now) / 1000, self._client.llen(self._list_of(entry.batch_id)))
+                for entry, at in entries
+                if entry.batch_id is not None  # not ours: somebody else writes to our registry
+            ]
 
     def claimed_elsewhere(self) -> int:
         """How many claims of this source are held by others."""

@@ -48,14 +48,14 @@ def reach(client: Client) -> None:
 
 def clock(client: Client) -> float:
     """Unix time by the server's clock. A cluster's first node answers for all."""
-    seconds, micros = _of_each(client, "time")[0][1]
+    seconds, micros = of_each(client, "time")[0][1]
     return float(seconds) + float(micros) / 1e6
 
 
 def nodes(client: Client) -> list[Node] | None:
     """Each primary by its own account; None if INFO is forbidden."""
     try:
-        return [_node(name, about) for name, about in _of_each(client, "info", "all")]
+        return [_node(name, about) for name, about in of_each(client, "info", "all")]
     except ConfigurationError:
         return None
 
@@ -64,7 +64,7 @@ def poppers(client: Client) -> list[Popper] | None:
     """Who else takes messages in our database; None if CLIENT LIST is forbidden."""
     database = "0" if isinstance(client, redis.RedisCluster) else str(_database(client))
     try:
-        clients = [each for _, listed in _of_each(client, "client_list") for each in listed]
+        clients = [each for _, listed in of_each(client, "client_list") for each in listed]
     except ConfigurationError:
         return None
     return [
@@ -87,7 +87,7 @@ def ends(client: Client, key: str, most: int) -> tuple[list[bytes], list[bytes]]
         return connection.lrange(key, 0, each - 1), connection.lrange(key, -each, -1)
 
 
-def _of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any]]:
+def of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any]]:
     """The server's name and answer; of a cluster, those of each primary."""
     connection: Any = client
     with translated():

@@ -1,6 +1,7 @@
 """Which rights the program needs in Redis, and which of them its user lacks.
 
-The commands are those of `claims`, `spool`, `lock`, `ears` and the scripts in `lua/`: who adds one there adds it here.
+The commands are those of `claims`, `spool`, `lock`, `ears`, `memory` and the scripts in `lua/`: who adds one there adds
+it here.
 """
 
 import contextlib
@@ -43,10 +44,10 @@ _ARGUMENTS: dict[str, list[str]] = {
     "zscore": ["x"],
 }
 _OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim")
-_OF_A_CLAIM = ("exists", "lrange", "rename", "rpush", "unlink")
+_OF_A_CLAIM = ("exists", "llen", "lrange", "rename", "rpush", "unlink")
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
-_WITHOUT_KEY = {"scan": ["0"], "time": []}
+_WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
 _OF_THE_EARS = ("psubscribe", "publish", "subscribe")
 # A cluster's client asks for its slots, and for where in a command the keys stand.
@@ -78,10 +79,11 @@ class _Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """Rights that are missing, as ACL SETUSER spells them: for loading, and for listening only."""
+    """Rights that are missing, as ACL SETUSER spells them: for loading, for listening only, and for the status only."""
 
     loading: Sequence[str]
     listening: Sequence[str]
+    telling: Sequence[str] = ()
 
 
 def lacking(client: Client, needs: Needs) -> Lacking | None:
@@ -99,13 +101,19 @@ def lacking(client: Client, needs: Needs) -> Lacking | None:
     def refused(uses: Iterable[_Use]) -> list[str]:
         return [right for use in uses for right in _refused(connection, sha, use)]
 
-    loading = refused([*_uses_of_loading(needs), _Use("", "", tuple(_WITHOUT_KEY))])
+    loading = refused([*_uses_of_loading(needs), _Use("", "", ("scan", "time"))])
     listening = [*refused(_uses_of_listening(needs)), *_refused_to_the_ears(client, needs, sha)]
-    return Lacking(list(dict.fromkeys(loading)), [each for each in dict.fromkeys(listening) if each not in loading])
+    telling = refused([_Use("", "", ("info",))])
+    each_once = dict.fromkeys((*loading, *listening, *telling))
+    return Lacking(
+        [right for right in each_once if right in loading],
+        [right for right in each_once if right in listening and right not in loading],
+        [right for right in each_once if right not in loading and right not in listening],
+    )
 
 
 def minimal(client: Client, needs: Needs) -> str:
-    """The rights that loading and listening take, and no other, as ACL SETUSER wants them."""
+    """The rights that loading, listening and the status take, and no other, as ACL SETUSER wants them."""
     uses = [*_uses_of_loading(needs), *_uses_of_listening(needs)]
     commands = {command for use in uses for command in use.commands} | {*_WITHOUT_KEY, *_ALWAYS, *_OF_THE_EARS}
     if isinstance(client, redis.RedisCluster):

@@ -22,7 +22,7 @@ from etl.lake.target import Target
 from etl.lake.verify import Difference
 from etl.store import days, partitions
 from etl.store.connection import Engine
-from etl.store.days import Books, Day, Revision, Snapshot
+from etl.store.days import Books, Day, Revision, Snapshot, changed
 
 # Verdicts of `compare` that somebody must do something about.
 WRONG = frozenset({"unequal", "unreadable"})
@@ -318,11 +318,6 @@ class Lake:
     def _deep(self, held: Day, dataset: Dataset) -> tuple[Books, list[Difference]]:
         with held.snapshot() as snapshot:
             return snapshot.books, verify.deep(self._target, dataset, held.day, self._uri, snapshot.id)
-
-
-def changed(books: Books) -> bool:
-    """The ledger knows more of the day than the lake."""
-    return books.entries > 0 and (books.revision is None or books.entries != books.revision.entries)
 
 
 def _verdict(books: Books, partition: int | None, in_file: int | None) -> tuple[str, str]:

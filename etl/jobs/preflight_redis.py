@@ -14,6 +14,7 @@ from etl.inbox.connection import Client
 from etl.inbox.preflight import Node
 from etl.inbox.rights import List, Needs
 from etl.jobs.findings import Finding, asked, clock, reachable
+from etl.wire.age import ended
 from etl.wire.decode import Decoding
 from etl.wire.times import MICROSECONDS_PER_SECOND
 
@@ -127,10 +128,14 @@ def _rights(client: Client, needs: Needs, user: str) -> Finding:
     advice = f"for a user of its own: ACL SETUSER {name} resetkeys resetchannels -@all {rights.minimal(client, needs)}"
     if lacks is None:
         return Finding(about, "unknown", "this Redis can't be asked without trying: it takes 7.0", advice)
+    every = " ".join([*lacks.loading, *lacks.listening, *lacks.telling])
     if lacks.loading:
-        return Finding(about, "wrong", f"{user} lacks {' '.join([*lacks.loading, *lacks.listening])}", advice)
+        return Finding(about, "wrong", f"{user} lacks {every}", advice)
     if lacks.listening:
-        says = f"{user} may load, but not listen (etl run --no-listen): it lacks {' '.join(lacks.listening)}"
+        says = f"{user} may load, but not listen (etl run --no-listen): it lacks {every}"
+        return Finding(about, "warning", says, advice)
+    if lacks.telling:
+        says = f"{user} may load and listen, but not see how much memory is left: it lacks {every}"
         return Finding(about, "warning", says, advice)
     return Finding(about, "fine", f"{user} may do all that loading and listening take")
 
@@ -169,10 +174,7 @@ def _typical_time(messages: Sequence[bytes]) -> float | None:
         latest=_NO_LIMIT,
         max_message_bytes=_NO_LIMIT,
     )
-    times = [
-        call.dialed_at + (call.call_time or 0) * MICROSECONDS_PER_SECOND if call.ended_at is None else call.ended_at
-        for call in decoding.finish().cdrs
-    ]
+    times = [ended(call) for call in decoding.finish().cdrs]
     return median(times) / MICROSECONDS_PER_SECOND if times else None
 
 

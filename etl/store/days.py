@@ -58,6 +58,11 @@ class Books:
     revision: Revision | None
 
 
+def changed(books: Books) -> bool:
+    """The ledger knows more of the day than the lake."""
+    return books.entries > 0 and (books.revision is None or books.entries != books.revision.entries)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A moment of the database that other connections can look at too, by its id."""

@@ -101,7 +101,7 @@ def count(engine: sa.Engine, wanted: Wanted) -> dict[str, int]:
     reason = dead_letters.c.reason
     query = sa.select(reason, sa.func.count()).where(*wanted.conditions()).group_by(reason).order_by(reason)
     with translated(), engine.connect() as connection:
-        return dict(row._tuple() for row in connection.execute(query))
+        return dict(connection.execute(query).all())
 
 
 def discard(engine: sa.Engine, wanted: Wanted, because: str) -> int:

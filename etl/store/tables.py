@@ -152,6 +152,7 @@ load_batches = Table(
     Column("committed_at", _time(), nullable=False, server_default=_NOW, comment="Start of the committing transaction"),
     CheckConstraint("claimed = inserted + updated + unchanged + events + dead", name="books_balance"),
     Index("load_batches_committed_idx", "committed_at"),
+    Index("load_batches_cdrs_idx", "committed_at", postgresql_where=text("inserted + updated + unchanged > 0")),
     comment="The ledger: one row per claim, committed together with the claim's rows, so a claim takes effect once",
 )
 

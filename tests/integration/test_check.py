@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import redis
 
-from etl.app import preflight
+from etl.app import preflight, status
 from etl.devtools.embedded import PrivateCluster, PrivatePostgres, PrivateRedis
 from etl.errors import ConfigurationError
 from etl.inbox.connection import connect
@@ -168,7 +168,7 @@ def test_given_a_user_without_rights_then_the_advice_is_a_line_that_mends_it(
 
     found = findings(checked, redis_url=url)
     assert found["Redis rights"].verdict == "fine"
-    unknown = {"Redis settings", "other consumers", LIST, f"list {CLICK2DIAL}"}
+    unknown = {"other consumers", LIST, f"list {CLICK2DIAL}"}
     assert {about for about, verdict in verdicts(found).items() if verdict == "unknown"} == unknown
     assert "wrong" not in verdicts(found).values()
     checked.push(*calls(0, 1))
@@ -187,6 +187,10 @@ def test_given_a_user_without_rights_then_the_advice_is_a_line_that_mends_it(
         probe(client, ears.probe_channel, 0)
         ears.close()
         push(client, "etl:events", [b"junk"])
+    with status.reader(replace(checked, redis_url=url).settings()) as reading:
+        told = reading.read().redis
+    assert told
+    assert told.memory, "nor who asks for the status"
     assert replace(checked, redis_url=url).load().dead == 1, "nor the listener, nor its spool"
     assert checked.redis.acl_log() == []
     assert checked.keys() == {"enigma:app", "odd[key]*"}
@@ -209,6 +213,7 @@ def test_given_a_user_without_rights_then_the_advice_is_a_line_that_mends_it(
         ("+pexpire", "warning"),
         ("&enigma:notifications:*", "warning"),
         ("&etl:probe:*", "warning"),
+        ("+info", "warning"),
     ],
 )
 def test_given_a_right_is_missing_then_it_is_named_and_only_it(

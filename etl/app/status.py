@@ -1,0 +1,290 @@
+"""How things stand, for whoever looks: `etl status`, and the gauges of a process that loads. It asks each store what it
+knows, and puts the answers side by side.
+
+A store that is away costs its own half and not the other's. Nothing here opens the lake: what it has is in the books.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal, TypeVar
+from uuid import UUID
+
+from etl import app
+from etl.app import clock
+from etl.errors import EtlError
+from etl.inbox import connection as inbox
+from etl.inbox.claims import Source
+from etl.inbox.memory import Memory, memory
+from etl.jobs.loader import Decode
+from etl.jobs.runway import Runway, Sample
+from etl.settings import Settings
+from etl.store import days, schema, sessions, status
+from etl.store.connection import Engine
+from etl.store.days import Books, changed
+from etl.store.status import LastCdr, Listener, OpenLetters, Rate
+from etl.store.tables import PARTITIONED
+from etl.wire.age import sent
+from etl.wire.ids import time_of
+from etl.wire.times import to_datetime
+
+T = TypeVar("T")
+
+RATES_SECONDS = (60, 3_600)
+GAPS_PERIOD = timedelta(days=1)
+DAYS = 7
+# Of one look at the backlog, two of which make its growth.
+SAMPLE_SECONDS = 1.0
+# Counting the ledger may take a second, and a day is exported once a night.
+EXPORTS_EVERY_SECONDS = 30.0
+# Not every message says when it was sent; its neighbours were sent in the same moment, or nearly.
+OLDEST_MESSAGES = 10
+_NO_CLAIM = UUID(int=0)
+
+ExportState = Literal["open", "not_exported", "changed", "half_way", "up_to_date", "in_the_lake_only"]
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """A source list. The age of the oldest message is None if none waits, or if none of the oldest tells its time."""
+
+    source_key: str
+    waiting_messages: int
+    oldest_waiting_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`lease_seconds` is how long its lease still runs; below zero, it ran out."""
+
+    source_key: str
+    batch_id: UUID
+    worker: str
+    messages: int
+    claimed_seconds_ago: float
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class InRedis:
+    """`memory` is None if this user may not know it, `backlog_grows` if that isn't known, or not yet; only while it
+    grows there is a runway."""
+
+    lists: list[List]
+    claims: list[Claim]
+    memory: list[Memory] | None
+    backlog_grows: bool | None
+    runway_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """In the last `period_seconds` nobody was proven to listen for `seconds`."""
+
+    period_seconds: float
+    gaps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportDay:
+    """`rows` by the ledger; `revision` and `exported_rows` are those of the lake."""
+
+    dataset: str
+    day: date
+    rows: int
+    revision: int | None
+    exported_rows: int | None
+    state: ExportState
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """The last days one by one; of all closed days, how many are due for an export; when there was one last."""
+
+    days: list[ExportDay]
+    unexported_days: dict[str, int]
+    last_exported_at: dict[str, datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class InPostgres:
+    rates: list[Rate]
+    last_cdr: LastCdr
+    listener: Listener | None
+    listener_gaps: Gaps
+    open_dead_letters: list[OpenLetters]
+    exports: Exports
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A half is None if its store couldn't be asked, and then its error says why."""
+
+    at: datetime
+    redis: InRedis | None
+    redis_error: str | None
+    postgres: InPostgres | None
+    postgres_error: str | None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.redis is not None and self.postgres is not None
+
+
+def lists(sources: Sequence[Source], decoders: Mapping[str, Decode]) -> list[List]:
+    """Raises `Outage` and `ConfigurationError`, as all of these do."""
+    return [List(source.key, source.waiting(), oldest_seconds(source, decoders[source.key])) for source in sources]
+
+
+def oldest_seconds(source: Source, decode: Decode) -> float | None:
+    """The age of the oldest waiting message, by the first of the oldest that tells when it was sent."""
+    for message in source.oldest(OLDEST_MESSAGES):
+        moment = sent(decode([message], _NO_CLAIM, 0))
+        if moment is not None:
+            return _seconds_since(to_datetime(moment))
+    return None
+
+
+def claims(sources: Sequence[Source]) -> list[Claim]:
+    return [
+        Claim(
+            source_key=source.key,
+            batch_id=lease.batch_id,
+            worker=lease.worker,
+            messages=lease.messages,
+            claimed_seconds_ago=_seconds_since(time_of(lease.batch_id)),
+            lease_seconds=lease.seconds,
+        )
+        for source in sources
+        for lease in source.claims()
+    ]
+
+
+def in_redis(
+    client: inbox.Client, sources: Sequence[Source], decoders: Mapping[str, Decode], runway: Runway
+) -> InRedis:
+    """Adds a sample to `runway`."""
+    waiting, claimed, used = lists(sources, decoders), claims(sources), memory(client)
+    runway.add(Sample(time.monotonic(), sum(each.waiting_messages for each in waiting), used))
+    lasts = runway.seconds()
+    grows = None if lasts is None else math.isfinite(lasts)
+    return InRedis(waiting, claimed, used, grows, lasts if grows else None)
+
+
+def gaps(engine: Engine) -> Gaps:
+    now = datetime.now(UTC)
+    found = sessions.gaps(engine, now - GAPS_PERIOD, now)
+    seconds = sum((gap.gap_until - gap.gap_from).total_seconds() for gap in found)
+    return Gaps(GAPS_PERIOD.total_seconds(), len(found), seconds)
+
+
+def exports(engine: Engine, first_open_day: date) -> Exports:
+    """Of each dataset the latest day first, without those that neither the ledger nor the lake knows."""
+    today = datetime.now(UTC).date()
+    last_days = [
+        _export_day(books, first_open_day)
+        for table in PARTITIONED.values()
+        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + app.AHEAD))
+    ]
+    return Exports(last_days, status.unexported(engine, first_open_day), status.last_exports(engine))
+
+
+class Reader:
+    """Reads the status, as often as it's wanted, over connections that it keeps. Not for several threads."""
+
+    def __init__(self, settings: Settings, engine: Engine, kept: contextlib.ExitStack) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._kept = kept
+        self._client: inbox.Client | None = None
+        self._runway = Runway()
+        self._schema_is_checked = False
+        self._exports: Exports | None = None
+        self._exports_until = 0.0
+
+    def read(self) -> Status:
+        at = datetime.now(UTC)
+        redis, postgres = _tried(self._redis), _tried(self._postgres)
+        return Status(at, *redis, *postgres)
+
+    def with_runway(self, status: Status) -> Status:
+        """A moment later, Redis' half tells too how long its memory lasts."""
+        if status.redis is None:
+            return status
+        time.sleep(SAMPLE_SECONDS)
+        redis, error = _tried(self._redis)
+        return replace(status, redis=redis, redis_error=error)
+
+    def _redis(self) -> InRedis:
+        if self._client is None:
+            url = self._settings.redis_url.get_secret_value()
+            self._client = inbox.connect(url, self._settings.redis_cluster)
+            self._kept.callback(self._client.close)
+        sources = app.sources(self._settings, app.Stores(self._client, self._engine))
+        return in_redis(self._client, sources, app.decoders_of(self._settings), self._runway)
+
+    def _postgres(self) -> InPostgres:
+        if not self._schema_is_checked:
+            schema.check(self._engine)
+            self._schema_is_checked = True
+        return InPostgres(
+            rates=status.rates(self._engine, RATES_SECONDS),
+            last_cdr=status.last_cdr(self._engine),
+            listener=status.listener(self._engine),
+            listener_gaps=gaps(self._engine),
+            open_dead_letters=status.open_letters(self._engine),
+            exports=self._exports_lately(),
+        )
+
+    def _exports_lately(self) -> Exports:
+        if self._exports is None or time.monotonic() > self._exports_until:
+            self._exports = exports(self._engine, clock.first_open_day(self._settings))
+            self._exports_until = time.monotonic() + EXPORTS_EVERY_SECONDS
+        return self._exports
+
+
+@contextlib.contextmanager
+def reader(settings: Settings) -> Iterator[Reader]:
+    """Asks nothing yet."""
+    with contextlib.ExitStack() as kept:
+        yield Reader(settings, kept.enter_context(app.engine_of(settings)), kept)
+
+
+def _tried(read: Callable[[], T]) -> tuple[T | None, str | None]:
+    try:
+        return read(), None
+    except EtlError as error:
+        return None, str(error)
+
+
+def _export_day(books: Books, first_open_day: date) -> ExportDay:
+    revision = books.revision
+    return ExportDay(
+        dataset=books.dataset,
+        day=books.day,
+        rows=books.rows,
+        revision=revision.revision if revision else None,
+        exported_rows=revision.rows if revision else None,
+        state=_state(books, first_open_day),
+    )
+
+
+def _state(books: Books, first_open_day: date) -> ExportState:
+    if books.day >= first_open_day:
+        return "open"
+    if books.revision is None:
+        return "not_exported"
+    if changed(books):
+        return "changed"
+    if not books.revision.published:
+        return "half_way"
+    return "in_the_lake_only" if books.revision.dropped else "up_to_date"
+
+
+def _seconds_since(moment: datetime) -> float:
+    """Not below zero, though clocks differ."""
+    return max(0.0, (datetime.now(UTC) - moment).total_seconds())

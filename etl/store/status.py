@@ -1,0 +1,172 @@
+"""What Postgres knows of how things stand, for `etl status` and the metrics: facts, and no verdicts.
+
+The ledger has a row for every claim there ever was, and this is asked every few seconds: each query reads a short end
+of an index, but for `unexported` and the export state, which count the ledger's rows by day. Every function may raise
+`Outage` and `ConfigurationError`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
+
+from etl.store.connection import Engine, translated
+from etl.store.load_back import LAKE
+from etl.store.tables import (
+    PARTITIONED,
+    cdrs,
+    dead_letters,
+    exports,
+    listener_sessions,
+    load_batch_days,
+    load_batches,
+)
+
+# As the view audit_gaps has it: a session that goes on is silent for a probe's interval, the linger and a little.
+_STILL_LISTENING = sa.text("interval '15 seconds'")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What the ledger counted in the last `seconds`, by the second."""
+
+    seconds: int
+    messages_per_second: float
+    cdrs_inserted_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class LastCdr:
+    """When a CDR was committed last, and the latest call that is known; None if there was none."""
+
+    committed_at: datetime | None
+    dialed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The latest session. `is_listening` is false too if its loader is late with its reports."""
+
+    name: str
+    subscribed_at: datetime
+    proven_until: datetime
+    is_listening: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLetters:
+    """The dead letters of one reason that nobody has resolved."""
+
+    reason: str
+    letters: int
+    first_received_at: datetime
+    last_received_at: datetime
+
+
+def rates(engine: Engine, periods: Sequence[int]) -> list[Rate]:
+    """Over the last so many seconds. What a restore enters isn't counted."""
+    c = load_batches.c
+    ago = {seconds: sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds) for seconds in periods}
+    sums = [
+        sa.func.coalesce(sa.func.sum(counted).filter(c.committed_at > since), 0)
+        for since in ago.values()
+        for counted in (c.claimed, c.inserted)
+    ]
+    query = sa.select(*sums).where(c.committed_at > ago[max(periods)], c.source_key != LAKE)
+    with translated(), engine.connect() as connection:
+        found = iter(connection.execute(query).one())
+    return [Rate(seconds, float(next(found)) / seconds, float(next(found)) / seconds) for seconds in periods]
+
+
+def last_cdr(engine: Engine) -> LastCdr:
+    """The latest call is looked for in one day only, the last that the ledger knows."""
+    c = load_batches.c
+    has_cdrs = sa.text("inserted + updated + unchanged > 0")  # in the words of the index
+    committed = sa.select(c.committed_at).where(has_cdrs, c.source_key != LAKE).order_by(c.committed_at.desc()).limit(1)
+    last_day = sa.select(sa.func.max(load_batch_days.c.day)).where(load_batch_days.c.dataset == cdrs.name)
+    with translated(), engine.connect() as connection:
+        day = connection.scalar(last_day)
+        return LastCdr(connection.scalar(committed), _last_call(connection, day) if day else None)
+
+
+def _last_call(connection: sa.Connection, day: date) -> datetime | None:
+    in_postgres = sa.select(sa.func.max(cdrs.c.dialed_at)).where(cdrs.c.dialed_on == day)
+    in_the_lake = sa.select(sa.func.max(exports.c.last_time)).where(
+        exports.c.dataset == cdrs.name, exports.c.day == day
+    )
+    latest: datetime | None = connection.scalar(in_postgres) or connection.scalar(in_the_lake)
+    return latest
+
+
+def listener(engine: Engine) -> Listener | None:
+    """The one who listens, or else who did last; None if nobody ever has."""
+    c = listener_sessions.c
+    listening = sa.and_(c.ended_at.is_(None), c.proven_until >= sa.func.now() - _STILL_LISTENING)
+    latest = sa.select(sa.func.max(c.proven_until)).scalar_subquery()
+    # One that has ended may have been proven for longer than one that goes on, by a clock that runs ahead.
+    query = (
+        sa.select(c.listener, c.subscribed_at, c.proven_until, listening)
+        .where(c.proven_until >= latest - _STILL_LISTENING)
+        .order_by(listening.desc(), c.proven_until.desc(), c.subscribed_at.desc())
+        .limit(1)
+    )
+    with translated(), engine.connect() as connection:
+        row = connection.execute(query).one_or_none()
+        return Listener(*row) if row else None
+
+
+def open_letters(engine: Engine) -> list[OpenLetters]:
+    """By reason, the most frequent first."""
+    c = dead_letters.c
+    letters = sa.func.count()
+    query = (
+        sa.select(c.reason, letters, sa.func.min(c.received_at), sa.func.max(c.received_at))
+        .where(c.resolved_at.is_(None))
+        .group_by(c.reason)
+        .order_by(letters.desc(), c.reason)
+    )
+    with translated(), engine.connect() as connection:
+        return [OpenLetters(*row) for row in connection.execute(query)]
+
+
+def unexported(engine: Engine, before: date) -> dict[str, int]:
+    """By dataset, how many days before `before` an export is due for: changed, or left half-way.
+
+    It counts the whole ledger from an index, some ten million rows a second: don't ask all the time.
+    """
+    c = load_batch_days.c
+    ledger = (
+        sa.select(c.dataset, c.day, sa.func.count().label("entries"))
+        .where(c.day < before)
+        .group_by(c.dataset, c.day)
+        .subquery()
+    )
+    latest = (
+        sa.select(exports.c.dataset, exports.c.day, exports.c.entries, exports.c.published_at)
+        .ext(distinct_on(exports.c.dataset, exports.c.day))
+        .where(exports.c.day < before)
+        .order_by(exports.c.dataset, exports.c.day, exports.c.revision.desc())
+        .subquery()
+    )
+    same_day = sa.and_(ledger.c.dataset == latest.c.dataset, ledger.c.day == latest.c.day)
+    changed = sa.and_(ledger.c.entries.is_not(None), ledger.c.entries.is_distinct_from(latest.c.entries))
+    half_way = sa.and_(latest.c.entries.is_not(None), latest.c.published_at.is_(None))
+    dataset = sa.func.coalesce(ledger.c.dataset, latest.c.dataset)
+    query = (
+        sa.select(dataset, sa.func.count())
+        .select_from(ledger.join(latest, same_day, full=True))
+        .where(sa.or_(changed, half_way))
+        .group_by(dataset)
+    )
+    with translated(), engine.connect() as connection:
+        return dict.fromkeys(PARTITIONED, 0) | dict(connection.execute(query).all())
+
+
+def last_exports(engine: Engine) -> dict[str, datetime]:
+    """By dataset, when a revision was published last; not of one that never was exported."""
+    last = sa.func.max(exports.c.published_at)
+    query = sa.select(exports.c.dataset, last).group_by(exports.c.dataset).having(last.is_not(None))
+    with translated(), engine.connect() as connection:
+        return dict(connection.execute(query).all())
