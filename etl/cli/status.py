@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -12,11 +12,11 @@ import typer
 from etl.cli import FAILED, AsJson, Config, app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Group, RenderableType
 
-    from etl.app.status import InPostgres, InRedis, Status
+    from etl.app.status import InPostgres, InRedis, List, Status
 
 REFRESH_SECONDS = 2.0
 EXPORT_STATES = {
@@ -54,7 +54,7 @@ def status(
     raise typer.Exit(0 if found.is_whole else FAILED)
 
 
-def _watch(read: Any, as_json: bool) -> None:
+def _watch(read: "Callable[[], Status]", as_json: bool) -> None:
     from rich.live import Live
 
     from etl.app import stop_on_signals
@@ -108,7 +108,9 @@ def _rendered(found: "Status") -> "Group":
 def _away(name: str, error: str | None) -> "RenderableType":
     from rich.text import Text
 
-    return Text(f"{name} couldn't be asked: {str(error).removeprefix(f'{name}: ')}", style="bold red")
+    from etl.cli.dead import printable
+
+    return Text(f"{name} couldn't be asked: {printable(str(error)).removeprefix(f'{name}: ')}", style="bold red")
 
 
 def _of_redis(found: "InRedis") -> "Iterator[RenderableType]":
@@ -140,7 +142,7 @@ def _of_redis(found: "InRedis") -> "Iterator[RenderableType]":
     yield _line("Redis' memory", _memory(found))
 
 
-def _waiting_for(each: Any) -> str:
+def _waiting_for(each: "List") -> str:
     from etl.cli.printing import duration
 
     if each.oldest_waiting_seconds is not None:
@@ -215,10 +217,8 @@ def _of_postgres(found: "InPostgres", at: datetime) -> "Iterator[RenderableType]
         )
     else:
         yield _line("days", "no rows in the last 7")
-    due = [
-        f"{number:,} closed days of {dataset}" for dataset, number in found.exports.unexported_days.items() if number
-    ]
-    yield _line("to export", ", ".join(due) or "no closed day")
+    due = [f"{number:,} of {dataset}" for dataset, number in found.exports.unexported_days.items() if number]
+    yield _line("days to export", ", ".join(due) or "none")
     last = [f"{dataset} {ago(moment)}" for dataset, moment in found.exports.last_exported_at.items()]
     yield _line("last export", ", ".join(last) or "never")
 

@@ -18,6 +18,16 @@ NOWHERE = "127.0.0.1:1"
 NASTY = "\x1b]0;owned\x07[red]"
 
 
+def until(process: "subprocess.Popen[str]", last: str) -> str:
+    """What the process prints, up to a line that begins so."""
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if line.startswith(last):
+            break
+    return "".join(lines)
+
+
 def test_given_work_then_it_is_told_for_people_and_for_programs(archive: Archive) -> None:
     archive.push(*(cdr(n) for n in range(1_200)), b"junk")
     archive.load()
@@ -62,12 +72,21 @@ def test_given_work_then_it_is_told_for_people_and_for_programs(archive: Archive
     assert told["redis_error"] is told["postgres_error"] is None
 
 
-def test_given_nothing_yet_then_it_says_so(archive: Archive) -> None:
-    result = archive.run("status")
+def test_given_nothing_yet_then_it_says_so_in_words_time_and_again(archive: Archive) -> None:
+    with archive.process("status", "--watch") as process:
+        blocks = [until(process, "last export:") for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        _, complaint = process.communicate(timeout=30)
 
-    assert (result.returncode, result.stderr) == (0, "")
-    for words in ("claims in flight: none", "last CDR:         none\n", "no dead letters", "days to export:   none\n"):
-        assert words in result.stdout
+    assert (process.returncode, complaint) == (0, "")
+    for words in (
+        "claims in flight: none\n",
+        "last CDR:         none\n",
+        "no dead letters",
+        "days to export:   none\n",
+    ):
+        assert all(words in block for block in blocks)
+    assert "\x1b" not in blocks[0]
 
 
 def test_given_a_store_that_is_away_then_it_says_which_and_exits_with_1(archive: Archive) -> None:
