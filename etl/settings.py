@@ -97,7 +97,7 @@ def _ca_file(path: Path) -> Path:
 def _with_options(url: str, options: Mapping[str, object]) -> str:
     """Those that the URL doesn't have itself are added."""
     has = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    added = urlencode({name: value for name, value in options.items() if name not in has}, quote_via=quote)
+    added = urlencode({name: value for name, value in options.items() if name not in has}, safe="/", quote_via=quote)
     return f"{url}{'&' if has else '?'}{added}" if added else url
 
 

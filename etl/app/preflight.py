@@ -7,6 +7,7 @@ from etl import app
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.connection import SENTINEL_SCHEMES
+from etl.inbox.preflight import line
 from etl.inbox.rights import List, Needs
 from etl.jobs.findings import Finding, of_lake, unreachable
 from etl.jobs.preflight_postgres import of_postgres
@@ -33,7 +34,8 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
         yield unreachable("Redis", error, "ETL_REDIS_URL")
         return
     try:
-        yield from of_redis(client, _needs(settings), _user(url), urlsplit(url).scheme in SENTINEL_SCHEMES)
+        through_sentinel = urlsplit(url).scheme in SENTINEL_SCHEMES
+        yield from of_redis(client, _needs(settings), _user(url), line(url), through_sentinel)
     finally:
         client.close()
 

@@ -119,8 +119,11 @@ def _ours(error: BaseException) -> EtlError:
     for kinds, text in _HOPELESS.items():
         if isinstance(error, kinds):
             return ConfigurationError(text.format(error))
-    if (refusal := _of_kind(error, ssl.SSLError)) is not None:
-        return Outage(f"Redis: {_as_tls_says(refusal)}")
+    if untrusted := _untrusted(error):
+        return Outage(
+            f"Redis: its certificate isn't trusted: {untrusted.verify_message.rstrip('.')}; name its CA in"
+            " ETL_REDIS_CA_FILE, and the host as the certificate does"
+        )
     said = _as_said(error)
     if isinstance(error, ResponseError) and not _PASSING.search(said):
         return ConfigurationError(f"Redis can't do what it was asked: {said}")
@@ -135,20 +138,11 @@ def _as_said(error: BaseException) -> str:
     return f"{code} {said}" if code and code != "ERR" else said
 
 
-def _of_kind(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    """The error, or what it came of."""
-    while error is not None and not isinstance(error, kind):
+def _untrusted(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """What the error came of, if that's the server's certificate."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _as_tls_says(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate isn't trusted: {error.verify_message.rstrip('.')}; name its CA in ETL_REDIS_CA_FILE, and"
-            " the host as the certificate does"
-        )
-    return f"no TLS to be had: {getattr(error, 'reason', None) or error}; does it speak TLS at this port?"
 
 
 def _never() -> Retry:

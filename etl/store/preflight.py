@@ -4,7 +4,10 @@
 
 import shutil
 from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Literal, cast
 
+import psycopg
 import sqlalchemy as sa
 
 from etl.store.connection import Engine, translated
@@ -78,6 +81,17 @@ class Space:
 def server(engine: Engine) -> Server:
     with translated(), engine.connect() as connection:
         return Server(*connection.execute(_SERVER).one())
+
+
+def line(engine: Engine) -> Literal["verified", "unverified", "plain", "local"]:
+    """How what is said to Postgres gets there: with TLS, verified or not; without; or within this machine."""
+    with translated(), engine.connect() as connection:
+        session = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+        said = {option.keyword: option.val for option in session.pgconn.info}
+        if session.pgconn.ssl_in_use:
+            return "verified" if (said[b"sslmode"] or b"").startswith(b"verify") else "unverified"
+        address = session.pgconn.hostaddr  # none, over a socket
+        return "local" if not address or ip_address(address.decode()).is_loopback else "plain"
 
 
 def clock(engine: Engine) -> float:
