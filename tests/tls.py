@@ -75,8 +75,8 @@ def _general_name(host: str) -> x509.GeneralName:
 
 
 class TlsFront:
-    """Listens on a free port of 127.0.0.1 and passes on to `server`, a port or a socket's path. Who comes without TLS, as
-    a watching sentinel does, is let through as well, and not counted: `secured` counts the others."""
+    """Listens on a free port of 127.0.0.1 and passes on to `server`, a port or a socket's path. Who comes without TLS,
+    as a watching sentinel does, is let through as well, and not counted: `secured` counts the others."""
 
     def __init__(self, server: int | Path, certificate: Path) -> None:
         self._server = server
