@@ -7,7 +7,7 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test check bench wheel clean
+.PHONY: help demo test check audit bench wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -25,6 +25,10 @@ check: .venv/.has-dev ## style, types and the boundaries between rooms
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# Pins that the advisory service doesn't know are failures too: a mirror without advisories would find nothing wrong.
+audit: .venv/.has-auditor ## ask for known vulnerabilities of the pinned versions; needs the network
+	@.venv/auditor/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
 
 bench: .venv/.has-test ## how fast loader, listener and export are, beside the fastest that Postgres can be
 	@$(BIN)/python -m tests.benchmarks.load
@@ -44,6 +48,12 @@ clean: ## remove .venv, dist and the tools' caches
 	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_ROOT_USER_ACTION=ignore \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
 	@touch $(CONTAINS_$*:%=.venv/.has-%)
+
+.venv/.has-auditor: | .venv/.made
+	@echo "installing pip-audit into .venv/auditor (once)"
+	@$(PYTHON) -m venv --clear .venv/auditor
+	@.venv/auditor/bin/python -m pip install -qq --disable-pip-version-check 'pip-audit>=2.10,<3'
+	@touch $@
 
 # The mark comes last, so that an interrupted attempt is begun afresh.
 .venv/.made:

@@ -1,9 +1,11 @@
 """How the programs log: structlog's key-value lines, and the libraries' warnings among them. What is worth a line is
-for the module that says it to know; a line's `action` is a fixed text there, so that a search finds all of its kind.
+for the module that says it to know; a line's `action` is a fixed text there, so that a search finds all of its kind:
+`ops/LOGS.md` has them all. No line quotes a message, a number or a password.
 """
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from typing import Literal, TextIO
 
 import structlog
@@ -56,6 +58,11 @@ def get() -> structlog.stdlib.BoundLogger:
     return logger
 
 
+def about(**fields: str) -> AbstractContextManager[None]:
+    """Every line of this thread has these fields while the context lasts, whoever says it, a library included."""
+    return structlog.contextvars.bound_contextvars(**fields)
+
+
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """A library's line is free text: that becomes `message`, and `logger` says whose it is."""
     event.update(event="library", logger=event["_record"].name, message=event["event"])
@@ -74,6 +81,7 @@ def _renderer(terminal: bool) -> list[Processor]:
 
 
 _COMMON: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]

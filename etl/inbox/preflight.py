@@ -4,7 +4,9 @@ the server doesn't tell, is None. Every function may raise `Outage`; rights are 
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 
@@ -38,6 +40,25 @@ class Popper:
     name: str
     user: str
     command: str
+
+
+def line(url: str) -> Literal["verified", "unverified", "plain", "local"]:
+    """How what is said to Redis gets there, by its URL: with TLS, verified or not; without; or within this machine."""
+    parts = urlsplit(url)
+    if parts.scheme.startswith("rediss"):
+        options = parse_qs(parts.query)
+        lax = options.get("ssl_cert_reqs", ["required"]) != ["required"] or "false" in options.get(
+            "ssl_check_hostname", []
+        )
+        return "unverified" if lax else "verified"
+    hosts = [each.rpartition(":")[0] or each for each in parts.netloc.rpartition("@")[2].split(",")]
+    return "local" if parts.scheme == "unix" or all(map(_is_here, hosts)) else "plain"
+
+
+def _is_here(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
 
 
 def reach(client: Client) -> None:

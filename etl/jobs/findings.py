@@ -12,6 +12,8 @@ from typing import Literal
 from etl.errors import ConfigurationError, EtlError, Forbidden, LakeError
 
 Verdict = Literal["fine", "warning", "wrong", "unknown"]
+# How what is said to a store gets there.
+Line = Literal["verified", "unverified", "plain", "local"]
 
 # Leases go by Redis's clock alone, and days are closed an hour late: more than this is still a clock that nobody sets.
 SKEW_SECONDS = 2.0
@@ -50,6 +52,20 @@ def asked(about: str, ask: Callable[[], Sequence[Finding]]) -> Sequence[Finding]
         return [Finding(about, "wrong", str(error), "mend the settings, or the server's")]
     except EtlError as error:
         return [Finding(about, "wrong", str(error), "look at the server: it answered a moment ago")]
+
+
+def line(store: str, kind: Line, setting: str) -> Finding:
+    """`setting` is the one that names the CA."""
+    about = f"line to {store}"
+    if kind == "verified":
+        return Finding(about, "fine", "encrypted, and the server's certificate is verified")
+    if kind == "local":
+        return Finding(about, "fine", "doesn't leave this machine")
+    if kind == "unverified":
+        says = "encrypted, but nobody looks whose certificate it is: another server could answer, and hear the password"
+        return Finding(about, "warning", says, f"name the CA in {setting}")
+    says = "not encrypted: whoever is on the way reads passwords and calls"
+    return Finding(about, "warning", says, f"let the server speak TLS, and name its CA in {setting}")
 
 
 def of_lake(url: str, try_it: Callable[[], None]) -> Finding:

@@ -19,6 +19,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from etl import logs
 from etl.errors import EtlError, LeaseLost, Outage
 from etl.inbox.claims import Claim, Source
 from etl.jobs.patience import Patience, Stopped
@@ -110,24 +111,26 @@ class Loader:
         taken = self._patience.ride_out(self._take)
         if taken is None:
             return None
-        claim, batch = taken
-        if len(claim.messages) >= self._options.batch_size:
+        if len(taken.claim.messages) >= self._options.batch_size:
             self._ahead = self._fetcher.submit(self._fetch_ahead)
+        with logs.about(source_key=self._source.key, batch_id=str(taken.claim.batch_id)):
+            return self._load(*taken)
+
+    def _load(self, claim: Claim, batch: Batch) -> Books:
         began = time.monotonic()
-        log = self._log.bind(batch_id=str(claim.batch_id))
         try:
             books = self._patience.ride_out(lambda: self._writer.write(batch))
         except BaseException:
             with contextlib.suppress(EtlError):
                 claim.give_back()
-                log.warning("claim_given_back", claimed=len(claim.messages))
+                self._log.warning("claim_given_back", claimed=len(claim.messages))
             raise
         try:
             self._patience.ride_out(claim.ack)
         except LeaseLost:
-            log.warning("lease_lost")
+            self._log.warning("lease_lost")
         seconds = time.monotonic() - began
-        self._tell(log, claim, books, seconds)
+        self._tell(claim, books, seconds)
         if books:
             self._count(batch.records, books, seconds)
         return books or Books()
@@ -191,11 +194,11 @@ class Loader:
         if arrived and self._patience.ride_out(self._source.waiting) < self._options.batch_size:
             stop.wait(self._options.linger_seconds)
 
-    def _tell(self, log: Any, claim: Claim, books: Books | None, seconds: float) -> None:
+    def _tell(self, claim: Claim, books: Books | None, seconds: float) -> None:
         if books is None:
-            log.warning("already_loaded", claimed=len(claim.messages))
+            self._log.warning("already_loaded", claimed=len(claim.messages))
             return
-        log.info(
+        self._log.info(
             "loaded",
             adopted=claim.adopted,
             claimed=books.claimed,

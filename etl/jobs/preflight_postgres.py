@@ -5,7 +5,7 @@ questions themselves are in `etl.store.preflight`.
 from collections.abc import Iterator, Sequence
 
 from etl.errors import ConfigurationError
-from etl.jobs.findings import Finding, asked, clock, reachable
+from etl.jobs.findings import Finding, asked, clock, line, reachable
 from etl.store import preflight as store
 from etl.store import schema
 from etl.store.connection import Engine
@@ -22,6 +22,7 @@ def of_postgres(engine: Engine) -> Iterator[Finding]:
     yield reached
     if reached.verdict == "wrong":
         return
+    yield from asked("line to Postgres", lambda: [line("Postgres", store.line(engine), "ETL_DATABASE_CA_FILE")])
     yield from asked("Postgres", lambda: _server(store.server(engine)))
     yield from asked("Postgres schema", lambda: [_schema(engine)])
     yield from asked("Postgres rights", lambda: [_grants(store.lacking(engine), store.server(engine).user)])
@@ -70,7 +71,7 @@ def _schema(engine: Engine) -> Finding:
 def _grants(lacks: Sequence[str], user: str) -> Finding:
     about = "Postgres rights"
     if lacks:
-        advice = f'GRANT them to "{user}", or let it own the tables: run `etl db upgrade` as that role'
+        advice = f'GRANT them to "{user}", or let etl be the role etl_loader that ops/postgres/roles.sql makes'
         return Finding(about, "wrong", f"{user} lacks {', '.join(lacks)}", advice)
     return Finding(about, "fine", f"{user} may do all that loading and exporting take")
 

@@ -13,7 +13,7 @@ from etl.inbox import rights
 from etl.inbox.connection import Client
 from etl.inbox.preflight import Node
 from etl.inbox.rights import List, Needs
-from etl.jobs.findings import Finding, asked, clock, reachable
+from etl.jobs.findings import Finding, Line, asked, clock, line, reachable
 from etl.wire.age import ended
 from etl.wire.decode import Decoding
 from etl.wire.times import MICROSECONDS_PER_SECOND
@@ -28,12 +28,13 @@ APART_SECONDS = 60
 _NO_LIMIT = 2**62
 
 
-def of_redis(client: Client, needs: Needs, user: str, through_sentinel: bool) -> Iterator[Finding]:
-    """`user` is the one that the URL names."""
+def of_redis(client: Client, needs: Needs, user: str, line_is: Line, through_sentinel: bool) -> Iterator[Finding]:
+    """`user` is the one that the URL names, and `line_is` what it says of the way."""
     reached = reachable("Redis", lambda: inbox.reach(client), "ETL_REDIS_URL")
     yield reached
     if reached.verdict == "wrong":
         return
+    yield line("Redis", line_is, "ETL_REDIS_CA_FILE")
     yield from asked("Redis", lambda: _nodes(inbox.nodes(client), through_sentinel))
     yield from asked("Redis rights", lambda: [_rights(client, needs, user)])
     for each in needs.lists:

@@ -1,14 +1,12 @@
 """The Redis client: what it sends and how often, by which ways it gets to a server, and what becomes of refusals."""
 
 import json
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis
@@ -25,7 +23,6 @@ from tests.integration.conftest import PASSWORD, BreakingLine, Sentinel, Watched
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually
 
 NOBODY_LISTENS = 1  # a port
-CERTIFICATE = Path(__file__).parents[1] / "fixtures/localhost.pem"  # of 127.0.0.1, with its key; good for a century
 
 # All that the loader needs; every key of a source begins with it, or has it in braces. The spool is one of them.
 RIGHTS = (
@@ -67,57 +64,6 @@ def test_a_unix_socket_is_a_way_to_redis(archive: Archive, private: PrivateRedis
 
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["total"]["inserted"] == 1
-
-
-def test_a_line_with_tls_is_a_way_to_redis(private: PrivateRedis) -> None:
-    with TlsFront(private.port) as front:
-        for _ in range(10):  # a server's first words after the handshake come when they come
-            with connect(f"rediss://127.0.0.1:{front.port}/0?ssl_ca_certs={CERTIFICATE}") as client:
-                push(client, CAMPAIGNS, [b"1"])
-
-        with connect(f"rediss://127.0.0.1:{front.port}/0") as client, pytest.raises(Outage, match="certificate verify"):
-            push(client, CAMPAIGNS, [b"2"])
-
-    with connect(private.url) as client:
-        assert client.lrange(CAMPAIGNS, 0, -1) == [b"1"] * 10
-
-
-class TlsFront:
-    """Takes connections with TLS and passes them on without, as a proxy does: the private server has no TLS itself."""
-
-    def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(CERTIFICATE)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._accept)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # the listener was shut down
-            while True:
-                self._serve(self._listener.accept()[0])
-
-    def _serve(self, client: socket.socket) -> None:
-        """One command, one answer: one connection at a time is enough here."""
-        with (
-            suppress(OSError),
-            client,
-            self._context.wrap_socket(client, server_side=True) as secure,
-            socket.create_connection(("127.0.0.1", self._server_port)) as server,
-        ):
-            while command := secure.recv(65_536):
-                server.sendall(command)
-                secure.sendall(server.recv(65_536))
 
 
 @pytest.mark.parametrize(

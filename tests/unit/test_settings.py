@@ -3,12 +3,14 @@
 import json
 import pickle
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pydantic import SecretStr
 
 from etl.errors import ConfigurationError
 from etl.settings import Settings, Source, load, redacted
+from tests.tls import Authority
 
 
 @pytest.fixture
@@ -163,10 +165,84 @@ def test_sqlalchemy_gets_the_database_url_with_its_own_scheme(scheme: str) -> No
         "unix://user:pw@/run/redis.sock?db=1",
         "redis+sentinel://user:pw@one:26379,two:26379/dialler/0",
         "redis+sentinel://pw@one/dialler",
+        "rediss+sentinel://pw@one/dialler",
     ],
 )
 def test_every_way_to_redis_can_be_set(url: str) -> None:
     assert load(None, {"ETL_REDIS_URL": url}).redis_url.get_secret_value() == url
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Authority(tmp_path_factory.mktemp("a ca")).ca  # a space in its path
+
+
+def test_a_ca_file_becomes_part_of_the_urls_and_the_certificate_is_verified(ca: Path) -> None:
+    settings = load(
+        None,
+        {
+            "ETL_REDIS_URL": "rediss://host/0",
+            "ETL_REDIS_CA_FILE": str(ca),
+            "ETL_DATABASE_URL": "postgres://u:p%40w@db/etl?connect_timeout=3",
+            "ETL_DATABASE_CA_FILE": str(ca),
+        },
+    )
+
+    path = str(ca).replace(" ", "%20")
+    assert settings.inbox_url == f"rediss://host/0?ssl_ca_certs={path}"
+    expected = f"u:p%40w@db/etl?connect_timeout=3&sslrootcert={path}&sslmode=verify-full"
+    assert settings.libpq_url == f"postgresql://{expected}"
+    assert settings.sqlalchemy_url == f"postgresql+psycopg://{expected}"
+
+
+@pytest.mark.parametrize(
+    ("url", "mode"),
+    [
+        ("postgres://db/etl", None),
+        ("postgres://db/etl?sslrootcert=system", "verify-full"),
+        ("postgres://db/etl?sslrootcert=ca.pem&sslmode=verify-ca", "verify-ca"),
+        ("postgres://db/etl?sslmode=require", "require"),
+    ],
+)
+def test_a_ca_in_the_url_is_there_to_be_used(url: str, mode: str | None) -> None:
+    options = parse_qs(urlsplit(load(None, {"ETL_DATABASE_URL": url}).libpq_url).query)
+
+    assert options.get("sslmode") == ([mode] if mode else None)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"REDIS_CA_FILE": "/nowhere/ca.pem"}, "names /nowhere/ca.pem, which can't be read: No such file or directory"),
+        ({"DATABASE_CA_FILE": "/nowhere/ca.pem"}, "names /nowhere/ca.pem, which can't be read: No such file or"),
+        ({"REDIS_CA_FILE": "{folder}"}, "names {folder}, which can't be read: Is a directory"),
+        ({"REDIS_CA_FILE": "{folder}/empty"}, "names {folder}/empty, which holds no certificate in PEM"),
+        ({"DATABASE_CA_FILE": "{folder}/junk"}, "names {folder}/junk, which holds no certificate in PEM"),
+        ({"REDIS_CA_FILE": "{ca}"}, "goes with a rediss:// or rediss+sentinel:// URL only: others have no TLS"),
+        (
+            {"REDIS_CA_FILE": "{ca}", "REDIS_URL": "rediss://h?ssl_ca_certs=other"},
+            "is given, and ssl_ca_certs in the URL too: name the file once",
+        ),
+        (
+            {"DATABASE_CA_FILE": "{ca}", "DATABASE_URL": "postgres://h/d?sslrootcert=other"},
+            "is given, and sslrootcert in the URL too: name the file once",
+        ),
+        (
+            {"DATABASE_CA_FILE": "{ca}", "DATABASE_URL": "postgres://h/d?sslmode=require"},
+            "goes with sslmode=verify-full only, which it brings along: leave sslmode out of the URL",
+        ),
+    ],
+)
+def test_a_ca_file_that_cannot_be_used_is_told_by_its_name(
+    ca: Path, tmp_path: Path, more: dict[str, str], told: str
+) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "junk").write_text("-----BEGIN CERTIFICATE-----\njunk\n-----END CERTIFICATE-----\n")
+    places = {"ca": ca, "folder": tmp_path}
+
+    problem = the_problem({f"ETL_{name}": value.format(**places) for name, value in more.items()})
+
+    assert problem.startswith(f"ETL_{next(iter(more))} {told.format(**places)}")
 
 
 def test_settings_travel_to_another_process() -> None:
@@ -300,9 +376,13 @@ MALFORMED = "isn't a well-formed URL (are the special characters of its password
         (
             "ETL_REDIS_URL",
             "http://:hunter2@host",
-            "must begin with redis://, rediss://, unix:// or redis+sentinel://",
+            "must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://",
         ),
-        ("ETL_REDIS_URL", "hunter2", "must begin with redis://, rediss://, unix:// or redis+sentinel://"),
+        (
+            "ETL_REDIS_URL",
+            "hunter2",
+            "must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://",
+        ),
         ("ETL_REDIS_URL", "redis://:hunter2@host/prod", "names a database that isn't a number"),
         ("ETL_REDIS_URL", "redis://:hunt/er2@host", MALFORMED),
         ("ETL_REDIS_URL", "redis://:hunter2@[host", MALFORMED),
@@ -363,6 +443,7 @@ def test_settings_can_be_printed_without_a_password() -> None:
         ),
         ("postgresql+psycopg://etl@db/etl?sslpassword=pw", "postgresql+psycopg://etl@db/etl?sslpassword=***"),
         ("redis+sentinel://pw@one,two/m", "redis+sentinel://***@one,two/m"),
+        ("rediss+sentinel://pw@one,two/m", "rediss+sentinel://***@one,two/m"),
         ("redis://:p@w/o:r?d#@host/0", "redis://:***@host/0"),
     ],
 )
