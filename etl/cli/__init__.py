@@ -47,7 +47,7 @@ def etl(
 
 def main() -> None:
     """The console script. An error is one line on stderr; a traceback is a bug."""
-    from etl.cli import check, db, dead, demo, lake, listen, run, simulate  # noqa: F401  (they register their commands)
+    from etl.cli import check, db, dead, demo, lake, listen, run, selftest, simulate  # noqa: F401  (they register their commands)
 
     try:
         sys.exit(app(standalone_mode=False))
