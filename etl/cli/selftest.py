@@ -48,7 +48,7 @@ def selftest(
     if not as_json:
         out.print(f"{minutes:g} minutes of faults on private servers, seed {seed}")
     with counting("tormenting", 100, show=sys.stderr.isatty()) as show:
-        found = testing.run(minutes, seed, lambda _what, share: show(int(100 * share)))
+        found = testing.run(minutes, seed, lambda share: show(int(100 * share)))
     if report is not None:
         report.write_text(found.as_markdown(f"etl selftest --minutes {minutes:g} --report {report}"))
     if as_json:

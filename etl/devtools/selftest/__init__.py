@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from etl import app
 from etl.app import lakeside
 from etl.devtools._process import wait_until
+from etl.devtools.embedded import PrivatePostgres
 from etl.devtools.selftest import proof
 from etl.devtools.selftest.faults import Saboteur
 from etl.devtools.selftest.memory import Memory
@@ -30,41 +32,48 @@ from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.producer import publish, push
 from etl.lake.datasets import DATASETS
+from etl.settings import Settings
 
 PRODUCER_TIMEOUT = 2.0  # seconds: sooner than a frozen Redis thaws, so that they push again what arrives all the same
 LISTEN_SECONDS = 30.0  # until the listener's first word
 QUIET_SECONDS = 120.0  # for leases to run out, pauses to end, and the backlog to be loaded
 
-Told = Callable[[str, float], None]
+Told = Callable[[float], None]
 
 
 def run(minutes: float, seed: int, told: Told) -> Report:
-    """Torment a whole installation for so long, and prove that it took no harm. `told` hears what goes on, and what
-    share of the time is over.
+    """Torment a whole installation for so long, and prove that it took no harm. `told` hears which share of the time is
+    over.
 
-    The folder is removed unless something is wrong. Raises `ConfigurationError` if a server can't be started.
+    The servers' folder stays if something is wrong. Raises `ConfigurationError` if a server can't be started.
     """
-    seconds = minutes * 60
     folder = Path(tempfile.mkdtemp(prefix="etl-selftest-"))
     folder.chmod(0o755)  # if we are root, Postgres is somebody else
-    ok = False
     try:
-        with site(folder) as running:
-            truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), Memory()
-            with memory.watching(lambda: _pids(running)), _minding(running):
-                _start(running)
-                with saboteur.at_work(plan(seed, seconds)), _speaking(running, truth):
-                    _pass_time(seconds, told)
-                told("waiting for quiet", 1.0)
-                waited = _come_to_rest(running)
-            told("proving", 1.0)
-            verdicts = [*_prove(running, truth), *_of_the_processes(running, folder, memory)]
-        report = Report(seed, minutes, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
-        ok = report.ok
-        return report
-    finally:
-        if ok:
-            shutil.rmtree(folder, ignore_errors=True)
+        report = _run(minutes, seed, folder, told)
+    except BaseException:
+        _remove(folder)
+        raise
+    if report.ok:
+        _remove(folder)
+    return report
+
+
+def _run(minutes: float, seed: int, folder: Path, told: Told) -> Report:
+    with site(folder) as running:
+        truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), Memory()
+        with memory.watching(lambda: _pids(running)), _minding(running):
+            _start(running)
+            with saboteur.at_work(plan(seed, minutes * 60)), _speaking(running, truth):
+                _pass_time(minutes * 60, told)
+            waited = _come_to_rest(running)
+        verdicts = [*_prove(running, truth), *_of_the_processes(running, folder, memory)]
+    return Report(seed, minutes, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
+
+
+def _remove(folder: Path) -> None:
+    PrivatePostgres(folder / "postgres").remove()  # which may have had to put its data elsewhere
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(running: Site) -> None:
@@ -93,15 +102,14 @@ def _speaking(running: Site, truth: Truth) -> Iterator[None]:
             *(_dialler(number, truth, client()).run for number in range(1, DIALLERS + 1)),
             _switchboard(truth, client()).run,
         ]
-        threads = [threading.Thread(target=each, args=(stop,), name="producer") for each in work]
-        for thread in threads:
-            thread.start()
+        pool = stack.enter_context(ThreadPoolExecutor(len(work), "producer"))
+        speaking = [pool.submit(each, stop) for each in work]
         try:
             yield
         finally:
             stop.set()
-            for thread in threads:
-                thread.join()
+        for each in speaking:
+            each.result()
 
 
 def _dialler(number: int, truth: Truth, client: inbox.Client) -> Dialler:
@@ -140,7 +148,7 @@ def _pids(running: Site) -> dict[str, int | None]:
 def _pass_time(seconds: float, told: Told) -> None:
     began = time.monotonic()
     while (passed := time.monotonic() - began) < seconds:
-        told("tormenting", passed / seconds)
+        told(passed / seconds)
         time.sleep(min(0.5, seconds - passed))
 
 
@@ -156,21 +164,21 @@ def _come_to_rest(running: Site) -> float:
 
 def _is_quiet(running: Site) -> bool:
     """In this order: a message moves from a list into a claim, never back."""
-    time.sleep(0.2)
+    time.sleep(0.5)
     return not any(app.waiting(running.settings).values()) and not app.claimed_elsewhere(running.settings)
 
 
 def _prove(running: Site, truth: Truth) -> Iterator[Verdict]:
     yield proof.quiet(running.keys(), [FORWARD])
-    _bring_the_lake_up_to_date(running)
+    bring_the_lake_up_to_date(running.settings)
     forwarded = {source.key: running.length(FORWARD) for source in SOURCES if source.forward_to}
     yield from proof.prove(running.settings, truth, forwarded)
 
 
-def _bring_the_lake_up_to_date(running: Site) -> None:
+def bring_the_lake_up_to_date(settings: Settings) -> None:
     """Every day exported, today as well, and those that Postgres has forgotten restored. What fails here, the books of
     the days will show."""
-    with lakeside.opened(running.settings) as lake:
+    with lakeside.opened(settings) as lake:
         for dataset in DATASETS.values():
             for books in lake.books(dataset, date.min, date.max):
                 for operation in (lake.export, lake.restore):

@@ -3,6 +3,7 @@ suffer theirs.
 """
 
 import hashlib
+import os
 import threading
 import time
 from collections import Counter
@@ -11,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.resources import files
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 from etl.devtools._process import wait_until
 from etl.devtools.embedded_redis import CommandRefused
 from etl.devtools.proxy import Heard, Proxy
-from etl.devtools.selftest.plan import POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
+from etl.devtools.selftest.plan import LAKE, POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
 from etl.devtools.selftest.processes import Exporter
 from etl.devtools.selftest.site import Site
 
@@ -68,6 +70,8 @@ class Saboteur:
         if fault.target in (REDIS_WIRE, POSTGRES_WIRE):
             wire = self._site.redis_wire if fault.target == REDIS_WIRE else self._site.postgres_wire
             return self._on_a_wire(wire, fault)
+        if fault.target == LAKE:
+            return self._lock_the_lake(fault.seconds)
         if fault.kind == "fill":
             return self._fill_redis(fault.seconds)
         victim = self._victim(fault.target)
@@ -95,6 +99,19 @@ class Saboteur:
             self._site.limit_redis(0)
             return True
         return False
+
+    def _lock_the_lake(self, seconds: float) -> bool:
+        """Nobody may write into its folders, as if the disk were full; root may, who knows no such bounds."""
+        root = Path(self._site.settings.export_url)
+        if os.geteuid() == 0 or not root.is_dir():
+            return False
+        folders = [root, *(each for each in root.rglob("*") if each.is_dir())]
+        for folder in folders:
+            folder.chmod(0o555)
+        self._enough.wait(seconds)
+        for folder in folders:
+            folder.chmod(0o755)
+        return True
 
     def _on_a_wire(self, wire: Proxy, fault: Fault) -> bool:
         if fault.kind.startswith("lose"):

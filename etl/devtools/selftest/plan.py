@@ -11,6 +11,7 @@ STEADY_LOADER, LOADERS = "loader-0", ("loader-1", "loader-2")
 STEADY_LISTENER, LISTENER = "listener-0", "listener-1"
 EXPORTER = "exporter"
 REDIS, POSTGRES, REDIS_WIRE, POSTGRES_WIRE = "redis", "postgres", "redis wire", "postgres wire"
+LAKE = "lake"
 
 LEASE_SECONDS = 10  # the shortest that the settings allow
 CALM_SECONDS = 2.0  # at the start, for the processes to come up
@@ -45,6 +46,7 @@ _DECKS: dict[str, tuple[tuple[float, float], list[tuple[str, tuple[float, float]
         (4.0, 12.0),
         [*_WIRE, ("lose the command of commit", _UNTIL_IT_IS_SAID), ("lose the answer of commit", _UNTIL_IT_IS_SAID)],
     ),
+    LAKE: ((10.0, 25.0), [("lock", _A_WHILE)]),
 }  # fmt: skip
 
 

