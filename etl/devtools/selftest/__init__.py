@@ -80,9 +80,8 @@ def _start(running: Site) -> None:
     for program in running.programs.values():
         program.start()
     # The first word of a listener on the spool is that it's subscribed; soon a loader has taken it.
-    engine_rows = "SELECT FROM listener_sessions"
     with app.engine_of(running.settings) as engine:
-        if not wait_until(lambda: bool(proof.read(engine, engine_rows)), LISTEN_SECONDS):
+        if not wait_until(lambda: bool(proof.read(engine, "SELECT FROM listener_sessions")), LISTEN_SECONDS):
             raise EtlError("the listener isn't subscribed, or its loader doesn't load")
 
 

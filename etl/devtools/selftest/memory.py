@@ -11,7 +11,7 @@ from statistics import median
 from typing import NamedTuple
 
 EVERY_SECONDS = 2.0
-ENOUGH_SECONDS = 240.0  # of one life, before something can be said of its growth
+ENOUGH_SECONDS = 120.0  # of one life, before something can be said of its growth
 # From the second quarter of a life to its last: a buffer here, a connection there.
 SLACK_SHARE, SLACK_BYTES = 0.10, 8 << 20
 _MIB = 1 << 20

@@ -18,6 +18,7 @@ from etl.devtools._process import launch, wait_until
 STOP_SECONDS = 40.0  # within 30 s they promise to be gone; here they may be frozen on the way
 PAUSE_SECONDS = 1.5  # between two commands of an exporter
 ORDERLY = (0, 1)  # done, or a store was away
+STOPPED = (0, -signal.SIGTERM)  # the latter before it had come so far as to listen to signals
 
 
 class Program:
@@ -61,7 +62,7 @@ class Program:
                 self._process.kill()
                 code = self._process.wait()
             self._process = None
-            if code != 0:
+            if code not in STOPPED:
                 self.complaints.append(f"{self.name} was asked to stop and ended with {code}")
 
     def freeze(self) -> None:
