@@ -9,13 +9,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from etl import app, logs
+from etl.app import monitor
 from etl.errors import ConfigurationError, EtlError
+from etl.metrics import Tally
 from etl.settings import Settings
 from etl.store.writer import Books
 
@@ -36,10 +39,25 @@ log = logs.get()
 
 def follow(settings: Settings, workers: int, stop: threading.Event, listen: bool = True, schedule: bool = True) -> None:
     """Keep `workers` loaders running until `stop` is set; one of them listens, one does what the clock says, and the
-    others stand by.
+    others stand by. A single one runs in this process. Their metrics are served as one.
 
-    Raises `ConfigurationError` if one says that it's no use."""
-    slots = [_Slot(lambda named=named: _start(_follow, named, listen, schedule)) for named in _named(settings, workers)]  # type: ignore[misc]
+    Raises what ended a single one, and `ConfigurationError` if one of several says that it's no use."""
+    tallies = [app.tally_of(settings) for _ in range(workers)]
+    with monitor.serving(settings, tallies):
+        if workers == 1:
+            app.follow(settings, stop, tallies[0], listen, schedule)
+        else:
+            _keep_running(settings, stop, tallies, listen, schedule)
+
+
+def _keep_running(
+    settings: Settings, stop: threading.Event, tallies: Sequence[Tally], listen: bool, schedule: bool
+) -> None:
+    starts = [
+        partial(_start, _follow, named, tally, listen, schedule)
+        for named, tally in zip(_named(settings, len(tallies)), tallies, strict=True)
+    ]
+    slots = [_Slot(start) for start in starts]
     with _stopping(slots):
         while not stop.is_set():
             for slot in slots:
@@ -157,9 +175,9 @@ def _stop_with_the_parent(stop: threading.Event) -> None:
         stop.set()
 
 
-def _follow(settings: Settings, stop: threading.Event, listen: bool, schedule: bool) -> None:
+def _follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool, schedule: bool) -> None:
     logs.configure()
-    app.follow(settings, stop, listen, schedule)
+    app.follow(settings, stop, tally, listen, schedule)
 
 
 def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:

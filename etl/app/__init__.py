@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import FrameType
 from uuid import UUID
 
@@ -30,12 +31,14 @@ from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
+from etl.metrics import Tally
 from etl.settings import Settings, redacted
 from etl.store import connection as store
 from etl.store import schema, sessions
 from etl.store.sessions import Gap
 from etl.store.writer import Books, Writer
 from etl.wire.decode import Decoding, SpoolDecoding
+from etl.wire.faults import Reason
 from etl.wire.ids import uuid7
 from etl.wire.times import from_datetime
 
@@ -110,24 +113,23 @@ def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Book
     """
     with stores(settings) as clients:
         schema.check(clients.engine)
-        patience = Patience(log, stop, DRAIN_PATIENCE_SECONDS)
-        work = _loaders(settings, clients, patience)
+        work = _loaders(settings, clients, tally_of(settings), partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS))
         with _heartbeat(settings, [source for source, _ in work]):
             for source, loader in work:
                 loader.drain(stop, lambda books, key=source.key: loaded(key, books))  # type: ignore[misc]
 
 
-def follow(settings: Settings, stop: threading.Event, listen: bool = True, schedule: bool = True) -> None:
+def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
     """Load, listen to PubSub, and do by the clock what is to be done, until `stop` is set. Then claims in hand are
-    finished, or given back when time is short.
+    finished, or given back when time is short. What was done is counted in `tally`, which is `tally_of(settings)`.
 
     Raises what ended a loader or the listener, if anything but `stop` did.
     """
-    patience = Patience(log, stop)
+    patience = Patience(log, stop, None, tally.beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         clients = patience.ride_out(lambda: stack.enter_context(stores(settings)))
         patience.ride_out(lambda: schema.check(clients.engine))
-        work = _loaders(settings, clients, patience)
+        work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
         with _heartbeat(settings, [source for source, _ in work]):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
             runs: dict[str, Callable[[threading.Event], None]] = {
@@ -182,13 +184,13 @@ def revisions(settings: Settings) -> tuple[str | None, str]:
 def waiting(settings: Settings) -> dict[str, int]:
     """How many messages wait, by source list. Raises `Outage`."""
     with stores(settings) as clients:
-        return {source.key: source.waiting() for source in _sources(settings, clients)}
+        return {source.key: source.waiting() for source in sources(settings, clients)}
 
 
 def claimed_elsewhere(settings: Settings) -> int:
     """How many claims other workers hold, or left behind with a lease that still runs. Raises `Outage`."""
     with stores(settings) as clients:
-        return sum(source.claimed_elsewhere() for source in _sources(settings, clients))
+        return sum(source.claimed_elsewhere() for source in sources(settings, clients))
 
 
 def stop_on_signals() -> threading.Event:
@@ -211,7 +213,7 @@ def set_from_handler(stop: threading.Event) -> None:
         _thread.start_new_thread(stop.set, ())
 
 
-def _sources(settings: Settings, clients: Stores) -> list[Source]:
+def sources(settings: Settings, clients: Stores) -> list[Source]:
     """The dialler's lists, and last the spool, which is loaded like any other."""
     lists = [(source.key, source.take_from, source.forward_to) for source in settings.sources]
     return [
@@ -229,18 +231,28 @@ def _sources(settings: Settings, clients: Stores) -> list[Source]:
     ]
 
 
+def tally_of(settings: Settings) -> Tally:
+    """A tally for one process of loaders, all at zero."""
+    return Tally([*(source.key for source in settings.sources), SPOOL], [str(reason) for reason in Reason])
+
+
 def new_id() -> UUID:
     return uuid7(time.time_ns() // 1_000_000)
 
 
-def _loaders(settings: Settings, clients: Stores, patience: Patience) -> list[tuple[Source, Loader]]:
+def _loaders(
+    settings: Settings, clients: Stores, tally: Tally, patience: Callable[[Callable[[], None]], Patience]
+) -> list[tuple[Source, Loader]]:
+    """`patience` makes one, given what to call while it waits."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     _spare_the_garbage_collector()
     writer, decoders = Writer(clients.engine), decoders_of(settings)
-    return [
-        (source, Loader(source, writer, _options(settings, decoders[source.key]), patience, log))
-        for source in _sources(settings, clients)
-    ]
+    work = []
+    for source in sources(settings, clients):
+        counts = tally.of(source.key)
+        options = _options(settings, decoders[source.key])
+        work.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
+    return work
 
 
 def decoders_of(settings: Settings) -> dict[str, Decode]:

@@ -40,10 +40,7 @@ def run(
     stop = application.stop_on_signals()
     if follow:
         logs.configure()
-        if workers > 1:
-            supervisor.follow(configured, workers, stop, listen, schedule)
-        else:
-            application.follow(configured, stop, listen, schedule)
+        supervisor.follow(configured, workers, stop, listen, schedule)
         return
 
     logs.configure(level="warning")

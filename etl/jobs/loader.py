@@ -11,24 +11,41 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from etl.errors import EtlError, LeaseLost, Outage
 from etl.inbox.claims import Claim, Source
 from etl.jobs.patience import Patience, Stopped
+from etl.metrics import (
+    BATCH_SECONDS,
+    CLAIMED,
+    DEAD,
+    EVENTS,
+    INSERTED,
+    LAG_SECONDS,
+    UNCHANGED,
+    UPDATED,
+    Counts,
+)
 from etl.store.writer import Batch, Books, Writer
+from etl.wire.cdr import Cdr
 from etl.wire.decode import Records
+from etl.wire.faults import Reason
 from etl.wire.ids import time_of
-from etl.wire.times import from_datetime
+from etl.wire.times import from_datetime, from_unix_ns
 
 # How soon after its lease ran out an abandoned claim is found; two cheap commands each time.
 ADOPT_EVERY_SECONDS = 5.0
 # A claim list without an entry in the registry is made by accident only: the net is cast at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
+
+_DIALED_AT = itemgetter(Cdr._fields.index("dialed_at"))
 
 # What a claim's messages are, given them, its batch_id and its time in microseconds since 2000.
 Decode = Callable[[Sequence[bytes], UUID, int], Records]
@@ -52,11 +69,14 @@ class _Taken(NamedTuple):
 class Loader:
     """Loads one source list, in one thread."""
 
-    def __init__(self, source: Source, writer: Writer, options: Options, patience: Patience, log: Any) -> None:
+    def __init__(
+        self, source: Source, writer: Writer, options: Options, patience: Patience, counts: Counts, log: Any
+    ) -> None:
         self._source = source
         self._writer = writer
         self._options = options
-        self._patience = patience
+        self._patience = patience  # every step goes through it, and it beats `counts`' pulse
+        self._counts = counts
         self._log = log.bind(source_key=source.key)
         self._recovering = True  # a former life of this worker may have left claims
         self._adopt_at = self._rescue_at = time.monotonic()
@@ -106,7 +126,10 @@ class Loader:
             self._patience.ride_out(claim.ack)
         except LeaseLost:
             log.warning("lease_lost")
-        self._tell(log, claim, books, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._tell(log, claim, books, seconds)
+        if books:
+            self._count(batch.records, books, seconds)
         return books or Books()
 
     @contextlib.contextmanager
@@ -183,3 +206,18 @@ class Loader:
             dead=books.dead,
             seconds=round(seconds, 3),
         )
+
+    def _count(self, records: Records, books: Books, seconds: float) -> None:
+        counts, now = self._counts, from_unix_ns(time.time_ns())
+        counts.add(CLAIMED, books.claimed)
+        counts.add(INSERTED, books.inserted)
+        counts.add(UPDATED, books.updated)
+        counts.add(UNCHANGED, books.unchanged)
+        counts.add(EVENTS, books.events)
+        # Those of Postgres are in the books only.
+        reasons = Counter(str(letter.reason) for letter in records.dead)
+        reasons[Reason.REFUSED_BY_DATABASE] += books.dead - len(records.dead)
+        for reason, letters in reasons.items():
+            counts.add(DEAD, letters, reason)
+        counts.observe(BATCH_SECONDS, seconds)
+        counts.observe_ages(LAG_SECONDS, map(_DIALED_AT, records.cdrs), now)

@@ -20,7 +20,8 @@ class Stopped(Exception):
 class Patience:
     """Repeats a step until no `Outage` comes of it.
 
-    Gives up after `seconds` of one outage (never, if None), and at once when `stop` is set. `clock` gives seconds.
+    Gives up after `seconds` of one outage (never, if None), and at once when `stop` is set. Calls `alive` before every
+    attempt. `clock` gives seconds.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Patience:
         log: Any,
         stop: threading.Event,
         seconds: float | None = None,
+        alive: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
         self._stop = stop
         self._seconds = seconds
+        self._alive = alive
         self._clock = clock
 
     def ride_out(self, step: Callable[[], T]) -> T:
@@ -40,6 +43,7 @@ class Patience:
         began: float | None = None
         pause = FIRST_PAUSE_SECONDS
         while True:
+            self._alive()
             try:
                 result = step()
             except Outage as outage:

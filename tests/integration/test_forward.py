@@ -132,7 +132,8 @@ def test_nothing_is_lost_or_doubled_between_two_producers_two_loaders_and_the_ap
                 push(client, CAMPAIGNS, messages[first : first + 7], end)
 
     def load(name: str) -> None:
-        app.follow(archive.settings(worker_name=name, batch_size=40, linger_ms=0), stop, listen=False)
+        settings = archive.settings(worker_name=name, batch_size=40, linger_ms=0)
+        app.follow(settings, stop, app.tally_of(settings), listen=False)
 
     def consume() -> None:
         with connect(archive.redis_url) as client:

@@ -1,0 +1,136 @@
+"""Metrics and health over HTTP: what the tallies say, and how the stores were found a moment ago.
+
+    /metrics   for Prometheus
+    /healthz   200 while every loader makes progress, is idle, or waits for a store; else this process wants a restart
+    /readyz    200 while Redis and Postgres answer, and the schema is the needed one
+
+Nothing else is served, and a scrape asks no store: whoever scrapes, however often, costs the loaders nothing.
+"""
+
+import contextlib
+import errno
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from etl import logs
+from etl.app.gauges import Observer
+from etl.errors import ConfigurationError, EtlError
+from etl.metrics import Exposition, Tally
+from etl.settings import Settings
+
+# A claim takes a second, and some minutes where it waits for locks: a day that is loaded back, say.
+STUCK_SECONDS = 300.0
+# A client that is slower than that is none.
+CLIENT_TIMEOUT_SECONDS = 10.0
+PLAIN = "text/plain; charset=utf-8"
+
+log = logs.get()
+
+
+class _Answer(NamedTuple):
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+
+@contextlib.contextmanager
+def serving(settings: Settings, tallies: Sequence[Tally]) -> Iterator[None]:
+    """Serves the sum of `tallies` at `settings.http_address`, if that isn't off, as long as the context lasts.
+
+    Raises `EtlError` if another program has the address, `ConfigurationError` if there's no such.
+    """
+    if settings.http_address is None:
+        yield
+        return
+    observer = Observer(settings)
+    answers = {
+        "/metrics": lambda accept: _metrics(tallies, observer, accept),
+        "/healthz": lambda _: _health([_stuck(tallies)]),
+        "/readyz": lambda _: _health(observer.troubles()),
+    }
+    with _bound(settings.http_address, answers) as server, observer.running():
+        thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
+        thread.start()
+        host, port = server.server_address[:2]
+        log.info("serving_metrics", host=host, port=port)
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+
+def _metrics(tallies: Sequence[Tally], observer: Observer, accept: str) -> _Answer:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Exposition(tallies, observer.gauges))
+    encode, content_type = choose_encoder(accept)
+    return _Answer(HTTPStatus.OK, content_type, encode(registry))
+
+
+def _stuck(tallies: Sequence[Tally]) -> str | None:
+    silent = [(seconds, key) for tally in tallies for key, seconds in tally.silent_seconds().items()]
+    seconds, key = max(silent)
+    return f"the loader of {key} has been silent for {seconds:.0f} s" if seconds > STUCK_SECONDS else None
+
+
+def _health(troubles: Sequence[str | None]) -> _Answer:
+    told = [trouble for trouble in troubles if trouble]
+    status = HTTPStatus.SERVICE_UNAVAILABLE if told else HTTPStatus.OK
+    return _Answer(status, PLAIN, "".join(f"{line}\n" for line in told or ["fine"]).encode())
+
+
+_Answers = dict[str, Callable[[str], _Answer]]
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True  # the last process' connections don't keep us waiting
+
+    def __init__(self, address: tuple[str, int], answers: _Answers) -> None:
+        family, _, _, _, sockaddr = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self.address_family = family
+        self.answers = answers
+        super().__init__(sockaddr[:2], _Handler)  # type: ignore[arg-type]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = CLIENT_TIMEOUT_SECONDS
+    server_version, sys_version = "etl", ""
+
+    def do_GET(self) -> None:
+        answer = self.server.answers.get(urlsplit(self.path).path)
+        if answer is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        status, content_type, body = answer(self.headers.get("Accept", ""))
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Who asks, and how often, is nothing to tell."""
+
+
+def _bound(address: tuple[str, int], answers: _Answers) -> _Server:
+    host, port = address
+    try:
+        return _Server(address, answers)
+    except OSError as error:
+        problem = f"can't serve metrics at {host}:{port}: {error.strerror}"
+        if error.errno == errno.EADDRINUSE:
+            raise EtlError(f"{problem}: if another `etl run --follow` runs here, give each its own ETL_HTTP") from error
+        raise ConfigurationError(f"{problem}: set ETL_HTTP to an address of this host, or to off") from error
