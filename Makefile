@@ -7,7 +7,7 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test check audit bench wheel clean
+.PHONY: help demo test check audit bench soak wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -34,6 +34,9 @@ bench: .venv/.has-test ## how fast loader, listener and export are, beside the f
 	@$(BIN)/python -m tests.benchmarks.load
 	@$(BIN)/python -m tests.benchmarks.listen
 	@$(BIN)/python -m tests.benchmarks.export
+
+soak: .venv/.has-embedded ## ten minutes of kills and outages on private servers; the proof goes to ops/SOAK.md
+	@$(BIN)/etl selftest --minutes 10 --report ops/SOAK.md
 
 wheel: .venv/.has-test ## dist/*.whl, with the migrations inside
 	@$(BIN)/python -m hatchling build --target wheel

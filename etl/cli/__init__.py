@@ -47,7 +47,8 @@ def etl(
 
 def main() -> None:
     """The console script. An error is one line on stderr; a traceback is a bug."""
-    from etl.cli import check, db, dead, demo, lake, listen, run, simulate, status  # noqa: F401  (they register their commands)
+    # They register their commands.
+    from etl.cli import check, db, dead, demo, lake, listen, run, selftest, simulate, status  # noqa: F401
 
     try:
         sys.exit(app(standalone_mode=False))

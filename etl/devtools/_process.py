@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache
@@ -199,17 +199,20 @@ def launch(
     death_signal: signal.Signals,
     owner: Owner | None,
     alias: int = _launcher.NOT_GIVEN,
+    folder: str | Path = "/",
+    more: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """A child in a session of its own (Ctrl-C in our terminal does not reach it), its output appended to `log`.
 
-    It works in `/`, as `owner` if given, and gets `death_signal` when our process ends. What it finds when it asks for
-    its own account is `alias`, if given.
+    It works in `folder`, as `owner` if given, and gets `death_signal` when our process ends. What it finds when it asks
+    for its own account is `alias`, if given. Its environment is ours without what is meant for Postgres' clients and
+    for `etl`, and `more`.
     """
     uid, gid = owner or (_launcher.NOT_GIVEN, _launcher.NOT_GIVEN)
     launcher = [sys.executable, "-I", "-S", _launcher.__file__]
     arguments = [*launcher, os.getpid(), int(death_signal), uid, gid, alias, *command]
     # The environment must not say where a Postgres listens, nor in which language a server reports.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "ETL_"))}
 
     def popen() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
@@ -218,8 +221,8 @@ def launch(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd="/",
-                env=environment | {"LC_ALL": "C"},
+                cwd=folder,
+                env={**environment, "LC_ALL": "C", **(more or {})},
                 start_new_session=True,
             )
 

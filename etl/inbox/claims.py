@@ -137,10 +137,13 @@ class Source:
         """Block until a message is waiting; False after `seconds` without one.
 
         Moving the oldest message onto its own place changes nothing, and blocks while there is none: so a worker that
-        freezes here, or a command that Redis executes late, takes nothing with it.
+        freezes here, or a command that Redis executes late, takes nothing with it. A full Redis refuses that, however;
+        and what waits in one must be taken out of it.
         """
         end = self._old_end.upper()
         with translated():
+            if self._client.llen(self.key):
+                return True
             return self._client.blmove(self.key, self.key, seconds, end, end) is not None
 
     def waiting(self) -> int:

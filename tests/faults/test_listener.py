@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.devtools.proxy import Proxy
 from tests.faults.floor import Floor, gaps, now
-from tests.faults.proxy import Proxy
 from tests.faults.worker import Worker
 from tests.world import Archive, eventually
 

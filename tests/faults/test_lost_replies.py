@@ -16,11 +16,11 @@ import redis
 
 from etl import settings
 from etl.devtools.embedded import PrivateRedis
+from etl.devtools.proxy import Heard, Proxy
 from etl.errors import Outage
 from etl.inbox import connection
 from etl.inbox.claims import Source
 from etl.wire.ids import uuid7
-from tests.faults.proxy import Heard, Proxy
 from tests.faults.sample import MESSAGES, assert_took_effect_once
 from tests.world import CAMPAIGNS, Archive
 

@@ -7,6 +7,7 @@ import redis
 
 from etl.devtools.embedded import PrivateRedis
 from tests.faults.dialler import Dialler
+from tests.faults.gate import closed_gate
 from tests.faults.sample import SEED, SMALL_CLAIMS
 from tests.faults.worker import Worker
 from tests.world import Archive, cdr, eventually
@@ -42,6 +43,24 @@ def test_a_full_redis_is_emptied_by_the_loader(own_archive: Archive, own_redis: 
         assert own_archive.load(batch_size=1_000).inserted == len(backlog)
     finally:
         own_archive.redis.config_set("maxmemory", "0")
+    own_archive.assert_books_balance()
+
+
+def test_a_redis_that_fills_up_while_a_small_claim_waits_for_postgres_is_emptied_afterwards(
+    own_archive: Archive, own_redis: PrivateRedis, log: Path
+) -> None:
+    """After a claim that isn't full, the loader would rest until something comes."""
+    with Worker(own_archive, log) as worker, closed_gate(own_archive) as gate:
+        own_archive.push(cdr("first"))
+        gate.wait_for(1)
+        own_archive.push(*[cdr(n) for n in range(2_000)])
+        own_archive.redis.config_set("maxmemory", "1")
+        try:
+            gate.open()
+            eventually(lambda: own_archive.value("SELECT count(*) FROM cdrs") == 2_001)
+            worker.wait_for("outage_began")  # now it rests
+        finally:
+            own_archive.redis.config_set("maxmemory", "0")
     own_archive.assert_books_balance()
 
 

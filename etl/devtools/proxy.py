@@ -1,7 +1,7 @@
 """A wire between the loader and a store that breaks at the worst moment: a command arrives, and its answer doesn't.
 
-It knows no protocol. It passes bytes on until a test's predicate, shown what the loader said since the last answer,
-wants this answer lost, or the command itself.
+It knows no protocol. It passes bytes on until a predicate, shown what the loader said since the last answer, wants this
+answer lost, or the command itself; and it can be cut for a while, or swallow all that is said.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ class Proxy:
         self._lose_command = False
         self._passing = threading.Event()
         self._passing.set()
+        self._is_cut = False
         self.cuts = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -33,11 +34,16 @@ class Proxy:
     def port(self) -> int:
         return int(self._listening.getsockname()[1])
 
-    def cut(self, heard: Heard, lose_command: bool = False) -> None:
+    def cut(self, heard: Heard | None, lose_command: bool = False) -> None:
         """Once, when the loader has said something that `heard` knows, cut its connection instead of passing on the
-        answer; with `lose_command`, instead of passing on what it said."""
+        answer; with `lose_command`, instead of passing on what it said. None takes it back."""
         self._lose_command = lose_command
         self._cut = heard
+
+    def part(self) -> None:
+        """End every connection, and every new one at once."""
+        self._is_cut = True
+        self._end_connections()
 
     def blackhole(self) -> None:
         """Pass nothing on, in either direction, and keep every connection open: new ones too."""
@@ -45,6 +51,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Pass on again; what was held up first."""
+        self._is_cut = False
         self._passing.set()
 
     def __enter__(self) -> Self:
@@ -55,6 +62,9 @@ class Proxy:
         _shut_down(self._listening)
         self._listening.close()
         self._passing.set()
+        self._end_connections()
+
+    def _end_connections(self) -> None:
         with self._lock:
             for connection in self._open:
                 _shut_down(connection)  # its thread, which may be waiting for it just now, closes it
@@ -63,6 +73,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
+                if self._is_cut:
+                    client.close()
+                    continue
                 threading.Thread(target=self._serve, args=(client,), name="proxy", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:

@@ -1,0 +1,78 @@
+"""`etl selftest`: is nothing lost, whatever happens?"""
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from etl.cli import FAILED, AsJson, app
+
+if TYPE_CHECKING:
+    from etl.devtools.selftest.report import Report
+
+_STYLES = {True: ("proved ", "green"), False: ("WRONG  ", "bold red"), None: ("unknown", "dim")}
+
+
+@app.command(
+    epilog="Examples: [bold]etl selftest[/bold] · [bold]etl selftest --minutes 10 --report SOAK.md[/bold] · "
+    "[bold]etl selftest --seed 7[/bold] (the same messages and faults as every time with 7)"
+)
+def selftest(
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="How long faults are injected.")] = 1.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of messages and faults; default: another one each time.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a report, in Markdown.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Torment a whole installation on private servers, and prove that nothing was lost and nothing is there twice.
+
+    Producers push known CDRs and events while loaders, listeners, exporter, Redis and Postgres are killed, frozen,
+    restarted, cut off and filled up. Your own servers aren't touched. Exits with 1 if anything is wrong; then servers'
+    data and logs are kept.
+    """
+    from etl import logs
+    from etl.cli.printing import counting, out
+    from etl.devtools import selftest as testing
+
+    logs.configure(level="error")
+    if report is not None and not report.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {report.parent}", param_hint="--report")
+    seed = random.randrange(1_000_000) if seed is None else seed  # noqa: S311 (dice)
+    if not as_json:
+        out.print(f"{minutes:g} minutes of faults on private servers, seed {seed}")
+    with counting("tormenting", 100, show=sys.stderr.isatty()) as show:
+        found = testing.run(minutes, seed, lambda share: show(int(100 * share)))
+    if report is not None:
+        report.write_text(found.as_markdown(f"etl selftest --minutes {minutes:g} --report {report}"))
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        _print(found)
+    raise typer.Exit(0 if found.ok else FAILED)
+
+
+def _print(found: "Report") -> None:
+    from rich.text import Text
+
+    from etl.cli.printing import heading, out, print_rows
+
+    heading("What was done")
+    print_rows(("fault", "befell", "times"), [(kind, target, n) for target, kind, n in found.faults_by_kind])
+    for what, number in found.said:
+        out.print(f"{number:>10,} {what}")
+    heading("What came of it")
+    for verdict in found.verdicts:
+        mark, style = _STYLES[verdict.ok]
+        line = Text(mark, style=style)
+        out.print(line.append(f" {verdict.what} ({verdict.found})", style="default"), soft_wrap=True)
+    heading("Nothing was lost, and nothing is there twice" if found.ok else "SOMETHING IS WRONG")
+    if not found.ok:
+        out.print(f"Servers' data and logs are kept in {found.folder}", soft_wrap=True)
+    out.print(f"{found.faults.total():,} faults; the same again: [bold]{found.command}[/bold]", soft_wrap=True)

@@ -1,0 +1,205 @@
+"""The selftest: nothing is lost, and nothing is there twice, whatever is done to the processes and the servers.
+
+plan ──▶ faults ──▶ site ◀── producers
+                      │          │ truth
+                      ▼          ▼
+               quiet, then:    proof ──▶ report
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from etl import app
+from etl.app import lakeside
+from etl.devtools._process import wait_until
+from etl.devtools.embedded import PrivatePostgres
+from etl.devtools.selftest import proof
+from etl.devtools.selftest.faults import Saboteur
+from etl.devtools.selftest.memory import Memory
+from etl.devtools.selftest.plan import EXPORTER, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER, plan
+from etl.devtools.selftest.producers import DIALLERS, Dialler, Switchboard, Truth
+from etl.devtools.selftest.proof import Verdict
+from etl.devtools.selftest.report import Report
+from etl.devtools.selftest.site import FORWARD, SOURCES, Site, site
+from etl.errors import EtlError
+from etl.inbox import connection as inbox
+from etl.inbox.producer import publish, push
+from etl.lake.datasets import DATASETS
+from etl.settings import Settings
+
+PRODUCER_TIMEOUT = 2.0  # seconds: sooner than a frozen Redis thaws, so that they push again what arrives all the same
+LISTEN_SECONDS = 30.0  # until the listener's first word
+QUIET_SECONDS = 120.0  # for leases to run out, pauses to end, and the backlog to be loaded
+
+Told = Callable[[float], None]
+
+
+def run(minutes: float, seed: int, told: Told) -> Report:
+    """Torment a whole installation for so long, and prove that it took no harm. `told` hears which share of the time is
+    over.
+
+    The servers' folder stays if something is wrong. Raises `ConfigurationError` if a server can't be started.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="etl-selftest-"))
+    folder.chmod(0o755)  # if we are root, Postgres is somebody else
+    try:
+        report = _run(minutes, seed, folder, told)
+    except BaseException:
+        _remove(folder)
+        raise
+    if report.ok:
+        _remove(folder)
+    return report
+
+
+def _run(minutes: float, seed: int, folder: Path, told: Told) -> Report:
+    with site(folder) as running:
+        truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), Memory()
+        with memory.watching(lambda: _pids(running)), _minding(running):
+            _start(running)
+            with saboteur.at_work(plan(seed, minutes * 60)), _speaking(running, truth):
+                _pass_time(minutes * 60, told)
+            waited = _come_to_rest(running)
+        verdicts = [*_prove(running, truth), *_of_the_processes(running, folder, memory)]
+    return Report(seed, minutes, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
+
+
+def _remove(folder: Path) -> None:
+    PrivatePostgres(folder / "postgres").remove()  # which may have had to put its data elsewhere
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(running: Site) -> None:
+    for program in running.programs.values():
+        program.start()
+    # The first word of a listener on the spool is that it's subscribed; soon a loader has taken it.
+    with app.engine_of(running.settings) as engine:
+        if not wait_until(lambda: bool(proof.read(engine, "SELECT FROM listener_sessions")), LISTEN_SECONDS):
+            raise EtlError("the listener isn't subscribed, or its loader doesn't load")
+
+
+@contextmanager
+def _speaking(running: Site, truth: Truth) -> Iterator[None]:
+    """Producers at work; at the end they finish what they have begun."""
+    stop = threading.Event()
+    url = running.settings.redis_url.get_secret_value()
+    with ExitStack() as stack:
+
+        def client() -> inbox.Client:
+            connected = inbox.connect(url, timeout=PRODUCER_TIMEOUT)
+            stack.callback(connected.close)
+            return connected
+
+        work = [
+            *(_dialler(number, truth, client()).run for number in range(1, DIALLERS + 1)),
+            _switchboard(truth, client()).run,
+        ]
+        pool = stack.enter_context(ThreadPoolExecutor(len(work), "producer"))
+        speaking = [pool.submit(each, stop) for each in work]
+        try:
+            yield
+        finally:
+            stop.set()
+        for each in speaking:
+            each.result()
+
+
+def _dialler(number: int, truth: Truth, client: inbox.Client) -> Dialler:
+    return Dialler(number, truth, lambda key, messages: push(client, key, messages))
+
+
+def _switchboard(truth: Truth, client: inbox.Client) -> Switchboard:
+    return Switchboard(truth, lambda channel, message: publish(client, [(channel, message)]))
+
+
+@contextmanager
+def _minding(running: Site) -> Iterator[None]:
+    """Processes that end by themselves are started again, and noted."""
+    done = threading.Event()
+
+    def mind() -> None:
+        while not done.wait(1.0):
+            for program in running.programs.values():
+                program.mind()
+
+    thread = threading.Thread(target=mind, name="minding")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _pids(running: Site) -> dict[str, int | None]:
+    with suppress(RuntimeError):  # it's down just now
+        return {running.redis.name: running.redis.pid} | {name: each.pid for name, each in running.programs.items()}
+    return {name: each.pid for name, each in running.programs.items()}
+
+
+def _pass_time(seconds: float, told: Told) -> None:
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < seconds:
+        told(passed / seconds)
+        time.sleep(min(0.5, seconds - passed))
+
+
+def _come_to_rest(running: Site) -> float:
+    """Everybody has finished what is there to be done, and is stopped in good order. How many seconds it took."""
+    began = time.monotonic()
+    running.stop(STEADY_LISTENER, LISTENER, EXPORTER)
+    wait_until(lambda: _is_quiet(running), QUIET_SECONDS)
+    waited = time.monotonic() - began
+    running.stop(STEADY_LOADER, *LOADERS)
+    return waited
+
+
+def _is_quiet(running: Site) -> bool:
+    """In this order: a message moves from a list into a claim, never back."""
+    time.sleep(0.5)
+    return not any(app.waiting(running.settings).values()) and not app.claimed_elsewhere(running.settings)
+
+
+def _prove(running: Site, truth: Truth) -> Iterator[Verdict]:
+    yield proof.quiet(running.keys(), [FORWARD])
+    bring_the_lake_up_to_date(running.settings)
+    forwarded = {source.key: running.length(FORWARD) for source in SOURCES if source.forward_to}
+    yield from proof.prove(running.settings, truth, forwarded)
+
+
+def bring_the_lake_up_to_date(settings: Settings) -> None:
+    """Every day exported, today as well, and those that Postgres has forgotten restored. What fails here, the books of
+    the days will show."""
+    with lakeside.opened(settings) as lake:
+        for dataset in DATASETS.values():
+            for books in lake.books(dataset, date.min, date.max):
+                for operation in (lake.export, lake.restore):
+                    try:
+                        operation(dataset, books.day, lambda _rows: None)
+                    except EtlError as error:
+                        app.log.error(
+                            "selftest_lake_failed", dataset=dataset.name, day=str(books.day), error=str(error)
+                        )
+
+
+def _of_the_processes(running: Site, folder: Path, memory: Memory) -> Iterator[Verdict]:
+    complaints = [each for program in running.programs.values() for each in program.complaints]
+    complaints += [
+        f"a traceback in {log.name}" for log in sorted(folder.glob("*.log")) if b"Traceback" in log.read_bytes()
+    ]
+    found = "; ".join(complaints) or f"{len(running.programs)} processes, started again and again"
+    yield Verdict(not complaints, "no process ended by itself, refused to stop, or printed a traceback", found)
+    steady = [each for each in memory.growth() if each.name in (STEADY_LOADER, STEADY_LISTENER)]
+    grown = [each.name for each in steady if each.is_flat is False]
+    tellable = bool(steady) and all(each.is_flat is not None for each in steady)
+    found = f"{', '.join(grown)} grew" if grown else "flat" if tellable else "too short a time to tell"
+    yield Verdict(
+        False if grown else True if tellable else None, "the memory of a loader and of a listener is flat", found
+    )

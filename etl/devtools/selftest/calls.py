@@ -1,0 +1,224 @@
+"""The calls of a selftest: what the dialler says of each, and the row that must come of it.
+
+Both follow from the call's number, so that the truth about a million calls is how many there were. The row is spelled
+out here by hand, not computed by the code that is on trial.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+CAMPAIGNS, CDRS, CLICK2DIAL = "enigma:notifications:campaigns", "enigma:notifications:cdrs", "enigma:notifications:cdr"
+CHANNEL = "enigma:notifications:agents:1002"
+
+DAYS = 4  # before today: the older ones are pruned while late CDRs still come for them
+_DAY = 86_400  # seconds
+_DISPOSITIONS = (("hungup", 16), ("callee_hungup", 16), ("busy", 17), ("timeout", 18))
+
+# As Postgres and DuckDB are asked for them: times in microseconds since 1970, JSON as text.
+COLUMNS = (
+    "source", "call_ref", "leg", "dialed_on", "dialed_at", "answered_at", "connected_at", "ended_at", "call_time",
+    "hold_time", "ring_time", "call_dir", "extension", "number", "dial_number", "campaign_ref", "contact_ref",
+    "end_reason", "end_code", "recording_url", "uuid", "extra",
+)  # fmt: skip
+TIMES = ("dialed_at", "answered_at", "connected_at", "ended_at")
+
+
+class Saying(NamedTuple):
+    """A message of a call. `after` is how many calls later it's said: the other dialect, a completion, a correction."""
+
+    key: str
+    raw: bytes
+    after: int
+
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call number `number` of a selftest with this seed, which began on `today` (UTC)."""
+
+    number: int
+    seed: int
+    today: date
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        return self.source, str(self.number)
+
+    @property
+    def source(self) -> str:
+        return "click2dial" if self.number % 10 == 9 else "dialler"
+
+    @property
+    def is_corrected(self) -> bool:
+        """It's said twice, and the second time contradicts the first."""
+        return self._shape == "corrected"
+
+    def sayings(self) -> Iterator[Saying]:
+        """All that is said of it, the first at once."""
+        key, lag = (CLICK2DIAL if self.source == "click2dial" else CAMPAIGNS), self._dice % 400
+        first = self._client_cdr()
+        match self._shape:
+            case "completed":
+                known = {name: value for name, value in first.items() if name not in ("hold_time", "recording_url")}
+                yield Saying(key, _cdr(known), 0)
+                yield Saying(key, _cdr(first), lag)
+            case "corrected":
+                yield Saying(key, _cdr(first), 0)
+                yield Saying(key, _cdr(first | self._correction), lag)
+            case "both" if self._dice % 2:
+                yield Saying(CDRS, self._api_cdr(), 0)
+                yield Saying(key, _cdr(first), lag)
+            case "both":
+                yield Saying(key, _cdr(first), 0)
+                yield Saying(CDRS, self._api_cdr(), lag)
+            case _:
+                yield Saying(key, _cdr(first), 0)
+
+    def rows(self) -> list[Row]:
+        """The row that must come of it; either of two if it's corrected, for which one a worker loads last is open."""
+        both = self._shape == "both"
+        answered, connected, ended = self._moments
+        row: Row = {
+            "source": self.source,
+            "call_ref": str(self.number),
+            "leg": 0,
+            "dialed_on": self.dialed_on,
+            "dialed_at": self.dialed_at * 1_000_000,
+            "answered_at": answered if both else None,
+            "connected_at": connected if both else None,
+            "ended_at": ended if both else None,
+            "ring_time": None,
+            "uuid": self._uuid if both else None,
+            "campaign_ref": self._campaign,
+            "extra": {"note": {"of": [self.number, "é"]}} if self._is_noted else None,
+        }
+        fields = self._client_cdr()
+        row |= {name: fields[name] for name in COLUMNS if name not in row}
+        return [row, row | self._correction] if self.is_corrected else [row]
+
+    @property
+    def dialed_on(self) -> date:
+        """Mostly yesterday; a share of the CDRs is late."""
+        return self.today - timedelta(days=1 + (self._dice >> 12) % DAYS * (self._dice % 3 == 0))
+
+    @property
+    def dialed_at(self) -> int:
+        """Unix time."""
+        midnight = datetime(self.dialed_on.year, self.dialed_on.month, self.dialed_on.day, tzinfo=UTC)
+        return int(midnight.timestamp()) + (self._dice >> 20) % _DAY
+
+    @property
+    def _dice(self) -> int:
+        """Thirty-two bits that look random, the same for the same call."""
+        bits = (self.number * 0x9E37_79B9_7F4A_7C15 + self.seed * 0xBF58_476D_1CE4_E5B9) & (2**64 - 1)
+        bits = (bits ^ bits >> 30) * 0x94D0_49BB_1331_11EB & (2**64 - 1)
+        return bits >> 32
+
+    @property
+    def _shape(self) -> str:
+        share = (self._dice >> 4) % 100
+        if share < 20:
+            return "completed"
+        if share < 40:
+            return "corrected"
+        return "both" if share < 65 and self.source == "dialler" else "plain"
+
+    @property
+    def _is_noted(self) -> bool:
+        return self._dice % 16 == 0
+
+    @property
+    def _correction(self) -> Row:
+        return {"call_time": self._dice % 600 + 1_000, "end_reason": "agent_hungup"}
+
+    @property
+    def _campaign(self) -> str:
+        return "click-dial" if self.source == "click2dial" else str(2040 + self._dice % 7)
+
+    @property
+    def _uuid(self) -> str:
+        return f"{self._dice:08x}-0000-4000-8000-{self.number:012x}"
+
+    @property
+    def _moments(self) -> tuple[int, int, int]:
+        """Microseconds since 1970 at which the callee answered, an agent was connected, and the call ended."""
+        answered = self.dialed_at * 1_000_000 + 12_345_000
+        return answered, answered + 3_000_000, answered + 63_000_000
+
+    def _client_cdr(self) -> Row:
+        """Dialect A, in our names; a field of the message that has another one is called so in `_cdr`."""
+        dice = self._dice
+        reason, code = _DISPOSITIONS[dice % len(_DISPOSITIONS)]
+        fields = {
+            "call_ref": self.number,
+            "dialed_at": self.dialed_at,
+            "extension": str(1000 + dice % 50),
+            "number": f"07{dice:010d}",
+            "dial_number": "0126543210",
+            "contact_ref": f"M{self.number}",
+            "call_time": dice % 600,
+            "hold_time": dice % 60,
+            "end_reason": reason,
+            "end_code": code,
+            "call_dir": "inbound" if dice % 5 == 0 else "outbound",
+            "recording_url": f"ftp://pbx/{self.number}.wav",
+            "campaign_ref": self._campaign,
+        }
+        return fields | ({"note": {"of": [self.number, "é"]}} if self._is_noted else {})
+
+    def _api_cdr(self) -> bytes:
+        """Dialect B."""
+        fields = self._client_cdr()
+        answered, connected, ended = map(_printed, self._moments)
+        payload = {
+            "call_ref": self.number,
+            "uuid": self._uuid,
+            "agent": fields["extension"],
+            "recording_location": fields["recording_url"],
+            "dialed_at": datetime.fromtimestamp(self.dialed_at, UTC).strftime("%Y-%m-%d %H:%M:%S +0000"),
+            "callee_answered_at": answered,
+            "agent_answered_at": connected,
+            "ended_at": ended,
+            "end_reason": fields["end_reason"],
+            "call_dir": fields["call_dir"],
+            "ref": self._campaign,
+        }
+        return json.dumps({"type": "call_update", "payload": payload}).encode()
+
+
+def _cdr(fields: Row) -> bytes:
+    payload = {"ref" if name == "campaign_ref" else name: value for name, value in fields.items()}
+    return json.dumps({"type": "cdr", "payload": payload}, ensure_ascii=False).encode()
+
+
+def _printed(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1_000_000, UTC).isoformat(timespec="milliseconds")
+
+
+def event(serial: str) -> bytes:
+    """A message that is no CDR; `serial` tells it from all others."""
+    return json.dumps({"type": "status", "payload": {"status": "busy", "ref": "1002", "serial": serial}}).encode()
+
+
+def serial_of(raw: bytes) -> str | None:
+    """The serial of a message that `event` made; None of any other."""
+    _, found, rest = raw.partition(b'"serial": "')
+    return rest.partition(b'"')[0].decode() if found else None
+
+
+def undecodable(serial: str) -> tuple[str, bytes]:
+    """The reason for which nobody can understand it, and the message."""
+    name = serial.encode()
+    breakages = (
+        ("not_json", b'{"type": "cdr", "payload": {"call_ref": "' + name),
+        ("not_utf8", b'{"type": "cdr", "payload": {"call_ref": "\xff' + name + b'", "dialed_at": 1}}'),
+        ("not_an_envelope", b'["' + name + b'"]'),
+        ("missing_field", b'{"type": "cdr", "payload": {"contact_ref": "' + name + b'"}}'),
+        ("out_of_range", b'{"type": "cdr", "payload": {"call_ref": "' + name + b'", "dialed_at": 1}}'),
+    )
+    return breakages[sum(name) % len(breakages)]

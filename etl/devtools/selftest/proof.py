@@ -1,0 +1,280 @@
+"""The proof: what the producers remember, held against Postgres, the lake and Redis, promise by promise.
+
+It looks, and changes nothing. Each verdict says what was to be proved and what was found; a few examples of what is
+wrong come with it.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etl import app
+from etl.app import lakeside
+from etl.devtools.selftest.calls import COLUMNS, TIMES, Call
+from etl.devtools.selftest.producers import Published, Truth
+from etl.errors import LakeError
+from etl.lake.datasets import DATASETS
+from etl.settings import Settings
+from etl.store import connection as store
+from etl.store.connection import Engine
+from etl.store.sessions import Gap
+
+EXAMPLES = 3  # of what is wrong, in a verdict
+BEFORE = timedelta(hours=1)  # gaps are asked for from so long before the first event: longer than any of them
+
+Rows = Iterable[Any]  # each a sequence of columns
+
+
+class Verdict(NamedTuple):
+    """`found` says it in figures; `ok` is None where nothing can be said."""
+
+    ok: bool | None
+    what: str
+    found: str
+
+
+def prove(settings: Settings, truth: Truth, forwarded: Mapping[str, int]) -> Iterator[Verdict]:
+    """Everything that Postgres, the lake and the books can tell, once all is quiet. `forwarded` are the lengths of the
+    lists that got a copy of each message, by the list they are copies of."""
+    with app.engine_of(settings) as engine:
+        yield in_postgres(engine, truth)
+        yield revisions(engine, truth)
+        yield list_events(engine, truth)
+        yield from published(settings, engine, truth)
+        yield dead_letters(engine, truth)
+        yield claims(engine)
+        yield messages(engine, truth)
+        yield passed_on(engine, forwarded)
+    yield from days(settings)
+    yield in_the_lake(settings, truth)
+
+
+# -- every CDR
+
+
+def in_postgres(engine: Engine, truth: Truth) -> Verdict:
+    columns = ", ".join(_IN_POSTGRES.get(name, name) for name in COLUMNS)
+    stored = [day for (day,) in read(engine, "SELECT DISTINCT dialed_on FROM cdrs")]
+
+    def rows(day: date) -> Rows:
+        return read(engine, f"SELECT {columns} FROM cdrs WHERE dialed_on = '{day}'")  # noqa: S608 (our own words)
+
+    return _every_call("every CDR is in Postgres exactly once, each field as it must be", truth, stored, rows)
+
+
+def in_the_lake(settings: Settings, truth: Truth) -> Verdict:
+    """As DuckDB reads it, which knows nothing of us."""
+    import duckdb  # noqa: PLC0415  (it takes its second)
+
+    folder = Path(settings.export_url) / "cdrs"
+    columns = ", ".join(f"epoch_us({name})" if name in TIMES else name for name in COLUMNS)
+    query = f"SELECT {columns} FROM read_parquet($1, hive_partitioning = true)"  # noqa: S608 (our own words)
+    exported = [date.fromisoformat(each.name.partition("=")[2]) for each in sorted(folder.glob("dialed_on=*"))]
+    with duckdb.connect() as connection:
+
+        def rows(day: date) -> Rows:
+            file = str(folder / f"dialed_on={day}" / "*.parquet")
+            return connection.execute(query, [file]).fetchall() if day in exported else []
+
+        return _every_call("every CDR is in the lake exactly once, as DuckDB reads it", truth, exported, rows)
+
+
+_IN_POSTGRES = {name: f"(extract(epoch FROM {name}) * 1000000)::bigint" for name in TIMES} | {"extra": "extra::text"}
+
+
+def _every_call(what: str, truth: Truth, days: Iterable[date], rows: Callable[[date], Rows]) -> Verdict:
+    expected: defaultdict[date, dict[tuple[str, str], Call]] = defaultdict(dict)
+    for call in truth.every_call():
+        expected[call.dialed_on][call.identity] = call
+    total = sum(map(len, expected.values()))
+    wrong: defaultdict[str, list[object]] = defaultdict(list)
+    for day in sorted({*expected, *days}):
+        due = expected[day]
+        for row in rows(day):
+            found = dict(zip(COLUMNS, row, strict=True))
+            found["extra"] = found["extra"] and json.loads(found["extra"])
+            call_or_none = due.pop((found["source"], found["call_ref"]), None)
+            if call_or_none is None:
+                wrong["twice or never said"].append(found["call_ref"])
+            elif found not in call_or_none.rows():
+                wrong["with another content"].append(found["call_ref"])
+        if due:
+            wrong["missing"] += [call.number for call in due.values()]
+    return Verdict(not wrong, what, f"{total:,} calls" + _examples(wrong))
+
+
+def revisions(engine: Engine, truth: Truth) -> Verdict:
+    """Of two versions that contradict each other one is the row, and the other is kept; and nothing else is."""
+    query = "SELECT source, call_ref, call_time, end_reason FROM cdr_revisions"
+    stored = "SELECT source, call_ref, call_time, end_reason FROM cdrs"
+    kept, now = (
+        _grouped(read(engine, each), lambda row: (row[0], row[1]), lambda row: (row[2], row[3]))
+        for each in (query, stored)
+    )
+    wrong: defaultdict[str, list[object]] = defaultdict(list)
+    corrected = 0
+    for call in truth.every_call():
+        versions = {(row["call_time"], row["end_reason"]) for row in call.rows()}
+        known = kept.pop(call.identity, set())
+        corrected += call.is_corrected
+        if (versions if call.is_corrected else set()) - now.get(call.identity, set()) - known:
+            wrong["lost"].append(call.number)
+        if known and not (call.is_corrected and known <= versions):
+            wrong["never contradicted"].append(call.number)
+    if kept:
+        wrong["of no call"] += list(kept)
+    found = f"{corrected:,} calls were contradicted" + _examples(wrong)
+    return Verdict(not wrong, "every version that was contradicted is kept, and no other", found)
+
+
+# -- every event and every message that nobody understands
+
+
+def list_events(engine: Engine, truth: Truth) -> Verdict:
+    query = "SELECT payload->>'serial', count(*) FROM audit_events WHERE origin = 'list' GROUP BY 1"
+    return _each_once("every event from a list is there, once for each push", truth.events, read(engine, query))
+
+
+def published(settings: Settings, engine: Engine, truth: Truth) -> Iterator[Verdict]:
+    """No event more than once; and what Redis confirmed and nobody heard was published within a gap."""
+    query = "SELECT payload->>'serial', count(*) FROM audit_events WHERE origin = 'pubsub' GROUP BY 1"
+    heard: dict[str, int] = dict(read(engine, query))
+    twice = [serial for serial, n in heard.items() if n > 1 or serial not in truth.published]
+    found = f"{len(heard):,} of {len(truth.published):,}" + _examples({"more than once": twice} if twice else {})
+    yield Verdict(not twice, "no published event is there more than once", found)
+
+    times = truth.published.values()
+    since, until = min(each.began for each in times), max(each.ended for each in times)
+    known = app.gaps(settings, since - BEFORE, until + BEFORE)
+    missing = {s: each for s, each in truth.published.items() if each.confirmed and s not in heard}
+    hidden = [serial for serial, each in missing.items() if not any(_may_be_in(each, gap) for gap in known)]
+    seconds = sum(max(0.0, (min(gap.gap_until, until) - max(gap.gap_from, since)).total_seconds()) for gap in known)
+    found = f"{len(missing):,} missing; gaps of {seconds:,.1f} s in {(until - since).total_seconds():,.1f} s"
+    found += _examples({"outside of every gap": hidden} if hidden else {})
+    yield Verdict(not hidden, "every published event that is missing lies in a gap that the view tells", found)
+
+
+def dead_letters(engine: Engine, truth: Truth) -> Verdict:
+    letters = [(bytes(raw), reason) for raw, reason in read(engine, "SELECT raw, reason FROM dead_letters")]
+    misread = [raw for raw, reason in letters if truth.reasons.get(raw, reason) != reason]
+    counted = Counter(raw for raw, _ in letters).items()
+    what = "every message that nobody understands is a dead letter, byte for byte, once for each push"
+    verdict = _each_once(what, truth.undecodable, counted)
+    return verdict._replace(
+        ok=verdict.ok and not misread,
+        found=verdict.found + _examples({"for another reason": misread} if misread else {}),
+    )
+
+
+def _each_once(what: str, said: Mapping[Any, int], found: Rows) -> Verdict:
+    """At least once, and no more often than it was tried: a push without an answer may have arrived."""
+    there = dict(found)
+    wrong = {
+        "missing": [key for key in said if key not in there],
+        "never said": [key for key in there if key not in said],
+        "too often": [key for key, n in there.items() if n > said.get(key, n)],
+    }
+    wrong = {name: each for name, each in wrong.items() if each}
+    return Verdict(not wrong, what, f"{len(said):,} messages" + _examples(wrong))
+
+
+# -- the books
+
+
+def claims(engine: Engine) -> Verdict:
+    ((total, unbalanced, dead),) = read(
+        engine,
+        "SELECT count(*), count(*) FILTER (WHERE claimed <> inserted + updated + unchanged + events + dead), sum(dead)"
+        " FROM load_batches",
+    )
+    ((letters,),) = read(engine, "SELECT count(*) FROM dead_letters")
+    found = f"{total:,} claims, {unbalanced:,} unbalanced; {dead or 0:,} dead by the ledger, {letters:,} letters"
+    return Verdict(not unbalanced and (dead or 0) == letters, "the books of every claim balance", found)
+
+
+def messages(engine: Engine, truth: Truth) -> Verdict:
+    """Between those that were confirmed and those that may have arrived."""
+    claimed = dict(_claimed(engine))
+    wrong = {
+        key: [f"{claimed.get(key, 0):,} claimed, {truth.acknowledged[key]:,} to {truth.attempted[key]:,} pushed"]
+        for key in truth.acknowledged
+        if not truth.acknowledged[key] <= claimed.get(key, 0) <= truth.attempted[key]
+    }
+    total, more = truth.acknowledged.total(), truth.attempted.total() - truth.acknowledged.total()
+    found = f"{total:,} confirmed, up to {more:,} more without an answer, {sum(claimed.values()):,} claimed"
+    return Verdict(not wrong, "every message that was pushed was claimed once", found + _examples(wrong))
+
+
+def passed_on(engine: Engine, forwarded: Mapping[str, int]) -> Verdict:
+    claimed = dict(_claimed(engine))
+    wrong = {
+        key: [f"{n:,} instead of {claimed.get(key, 0):,}"] for key, n in forwarded.items() if n != claimed.get(key, 0)
+    }
+    found = f"{sum(forwarded.values()):,} messages" + _examples(wrong)
+    return Verdict(not wrong, "every message of a forwarded list was passed on once", found)
+
+
+def _claimed(engine: Engine) -> list[tuple[str, int]]:
+    own = "SELECT source_key, sum(claimed) FROM load_batches WHERE source_key NOT IN ('lake', 'etl:events') GROUP BY 1"
+    return [(key, int(n)) for key, n in read(engine, own)]
+
+
+def days(settings: Settings) -> Iterator[Verdict]:
+    """Each day's rows by the ledger, in Postgres and in the file; and every row of the one against the other."""
+    unequal: dict[str, list[object]] = {}
+    different: dict[str, list[object]] = {}
+    number = rows = 0
+    with lakeside.opened(settings) as lake:
+        for dataset in DATASETS.values():
+            for books in lake.books(dataset, date.min, date.max):
+                number, rows = number + 1, rows + books.rows
+                compared = lake.compare(dataset, books.day)
+                if compared.verdict != "equal":
+                    sides = f"{compared.ledger}, {compared.postgres}, {compared.lake}: {compared.verdict}"
+                    unequal[f"{dataset.name} {books.day}"] = [sides]
+                try:
+                    found = lake.verify(dataset, books.day, deep=True)
+                except LakeError as error:
+                    found = []
+                    different[f"{dataset.name} {books.day}"] = [error]
+                if found:
+                    different[f"{dataset.name} {books.day}"] = list(found)
+    what = "the books of every day balance: rows by the ledger, in Postgres, in the lake"
+    yield Verdict(not unequal, what, f"{number} days, {rows:,} rows" + _examples(unequal))
+    what = "the lake equals Postgres, compared row by row"
+    yield Verdict(not different, what, f"{number} files" + _examples(different))
+
+
+# -- the rest
+
+
+def quiet(left: Iterable[str], forwards: Iterable[str]) -> Verdict:
+    """Nothing is left in Redis but what was passed on: no message, no claim, no lock."""
+    rest = sorted({*left} - {*forwards})
+    found = "nothing is left" if not rest else _examples({"left": list(rest)}).removeprefix("; ")
+    return Verdict(not rest, "no message and no claim is left behind in Redis", found)
+
+
+def _may_be_in(event: Published, gap: Gap) -> bool:
+    return gap.gap_from <= event.ended and event.began <= gap.gap_until
+
+
+def read(engine: Engine, query: str) -> list[Any]:
+    return store.read(engine, query)[1]
+
+
+def _grouped(rows: Rows, key: Callable[[Any], Any], value: Callable[[Any], Any]) -> dict[Any, set[Any]]:
+    groups: defaultdict[Any, set[Any]] = defaultdict(set)
+    for row in rows:
+        groups[key(row)].add(value(row))
+    return dict(groups)
+
+
+def _examples(wrong: Mapping[str, Sequence[object]]) -> str:
+    return "".join(
+        f"; {len(each):,} {name}: {', '.join(map(str, each[:EXAMPLES]))}{' …' if len(each) > EXAMPLES else ''}"
+        for name, each in wrong.items()
+    )

@@ -1,0 +1,66 @@
+"""`etl selftest`: real processes and servers are killed, frozen and cut off for a while, and the proof is printed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from etl.devtools.selftest.processes import Program
+from tests.world import eventually
+
+
+def selftest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
+    return subprocess.run(
+        [sys.executable, "-m", "etl.cli", "selftest", *arguments],
+        env=environment | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def test_given_faults_of_many_kinds_if_they_are_over_then_nothing_is_lost_and_the_report_says_so(
+    session_folder: Path,
+) -> None:
+    folder = session_folder / "selftest"
+    folder.mkdir()
+    folder.chmod(0o755)
+    page = folder / "report.md"
+
+    result = selftest(folder, "--minutes", "0.2", "--seed", "97", "--report", str(page), "--json")
+
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    told = json.loads(result.stdout)
+    assert (told["ok"], told["seed"], told["folder"]) == (True, 97, None)
+    assert sum(told["faults"].values()) >= 5
+    assert len({fault.split()[0] for fault in told["faults"]}) >= 3
+    assert told["said"]["calls"] > 500
+    assert all(verdict["ok"] for verdict in told["verdicts"] if "memory" not in verdict["what"])
+    assert len(told["verdicts"]) >= 14
+    assert {"loader-0", "listener-0"} <= {each["name"] for each in told["memory"]}
+    text = page.read_text()
+    assert text.startswith("# Nothing was lost, and nothing is there twice\n")
+    assert "etl selftest --minutes 0.2 --seed 97" in text
+    assert [path.name for path in folder.iterdir()] == ["report.md"]
+
+
+def test_a_process_that_ends_by_itself_is_noted_and_started_again(tmp_path: Path) -> None:
+    program = Program("loader", ["--version"], {}, tmp_path)
+    program.start()
+    try:
+        eventually(lambda: program.pid is None)
+        program.mind()
+        assert program.complaints == ["loader ended by itself with 0"]
+        assert program.pid is not None
+    finally:
+        program.kill()
+
+
+def test_a_report_into_a_folder_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    result = selftest(tmp_path, "--report", str(tmp_path / "nowhere" / "report.md"))
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nowhere" in result.stderr
