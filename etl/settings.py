@@ -10,12 +10,13 @@ import difflib
 import json
 import re
 import socket
+import ssl
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlencode, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -39,7 +40,10 @@ CONFIG_VARIABLE = "ETL_CONFIG"  # names the TOML file where no --config does; th
 _MIB = 1024 * 1024
 _NAME_LENGTH = 64  # characters of a worker's name; people read it in log lines and ledger rows
 _POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+_TLS_SCHEMES = ("rediss", "rediss+sentinel")
+_VERIFYING = ("verify-full", "verify-ca")  # of libpq's sslmodes those that look at a certificate in any case
 _SENTINELS = re.compile("(.*@)?[^:,@]+(:[0-9]+)?(,[^:,@]+(:[0-9]+)?)*/[^/]+(/[0-9]*)?")
 _ONE_SOURCE = "an object with at least a key"
 _MALFORMED = "isn't a well-formed URL (are the special characters of its password percent-encoded?)"
@@ -53,7 +57,7 @@ def _parts(url: SecretStr, schemes: tuple[str, ...]) -> SplitResult:
         raise ValueError(f"must begin with {', '.join(f'{each}://' for each in schemes[:-1])} or {schemes[-1]}://")
     try:
         parts = urlsplit(text)
-        if scheme != "redis+sentinel":  # that one has several hosts, each with a port
+        if scheme not in _SENTINEL_SCHEMES:  # that one has several hosts, each with a port
             _ = parts.port  # raises where it's no number, as after a ':' or '/' inside a password
     except ValueError:
         raise ValueError(_MALFORMED) from None
@@ -69,7 +73,7 @@ def _redis_url(url: SecretStr) -> SecretStr:
     # redis-py takes a database that isn't a number for database 0, in silence.
     if parts.scheme in ("redis", "rediss") and not re.fullmatch("/?[0-9]*", parts.path):
         raise ValueError("names a database that isn't a number")
-    if parts.scheme == "redis+sentinel" and not _SENTINELS.fullmatch(parts.netloc + parts.path):
+    if parts.scheme in _SENTINEL_SCHEMES and not _SENTINELS.fullmatch(parts.netloc + parts.path):
         raise ValueError("must look like redis+sentinel://host:26379,host:26379/service/0")
     return url
 
@@ -77,6 +81,24 @@ def _redis_url(url: SecretStr) -> SecretStr:
 def _postgres_url(url: SecretStr) -> SecretStr:
     _parts(url, _POSTGRES_SCHEMES)
     return url
+
+
+def _ca_file(path: Path) -> Path:
+    """What can't be used is told at once, and by its name: later, libraries speak of other things."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"names {path}, which holds no certificate in PEM") from None
+    except OSError as error:
+        raise ValueError(f"names {path}, which can't be read: {error.strerror}") from None
+    return path
+
+
+def _with_options(url: str, options: Mapping[str, object]) -> str:
+    """Those that the URL doesn't have itself are added."""
+    has = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    added = urlencode({name: value for name, value in options.items() if name not in has}, quote_via=quote)
+    return f"{url}{'&' if has else '?'}{added}" if added else url
 
 
 def _http(text: str) -> str:
@@ -143,9 +165,15 @@ class Settings(BaseSettings):
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
         default=SecretStr("redis://127.0.0.1:8001/0"), description="a redis:// URL"
     )
+    redis_ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = Field(
+        default=None, description="a file of CA certificates"
+    )
     redis_cluster: bool = Field(default=False, description="true or false")
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = Field(
         default=SecretStr("postgresql://127.0.0.1:5432/etl"), description="a postgresql:// URL"
+    )
+    database_ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = Field(
+        default=None, description="a file of CA certificates"
     )
     batch_size: int = _whole(5_000, 1, 100_000, "messages")
     linger_ms: int = _whole(200, 0, 10_000, "milliseconds")
@@ -179,14 +207,56 @@ class Settings(BaseSettings):
         return None if self.http == "off" else _host_and_port(self.http)
 
     @property
+    def inbox_url(self) -> str:
+        """`redis_url` with the CA file, for `etl.inbox`; password included."""
+        url = self.redis_url.get_secret_value()
+        return _with_options(url, {"ssl_ca_certs": self.redis_ca_file}) if self.redis_ca_file else url
+
+    @property
     def sqlalchemy_url(self) -> str:
-        """`database_url` for SQLAlchemy with psycopg 3, password included."""
-        return "postgresql+psycopg://" + self.database_url.get_secret_value().partition("://")[2]
+        """`database_url` with the CA file, for SQLAlchemy with psycopg 3; password included."""
+        return f"postgresql+psycopg://{self._database}"
 
     @property
     def libpq_url(self) -> str:
-        """`database_url` for libpq itself, password included."""
-        return "postgresql://" + self.database_url.get_secret_value().partition("://")[2]
+        """The same for libpq itself."""
+        return f"postgresql://{self._database}"
+
+    @property
+    def _database(self) -> str:
+        """Who names a CA wants the server's certificate to be looked at: libpq alone would take none for an answer."""
+        url = self.database_url.get_secret_value()
+        if self.database_ca_file:
+            url = _with_options(url, {"sslrootcert": self.database_ca_file})
+        if "sslrootcert" in parse_qs(urlsplit(url).query):
+            url = _with_options(url, {"sslmode": "verify-full"})
+        return url.partition("://")[2]
+
+    @field_validator("redis_ca_file")
+    @classmethod
+    def _redis_has_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        url = info.data.get("redis_url")
+        if path and url:
+            parts = urlsplit(url.get_secret_value())
+            if parts.scheme not in _TLS_SCHEMES:
+                raise ValueError("goes with a rediss:// or rediss+sentinel:// URL only: others have no TLS")
+            if "ssl_ca_certs" in parse_qs(parts.query):
+                raise ValueError("is given, and ssl_ca_certs in the URL too: name the file once")
+        return path
+
+    @field_validator("database_ca_file")
+    @classmethod
+    def _database_has_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        url = info.data.get("database_url")
+        if path and url:
+            options = parse_qs(urlsplit(url.get_secret_value()).query)
+            if options.get("sslmode", ["verify-full"])[-1] not in _VERIFYING:
+                raise ValueError(
+                    "goes with sslmode=verify-full only, which it brings along: leave sslmode out of the URL"
+                )
+            if "sslrootcert" in options:
+                raise ValueError("is given, and sslrootcert in the URL too: name the file once")
+        return path
 
     @field_validator("redis_cluster")
     @classmethod
@@ -317,5 +387,5 @@ def redacted(url: str) -> str:
     Where a password isn't percent-encoded, more than the password may be hidden, never less.
     """
     url = re.sub("://([^:@/]*):.*@", r"://\1:***@", url, flags=re.DOTALL)
-    url = re.sub(r"^redis\+sentinel://[^:@/]+@", "redis+sentinel://***@", url)  # no user there: it's a password
+    url = re.sub(r"^(rediss?\+sentinel)://[^:@/]+@", r"\1://***@", url)  # no user there: it's a password
     return re.sub("([?&][^=&]*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)

@@ -89,7 +89,7 @@ def stores(settings: Settings) -> Iterator[Stores]:
 
 @contextlib.contextmanager
 def _redis(settings: Settings, timeout: float = inbox.SOCKET_TIMEOUT_SECONDS) -> Iterator[inbox.Client]:
-    redis = inbox.connect(settings.redis_url.get_secret_value(), settings.redis_cluster, timeout)
+    redis = inbox.connect(settings.inbox_url, settings.redis_cluster, timeout)
     try:
         yield redis
     finally:

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 from etl import app
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
-from etl.inbox.connection import SENTINEL_SCHEME
+from etl.inbox.connection import SENTINEL_SCHEMES
 from etl.inbox.rights import List, Needs
 from etl.jobs.findings import Finding, of_lake, unreachable
 from etl.jobs.preflight_postgres import of_postgres
@@ -17,7 +17,7 @@ from etl.settings import Settings
 
 def check(settings: Settings) -> Iterator[Finding]:
     """Everything that can be looked at, one by one. Raises `ConfigurationError` if a URL is wrong in itself."""
-    inbox.connect(settings.redis_url.get_secret_value()).close()  # lazy: it looks at the URL only
+    inbox.connect(settings.inbox_url).close()  # lazy: it looks at the URL only
     target = Target(settings.export_url)
     with app.engine_of(settings) as engine:
         yield from _of_redis(settings)
@@ -26,14 +26,14 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 
 def _of_redis(settings: Settings) -> Iterator[Finding]:
-    url = settings.redis_url.get_secret_value()
+    url = settings.inbox_url
     try:
         client = inbox.connect(url, settings.redis_cluster)
     except EtlError as error:  # a cluster is asked for its slots at once
         yield unreachable("Redis", error, "ETL_REDIS_URL")
         return
     try:
-        yield from of_redis(client, _needs(settings), _user(url), url.startswith(SENTINEL_SCHEME))
+        yield from of_redis(client, _needs(settings), _user(url), urlsplit(url).scheme in SENTINEL_SCHEMES)
     finally:
         client.close()
 

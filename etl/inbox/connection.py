@@ -6,6 +6,7 @@ that is already in the ledger. Who waits, and for how long, is decided by `etl.j
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,7 @@ from etl.errors import ConfigurationError, EtlError, Forbidden, Outage
 
 Client = redis.Redis | redis.RedisCluster
 
-SENTINEL_SCHEME = "redis+sentinel"
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 _DEFAULT_SENTINEL_PORT = 26379
 
 # Longer than any blocking wait, shorter than a lease: a Redis that answers nothing for this long is away.
@@ -39,17 +40,19 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 # What may stand behind the `?` of a URL, by its scheme, and when it's right. redis-py would take any argument of its
 # connections from there, over our own ones: `decode_responses` would break the first message that isn't UTF-8.
+_TLS_OPTIONS: dict[str, Callable[[str], bool]] = {
+    "ssl_ca_certs": os.path.isfile,
+    "ssl_certfile": os.path.isfile,
+    "ssl_keyfile": os.path.isfile,
+    "ssl_cert_reqs": ("none", "optional", "required").__contains__,
+    "ssl_check_hostname": ("true", "false").__contains__,
+}
 _URL_OPTIONS: dict[str, dict[str, Callable[[str], bool]]] = {
     "redis": {},
-    "rediss": {
-        "ssl_ca_certs": os.path.isfile,
-        "ssl_certfile": os.path.isfile,
-        "ssl_keyfile": os.path.isfile,
-        "ssl_cert_reqs": ("none", "optional", "required").__contains__,
-        "ssl_check_hostname": ("true", "false").__contains__,
-    },
+    "rediss": _TLS_OPTIONS,
     "unix": {"db": str.isdecimal, "password": bool},
-    SENTINEL_SCHEME: {"sentinel_password": bool},
+    "redis+sentinel": {"sentinel_password": bool},
+    "rediss+sentinel": {"sentinel_password": bool, **_TLS_OPTIONS},
 }
 
 # Answers of a server that will soon be able to, of the wrong one during a fail-over, or to a command that came twice.
@@ -68,7 +71,8 @@ _HOPELESS: dict[tuple[type[Exception], ...], str] = {
 
 
 def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SECONDS) -> Client:
-    """A client for `redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host:port/service/db`, or a cluster.
+    """A client for `redis://`, `unix://`, `redis+sentinel://host,host:port/service/db`, or a cluster; with TLS for
+    `rediss://` and `rediss+sentinel://`, and then the certificate must be valid for the host.
 
     What isn't answered within `timeout` seconds is an `Outage`. Connects lazily except to a cluster, whose slots are
     asked for at once: that may raise `Outage`. Raises `ConfigurationError` for a URL with an unknown or wrong option.
@@ -82,7 +86,7 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
         "protocol": 2,
         "driver_info": None,
     }
-    if scheme == "rediss":
+    if scheme.startswith("rediss"):
         # Some answer must come, be it a refusal: with it come TLS 1.3's session tickets, and what lies unread on a
         # fresh connection when it's first used makes redis-py give it up ("Connection not ready").
         del options["driver_info"]
@@ -92,7 +96,7 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
             if _database(url):
                 raise ConfigurationError("a Redis Cluster has no database but 0")
             return redis.RedisCluster.from_url(url, retry=_never(), **options)
-        if scheme == SENTINEL_SCHEME:
+        if scheme in SENTINEL_SCHEMES:
             return _through_sentinel(url, {"retry": _never(), **options})
         return redis.Redis.from_url(url, retry=_never(), **options)
 
@@ -115,6 +119,8 @@ def _ours(error: BaseException) -> EtlError:
     for kinds, text in _HOPELESS.items():
         if isinstance(error, kinds):
             return ConfigurationError(text.format(error))
+    if (refusal := _of_kind(error, ssl.SSLError)) is not None:
+        return Outage(f"Redis: {_as_tls_says(refusal)}")
     said = _as_said(error)
     if isinstance(error, ResponseError) and not _PASSING.search(said):
         return ConfigurationError(f"Redis can't do what it was asked: {said}")
@@ -122,9 +128,27 @@ def _ours(error: BaseException) -> EtlError:
 
 
 def _as_said(error: BaseException) -> str:
-    """As the server said it: redis-py cuts off the codes that it knows."""
+    """As the server said it: redis-py cuts off the codes that it knows. But a server that doesn't know a command says
+    what came with it, and that may be a message."""
     code = getattr(error, "status_code", None)
-    return f"{code} {error}" if code and code != "ERR" else str(error)
+    said = str(error).partition(", with args beginning with")[0]
+    return f"{code} {said}" if code and code != "ERR" else said
+
+
+def _of_kind(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """The error, or what it came of."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _as_tls_says(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate isn't trusted: {error.verify_message.rstrip('.')}; name its CA in ETL_REDIS_CA_FILE, and"
+            " the host as the certificate does"
+        )
+    return f"no TLS to be had: {getattr(error, 'reason', None) or error}; does it speak TLS at this port?"
 
 
 def _never() -> Retry:
@@ -178,7 +202,7 @@ class _Sentinel(Sentinel):
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
-    """The current master of `redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db]`."""
+    """The current master of `redis[s]+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db]`."""
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
@@ -187,7 +211,11 @@ def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     user, _, password = credentials.partition(":")
     if credentials and not password:
         user, password = "", user
-    sentinel_password = parse_qs(parts.query).get("sentinel_password", [None])[0]
+    said = parse_qs(parts.query)
+    sentinel_password = said.get("sentinel_password", [None])[0]
+    if parts.scheme.startswith("rediss"):
+        given: dict[str, Any] = {name: values[0] for name, values in said.items() if name in _TLS_OPTIONS}
+        options = {**options, **given, "ssl": True, "ssl_check_hostname": given.get("ssl_check_hostname") != "false"}
     sentinel: Any = _Sentinel(  # type: ignore[no-untyped-call]
         [_host_and_port(host) for host in hosts.split(",")],
         sentinel_kwargs={**options, "password": sentinel_password},

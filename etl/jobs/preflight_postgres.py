@@ -70,7 +70,7 @@ def _schema(engine: Engine) -> Finding:
 def _grants(lacks: Sequence[str], user: str) -> Finding:
     about = "Postgres rights"
     if lacks:
-        advice = f'GRANT them to "{user}", or let it own the tables: run `etl db upgrade` as that role'
+        advice = f'GRANT them to "{user}", or let etl be the role etl_loader that ops/postgres/roles.sql makes'
         return Finding(about, "wrong", f"{user} lacks {', '.join(lacks)}", advice)
     return Finding(about, "fine", f"{user} may do all that loading and exporting take")
 

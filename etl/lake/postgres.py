@@ -15,6 +15,7 @@ import pyarrow as pa
 from adbc_driver_manager import AdbcConnection, AdbcStatement
 
 from etl.errors import Outage
+from etl.store.tables import STAGING
 
 # A few thousand rows: what is in flight is little memory, and Postgres is never kept waiting.
 BATCH_BYTES = 4 * 1024 * 1024
@@ -55,8 +56,9 @@ def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
 
 
 def ingest(uri: str, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Append to a table that exists, and commit; returns how many rows. Raises `Outage`."""
+    """Append to a staging table that exists, and commit; returns how many rows. Raises `Outage`."""
     options = {
+        adbc_driver_manager.StatementOptions.INGEST_TARGET_DB_SCHEMA.value: STAGING,
         adbc_driver_manager.INGEST_OPTION_TARGET_TABLE: table,
         adbc_driver_manager.INGEST_OPTION_MODE: adbc_driver_manager.INGEST_OPTION_MODE_APPEND,
     }

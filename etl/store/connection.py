@@ -43,6 +43,7 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
         pool_size=connections,
         max_overflow=0,
         pool_pre_ping=False,  # a dead connection is an outage like any other: the step is done again on a new one
+        hide_parameters=True,  # a traceback is no place for what a message said
         isolation_level="READ COMMITTED",  # merging wants each statement to see what others have committed
         connect_args={name: value for name, value in _DEFAULTS.items() if name not in sa.make_url(url).query},
     )
@@ -84,6 +85,8 @@ def _ours(error: BaseException | None) -> EtlError:
     misspelt = not state and isinstance(error, psycopg.ProgrammingError)  # an option in the URL that libpq doesn't know
     if state.startswith(_CONFIGURATION) or misspelt:
         return ConfigurationError(f"Postgres can't do what it was asked: {text}")
+    if "certificate" in text and not state:
+        text += "; name its CA in ETL_DATABASE_CA_FILE, and the host as the certificate does"
     return Outage(f"Postgres: {text}")
 
 

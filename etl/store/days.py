@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
-from etl.store import load_back
+from etl.store import load_back, partitions
 from etl.store.connection import translated
 from etl.store.load_back import Met
 from etl.store.locks import locked
@@ -74,7 +74,6 @@ class Day:
         self._connection = connection
         self._table = table
         self.day = day
-        self.partition = name_of(table, day)
 
     def books(self) -> Books:
         with self._transaction() as connection:
@@ -110,25 +109,17 @@ class Day:
         """
         with self._transaction() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {_DROP_WAIT_MS}"))
-            # In the order in which loaders take them. From here on nobody is in the day, and nobody gets in.
-            for name in (self._table.name, self.partition):
-                connection.execute(sa.text(f"LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"))
-            books = next(_books(connection, self._table.name, self.day, self.day))
-            if books.revision != revision or books.entries != revision.entries:
-                return False
-            connection.execute(sa.text(f"DROP TABLE {self.partition}"))
-            connection.execute(self._update(revision).values(dropped_at=sa.func.now()))
-            return True
+            return partitions.forget(connection, self._table, self.day, revision.revision, revision.sha256)
 
     @contextmanager
     def staging(self) -> Iterator[str]:
         """An empty table for a file's rows, which is gone afterwards."""
-        name = f"returning_{self.partition}"
+        name = f"returning_{name_of(self._table, self.day)}"
         with self._transaction() as connection:
             load_back.make_staging(connection, self._table, name)
         yield name
         with self._transaction() as connection:
-            connection.execute(sa.text(f"DROP TABLE {name}"))
+            load_back.drop_staging(connection, name)
 
     def load_back(self, staging: str, revision: Revision, worker: str) -> Met:
         """The staged rows of the lake's revision join those that are in Postgres, which are newer. Nothing happens if
@@ -208,7 +199,7 @@ def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[Books, int | No
         books = next(_books(connection, table.name, day, day))
         if connection.scalar(sa.select(sa.func.to_regclass(name_of(table, day)))) is None:
             return books, None
-        return books, int(connection.scalar(sa.text(f"SELECT count(*) FROM {name_of(table, day)}")) or 0)  # noqa: S608
+        return books, partitions.count(connection, table, day)
 
 
 def _enter(connection: sa.Connection, revision: Revision) -> None:

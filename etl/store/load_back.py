@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from etl.store import partitions
 from etl.store.merge import Merged, add_events, merge_cdrs
-from etl.store.partitions import name_of
-from etl.store.tables import CDR_KEY, EVENT_KEY, load_batch_days, load_batches
+from etl.store.tables import CDR_KEY, EVENT_KEY, STAGING, load_batch_days, load_batches
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
 from etl.wire.ids import uuid7
@@ -54,16 +54,19 @@ _KINDS = {
 
 def make_staging(connection: sa.Connection, table: sa.Table, name: str) -> None:
     """Whatever was left there by somebody who died goes."""
-    connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
+    drop_staging(connection, name)
     _staging(table, name).create(connection)
+
+
+def drop_staging(connection: sa.Connection, name: str) -> None:
+    connection.execute(sa.text(f"DROP TABLE IF EXISTS {STAGING}.{name}"))
 
 
 def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> int:
     """Until the transaction ends; how many rows the partition has now."""
-    partition = name_of(table, day)
     connection.execute(sa.text(f"SET LOCAL lock_timeout = {_WAIT_MS}"))
-    connection.execute(sa.text(f"LOCK TABLE ONLY {partition} IN SHARE ROW EXCLUSIVE MODE"))
-    return int(connection.scalar(sa.text(f"SELECT count(*) FROM {partition}")) or 0)  # noqa: S608
+    partitions.keep_loaders_out(connection, table, day)
+    return partitions.count(connection, table, day)
 
 
 def load_back(
@@ -85,8 +88,9 @@ def load_back(
     aside.create(connection)
     _insert(connection, aside, sa.select(*(table.c[name] for name in kind.row._fields)).where(newer))
     _insert(connection, aside, sa.select(*(typed[name] for name in kind.row._fields)).where(older))
-    deleted = connection.execute(sa.delete(table).where(newer).execution_options(preserve_rowcount=True)).rowcount
     # 2. … the older ones take their places, …
+    older_values = {c.name: typed[c.name] for c in table.c if c.name not in kind.key}
+    connection.execute(sa.update(table).where(newer).values(older_values))
     returned = _insert_into(connection, table, table, staging)
     # 3. … and the newer ones arrive once more.
     met = changed = 0
@@ -94,7 +98,7 @@ def load_back(
     for rows in waiting.partitions():
         met += len(rows)
         changed += kind.merge(connection, [_row(kind, row) for row in rows]).updated.total()
-    return Met(returned - deleted, met, changed)
+    return Met(returned, met, changed)
 
 
 def correct_the_ledger(
@@ -122,9 +126,14 @@ def correct_the_ledger(
 
 def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: str) -> int:
     """Into a table of its own, made if need be, with all that the archive's has but its partitions."""
+    # Where somebody else made it for us, we needn't be allowed to.
+    if schema not in sa.inspect(connection).get_schema_names():
+        connection.execute(sa.schema.CreateSchema(schema))
     quoted = connection.dialect.identifier_preparer.quote(schema)
-    connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {quoted}"))
-    connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {quoted}.{table.name} (LIKE {table.name} INCLUDING ALL)"))
+    # As it is: a colon in the name begins no parameter.
+    connection.exec_driver_sql(
+        f"CREATE TABLE IF NOT EXISTS {quoted}.{table.name} (LIKE {table.name} INCLUDING ALL)".replace("%", "%%")
+    )
     return _insert_into(connection, table, sa.table(table.name, *_columns_of(table), schema=schema), staging)
 
 
@@ -177,6 +186,7 @@ def _staging(table: sa.Table, name: str) -> sa.Table:
         sa.MetaData(),
         *(sa.Column(c.name, sa.Text() if isinstance(c.type, as_text) else c.type) for c in table.c),
         prefixes=["UNLOGGED"],
+        schema=STAGING,
     )
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from etl.store.connection import Engine, translated
+from etl.store.tables import STAGING
 
-# What each table is for, as rights: loading, merging, exporting, and loading a day back.
+# What each table is for, as rights: loading, merging, exporting, and loading a day back. Who changes something here
+# changes it in `ops/postgres/roles.sql`, which grants them.
 _NEEDED = {
     "alembic_version": ("SELECT",),
-    "cdrs": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "cdrs": ("SELECT", "INSERT", "UPDATE"),
     "cdr_revisions": ("SELECT", "INSERT"),
-    "audit_events": ("SELECT", "INSERT", "DELETE"),
+    "audit_events": ("SELECT", "INSERT", "UPDATE"),
     "audit_gaps": ("SELECT",),
     "dead_letters": ("SELECT", "INSERT"),
     "load_batches": ("SELECT", "INSERT"),
@@ -33,16 +35,22 @@ _LACKING_ON_TABLES = sa.text(
     " WITH ORDINALITY AS needed (name, privilege, number)"
     " WHERE to_regclass(name) IS NOT NULL AND NOT has_table_privilege(to_regclass(name), privilege) ORDER BY number"
 )
-# Partitions are attached, detached and dropped by whoever owns the table, or is a member of its owner.
-_LACKING_OWNERSHIP = sa.text(
-    "SELECT 'membership in ' || quote_ident(pg_get_userbyid(relowner)) || ', the owner of ' || relname FROM pg_class"
-    " WHERE oid IN (to_regclass('cdrs'), to_regclass('audit_events')) AND NOT pg_has_role(relowner, 'USAGE')"
-    " ORDER BY relname DESC"
+# What only the tables' owner may do, it lends by these; see the migrations.
+_LACKING_ON_FUNCTIONS = sa.text(
+    "SELECT 'EXECUTE on function ' || name FROM unnest(cast(:signatures AS text[]), cast(:names AS text[]))"
+    " WITH ORDINALITY AS needed (signature, name, number)"
+    " WHERE NOT has_function_privilege(to_regprocedure(signature), 'EXECUTE') ORDER BY number"
 )
+_FUNCTIONS = {
+    "make_partition(text, date)": "make_partition",
+    "lock_partition(text, date)": "lock_partition",
+    "forget_day(text, date, integer, text)": "forget_day",
+}
 _LACKING_ELSEWHERE = sa.text(
     "SELECT lacks FROM (VALUES"
-    " (current_schema() IS NOT NULL AND has_schema_privilege(current_schema(), 'CREATE'),"
-    "  'CREATE on schema ' || coalesce(quote_ident(current_schema()), 'public')),"
+    " (has_any_column_privilege(to_regclass('dead_letters'), 'UPDATE'), 'UPDATE on dead_letters'),"
+    " (has_schema_privilege(to_regnamespace(:staging), 'USAGE'), 'USAGE on schema ' || :staging),"
+    " (has_schema_privilege(to_regnamespace(:staging), 'CREATE'), 'CREATE on schema ' || :staging),"
     " (has_database_privilege(current_database(), 'TEMPORARY'),"
     "  'TEMPORARY on database ' || quote_ident(current_database()))"
     ") AS rights (has, lacks) WHERE NOT has"
@@ -82,11 +90,12 @@ def lacking(engine: Engine) -> list[str]:
     """The rights that are missing, as GRANT spells them."""
     pairs = [(name, privilege) for name, privileges in _NEEDED.items() for privilege in privileges]
     parameters = {"names": [name for name, _ in pairs], "privileges": [privilege for _, privilege in pairs]}
+    functions = {"signatures": list(_FUNCTIONS), "names": list(_FUNCTIONS.values())}
     with translated(), engine.connect() as connection:
         return [
-            *connection.scalars(_LACKING_ELSEWHERE),
-            *connection.scalars(_LACKING_OWNERSHIP),
             *connection.scalars(_LACKING_ON_TABLES, parameters),
+            *connection.scalars(_LACKING_ON_FUNCTIONS, functions),
+            *connection.scalars(_LACKING_ELSEWHERE, {"staging": STAGING}),
         ]
 
 

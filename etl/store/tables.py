@@ -31,6 +31,9 @@ metadata = MetaData(
     }
 )
 
+# The schema of tables that are gone when a day is back from the lake.
+STAGING = "etl_staging"
+
 _NOW = text("now()")
 
 

@@ -300,9 +300,13 @@ MALFORMED = "isn't a well-formed URL (are the special characters of its password
         (
             "ETL_REDIS_URL",
             "http://:hunter2@host",
-            "must begin with redis://, rediss://, unix:// or redis+sentinel://",
+            "must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://",
         ),
-        ("ETL_REDIS_URL", "hunter2", "must begin with redis://, rediss://, unix:// or redis+sentinel://"),
+        (
+            "ETL_REDIS_URL",
+            "hunter2",
+            "must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://",
+        ),
         ("ETL_REDIS_URL", "redis://:hunter2@host/prod", "names a database that isn't a number"),
         ("ETL_REDIS_URL", "redis://:hunt/er2@host", MALFORMED),
         ("ETL_REDIS_URL", "redis://:hunter2@[host", MALFORMED),
