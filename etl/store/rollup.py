@@ -60,11 +60,11 @@ def index_contacts(engine: sa.Engine, today: date) -> None:
     """For `reporting.contact_history`: the days that are over get an index of contacts. Open ones don't, since every
     row that is loaded would pay for it. Raises `Outage`."""
     with translated(), engine.connect() as connection:
-        bare = [*connection.scalars(_WITHOUT_INDEX, {"last": f"cdrs_{today - 2 * _DAY:%Y%m%d}"})]
+        days = [*connection.scalars(_WITHOUT_INDEX, {"last": today - 2 * _DAY})]
         connection.rollback()
-        for name in bare:
+        for day in days:
             with connection.begin():
-                connection.execute(sa.text(f"CREATE INDEX ON {name} (contact_ref)"))
+                connection.execute(sa.text("SELECT reporting.index_contacts(:day)"), {"day": day})
 
 
 def _changed(connection: sa.Connection, since: datetime | None, everything: bool, reach: int) -> list[_Changed]:
@@ -113,10 +113,10 @@ _NOTE = sa.text(
     " ON CONFLICT (dataset, day) DO UPDATE SET entries = excluded.entries, refreshed_at = now()"
 )
 _WITHOUT_INDEX = sa.text(
-    "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-    " WHERE inhparent = 'cdrs'::regclass AND relname <= :last AND NOT EXISTS ("
-    " SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
-    " WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY relname"
+    "SELECT day FROM (SELECT inhrelid, to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits"
+    " JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'cdrs'::regclass) days"
+    " WHERE day <= :last AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute"
+    " ON attrelid = indrelid AND attnum = indkey[0] WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY day"
 )
 
 _CALLS = (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from alembic import op
 
 revision = "0006"
-down_revision = "0003"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -513,7 +513,7 @@ def upgrade() -> None:
     _settings()
     _reference()
     _kept()
-    _partitions()
+    _indexes()
     _views()
 
 
@@ -642,28 +642,24 @@ def _kept() -> None:
     )
 
 
-# What excludes a partition from the branches of a business day; new ones get it from etl.store.partitions.
-NEIGHBOURS = """DO $$
-DECLARE part record;
+def _indexes() -> None:
+    """Who computes figures isn't the partitions' owner."""
+    schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    _execute(f"""CREATE FUNCTION reporting.index_contacts(day date) RETURNS void
+LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    partition regclass := format('{schema}.%I', {schema}.partition_name('cdrs', day));
 BEGIN
-    FOR part IN
-        SELECT inhrelid::regclass AS name,
-            CASE inhparent WHEN 'cdrs'::regclass THEN 'dialed_on' ELSE 'captured_on' END AS key,
-            substring(pg_get_expr(relpartbound, c.oid) FROM $q$FROM \\('(.*?)'\\)$q$)::date AS day
-        FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
-        WHERE inhparent IN ('cdrs'::regclass, 'audit_events'::regclass)
-    LOOP
-        EXECUTE format(
-            'ALTER TABLE %1$s ADD CONSTRAINT neighbours'
-            ' CHECK (%2$I - 2 = %3$L AND %2$I - 1 = %4$L AND %2$I + 1 = %5$L AND %2$I + 2 = %6$L)',
-            part.name, part.key, part.day - 2, part.day - 1, part.day + 1, part.day + 2
-        );
-    END LOOP;
-END $$"""
-
-
-def _partitions() -> None:
-    _execute(NEIGHBOURS)
+    IF NOT EXISTS (
+        SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+        WHERE indrelid = partition AND attname = 'contact_ref'
+    ) THEN
+        EXECUTE format('CREATE INDEX ON %s (contact_ref)', partition);
+    END IF;
+END
+$$""")
+    _comment("FUNCTION reporting.index_contacts(date)", "Gives a UTC day of cdrs an index of contacts, if it has none")
+    _execute("REVOKE ALL ON FUNCTION reporting.index_contacts(date) FROM PUBLIC")
 
 
 def _views() -> None:
