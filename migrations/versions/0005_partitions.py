@@ -26,6 +26,27 @@ END
 $$
 """
 
+# A business day lies on up to three UTC days. What is asked of one excludes the partitions of others by this CHECK,
+# where bounds do not: from those of dialed_on the planner proves nothing about `dialed_on + 1`.
+TELL_NEIGHBOURS = """
+CREATE FUNCTION {schema}.tell_neighbours(dataset text, day date) RETURNS void
+LANGUAGE plpgsql STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format(
+        'ALTER TABLE %1$I.%2$I ADD CONSTRAINT neighbours'
+        ' CHECK (%3$I - 2 = %4$L AND %3$I - 1 = %5$L AND %3$I + 1 = %6$L AND %3$I + 2 = %7$L)',
+        {literal}, {schema}.partition_name(dataset, day),
+        CASE dataset WHEN 'cdrs' THEN 'dialed_on' ELSE 'captured_on' END, day - 2, day - 1, day + 1, day + 2
+    );
+END
+$$
+"""
+TELL_ALL_NEIGHBOURS = """
+SELECT {schema}.tell_neighbours(parent.relname, to_date(right(part.relname, 8), 'YYYYMMDD'))
+FROM pg_inherits JOIN pg_class part ON part.oid = inhrelid JOIN pg_class parent ON parent.oid = inhparent
+WHERE inhparent IN (to_regclass('cdrs'), to_regclass('audit_events'))
+"""
+
 # CREATE TABLE … PARTITION OF would lock the parent against everybody; attaching lets the loaders go on. The advisory
 # lock serialises the making of partitions across workers; nobody else in this database uses its number.
 MAKE_PARTITION = """
@@ -44,6 +65,7 @@ BEGIN
         EXECUTE format(
             'ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', parent, partition, day, day + 1
         );
+        PERFORM {schema}.tell_neighbours(dataset, day);
     ELSIF NOT EXISTS (
         SELECT FROM pg_inherits
         WHERE inhparent = to_regclass(parent) AND inhrelid = to_regclass(partition) AND NOT inhdetachpending
@@ -98,6 +120,7 @@ $$
 
 FUNCTIONS = {
     "partition_name(text, date)": (PARTITION_NAME, "What the partition of a day is called"),
+    "tell_neighbours(text, date)": (TELL_NEIGHBOURS, "Gives a partition the CHECK that lets business days exclude it"),
     "make_partition(text, date)": (MAKE_PARTITION, "Makes the partition of a day, unless it is there"),
     "lock_partition(text, date)": (LOCK_PARTITION, "Keeps loaders out of a day until the end of the transaction"),
     "forget_day(text, date, integer, text)": (
@@ -117,6 +140,7 @@ def upgrade() -> None:
         _execute(body.format(schema=schema, literal=literal))
         _execute(f"COMMENT ON FUNCTION {schema}.{signature} IS '{comment}'")
         _execute(f"REVOKE ALL ON FUNCTION {schema}.{signature} FROM PUBLIC")
+    _execute(TELL_ALL_NEIGHBOURS.format(schema=schema))
     _execute(f"CREATE SCHEMA IF NOT EXISTS {STAGING}")
     _execute(f"COMMENT ON SCHEMA {STAGING} IS 'Rows on their way back from the lake, for as long as that takes'")
 
