@@ -18,11 +18,11 @@ import structlog
 import etl
 from etl import logs
 from etl.devtools.embedded import PrivateRedis
+from etl.devtools.proxy import Proxy
 from etl.errors import ConfigurationError, EtlError
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.jobs.lake import What
-from tests.faults.proxy import Proxy
 from tests.lake import export_all, with_lake
 from tests.world import CAMPAIGNS, Archive, cdr
 
