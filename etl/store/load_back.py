@@ -130,10 +130,8 @@ def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: 
     if schema not in sa.inspect(connection).get_schema_names():
         connection.execute(sa.schema.CreateSchema(schema))
     quoted = connection.dialect.identifier_preparer.quote(schema)
-    # As it is: a colon in the name begins no parameter.
-    connection.exec_driver_sql(
-        f"CREATE TABLE IF NOT EXISTS {quoted}.{table.name} (LIKE {table.name} INCLUDING ALL)".replace("%", "%%")
-    )
+    # As it is: a colon in the name begins no parameter. Percent signs are doubled by the quoting.
+    connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {quoted}.{table.name} (LIKE {table.name} INCLUDING ALL)")
     return _insert_into(connection, table, sa.table(table.name, *_columns_of(table), schema=schema), staging)
 
 

@@ -2,7 +2,6 @@
 that come and go, so that whoever loads needs no right to make tables beside the archive's.
 """
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
@@ -45,6 +44,20 @@ TELL_ALL_NEIGHBOURS = """
 SELECT {schema}.tell_neighbours(parent.relname, to_date(right(part.relname, 8), 'YYYYMMDD'))
 FROM pg_inherits JOIN pg_class part ON part.oid = inhrelid JOIN pg_class parent ON parent.oid = inhparent
 WHERE inhparent IN (to_regclass('cdrs'), to_regclass('audit_events'))
+"""
+
+FORGET_NEIGHBOURS = """
+DO $$
+DECLARE
+    partition regclass;
+BEGIN
+    FOR partition IN
+        SELECT inhrelid FROM pg_inherits WHERE inhparent IN (to_regclass('cdrs'), to_regclass('audit_events'))
+    LOOP
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT neighbours', partition);
+    END LOOP;
+END
+$$
 """
 
 # CREATE TABLE … PARTITION OF would lock the parent against everybody; attaching lets the loaders go on. The advisory
@@ -132,10 +145,8 @@ FUNCTIONS = {
 
 
 def upgrade() -> None:
-    connection = op.get_bind()
-    quote = connection.dialect.identifier_preparer.quote
-    name = str(connection.scalar(sa.select(sa.func.current_schema())))
-    schema, literal = quote(name), "'" + name.replace("'", "''") + "'"
+    quoted = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema()), quote_literal(current_schema())")
+    schema, literal = quoted.one()
     for signature, (body, comment) in FUNCTIONS.items():
         _execute(body.format(schema=schema, literal=literal))
         _execute(f"COMMENT ON FUNCTION {schema}.{signature} IS '{comment}'")
@@ -147,6 +158,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     _execute(f"DROP SCHEMA {STAGING} CASCADE")
+    _execute(FORGET_NEIGHBOURS)
     for signature in reversed(FUNCTIONS):
         _execute(f"DROP FUNCTION {signature}")
 

@@ -535,10 +535,10 @@ def _settings() -> None:
         },
     )
     _execute("INSERT INTO reporting.settings DEFAULT VALUES")
-    schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    calls = op.get_bind().exec_driver_sql("SELECT quote_literal(format('%%I.cdrs', current_schema()))").scalar_one()
     # From whoever may read the table itself, there's nothing to hide.
     _execute(f"""CREATE FUNCTION reporting.sees_numbers() RETURNS boolean LANGUAGE sql STABLE AS $$
-SELECT has_table_privilege('{schema}.cdrs', 'SELECT') OR EXISTS (
+SELECT has_table_privilege({calls}, 'SELECT') OR EXISTS (
     SELECT FROM pg_catalog.pg_roles WHERE rolname = 'etl_reporting_numbers' AND pg_has_role(oid, 'MEMBER')
 ) $$""")
     _comment("FUNCTION reporting.sees_numbers()", "Whether the user sees whole telephone numbers")
@@ -644,11 +644,12 @@ def _kept() -> None:
 
 def _indexes() -> None:
     """Who computes figures isn't the partitions' owner."""
-    schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    quoted = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema()), quote_literal(current_schema())")
+    schema, literal = quoted.one()
     _execute(f"""CREATE FUNCTION reporting.index_contacts(day date) RETURNS void
 LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    partition regclass := format('{schema}.%I', {schema}.partition_name('cdrs', day));
+    partition regclass := format('%I.%I', {literal}, {schema}.partition_name('cdrs', day));
 BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]

@@ -7,9 +7,10 @@
 --
 -- No role has a password yet, and without one nobody gets in where passwords are asked for: in psql, \password etl_loader
 --
---     etl_owner      owns the archive, and changes its schema: `etl db upgrade`
---     etl_loader     everything else that etl does: run, listen, export, prune, restore, dead, check, status
---     etl_reporting  reads, and nothing else; not the bytes of dead letters
+--     etl_owner              owns the archive, and changes its schema: `etl db upgrade`
+--     etl_loader             everything else that etl does: run, listen, export, prune, restore, rollup, dead, check, status
+--     etl_reporting          asks the views of the schema `reporting`, and nothing else; telephone numbers are masked there
+--     etl_reporting_numbers  no user: whoever is granted it sees whole numbers: GRANT etl_reporting_numbers TO …
 --
 -- The loader may not delete a CDR, an event, a dead letter or a line of the ledger, nor change the ledger. A day goes
 -- from Postgres through the function forget_day, which refuses unless the books say that the lake has all of it.
@@ -26,6 +27,9 @@ BEGIN
         END IF;
         EXECUTE format('ALTER ROLE %I SET timezone = %L', role, 'UTC');
     END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'etl_reporting_numbers') THEN
+        CREATE ROLE etl_reporting_numbers;
+    END IF;
 END
 $$;
 
@@ -40,7 +44,8 @@ BEGIN
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO etl_reporting', current_database());
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO etl_owner', current_schema());
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO etl_loader, etl_reporting', current_schema());
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO etl_loader', current_schema());
+    EXECUTE format('REVOKE ALL ON SCHEMA %I FROM etl_reporting', current_schema());
 END
 $$;
 
@@ -52,8 +57,9 @@ DECLARE
 BEGIN
     FOR relation IN
         SELECT oid FROM pg_class
-        WHERE relnamespace = current_schema()::regnamespace AND relowner <> 'etl_owner'::regrole AND (
-            relname IN (
+        WHERE relowner <> 'etl_owner'::regrole AND relkind IN ('r', 'p', 'v') AND (
+            relnamespace = 'reporting'::regnamespace
+            OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
                 'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'dead_letters', 'exports',
                 'listener_sessions', 'load_batch_days', 'load_batches'
             )
@@ -66,14 +72,17 @@ BEGIN
     END LOOP;
     FOR function IN
         SELECT oid FROM pg_proc
-        WHERE pronamespace = current_schema()::regnamespace AND proowner <> 'etl_owner'::regrole
-        AND proname IN ('partition_name', 'make_partition', 'lock_partition', 'forget_day')
+        WHERE proowner <> 'etl_owner'::regrole AND (
+            pronamespace = 'reporting'::regnamespace
+            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'forget_day')
+        )
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO etl_owner', function);
     END LOOP;
 END
 $$;
 ALTER SCHEMA etl_staging OWNER TO etl_owner;
+ALTER SCHEMA reporting OWNER TO etl_owner;
 
 -- Each begins with nothing, so that a right that is taken out of this file is taken away.
 DO $$
@@ -82,6 +91,7 @@ BEGIN
     EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA %I FROM etl_loader, etl_reporting', current_schema());
 END
 $$;
+REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_loader, etl_reporting;
 
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
 GRANT SELECT ON alembic_version, audit_gaps TO etl_loader;
@@ -94,10 +104,20 @@ GRANT EXECUTE ON FUNCTION
     TO etl_loader;
 GRANT USAGE, CREATE ON SCHEMA etl_staging TO etl_loader;
 
+GRANT USAGE ON SCHEMA reporting TO etl_loader, etl_reporting;
+GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO etl_loader;
+GRANT INSERT, DELETE ON
+    reporting.campaign_figures, reporting.agent_call_figures, reporting.agent_state_figures, reporting.status_changes
+    TO etl_loader;
+GRANT INSERT, UPDATE ON reporting.rolled_up TO etl_loader;
+GRANT EXECUTE ON FUNCTION reporting.index_contacts(date) TO etl_loader;
+
+-- The views read with their owner's rights, and mask what the asking user may not see.
 GRANT SELECT ON
-    cdrs, cdr_revisions, audit_events, audit_gaps, listener_sessions, load_batches, load_batch_days, exports
+    reporting.settings, reporting.end_reasons, reporting.isdn_causes,
+    reporting.calls, reporting.events, reporting.agent_states, reporting.campaign_days, reporting.campaign_hours,
+    reporting.agent_days, reporting.agent_hours, reporting.contact_history, reporting.call_audit,
+    reporting.unmatched_calls, reporting.load_days
     TO etl_reporting;
-GRANT SELECT (id, batch_id, position, source_key, reason, detail, received_at, resolved_at, resolution)
-    ON dead_letters TO etl_reporting;
 
 COMMIT;

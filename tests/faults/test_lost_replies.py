@@ -3,6 +3,7 @@ arrives: the loader can't know which, and must be right in both cases (promises 
 
 import hashlib
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -132,4 +133,6 @@ def commit_of_a_claim() -> Heard:
 
 
 def source(client: connection.Client, worker: str = "test", lease_ms: int = 60_000) -> Source:
-    return Source(client, CAMPAIGNS, worker=worker, new_batch_id=lambda: uuid7(0), lease_ms=lease_ms)
+    return Source(
+        client, CAMPAIGNS, worker=worker, new_batch_id=lambda: uuid7(time.time_ns() // 1_000_000), lease_ms=lease_ms
+    )

@@ -14,6 +14,8 @@ from tests.faults.sample import SEED, SMALL_CLAIMS, leases
 from tests.faults.worker import Worker
 from tests.world import Archive, cdr, eventually
 
+ROLES = (Path(__file__).parents[2] / "ops/postgres/roles.sql").read_text()
+
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 def test_postgres_that_goes_away_under_load_is_waited_for_and_costs_nothing(
@@ -70,11 +72,11 @@ CREATE TRIGGER full_disk BEFORE INSERT ON load_batches FOR EACH ROW EXECUTE FUNC
 REFUSALS = {
     "its disk is full": Refusal(FULL, "DROP FUNCTION full_disk() CASCADE", "No space left"),
     "it has no connection left": Refusal(
-        "ALTER ROLE loader CONNECTION LIMIT 0", "ALTER ROLE loader CONNECTION LIMIT -1", "too many connections"
+        "ALTER ROLE etl_loader CONNECTION LIMIT 0", "ALTER ROLE etl_loader CONNECTION LIMIT -1", "too many connections"
     ),
     "it is a standby now": Refusal(
-        "ALTER ROLE loader SET default_transaction_read_only = on",
-        "ALTER ROLE loader RESET default_transaction_read_only",
+        "ALTER ROLE etl_loader SET default_transaction_read_only = on",
+        "ALTER ROLE etl_loader RESET default_transaction_read_only",
         "read-only transaction",
     ),
 }
@@ -88,7 +90,7 @@ def test_postgres_that_refuses_all_work_for_a_while_is_waited_for_and_costs_noth
         with Worker(archive, log) as worker:
             worker.wait_for("started")
             admin.execute(refusal.begin)
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'loader'")
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'etl_loader'")
             archive.push(cdr(1), cdr(2), b"broken")
             worker.wait_for("outage_began")
             eventually(lambda: refusal.says in own_postgres.log.read_text())
@@ -108,16 +110,7 @@ def administrator(archive: Archive) -> Iterator["psycopg.Connection[tuple[object
 
 @contextmanager
 def as_plain_user(archive: Archive) -> Iterator[Archive]:
-    """The same database, owned by an account that no limit spares, as in production."""
+    """The same database, loaded by an account that no limit spares, as in production."""
     with administrator(archive) as admin:
-        admin.execute("CREATE ROLE loader LOGIN")
-        admin.execute("GRANT ALL ON SCHEMA public TO loader")
-        for (table,) in admin.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
-            admin.execute(f"ALTER TABLE {table} OWNER TO loader")
-    try:
-        yield replace(archive, database_url=archive.database_url.replace("//postgres@", "//loader@"))
-    finally:
-        with administrator(archive) as admin:
-            admin.execute("REASSIGN OWNED BY loader TO postgres")
-            admin.execute("DROP OWNED BY loader")
-            admin.execute("DROP ROLE loader")
+        admin.execute(ROLES)
+    yield replace(archive, database_url=archive.database_url.replace("//postgres@", "//etl_loader@"))

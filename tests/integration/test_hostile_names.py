@@ -39,9 +39,8 @@ def database(postgres: PrivatePostgres, name: str) -> Iterator[str]:
             url = postgres.database_url(own)
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
-                path = sql.Identifier(name).as_string()
                 to_schema = sql.SQL("ALTER DATABASE {} SET search_path = {}")
-                connection.execute(to_schema.format(sql.Identifier(own), sql.Literal(path)))
+                connection.execute(to_schema.format(sql.Identifier(own), sql.Identifier(name)))
             migrate(url)
             yield url
         finally:
