@@ -76,7 +76,7 @@ def one(kind: str, name: str) -> dict[str, Any]:
 
 
 def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:
-    spec = document["spec"] if "spec" in document else {}
+    spec = document.get("spec", {})
     spec = spec.get("jobTemplate", {}).get("spec", spec)
     pod: dict[str, Any] | None = spec.get("template")
     return pod
