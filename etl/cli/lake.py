@@ -74,8 +74,8 @@ def export(
     open_day = clock.first_open_day(configured)
     if period and period[1] >= open_day and not force:
         raise typer.BadParameter(
-            f"{max(period[0], open_day)} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after midnight UTC;"
-            " --force exports it as it is"
+            f"{max(period[0], open_day)} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after"
+            " midnight UTC; --force exports it as it is"
         )
     with lakeside.opened(configured) as lake:
         work: list[Work] = []
