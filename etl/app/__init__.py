@@ -62,7 +62,8 @@ AHEAD = timedelta(days=1)
 
 # Seconds after which a thread that decodes gives way to the one that feeds Postgres, which would soon run dry.
 SWITCH_INTERVAL = 0.001
-# Objects made between two runs of the garbage collector. A claim makes a hundred thousand, none of them in a cycle.
+# Objects made between two runs of the garbage collector, beside those of the heartbeat. A claim makes a hundred thousand,
+# none of them in a cycle.
 GARBAGE_THRESHOLD = 200_000
 
 log = logs.get()
@@ -306,11 +307,13 @@ def _spare_the_garbage_collector() -> None:
 
 @contextlib.contextmanager
 def _heartbeat(settings: Settings, sources: list[Source]) -> Iterator[None]:
-    """Renews the leases of the claims in hand, from a thread of its own."""
+    """Renews the leases of the claims in hand, from a thread of its own, and sees to the garbage."""
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(settings.lease_seconds / RENEWALS_PER_LEASE):
+            # SQLAlchemy's errors are in cycles with the frames that they passed: each holds on to the claim it struck.
+            gc.collect()
             for source in sources:
                 # The loader says when Redis is away; and a claim that is lost is protected by the ledger.
                 with contextlib.suppress(EtlError):
