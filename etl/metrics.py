@@ -71,7 +71,11 @@ BACKLOG = Gauge("etl_backlog_messages", "Messages that wait in a list.", ("sourc
 OLDEST_WAITING = Gauge(
     "etl_oldest_waiting_seconds", "Age of the oldest waiting message, by the time it bears.", ("source_key",)
 )
-CLAIMS = Gauge("etl_claims", "Claims that aren't acknowledged.", ("source_key",))
+CLAIMS = Gauge(
+    "etl_claims",
+    "Claims that aren't acknowledged; those of loaders at rest, which are empty, don't count.",
+    ("source_key",),
+)
 LISTENER_PROVEN = Gauge("etl_listener_proven_timestamp_seconds", "Until when the ledger knows that somebody listened.")
 UNEXPORTED_DAYS = Gauge("etl_unexported_days", "Closed days that an export would write now.", ("dataset",))
 LAST_EXPORT = Gauge("etl_last_export_timestamp_seconds", "When a day was last exported.", ("dataset",))
