@@ -10,7 +10,7 @@ import pytest
 import typer.main
 import yaml
 
-from etl.cli import app
+from etl.cli import app, check, db, dead, lake, listen, run, status  # noqa: F401 - they register their commands
 from etl.metrics import ASKED, COUNTED, TIMED
 from tests.compose import CHECKOUT
 from tests.tools import tool
@@ -65,8 +65,11 @@ def test_each_alert_fires_when_it_should_and_is_quiet_when_all_is_well() -> None
 
 def test_a_planted_fault_in_a_rule_is_found(tmp_path: Path) -> None:
     """The tests of the alerts aren't green whatever the rules say."""
-    for file in ("alerts.yml", "alerts_test.yml"):
-        (tmp_path / file).write_text((PROMETHEUS / file).read_text().replace("etl_redis_up == 0", "etl_redis_up == 2"))
+    rules = (PROMETHEUS / "alerts.yml").read_text()
+    (tmp_path / "alerts.yml").write_text(rules.replace("etl_redis_up == 0", "etl_redis_up == 2"))
+    tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())
+    of_redis = [test for test in tests["tests"] if test["name"].startswith("Redis")]
+    (tmp_path / "alerts_test.yml").write_text(json.dumps({**tests, "tests": of_redis}))
     with pytest.raises(AssertionError, match="EtlRedisDown"):
         promtool("test", "rules", tmp_path / "alerts_test.yml")
 
