@@ -62,8 +62,8 @@ AHEAD = timedelta(days=1)
 
 # Seconds after which a thread that decodes gives way to the one that feeds Postgres, which would soon run dry.
 SWITCH_INTERVAL = 0.001
-# Objects made between two runs of the garbage collector, beside those of the heartbeat. A claim makes a hundred thousand,
-# none of them in a cycle.
+# Objects made between two runs of the garbage collector, beside the heartbeat's. A claim makes a hundred thousand, none
+# of them in a cycle.
 GARBAGE_THRESHOLD = 200_000
 
 log = logs.get()

@@ -1,15 +1,26 @@
-"""How the stores stand, looked at time and again by a thread with connections of its own."""
+"""How the stores stand, as gauges: looked at time and again by a thread with connections of its own."""
 
 import contextlib
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 
-from etl import app
-from etl.errors import EtlError
-from etl.metrics import BACKLOG, POSTGRES_UP, REDIS_UP, Gauge, Gauges, Labels
+from etl.app.status import InPostgres, InRedis, List, Status, reader
+from etl.metrics import (
+    BACKLOG,
+    CLAIMS,
+    LAST_EXPORT,
+    LISTENER_PROVEN,
+    OLDEST_WAITING,
+    POSTGRES_UP,
+    REDIS_UP,
+    RUNWAY,
+    UNEXPORTED_DAYS,
+    Gauges,
+)
 from etl.settings import Settings
-from etl.store import schema
 
 LOOK_EVERY_SECONDS = 10.0
 # What was seen longer ago than this isn't how it stands: the thread waits for a store that doesn't answer.
@@ -41,33 +52,46 @@ class Observer:
         return [*self._troubles, *([f"the last look at the stores was {stale:.0f} s ago"] * (stale > STALE_SECONDS))]
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with app.stores(self._settings) as clients:
-                    while not self._stop.is_set():
-                        self._look(clients)
-                        self._stop.wait(LOOK_EVERY_SECONDS)
-            except EtlError as error:  # a cluster is asked for its slots at once
-                self._found({REDIS_UP: {(): 0.0}}, [str(error)])
+        with reader(self._settings) as reading:
+            while not self._stop.is_set():
+                found = reading.read()
+                self.gauges = gauges(found)
+                self._troubles = [error for error in (found.redis_error, found.postgres_error) if error]
+                self._looked_at = time.monotonic()
                 self._stop.wait(LOOK_EVERY_SECONDS)
 
-    def _look(self, clients: app.Stores) -> None:
-        gauges: dict[Gauge, Mapping[Labels, float]] = {}
-        troubles = []
-        for up, look in ((REDIS_UP, self._redis), (POSTGRES_UP, self._postgres)):
-            try:
-                gauges |= {**look(clients), up: {(): 1.0}}
-            except EtlError as error:
-                gauges[up] = {(): 0.0}
-                troubles.append(str(error))
-        self._found(gauges, troubles)
 
-    def _found(self, gauges: Gauges, troubles: list[str]) -> None:
-        self.gauges, self._troubles, self._looked_at = gauges, troubles, time.monotonic()
+def gauges(found: Status) -> Gauges:
+    """Without those that aren't known: a store that is away has none but its own."""
+    return {
+        REDIS_UP: {(): float(found.redis is not None)},
+        POSTGRES_UP: {(): float(found.postgres is not None)},
+        **(_of_redis(found.redis) if found.redis else {}),
+        **(_of_postgres(found.postgres) if found.postgres else {}),
+    }
 
-    def _redis(self, clients: app.Stores) -> Gauges:
-        return {BACKLOG: {(source.key,): source.waiting() for source in app.sources(self._settings, clients)}}
 
-    def _postgres(self, clients: app.Stores) -> Gauges:
-        schema.check(clients.engine)
-        return {}
+def _of_redis(found: InRedis) -> Gauges:
+    claims = Counter(claim.source_key for claim in found.claims)
+    ages = {(each.source_key,): _age(each) for each in found.lists}
+    # Growth takes two looks to see.
+    lasts = math.inf if found.backlog_grows is False else found.runway_seconds
+    return {
+        BACKLOG: {(each.source_key,): each.waiting_messages for each in found.lists},
+        OLDEST_WAITING: {key: age for key, age in ages.items() if age is not None},
+        CLAIMS: {(each.source_key,): claims[each.source_key] for each in found.lists},
+        RUNWAY: {} if lasts is None else {(): lasts},
+    }
+
+
+def _age(each: List) -> float | None:
+    return each.oldest_waiting_seconds if each.waiting_messages else 0.0
+
+
+def _of_postgres(found: InPostgres) -> Gauges:
+    exports = found.exports
+    return {
+        LISTENER_PROVEN: {(): found.listener.proven_until.timestamp()} if found.listener else {},
+        UNEXPORTED_DAYS: {(dataset,): days for dataset, days in exports.unexported_days.items()},
+        LAST_EXPORT: {(dataset,): moment.timestamp() for dataset, moment in exports.last_exported_at.items()},
+    }

@@ -202,7 +202,6 @@ class Reader:
         self._kept = kept
         self._client: inbox.Client | None = None
         self._runway = Runway()
-        self._schema_is_checked = False
         self._exports: Exports | None = None
         self._exports_until = 0.0
 
@@ -228,9 +227,7 @@ class Reader:
         return in_redis(self._client, sources, app.decoders_of(self._settings), self._runway)
 
     def _postgres(self) -> InPostgres:
-        if not self._schema_is_checked:
-            schema.check(self._engine)
-            self._schema_is_checked = True
+        schema.check(self._engine)
         return InPostgres(
             rates=status.rates(self._engine, RATES_SECONDS),
             last_cdr=status.last_cdr(self._engine),

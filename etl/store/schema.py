@@ -3,6 +3,7 @@
 The migrations travel inside the wheel as `etl/migrations`; in a checkout they lie beside the package.
 """
 
+import functools
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,7 @@ from etl.store.connection import translated
 _ADVISORY_LOCK = 0x65746C_02
 
 
+@functools.cache
 def needed() -> str:
     """The revision that this program was written for."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
@@ -69,6 +71,7 @@ def _check_known(revision: str | None) -> None:
         )
 
 
+@functools.cache
 def _known() -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 

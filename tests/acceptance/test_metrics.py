@@ -1,16 +1,24 @@
 """What `etl run --follow` tells over HTTP, beside what the ledger says."""
 
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
+from etl import app
+from etl.app import gauges, status
+from etl.inbox.claims import Source
+from etl.metrics import ASKED, BACKLOG, OLDEST_WAITING, RUNWAY
 from tests.faults.worker import Worker
+from tests.lake import export, load, with_lake
 from tests.scrape import address, get, samples
+from tests.store import new_id
 from tests.tools import tool
-from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, api_cdr, cdr, eventually
+from tests.world import CAMPAIGNS, CLICK2DIAL, DIALED_AT, Archive, api_cdr, cdr, eventually
 
 STATUS = b'{"type": "campaign", "payload": {"ref": "2040", "status": "running"}}'
 
@@ -62,6 +70,51 @@ def test_the_figures_of_all_workers_are_the_ledgers(archive: Archive, tmp_path: 
             ("+Inf", CAMPAIGNS): 1_002,
             ("+Inf", CLICK2DIAL): 42,
         }
+
+
+def test_gauges_tell_how_the_stores_stand(archive: Archive, tmp_path: Path) -> None:
+    archive = with_lake(archive, tmp_path / "lake")
+    load(archive, cdr(1))
+    export(archive)
+    load(archive, cdr(2, dialed_at=DIALED_AT - 86_400))
+    archive.redis.lpush(CAMPAIGNS, cdr(3))
+    held = Source(archive.redis, CAMPAIGNS, worker="other", new_batch_id=new_id, lease_ms=600_000).claim()
+    assert held
+    moment = archive.value("SELECT max(published_at) FROM exports").timestamp()
+
+    quick = {"etl.app.gauges.LOOK_EVERY_SECONDS": 0.2}
+    with Worker(archive, tmp_path / "log", constants=quick, listen=True, ETL_HTTP="127.0.0.1:0") as worker:
+        at = address(worker)
+        eventually(lambda: samples(at, "etl_listener_proven_timestamp_seconds"))
+        eventually(lambda: samples(at, "etl_runway_seconds"))
+        told = {gauge.name: samples(at, gauge.name) for gauge in ASKED}
+        assert abs(told.pop("etl_listener_proven_timestamp_seconds")[()] - time.time()) < 60
+
+    keys = {(key,): 0.0 for key in (*(source.key for source in archive.sources), app.SPOOL)}
+    assert told == {
+        "etl_backlog_messages": keys,
+        "etl_oldest_waiting_seconds": keys,
+        "etl_claims": keys | {(CAMPAIGNS,): 1.0},
+        "etl_unexported_days": {("audit_events",): 0.0, ("cdrs",): 1.0},
+        "etl_last_export_timestamp_seconds": {("cdrs",): moment},
+        "etl_runway_seconds": {(): math.inf},
+        "etl_redis_up": {(): 1.0},
+        "etl_postgres_up": {(): 1.0},
+    }
+
+
+def test_a_backlog_is_told_with_the_age_of_its_oldest(archive: Archive) -> None:
+    ended = int(time.time()) - 1_000
+    archive.redis.lpush(CAMPAIGNS, cdr(1, dialed_at=ended - 41), cdr(2, dialed_at=ended - 41), b"junk")
+    archive.redis.lpush(CLICK2DIAL, b"junk")
+    with status.reader(archive.settings()) as reading:
+        told = gauges.gauges(reading.read())
+
+    waiting = dict.fromkeys(((source.key,) for source in archive.sources), 0)
+    assert told[BACKLOG] == waiting | {(CAMPAIGNS,): 3, (CLICK2DIAL,): 1, (app.SPOOL,): 0}
+    assert told[OLDEST_WAITING].keys() == told[BACKLOG].keys() - {(CLICK2DIAL,)}, "it doesn't say its age"
+    assert 1_000 <= told[OLDEST_WAITING][CAMPAIGNS,] < 1_100
+    assert told[RUNWAY] == {}, "growth takes two looks to see"
 
 
 def test_three_paths_and_nothing_else(archive: Archive, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The heartbeat's other duty: errors in cycles keep the claims that they struck, so that an outage would cost memory."""
+"""The heartbeat's other duty: errors in cycles keep the claims that they struck, and an outage would cost memory."""
 
 import gc
 import weakref

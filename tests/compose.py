@@ -1,0 +1,41 @@
+"""docker-compose.yml as its own tests read it: what compose would do to it, without compose."""
+
+import re
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+CHECKOUT = Path(__file__).parents[1]
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[?-])(?P<rest>[^}]*))?\}")
+
+
+def services(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Of the file at the top, their variables filled in, in the order in which they start. KeyError: a variable is
+    needed that isn't there."""
+    text = (CHECKOUT / "docker-compose.yml").read_text()
+    file = yaml.safe_load("\n".join(_filled(line, environment) for line in text.splitlines()))
+    found: dict[str, Any] = file["services"]
+    order = TopologicalSorter({name: list(service.get("depends_on", ())) for name, service in found.items()})
+    return {name: found[name] for name in order.static_order()}
+
+
+def _filled(line: str, environment: Mapping[str, str]) -> str:
+    if line.lstrip().startswith("#"):
+        return line
+
+    def value(match: re.Match[str]) -> str:
+        if match["kind"] == "-":
+            return environment.get(match["name"]) or match["rest"]
+        return environment[match["name"]]
+
+    return _VARIABLE.sub(value, line)
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """The instructions of ops/Dockerfile with their arguments."""
+    text = (CHECKOUT / "ops/Dockerfile").read_text()
+    lines = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "").splitlines()
+    return [cast("tuple[str, str]", tuple(line.split(maxsplit=1))) for line in lines if line.strip()]
