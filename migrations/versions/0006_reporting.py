@@ -101,9 +101,13 @@ ISDN_CAUSES = (
 )
 
 ZONE = "(SELECT zone FROM reporting.settings)"
-# A number that stands where a campaign should: Click2Dial before 3.0.
-NUMBER_FOR_CAMPAIGN = r"c.number IS NULL AND c.campaign_ref ~ '^\+?[0-9]{6,}$'"
+# A number that stands where a campaign should: Click2Dial before 3.0. Dialect B, which has a uuid, never has a number.
+NUMBER_FOR_CAMPAIGN = r"c.number IS NULL AND c.uuid IS NULL AND c.campaign_ref ~ '^\+?[0-9]{6,}$'"
 RANKED = "coalesce(r.answered, false) OR c.answered_at IS NOT NULL"
+
+
+def _listed(columns: Columns) -> str:
+    return ",\n    ".join(f"{expression} AS {column}" for column, (expression, _) in columns.items())
 
 
 def _seconds(told: str, start: str, end: str) -> str:
@@ -183,10 +187,16 @@ CALLS: Columns = {
 # For comparing what may lie on two days.
 NEXT_DAY = {"next_day": ("c.next_day", "The business day after day; what is asked of it prunes")}
 PREVIOUS_DAY = {"previous_day": ("e.previous_day", "The business day before day; what is asked of it prunes")}
-CALLS_FROM = f"""
-FROM {_by_business_day("cdrs", "dialed_on", "dialed_at")} c
+
+
+def _calls_from(cdrs: str) -> str:
+    return f"""
+FROM {cdrs} c
 LEFT JOIN reporting.end_reasons r ON r.end_reason = c.end_reason
 LEFT JOIN reporting.isdn_causes i ON i.code = c.end_code"""
+
+
+CALLS_FROM = _calls_from(_by_business_day("cdrs", "dialed_on", "dialed_at"))
 
 MASKED: Columns = {name: (f"c.{name}", comment) for name, (_, comment) in CALLS.items()} | {
     "number": (
@@ -296,7 +306,10 @@ AGENT_FIGURES: Columns = {
         _ratio("(f.talk_seconds + f.hold_seconds)", "f.calls", 1),
         "(talk + hold) / calls, from CDRs; what follows a call is in wrapup_seconds",
     ),
-    "logged_in_seconds": ("round(f.logged_in_seconds)", "In any state but offline, from audit events"),
+    "logged_in_seconds": (
+        "round(f.logged_in_seconds)",
+        "In any state but offline, from audit events; a state counts on the day it began and the next",
+    ),
     "available_seconds": ("round(f.available_seconds)", "Waiting for a call, from audit events"),
     "busy_seconds": ("round(f.busy_seconds)", "On a call, from audit events"),
     "wrapup_seconds": ("round(f.wrapup_seconds)", "Finishing what a call left to do, from audit events"),
@@ -344,10 +357,15 @@ HISTORY: Columns = {
     "best_outcome": (OUTCOMES, "Of all attempts: reached an agent, answered, answering machine or not reached"),
     "numbers_tried": ("max(c.number_rank) OVER contact", "Different numbers, a withheld one among them"),
 }
-HISTORY_FROM = """
+# Of all days, since windows keep what is asked of a day from excluding any: so without the branches of business days.
+HISTORY_FROM = f"""
 FROM (
     SELECT calls.*, dense_rank() OVER (PARTITION BY contact_ref ORDER BY number) AS number_rank
-    FROM reporting.calls_unmasked calls WHERE contact_ref <> ''
+    FROM (
+        SELECT {_listed(CALLS)} {
+    _calls_from(f"(SELECT (t.dialed_at AT TIME ZONE {ZONE})::date AS day, t.* FROM cdrs t WHERE contact_ref <> '')")
+}
+    ) calls
 ) c
 WINDOW contact AS (PARTITION BY c.contact_ref),
     so_far AS (PARTITION BY c.contact_ref ORDER BY c.dialed_at, c.source, c.call_ref, c.leg)"""
@@ -355,13 +373,8 @@ WINDOW contact AS (PARTITION BY c.contact_ref),
 AUDIT: Columns = {
     **{name: (f"c.{name}", comment) for name, (_, comment) in CALLS.items() if name not in ("uuid", "recording_url")},
     "events": (
-        """(
-        SELECT jsonb_agg(jsonb_build_object('captured_at', e.captured_at, 'kind', e.kind, 'event_type', e.event_type,
-            'extension', e.extension, 'campaign_ref', e.campaign_ref) ORDER BY e.captured_at, e.event_id)
-        FROM audit_events e
-        WHERE e.captured_on BETWEEN c.dialed_on AND c.dialed_on + 1 AND e.call_ref = c.call_ref
-    )""",
-        "Events that carry its call_ref, from its UTC day or the next, in order; null if there are none",
+        "e.events",
+        "Events that carry its call_ref, from its business day or the next, in order; null if there are none",
     ),
     "agent_states": (
         """(
@@ -377,6 +390,23 @@ AUDIT: Columns = {
         "States of its agent from a minute before the call to a minute after it, in order; null if there are none",
     ),
 }
+
+AUDIT_FROM = """
+FROM reporting.calls c
+LEFT JOIN (
+    SELECT day, call_ref, jsonb_agg(
+        jsonb_build_object('captured_at', captured_at, 'kind', kind, 'event_type', event_type, 'extension', extension,
+            'campaign_ref', campaign_ref) ORDER BY captured_at, event_id
+    ) AS events
+    FROM (
+        SELECT day, call_ref, captured_at, event_id, kind, event_type, extension, campaign_ref FROM reporting.events
+        UNION ALL
+        SELECT previous_day, call_ref, captured_at, event_id, kind, event_type, extension, campaign_ref
+        FROM reporting.events
+    ) of_a_day
+    WHERE call_ref IS NOT NULL
+    GROUP BY day, call_ref
+) e ON e.day = c.day AND e.call_ref = c.call_ref"""
 
 # The dialler tells of a connection; Click2Dial, whose agents dial themselves, doesn't.
 UNMATCHED: Columns = {
@@ -429,7 +459,10 @@ LOAD_DAYS: Columns = {
     "exported_revision": ("x.revision", "The CDRs' revision in the lake; null if they were never exported"),
     "export_current": ("x.entries = b.cdr_entries", "Whether that revision has all CDRs that are here"),
     "dropped": ("x.dropped_at IS NOT NULL", "Whether Postgres forgot the CDRs, on the proof of that revision"),
-    "figures_current": ("r.cdrs = b.cdr_entries AND r.events = b.event_entries", "Whether kept figures have it all"),
+    "figures_current": (
+        "r.cdrs = b.cdr_entries AND r.events = b.event_entries",
+        "Whether kept figures have it all, in the zone of reporting.settings",
+    ),
     "trusted": (
         "g.seconds = 0 AND d.letters = 0 AND r.cdrs = b.cdr_entries AND r.events = b.event_entries",
         "No gap, no open dead letter, and kept figures that have it all",
@@ -461,7 +494,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(entries) FILTER (WHERE dataset = 'cdrs'), 0) AS cdrs,
         coalesce(sum(entries) FILTER (WHERE dataset = 'audit_events'), 0) AS events
-    FROM reporting.rolled_up WHERE day = b.day
+    FROM reporting.rolled_up WHERE day = b.day AND zone = (SELECT zone FROM reporting.settings)
 ) r
 LEFT JOIN LATERAL (
     SELECT revision, entries, dropped_at FROM exports
@@ -470,8 +503,7 @@ LEFT JOIN LATERAL (
 
 
 def _view(name: str, comment: str, columns: Columns, body: str, with_: str = "") -> None:
-    listed = ",\n    ".join(f"{expression} AS {column}" for column, (expression, _) in columns.items())
-    _execute(f"CREATE VIEW reporting.{name} AS{with_}\nSELECT\n    {listed}\n{body}")
+    _execute(f"CREATE VIEW reporting.{name} AS{with_}\nSELECT\n    {_listed(columns)}\n{body}")
     _comment(f"VIEW reporting.{name}", comment)
     for column, (_, told) in columns.items():
         _comment(f"COLUMN reporting.{name}.{column}", told)
@@ -524,7 +556,8 @@ def downgrade() -> None:
 def _settings() -> None:
     _table(
         "settings",
-        "One row: how days are cut. After a change, `etl rollup --all` computes the kept figures anew",
+        "One row: how days are cut. After a change, `etl rollup` computes the kept figures anew; days that only the"
+        " lake has keep theirs",
         {
             "one": ("boolean PRIMARY KEY DEFAULT true CHECK (one)", "There is one row"),
             "zone": (
@@ -636,6 +669,7 @@ def _kept() -> None:
             "dataset": ("text NOT NULL", "cdrs or audit_events"),
             "day": ("date NOT NULL", "UTC day"),
             "entries": (_COUNT, "Ledger entries (load_batch_days) that are in the figures"),
+            "zone": ("text NOT NULL", "Time zone by which the figures were cut"),
             "refreshed_at": ("timestamptz NOT NULL DEFAULT now()", "When they were computed"),
         },
         "PRIMARY KEY (dataset, day)",
@@ -686,8 +720,6 @@ def _views() -> None:
     _view("agent_days", "An agent's day", AGENT_KEY | AGENT_FIGURES, AGENTS_FROM.format(which="NULL"))
     _view("agent_hours", "An agent's hour", AGENT_KEY | hour | AGENT_FIGURES, AGENTS_FROM.format(which="NOT NULL"))
     _view("contact_history", "Attempts to reach a contact, in order, and what came of them", HISTORY, HISTORY_FROM)
-    _view(
-        "call_audit", "A call beside what the audit trail says of it and of its agent", AUDIT, "FROM reporting.calls c"
-    )
+    _view("call_audit", "A call beside what the audit trail says of it and of its agent", AUDIT, AUDIT_FROM)
     _view("unmatched_calls", "Where CDRs and the audit trail disagree, outside known gaps", UNMATCHED, UNMATCHED_FROM)
     _view("load_days", "Can this day's report be trusted? The books of each UTC day", LOAD_DAYS, LOAD_DAYS_FROM)
