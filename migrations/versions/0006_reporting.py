@@ -111,8 +111,10 @@ def _listed(columns: Columns) -> str:
 
 
 def _seconds(told: str, start: str, end: str) -> str:
-    """Whichever dialect gave it: the one tells the seconds, the other the moments."""
-    return f"coalesce({told}, greatest(0, round(extract(epoch FROM {end} - {start}))::integer))"
+    """Whichever dialect gave it: the one tells the seconds, the other the moments. These by their whole seconds, since
+    of the call's beginning there are no others."""
+    between = f"extract(epoch FROM date_trunc('second', {end}) - date_trunc('second', {start}))::integer"
+    return f"coalesce({told}, CASE WHEN {end} < {start} THEN 0 ELSE {between} END)"
 
 
 def _by_business_day(table: str, day: str, moment: str) -> str:
