@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -207,8 +207,8 @@ def states_of(changes: Iterable[Change], gaps: Sequence[Gap]) -> list[State]:
         by_agent[change.extension].append(change)
     found = []
     for told in by_agent.values():
-        for change, following in pairwise([*told, None]):
-            if change is not None and change.status != "offline":
+        for change, following in zip_longest(told, told[1:]):
+            if change.status != "offline":
                 found.append(_state(change, following, gaps))
     return found
 

@@ -1,6 +1,7 @@
 """Every figure of every view against the simulator's truth: both dialects, duplicates, corrections, late CDRs, broken
 messages, a stretch that nobody heard; loaded in rounds, with a rollup after each, in several time zones."""
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -149,7 +150,7 @@ def tell(world: World) -> None:
             )
             world.calls[call.source, str(call.call_ref)] = better
             for kind, envelope in simulator._renderings(better, profile.dialect, False):
-                archive.push(simulator.encode(envelope), key=LISTS[kind])
+                archive.push(json.dumps(envelope).encode(), key=LISTS[kind])
     archive.load()
     rollup(archive)
 
