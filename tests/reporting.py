@@ -283,6 +283,6 @@ def assert_equal(found: Mapping[str, Rows], wanted: Mapping[str, Rows]) -> None:
     """Row by row, so that a difference can be read."""
     assert found.keys() == wanted.keys()
     for view, rows in wanted.items():
-        assert found[view].keys() == rows.keys(), view
+        assert found[view].keys() ^ rows.keys() == set(), view
         for key, row in rows.items():
             assert found[view][key] == row, (view, key)

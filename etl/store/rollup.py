@@ -20,7 +20,8 @@ _ADVISORY_LOCK = 0x65746C_06
 
 
 class _Changed(NamedTuple):
-    """A UTC day, the number of its ledger entries, and the business days that it lies on, in which zone."""
+    """A UTC day, the number of its ledger entries, the zone, and the business days on which the UTC day lies in it, or
+    lay in the one before."""
 
     dataset: str
     day: date
@@ -101,13 +102,16 @@ def _with_states(connection: sa.Connection, changed: set[date]) -> list[date]:
 
 # A UTC day ends in the business day of its last moment.
 _LEDGER_OF = """
-    SELECT l.dataset, l.day, l.entries, zone,
-        (l.day::timestamp AT TIME ZONE 'UTC' AT TIME ZONE zone)::date AS first,
-        ((l.day + interval '1 day' - interval '1 microsecond') AT TIME ZONE 'UTC' AT TIME ZONE zone)::date AS last
+    SELECT dataset, day, l.entries, s.zone, first, last
     FROM (SELECT dataset, day, count(*) AS entries FROM load_batch_days {where} GROUP BY dataset, day) l
-    CROSS JOIN reporting.settings
-    LEFT JOIN reporting.rolled_up r USING (dataset, day, zone)
-    WHERE :everything OR l.entries IS DISTINCT FROM r.entries
+    CROSS JOIN reporting.settings s
+    LEFT JOIN reporting.rolled_up r USING (dataset, day)
+    CROSS JOIN LATERAL (
+        SELECT min((day::timestamp AT TIME ZONE 'UTC' AT TIME ZONE cut_by)::date) AS first,
+            max(((day + interval '1 day' - interval '1 microsecond') AT TIME ZONE 'UTC' AT TIME ZONE cut_by)::date) AS last
+        FROM unnest(ARRAY[s.zone, coalesce(r.zone, s.zone)]) AS cut_by
+    ) business_days
+    WHERE :everything OR (l.entries, s.zone) IS DISTINCT FROM (r.entries, r.zone)
 """
 _LEDGER = sa.text(_LEDGER_OF.format(where=""))
 _LEDGER_SINCE = sa.text(
