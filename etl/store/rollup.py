@@ -107,9 +107,9 @@ _LEDGER_OF = """
     CROSS JOIN reporting.settings s
     LEFT JOIN reporting.rolled_up r USING (dataset, day)
     CROSS JOIN LATERAL (
-        SELECT min((day::timestamp AT TIME ZONE 'UTC' AT TIME ZONE cut_by)::date) AS first,
-            max(((day + interval '1 day' - interval '1 microsecond') AT TIME ZONE 'UTC' AT TIME ZONE cut_by)::date) AS last
-        FROM unnest(ARRAY[s.zone, coalesce(r.zone, s.zone)]) AS cut_by
+        SELECT min((day::timestamp AT TIME ZONE 'UTC' AT TIME ZONE zone)::date) AS first,
+            max(((day + interval '1 day - 1 microsecond') AT TIME ZONE 'UTC' AT TIME ZONE zone)::date) AS last
+        FROM unnest(ARRAY[s.zone, coalesce(r.zone, s.zone)]) AS zone
     ) business_days
     WHERE :everything OR (l.entries, s.zone) IS DISTINCT FROM (r.entries, r.zone)
 """

@@ -136,7 +136,7 @@ def _by_business_day(table: str, day: str, moment: str) -> str:
 
 
 CALLS: Columns = {
-    "day": ("c.day", "Business day of dialed_at, in the zone of reporting.settings; what is asked of it prunes"),
+    "day": ("c.day", "Business day of dialed_at, in the zone of reporting.settings; dates asked of it prune"),
     "hour": (f"date_trunc('hour', c.dialed_at, {ZONE})", "Beginning of the business hour of dialed_at"),
     "dialed_on": ("c.dialed_on", "UTC day of dialed_at: the partition"),
     "source": ("c.source", "The system that reported the call: dialler or click2dial"),
@@ -187,8 +187,8 @@ CALLS: Columns = {
     "loaded_at": ("c.loaded_at", "When this version came into the archive"),
 }
 # For comparing what may lie on two days.
-NEXT_DAY = {"next_day": ("c.next_day", "The business day after day; what is asked of it prunes")}
-PREVIOUS_DAY = {"previous_day": ("e.previous_day", "The business day before day; what is asked of it prunes")}
+NEXT_DAY = {"next_day": ("c.next_day", "The business day after day; dates asked of it prune")}
+PREVIOUS_DAY = {"previous_day": ("e.previous_day", "The business day before day; dates asked of it prune")}
 
 
 def _calls_from(cdrs: str) -> str:
@@ -209,7 +209,7 @@ MASKED: Columns = {name: (f"c.{name}", comment) for name, (_, comment) in CALLS.
 }
 
 EVENTS: Columns = {
-    "day": ("e.day", "Business day of captured_at, in the zone of reporting.settings; what is asked of it prunes"),
+    "day": ("e.day", "Business day of captured_at, in the zone of reporting.settings; dates asked of it prune"),
     "captured_on": ("e.captured_on", "UTC day of captured_at: the partition"),
     "captured_at": ("e.captured_at", "When it was heard, or claimed if it lay on a list"),
     "event_id": ("e.event_id", "Given when the event was captured"),
@@ -372,10 +372,11 @@ FROM (
 WINDOW contact AS (PARTITION BY c.contact_ref),
     so_far AS (PARTITION BY c.contact_ref ORDER BY c.dialed_at, c.source, c.call_ref, c.leg)"""
 
+AUDITED = {name: comment for name, (_, comment) in CALLS.items() if name not in ("uuid", "recording_url")}
 AUDIT: Columns = {
-    **{name: (f"c.{name}", comment) for name, (_, comment) in CALLS.items() if name not in ("uuid", "recording_url")},
+    **{name: (f"c.{name}", comment) for name, comment in AUDITED.items()},
     "events": (
-        "e.events",
+        "c.events",
         "Events that carry its call_ref, from its business day or the next, in order; null if there are none",
     ),
     "agent_states": (
@@ -393,26 +394,35 @@ AUDIT: Columns = {
     ),
 }
 
-AUDIT_FROM = """
-FROM reporting.calls c
-LEFT JOIN (
-    SELECT day, call_ref, jsonb_agg(
-        jsonb_build_object('captured_at', captured_at, 'kind', kind, 'event_type', event_type, 'extension', extension,
-            'campaign_ref', campaign_ref) ORDER BY captured_at, event_id
+
+def _events_as_calls(day: str) -> str:
+    columns = ", ".join({"day": day, "call_ref": "call_ref"}.get(name, "NULL") for name in AUDITED)
+    return f"""SELECT {columns}, captured_at, event_id, jsonb_build_object('captured_at', captured_at, 'kind', kind,
+            'event_type', event_type, 'extension', extension, 'campaign_ref', campaign_ref)
+        FROM reporting.events WHERE call_ref IS NOT NULL"""
+
+
+# No joins here and below, but windows: through their partitions what is asked of the day comes to both tables.
+AUDIT_FROM = f"""
+FROM (
+    SELECT *, jsonb_agg(event) FILTER (WHERE event IS NOT NULL) OVER (
+        PARTITION BY day, call_ref ORDER BY captured_at, event_id
+        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
     ) AS events
     FROM (
-        SELECT day, call_ref, captured_at, event_id, kind, event_type, extension, campaign_ref FROM reporting.events
+        SELECT {", ".join(AUDITED)}, NULL::timestamptz AS captured_at, NULL::uuid AS event_id, NULL::jsonb AS event
+        FROM reporting.calls
         UNION ALL
-        SELECT previous_day, call_ref, captured_at, event_id, kind, event_type, extension, campaign_ref
-        FROM reporting.events
-    ) of_a_day
-    WHERE call_ref IS NOT NULL
-    GROUP BY day, call_ref
-) e ON e.day = c.day AND e.call_ref = c.call_ref"""
+        {_events_as_calls("day")}
+        UNION ALL
+        {_events_as_calls("previous_day")}
+    ) calls_and_events
+) c
+WHERE c.event IS NULL"""
 
 # The dialler tells of a connection; Click2Dial, whose agents dial themselves, doesn't.
 UNMATCHED: Columns = {
-    "day": ("u.day", "Business day of at, in the zone of reporting.settings; what is asked of it prunes"),
+    "day": ("u.day", "Business day of at, in the zone of reporting.settings; dates asked of it prune"),
     "lacks": (
         "u.lacks",
         "CDR: an agent was connected, and there's no CDR (yet). event: a CDR with no connection event",
@@ -422,33 +432,43 @@ UNMATCHED: Columns = {
     "extension": ("u.extension", "The agent"),
     "campaign_ref": ("u.campaign_ref", "Campaign"),
 }
-UNMATCHED_FROM = """
+CONNECTED = "kind = 'agents' AND event_type = 'call' AND call_ref IS NOT NULL"
+UNMATCHED_FROM = f"""
 FROM (
-    SELECT e.day, 'CDR' AS lacks, e.captured_at AS at, e.call_ref, e.extension, e.campaign_ref
-    FROM reporting.events e
-    WHERE e.kind = 'agents' AND e.event_type = 'call' AND e.call_ref IS NOT NULL
-        AND NOT EXISTS (SELECT FROM reporting.calls_unmasked c WHERE c.day = e.day AND c.call_ref = e.call_ref)
-        AND NOT EXISTS (SELECT FROM reporting.calls_unmasked c WHERE c.next_day = e.day AND c.call_ref = e.call_ref)
+    SELECT day, 'CDR' AS lacks, at, call_ref, extension, campaign_ref
+    FROM (
+        SELECT *, bool_and(is_event) OVER (PARTITION BY day, call_ref) AS is_alone
+        FROM (
+            SELECT day, captured_at AS at, call_ref, extension, campaign_ref, true AS is_event
+            FROM reporting.events WHERE {CONNECTED}
+            UNION ALL
+            SELECT day, NULL, call_ref, NULL, NULL, false FROM reporting.calls_unmasked
+            UNION ALL
+            SELECT next_day, NULL, call_ref, NULL, NULL, false FROM reporting.calls_unmasked
+        ) events_and_calls
+    ) e
+    WHERE is_event AND is_alone
     UNION ALL
-    SELECT c.day, 'event', c.dialed_at, c.call_ref, c.extension, c.campaign_ref
-    FROM reporting.calls_unmasked c
-    WHERE c.reached_agent AND c.source <> 'click2dial'
-        AND NOT EXISTS (
-            SELECT FROM reporting.events e
-            WHERE e.day = c.day AND e.call_ref = c.call_ref AND e.kind = 'agents' AND e.event_type = 'call'
-        )
-        AND NOT EXISTS (
-            SELECT FROM reporting.events e
-            WHERE e.previous_day = c.day AND e.call_ref = c.call_ref AND e.kind = 'agents' AND e.event_type = 'call'
-        )
-        AND NOT EXISTS (
-            SELECT FROM audit_gaps g
-            WHERE coalesce(g.gap_until, 'infinity') > c.dialed_at AND coalesce(g.gap_from, '-infinity') < coalesce(
-                c.connected_at, c.ended_at, c.dialed_at + make_interval(
-                    secs => coalesce(c.ring_seconds, 0) + coalesce(c.hold_seconds, 0) + coalesce(c.talk_seconds, 0)
-                )
-            ) + interval '1 minute'
-        )
+    SELECT day, 'event', at, call_ref, extension, campaign_ref
+    FROM (
+        SELECT *, bool_and(is_call) OVER (PARTITION BY day, call_ref) AS is_alone
+        FROM (
+            SELECT day, dialed_at AS at, call_ref, extension, campaign_ref, true AS is_call,
+                coalesce(connected_at, ended_at, dialed_at + make_interval(
+                    secs => coalesce(ring_seconds, 0) + coalesce(hold_seconds, 0) + coalesce(talk_seconds, 0)
+                )) AS connected_by
+            FROM reporting.calls_unmasked WHERE reached_agent AND source <> 'click2dial'
+            UNION ALL
+            SELECT day, NULL, call_ref, NULL, NULL, false, NULL FROM reporting.events WHERE {CONNECTED}
+            UNION ALL
+            SELECT previous_day, NULL, call_ref, NULL, NULL, false, NULL FROM reporting.events WHERE {CONNECTED}
+        ) calls_and_events
+    ) c
+    WHERE is_call AND is_alone AND NOT EXISTS (
+        SELECT FROM audit_gaps g
+        WHERE coalesce(g.gap_until, 'infinity') > c.at
+            AND coalesce(g.gap_from, '-infinity') < c.connected_by + interval '1 minute'
+    )
 ) u"""
 
 LOAD_DAYS: Columns = {
