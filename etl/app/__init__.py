@@ -183,11 +183,13 @@ def revisions(settings: Settings) -> tuple[str | None, str]:
 
 
 def rollup(settings: Settings, everything: bool, told: Callable[[date], None]) -> list[date]:
-    """Bring the kept figures of reports up to date; the business days that were computed, each told when it is. Raises
-    `Outage` and `ConfigurationError`."""
+    """Bring the kept figures of reports up to date, and make what contacts' histories need; the business days that were
+    computed, each told when it is. Raises `Outage` and `ConfigurationError`."""
     with engine_of(settings) as engine:
         schema.check(engine)
-        return figures.rollup(engine, everything=everything, told=told)
+        days = figures.rollup(engine, everything=everything, told=told)
+        figures.index_contacts(engine, datetime.now(UTC).date())
+        return days
 
 
 def waiting(settings: Settings) -> dict[str, int]:

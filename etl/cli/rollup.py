@@ -17,7 +17,8 @@ def rollup(
     everything: Annotated[bool, typer.Option("--all", help="Every day that Postgres has, changed or not.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the figures of campaigns and agents anew, for the business days that changed since the last time."""
+    """Compute the figures of campaigns and agents anew, for the business days that changed since the last time. Days
+    that are over get an index of contacts."""
     from etl import app as application
     from etl import settings
     from etl.cli.printing import counting, out

@@ -16,7 +16,7 @@ from etl.store.connection import translated
 
 _DAY = timedelta(days=1)
 # Serialises those who compute figures; any number that nobody else in this database uses will do.
-_ADVISORY_LOCK = 0x65746C_06
+_LOCK = sa.select(sa.func.pg_advisory_xact_lock(0x65746C_06))
 
 
 class _Changed(NamedTuple):
@@ -74,6 +74,7 @@ def index_contacts(engine: sa.Engine, today: date) -> None:
         connection.rollback()
         for day in days:
             with connection.begin():
+                connection.execute(_LOCK)
                 connection.execute(sa.text("SELECT reporting.index_contacts(:day)"), {"day": day})
 
 
@@ -81,7 +82,7 @@ def _compute(connection: sa.Connection, day: date, dataset: str | None, statemen
     """A business day, unless Postgres forgot something of it. It doesn't forget anything meanwhile: that would take the
     table to itself."""
     with connection.begin():
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        connection.execute(_LOCK)
         if dataset:
             connection.execute(sa.text(f"LOCK TABLE ONLY {dataset} IN ACCESS SHARE MODE"))
             if connection.scalar(_FORGOTTEN, {"dataset": dataset, "day": day}):
@@ -142,10 +143,10 @@ _UNSETTLED = sa.text(
     " WHERE refreshed_at < (day + interval '2 days') AT TIME ZONE zone"
 )
 _WITHOUT_INDEX = sa.text(
-    "SELECT day FROM (SELECT inhrelid, to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits"
-    " JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'cdrs'::regclass) days"
-    " WHERE day <= :last AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute"
-    " ON attrelid = indrelid AND attnum = indkey[0] WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY day"
+    "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+    " WHERE inhparent = 'cdrs'::regclass AND right(relname, 8) <= to_char(CAST(:last AS date), 'YYYYMMDD')"
+    " AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
+    " WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY day"
 )
 
 _CALLS = (

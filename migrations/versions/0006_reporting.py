@@ -705,9 +705,9 @@ def _indexes() -> None:
     _execute(f"""CREATE FUNCTION reporting.index_contacts(day date) RETURNS void
 LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    partition regclass := format('%I.%I', {literal}, {schema}.partition_name('cdrs', day));
+    partition regclass := to_regclass(format('%I.%I', {literal}, {schema}.partition_name('cdrs', day)));
 BEGIN
-    IF NOT EXISTS (
+    IF partition IS NOT NULL AND NOT EXISTS (
         SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
         WHERE indrelid = partition AND attname = 'contact_ref'
     ) THEN
