@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from types import FrameType
 from uuid import UUID
@@ -34,6 +34,7 @@ from etl.jobs.patience import Patience, Stopped
 from etl.metrics import Tally
 from etl.settings import Settings, redacted
 from etl.store import connection as store
+from etl.store import rollup as figures
 from etl.store import schema, sessions
 from etl.store.sessions import Gap
 from etl.store.writer import Books, Writer
@@ -180,6 +181,16 @@ def revisions(settings: Settings) -> tuple[str | None, str]:
     """The schema's revision, and the needed one."""
     with engine_of(settings) as engine:
         return schema.current(engine), schema.needed()
+
+
+def rollup(settings: Settings, everything: bool, told: Callable[[date], None]) -> list[date]:
+    """Bring the kept figures of reports up to date, and make what contacts' histories need; the business days that were
+    computed, each told when it is. Raises `Outage` and `ConfigurationError`."""
+    with engine_of(settings) as engine:
+        schema.check(engine)
+        days = figures.rollup(engine, everything=everything, told=told)
+        figures.index_contacts(engine, datetime.now(UTC).date())
+        return days
 
 
 def waiting(settings: Settings) -> dict[str, int]:

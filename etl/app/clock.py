@@ -15,11 +15,14 @@ from etl.errors import EtlError
 from etl.jobs.schedule import POLL_SECONDS, Schedule, table
 from etl.settings import Settings
 from etl.store import locks, partitions
+from etl.store import rollup as figures
 from etl.store.connection import Engine
 from etl.store.tables import PARTITIONED
 
 # The first claims after midnight find their partition made; so do those of a clock that runs ahead.
 DAYS_AHEAD = 2
+# How far back the frequent rollup looks for commits: many times its interval, and longer than a claim takes.
+LATELY = timedelta(hours=2)
 FAILED = 1
 
 _spawn = multiprocessing.get_context("spawn")
@@ -39,11 +42,20 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
         for each in PARTITIONED.values():
             partitions.ensure(engine, each, [today + timedelta(days=n) for n in range(DAYS_AHEAD + 1)])
 
+    def rollup(_stop: threading.Event) -> None:
+        figures.rollup(engine, since=datetime.now(UTC) - LATELY)
+
+    def complete(_stop: threading.Event) -> None:
+        figures.rollup(engine)
+        figures.index_contacts(engine, datetime.now(UTC).date())
+
     jobs = table(
         export=partial(_aside, "export", settings),
         prune=partial(_aside, "prune", settings) if settings.keep_days else None,
         partitions=make_partitions,
         prove=partial(_aside, "prove", settings),
+        rollup=rollup,
+        figures=complete,
     )
     return Schedule(jobs, partial(locks.alone, engine), log)
 

@@ -23,6 +23,7 @@ STATS_EVERY = 25  # ended calls between two statistics of a campaign
 class Notice(NamedTuple):
     """Something published. `payload` lacks only the `ref`."""
 
+    at: int  # Unix time
     kind: str  # agents or campaigns
     ref: str | int  # extension or campaign reference
     sub_type: str
@@ -268,7 +269,7 @@ class Floor:
 
     def _tell(self, kind: str, ref: str | int, sub_type: str, payload: dict[str, Any]) -> None:
         if self._publish:
-            self._told.append(Notice(kind, ref, sub_type, payload))
+            self._told.append(Notice(self._now, kind, ref, sub_type, payload))
 
     def _at(self, moment: int, happens: Callable[..., None], *arguments: Any) -> None:
         heappush(self._agenda, (moment, next(self._serial), happens, arguments))

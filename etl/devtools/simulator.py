@@ -166,13 +166,18 @@ def messages(profile: Profile) -> Iterator[Message]:
         yield heappop(waiting)[2]
 
 
+def truth(profile: Profile) -> Iterator[Call | Notice]:
+    """What happens in the call centre, which the messages tell of: every call with its agent, and every notice."""
+    until = int(profile.until.timestamp())
+    centre = calls(profile.cdrs, until, profile.days, profile.seed, profile.late, profile.click2dial)
+    return at_work(centre, f"{profile.seed}", profile.pubsub)
+
+
 def _schedule(profile: Profile) -> Iterator[tuple[int, int, Message]]:
     """Every message with the present and the moment it is due, both counted in calls."""
     draw = Random(f"stream {profile.seed}").random  # not the calls' dice: mishaps leave the calls as they were
     now = broken = events = 0
-    until = int(profile.until.timestamp())
-    centre = calls(profile.cdrs, until, profile.days, profile.seed, profile.late, profile.click2dial)
-    for call in at_work(centre, f"{profile.seed}", profile.pubsub):
+    for call in truth(profile):
         if isinstance(call, Notice):
             yield now, now, _published(call)
             continue

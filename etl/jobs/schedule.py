@@ -3,6 +3,8 @@
     export       nightly, every closed day that changed
     prune        nightly, if the settings say how many days Postgres keeps
     partitions   for the days ahead, so that midnight's first claim needn't make one
+    rollup       every ten minutes, the figures of what was loaded lately
+    figures      nightly, whatever that missed; and the days that are over get an index of contacts
     prove        weekly, a day of the lake is restored aside and thrown away: would it work?
 
 Abandoned claims are not here: the loaders themselves look for them, every few seconds.
@@ -37,10 +39,12 @@ class Job:
     act: Act
 
 
-def table(*, export: Act, prune: Act | None, partitions: Act, prove: Act) -> list[Job]:
+def table(*, export: Act, prune: Act | None, partitions: Act, prove: Act, rollup: Act, figures: Act) -> list[Job]:
     """The jobs; no `prune` where Postgres keeps everything."""
     return [
         Job("partitions", "5 * * * *", partitions),
+        Job("rollup", "*/10 * * * *", rollup),
+        Job("figures", "55 1 * * *", figures),
         Job("export", "15 2 * * *", export),
         *([Job("prune", "45 2 * * *", prune)] if prune else []),
         Job("prove", "30 3 * * sun", prove),

@@ -6,7 +6,7 @@ The ledger is read first and noted last. So a death in between, or a claim that 
 done once more, and never that it's forgotten.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
@@ -16,15 +16,22 @@ from etl.store.connection import translated
 
 _DAY = timedelta(days=1)
 # Serialises those who compute figures; any number that nobody else in this database uses will do.
-_ADVISORY_LOCK = 0x65746C_06
+_LOCK = sa.select(sa.func.pg_advisory_xact_lock(0x65746C_06))
 
 
 class _Changed(NamedTuple):
-    """A UTC day, and the number of its ledger entries."""
+    """A UTC day, the number of its ledger entries, the zone, and the business days on which the UTC day lies in it, or
+    lay in the one before."""
 
     dataset: str
     day: date
     entries: int
+    zone: str
+    first: date
+    last: date
+
+    def business_days(self) -> set[date]:
+        return {self.first + n * _DAY for n in range((self.last - self.first).days + 1)}
 
 
 def rollup(
@@ -33,27 +40,30 @@ def rollup(
     everything: bool = False,
     told: Callable[[date], None] = lambda _: None,
 ) -> list[date]:
-    """Compute what changed; the business days that were done, each told when it is.
+    """Compute what changed, or was cut by another time zone; the business days that were done, each told when it is.
 
     With `since`, looks only at what was committed from then on: quick, however long the ledger is. `everything` takes
-    every day for changed, as after a change of the time zone. A day that Postgres forgot keeps the figures it has, and
-    so does one that lies partly on such a day. Raises `Outage` or `ConfigurationError`.
+    every day for changed. A business day that lies, if only partly, on a day that Postgres forgot keeps the figures it
+    has. Raises `Outage` or `ConfigurationError`.
     """
     with translated(), engine.connect() as connection:
-        apart = 0 if connection.scalar(_ZONE) == "UTC" else 1  # how far a business day's UTC days lie from it
-        changed = _changed(connection, since, everything, 2 * apart)
+        ledger = _LEDGER_SINCE if since else _LEDGER
+        changed = [_Changed(*row) for row in connection.execute(ledger, {"since": since, "everything": everything})]
         connection.rollback()
-        calls = _around((each.day for each in changed if each.dataset == "cdrs"), apart)
-        events = _around((each.day for each in changed if each.dataset == "audit_events"), apart)
-        for day in sorted(calls | events):
-            _compute(connection, day, [*(_CALLS if day in calls else ()), *(_CHANGES if day in events else ())])
+        done: dict[str, set[date]] = {"cdrs": set(), "audit_events": set()}
+        for day, dataset in sorted({(day, each.dataset) for each in changed for day in each.business_days()}):
+            if _compute(connection, day, dataset, _OF_DATASET[dataset]):
+                done[dataset].add(day)
+                told(day)
+        states = _with_states(connection, done["audit_events"])
+        for day in states:
+            _compute(connection, day, None, _STATES)
             told(day)
-        for day in sorted(_around(events, 1)):  # a state may have begun the day before, or end the day after
-            _compute(connection, day, _STATES)
         with connection.begin():
             for each in changed:
-                connection.execute(_NOTE, each._asdict())
-    return sorted(calls | events)
+                if each.business_days() <= done[each.dataset]:
+                    connection.execute(_NOTE, each._asdict())
+    return sorted({*done["cdrs"], *done["audit_events"], *states})
 
 
 def index_contacts(engine: sa.Engine, today: date) -> None:
@@ -64,38 +74,45 @@ def index_contacts(engine: sa.Engine, today: date) -> None:
         connection.rollback()
         for day in days:
             with connection.begin():
+                connection.execute(_LOCK)
                 connection.execute(sa.text("SELECT reporting.index_contacts(:day)"), {"day": day})
 
 
-def _changed(connection: sa.Connection, since: datetime | None, everything: bool, reach: int) -> list[_Changed]:
-    """Without those whose business days would need a UTC day that Postgres forgot."""
-    found = connection.execute(_LEDGER_SINCE if since else _LEDGER, {"since": since, "everything": everything})
-    changed = [_Changed(*row) for row in found]
-    forgotten = {
-        name: _around(connection.scalars(_FORGOTTEN, {"dataset": name}), reach)
-        for name in {each.dataset for each in changed}
-    }
-    return [each for each in changed if each.day not in forgotten[each.dataset]]
-
-
-def _around(days: Iterable[date], reach: int) -> set[date]:
-    return {day + n * _DAY for day in days for n in range(-reach, reach + 1)}
-
-
-def _compute(connection: sa.Connection, day: date, statements: Sequence[sa.TextClause]) -> None:
+def _compute(connection: sa.Connection, day: date, dataset: str | None, statements: Iterable[sa.TextClause]) -> bool:
+    """A business day, unless Postgres forgot something of it. It doesn't forget anything meanwhile: that would take the
+    table to itself."""
     with connection.begin():
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        connection.execute(_LOCK)
+        if dataset:
+            connection.execute(sa.text(f"LOCK TABLE ONLY {dataset} IN ACCESS SHARE MODE"))
+            if connection.scalar(_FORGOTTEN, {"dataset": dataset, "day": day}):
+                return False
         for statement in statements:
             connection.execute(statement, {"day": day})
+    return True
 
 
-_ZONE = sa.text("SELECT zone FROM reporting.settings")
+def _with_states(connection: sa.Connection, changed: set[date]) -> list[date]:
+    """The business days whose figures of states are to be computed after the status events of `changed` were."""
+    with connection.begin():
+        began = {*connection.scalars(_CLOSED_ON, {"days": [*changed]}), *changed}
+        # States that still lasted, or whose end nobody could know of yet.
+        unsettled = {*connection.scalars(_UNSETTLED)}
+    return sorted({*began, *(day + _DAY for day in began), *unsettled})
+
+
+# A UTC day ends in the business day of its last moment.
 _LEDGER_OF = """
-    SELECT l.dataset, l.day, l.entries FROM (
-        SELECT dataset, day, count(*) AS entries FROM load_batch_days {where} GROUP BY dataset, day
-    ) l
-    LEFT JOIN reporting.rolled_up r ON r.dataset = l.dataset AND r.day = l.day
-    WHERE :everything OR l.entries IS DISTINCT FROM r.entries
+    SELECT dataset, day, l.entries, s.zone, first, last
+    FROM (SELECT dataset, day, count(*) AS entries FROM load_batch_days {where} GROUP BY dataset, day) l
+    CROSS JOIN reporting.settings s
+    LEFT JOIN reporting.rolled_up r USING (dataset, day)
+    CROSS JOIN LATERAL (
+        SELECT min((day::timestamp AT TIME ZONE 'UTC' AT TIME ZONE zone)::date) AS first,
+            max(((day + interval '1 day - 1 microsecond') AT TIME ZONE 'UTC' AT TIME ZONE zone)::date) AS last
+        FROM unnest(ARRAY[s.zone, coalesce(r.zone, s.zone)]) AS zone
+    ) business_days
+    WHERE :everything OR (l.entries, s.zone) IS DISTINCT FROM (r.entries, r.zone)
 """
 _LEDGER = sa.text(_LEDGER_OF.format(where=""))
 _LEDGER_SINCE = sa.text(
@@ -104,19 +121,32 @@ _LEDGER_SINCE = sa.text(
         " WHERE committed_at >= :since)"
     )
 )
+# Whether the latest revision of one of the business day's UTC days is all that there is of it.
 _FORGOTTEN = sa.text(
-    "SELECT day FROM (SELECT DISTINCT ON (day) day, dropped_at FROM exports WHERE dataset = :dataset"
-    " ORDER BY day, revision DESC) latest WHERE dropped_at IS NOT NULL"
+    "SELECT EXISTS (SELECT FROM (SELECT DISTINCT ON (day) day, dropped_at FROM exports, reporting.settings"
+    " WHERE dataset = :dataset AND day BETWEEN (CAST(:day AS timestamp) AT TIME ZONE zone AT TIME ZONE 'UTC')::date"
+    " AND ((CAST(:day AS timestamp) + interval '1 day') AT TIME ZONE zone AT TIME ZONE 'UTC'"
+    " - interval '1 microsecond')::date"
+    " ORDER BY day, revision DESC) latest WHERE dropped_at IS NOT NULL)"
 )
 _NOTE = sa.text(
-    "INSERT INTO reporting.rolled_up (dataset, day, entries) VALUES (:dataset, :day, :entries)"
-    " ON CONFLICT (dataset, day) DO UPDATE SET entries = excluded.entries, refreshed_at = now()"
+    "INSERT INTO reporting.rolled_up (dataset, day, entries, zone) VALUES (:dataset, :day, :entries, :zone)"
+    " ON CONFLICT (dataset, day) DO UPDATE SET entries = excluded.entries, zone = excluded.zone, refreshed_at = now()"
+)
+_CLOSED_ON = sa.text(
+    "SELECT DISTINCT before.day FROM reporting.status_changes s CROSS JOIN LATERAL (SELECT day"
+    " FROM reporting.status_changes b WHERE b.extension = s.extension AND (b.at, b.event_id) < (s.at, s.event_id)"
+    " ORDER BY b.at DESC, b.event_id DESC LIMIT 1) before WHERE s.day = ANY(CAST(:days AS date[]))"
+)
+_UNSETTLED = sa.text(
+    "SELECT DISTINCT day FROM reporting.agent_state_figures, reporting.settings"
+    " WHERE refreshed_at < (day + interval '2 days') AT TIME ZONE zone"
 )
 _WITHOUT_INDEX = sa.text(
-    "SELECT day FROM (SELECT inhrelid, to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits"
-    " JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'cdrs'::regclass) days"
-    " WHERE day <= :last AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute"
-    " ON attrelid = indrelid AND attnum = indkey[0] WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY day"
+    "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+    " WHERE inhparent = 'cdrs'::regclass AND right(relname, 8) <= to_char(CAST(:last AS date), 'YYYYMMDD')"
+    " AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
+    " WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY day"
 )
 
 _CALLS = (
@@ -146,13 +176,18 @@ FROM reporting.calls_unmasked WHERE day = :day AND reached_agent
 GROUP BY GROUPING SETS ((hour, extension), (extension))"""),
 )
 _CHANGES = (
-    sa.text("DELETE FROM reporting.status_changes WHERE day = :day"),
+    # By their time: those of another time zone's day may be among them.
+    sa.text(
+        "DELETE FROM reporting.status_changes s USING reporting.settings WHERE (s.at AT TIME ZONE zone)::date = :day"
+        " AND s.day BETWEEN CAST(:day AS date) - 2 AND CAST(:day AS date) + 2"
+    ),
     sa.text("""
 INSERT INTO reporting.status_changes (day, extension, at, event_id, origin, status, campaign_ref)
 SELECT day, extension, captured_at, event_id, origin, status, campaign_ref
 FROM reporting.events
 WHERE day = :day AND kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL AND status IS NOT NULL"""),
 )
+_OF_DATASET = {"cdrs": _CALLS, "audit_events": _CHANGES}
 # States are cut into quarters of an hour, since every time zone's hours begin with one.
 _STATES = (
     sa.text("DELETE FROM reporting.agent_state_figures WHERE day = :day"),

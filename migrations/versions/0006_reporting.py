@@ -101,14 +101,20 @@ ISDN_CAUSES = (
 )
 
 ZONE = "(SELECT zone FROM reporting.settings)"
-# A number that stands where a campaign should: Click2Dial before 3.0.
-NUMBER_FOR_CAMPAIGN = r"c.number IS NULL AND c.campaign_ref ~ '^\+?[0-9]{6,}$'"
+# A number that stands where a campaign should: Click2Dial before 3.0. Dialect B, which has a uuid, never has a number.
+NUMBER_FOR_CAMPAIGN = r"c.number IS NULL AND c.uuid IS NULL AND c.campaign_ref ~ '^\+?[0-9]{6,}$'"
 RANKED = "coalesce(r.answered, false) OR c.answered_at IS NOT NULL"
 
 
+def _listed(columns: Columns) -> str:
+    return ",\n    ".join(f"{expression} AS {column}" for column, (expression, _) in columns.items())
+
+
 def _seconds(told: str, start: str, end: str) -> str:
-    """Whichever dialect gave it: the one tells the seconds, the other the moments."""
-    return f"coalesce({told}, greatest(0, round(extract(epoch FROM {end} - {start}))::integer))"
+    """Whichever dialect gave it: the one tells the seconds, the other the moments. These by their whole seconds, since
+    of the call's beginning there are no others."""
+    between = f"extract(epoch FROM date_trunc('second', {end}) - date_trunc('second', {start}))::integer"
+    return f"coalesce({told}, CASE WHEN {end} < {start} THEN 0 ELSE {between} END)"
 
 
 def _by_business_day(table: str, day: str, moment: str) -> str:
@@ -130,7 +136,7 @@ def _by_business_day(table: str, day: str, moment: str) -> str:
 
 
 CALLS: Columns = {
-    "day": ("c.day", "Business day of dialed_at, in the zone of reporting.settings; what is asked of it prunes"),
+    "day": ("c.day", "Business day of dialed_at, in the zone of reporting.settings; dates asked of it prune"),
     "hour": (f"date_trunc('hour', c.dialed_at, {ZONE})", "Beginning of the business hour of dialed_at"),
     "dialed_on": ("c.dialed_on", "UTC day of dialed_at: the partition"),
     "source": ("c.source", "The system that reported the call: dialler or click2dial"),
@@ -181,12 +187,18 @@ CALLS: Columns = {
     "loaded_at": ("c.loaded_at", "When this version came into the archive"),
 }
 # For comparing what may lie on two days.
-NEXT_DAY = {"next_day": ("c.next_day", "The business day after day; what is asked of it prunes")}
-PREVIOUS_DAY = {"previous_day": ("e.previous_day", "The business day before day; what is asked of it prunes")}
-CALLS_FROM = f"""
-FROM {_by_business_day("cdrs", "dialed_on", "dialed_at")} c
+NEXT_DAY = {"next_day": ("c.next_day", "The business day after day; dates asked of it prune")}
+PREVIOUS_DAY = {"previous_day": ("e.previous_day", "The business day before day; dates asked of it prune")}
+
+
+def _calls_from(cdrs: str) -> str:
+    return f"""
+FROM {cdrs} c
 LEFT JOIN reporting.end_reasons r ON r.end_reason = c.end_reason
 LEFT JOIN reporting.isdn_causes i ON i.code = c.end_code"""
+
+
+CALLS_FROM = _calls_from(_by_business_day("cdrs", "dialed_on", "dialed_at"))
 
 MASKED: Columns = {name: (f"c.{name}", comment) for name, (_, comment) in CALLS.items()} | {
     "number": (
@@ -197,7 +209,7 @@ MASKED: Columns = {name: (f"c.{name}", comment) for name, (_, comment) in CALLS.
 }
 
 EVENTS: Columns = {
-    "day": ("e.day", "Business day of captured_at, in the zone of reporting.settings; what is asked of it prunes"),
+    "day": ("e.day", "Business day of captured_at, in the zone of reporting.settings; dates asked of it prune"),
     "captured_on": ("e.captured_on", "UTC day of captured_at: the partition"),
     "captured_at": ("e.captured_at", "When it was heard, or claimed if it lay on a list"),
     "event_id": ("e.event_id", "Given when the event was captured"),
@@ -296,7 +308,10 @@ AGENT_FIGURES: Columns = {
         _ratio("(f.talk_seconds + f.hold_seconds)", "f.calls", 1),
         "(talk + hold) / calls, from CDRs; what follows a call is in wrapup_seconds",
     ),
-    "logged_in_seconds": ("round(f.logged_in_seconds)", "In any state but offline, from audit events"),
+    "logged_in_seconds": (
+        "round(f.logged_in_seconds)",
+        "In any state but offline, from audit events; a state counts on the day it began and the next",
+    ),
     "available_seconds": ("round(f.available_seconds)", "Waiting for a call, from audit events"),
     "busy_seconds": ("round(f.busy_seconds)", "On a call, from audit events"),
     "wrapup_seconds": ("round(f.wrapup_seconds)", "Finishing what a call left to do, from audit events"),
@@ -344,24 +359,25 @@ HISTORY: Columns = {
     "best_outcome": (OUTCOMES, "Of all attempts: reached an agent, answered, answering machine or not reached"),
     "numbers_tried": ("max(c.number_rank) OVER contact", "Different numbers, a withheld one among them"),
 }
-HISTORY_FROM = """
+# Of all days, since windows keep what is asked of a day from excluding any: so without the branches of business days.
+HISTORY_FROM = f"""
 FROM (
     SELECT calls.*, dense_rank() OVER (PARTITION BY contact_ref ORDER BY number) AS number_rank
-    FROM reporting.calls_unmasked calls WHERE contact_ref <> ''
+    FROM (
+        SELECT {_listed(CALLS)} {
+    _calls_from(f"(SELECT (t.dialed_at AT TIME ZONE {ZONE})::date AS day, t.* FROM cdrs t WHERE contact_ref <> '')")
+}
+    ) calls
 ) c
 WINDOW contact AS (PARTITION BY c.contact_ref),
     so_far AS (PARTITION BY c.contact_ref ORDER BY c.dialed_at, c.source, c.call_ref, c.leg)"""
 
+AUDITED = {name: comment for name, (_, comment) in CALLS.items() if name not in ("uuid", "recording_url")}
 AUDIT: Columns = {
-    **{name: (f"c.{name}", comment) for name, (_, comment) in CALLS.items() if name not in ("uuid", "recording_url")},
+    **{name: (f"c.{name}", comment) for name, comment in AUDITED.items()},
     "events": (
-        """(
-        SELECT jsonb_agg(jsonb_build_object('captured_at', e.captured_at, 'kind', e.kind, 'event_type', e.event_type,
-            'extension', e.extension, 'campaign_ref', e.campaign_ref) ORDER BY e.captured_at, e.event_id)
-        FROM audit_events e
-        WHERE e.captured_on BETWEEN c.dialed_on AND c.dialed_on + 1 AND e.call_ref = c.call_ref
-    )""",
-        "Events that carry its call_ref, from its UTC day or the next, in order; null if there are none",
+        "c.events",
+        "Events that carry its call_ref, from its business day or the next, in order; null if there are none",
     ),
     "agent_states": (
         """(
@@ -378,9 +394,35 @@ AUDIT: Columns = {
     ),
 }
 
+
+def _events_as_calls(day: str) -> str:
+    columns = ", ".join({"day": day, "call_ref": "call_ref"}.get(name, "NULL") for name in AUDITED)
+    return f"""SELECT {columns}, captured_at, event_id, jsonb_build_object('captured_at', captured_at, 'kind', kind,
+            'event_type', event_type, 'extension', extension, 'campaign_ref', campaign_ref)
+        FROM reporting.events WHERE call_ref IS NOT NULL"""
+
+
+# No joins here and below, but windows: through their partitions what is asked of the day comes to both tables.
+AUDIT_FROM = f"""
+FROM (
+    SELECT *, jsonb_agg(event) FILTER (WHERE event IS NOT NULL) OVER (
+        PARTITION BY day, call_ref ORDER BY captured_at, event_id
+        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+    ) AS events
+    FROM (
+        SELECT {", ".join(AUDITED)}, NULL::timestamptz AS captured_at, NULL::uuid AS event_id, NULL::jsonb AS event
+        FROM reporting.calls
+        UNION ALL
+        {_events_as_calls("day")}
+        UNION ALL
+        {_events_as_calls("previous_day")}
+    ) calls_and_events
+) c
+WHERE c.event IS NULL"""
+
 # The dialler tells of a connection; Click2Dial, whose agents dial themselves, doesn't.
 UNMATCHED: Columns = {
-    "day": ("u.day", "Business day of at, in the zone of reporting.settings; what is asked of it prunes"),
+    "day": ("u.day", "Business day of at, in the zone of reporting.settings; dates asked of it prune"),
     "lacks": (
         "u.lacks",
         "CDR: an agent was connected, and there's no CDR (yet). event: a CDR with no connection event",
@@ -390,33 +432,43 @@ UNMATCHED: Columns = {
     "extension": ("u.extension", "The agent"),
     "campaign_ref": ("u.campaign_ref", "Campaign"),
 }
-UNMATCHED_FROM = """
+CONNECTED = "kind = 'agents' AND event_type = 'call' AND call_ref IS NOT NULL"
+UNMATCHED_FROM = f"""
 FROM (
-    SELECT e.day, 'CDR' AS lacks, e.captured_at AS at, e.call_ref, e.extension, e.campaign_ref
-    FROM reporting.events e
-    WHERE e.kind = 'agents' AND e.event_type = 'call' AND e.call_ref IS NOT NULL
-        AND NOT EXISTS (SELECT FROM reporting.calls_unmasked c WHERE c.day = e.day AND c.call_ref = e.call_ref)
-        AND NOT EXISTS (SELECT FROM reporting.calls_unmasked c WHERE c.next_day = e.day AND c.call_ref = e.call_ref)
+    SELECT day, 'CDR' AS lacks, at, call_ref, extension, campaign_ref
+    FROM (
+        SELECT *, bool_and(is_event) OVER (PARTITION BY day, call_ref) AS is_alone
+        FROM (
+            SELECT day, captured_at AS at, call_ref, extension, campaign_ref, true AS is_event
+            FROM reporting.events WHERE {CONNECTED}
+            UNION ALL
+            SELECT day, NULL, call_ref, NULL, NULL, false FROM reporting.calls_unmasked
+            UNION ALL
+            SELECT next_day, NULL, call_ref, NULL, NULL, false FROM reporting.calls_unmasked
+        ) events_and_calls
+    ) e
+    WHERE is_event AND is_alone
     UNION ALL
-    SELECT c.day, 'event', c.dialed_at, c.call_ref, c.extension, c.campaign_ref
-    FROM reporting.calls_unmasked c
-    WHERE c.reached_agent AND c.source <> 'click2dial'
-        AND NOT EXISTS (
-            SELECT FROM reporting.events e
-            WHERE e.day = c.day AND e.call_ref = c.call_ref AND e.kind = 'agents' AND e.event_type = 'call'
-        )
-        AND NOT EXISTS (
-            SELECT FROM reporting.events e
-            WHERE e.previous_day = c.day AND e.call_ref = c.call_ref AND e.kind = 'agents' AND e.event_type = 'call'
-        )
-        AND NOT EXISTS (
-            SELECT FROM audit_gaps g
-            WHERE coalesce(g.gap_until, 'infinity') > c.dialed_at AND coalesce(g.gap_from, '-infinity') < coalesce(
-                c.connected_at, c.ended_at, c.dialed_at + make_interval(
-                    secs => coalesce(c.ring_seconds, 0) + coalesce(c.hold_seconds, 0) + coalesce(c.talk_seconds, 0)
-                )
-            ) + interval '1 minute'
-        )
+    SELECT day, 'event', at, call_ref, extension, campaign_ref
+    FROM (
+        SELECT *, bool_and(is_call) OVER (PARTITION BY day, call_ref) AS is_alone
+        FROM (
+            SELECT day, dialed_at AS at, call_ref, extension, campaign_ref, true AS is_call,
+                coalesce(connected_at, ended_at, dialed_at + make_interval(
+                    secs => coalesce(ring_seconds, 0) + coalesce(hold_seconds, 0) + coalesce(talk_seconds, 0)
+                )) AS connected_by
+            FROM reporting.calls_unmasked WHERE reached_agent AND source <> 'click2dial'
+            UNION ALL
+            SELECT day, NULL, call_ref, NULL, NULL, false, NULL FROM reporting.events WHERE {CONNECTED}
+            UNION ALL
+            SELECT previous_day, NULL, call_ref, NULL, NULL, false, NULL FROM reporting.events WHERE {CONNECTED}
+        ) calls_and_events
+    ) c
+    WHERE is_call AND is_alone AND NOT EXISTS (
+        SELECT FROM audit_gaps g
+        WHERE coalesce(g.gap_until, 'infinity') > c.at
+            AND coalesce(g.gap_from, '-infinity') < c.connected_by + interval '1 minute'
+    )
 ) u"""
 
 LOAD_DAYS: Columns = {
@@ -429,7 +481,10 @@ LOAD_DAYS: Columns = {
     "exported_revision": ("x.revision", "The CDRs' revision in the lake; null if they were never exported"),
     "export_current": ("x.entries = b.cdr_entries", "Whether that revision has all CDRs that are here"),
     "dropped": ("x.dropped_at IS NOT NULL", "Whether Postgres forgot the CDRs, on the proof of that revision"),
-    "figures_current": ("r.cdrs = b.cdr_entries AND r.events = b.event_entries", "Whether kept figures have it all"),
+    "figures_current": (
+        "r.cdrs = b.cdr_entries AND r.events = b.event_entries",
+        "Whether kept figures have it all, in the zone of reporting.settings",
+    ),
     "trusted": (
         "g.seconds = 0 AND d.letters = 0 AND r.cdrs = b.cdr_entries AND r.events = b.event_entries",
         "No gap, no open dead letter, and kept figures that have it all",
@@ -461,7 +516,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(entries) FILTER (WHERE dataset = 'cdrs'), 0) AS cdrs,
         coalesce(sum(entries) FILTER (WHERE dataset = 'audit_events'), 0) AS events
-    FROM reporting.rolled_up WHERE day = b.day
+    FROM reporting.rolled_up WHERE day = b.day AND zone = (SELECT zone FROM reporting.settings)
 ) r
 LEFT JOIN LATERAL (
     SELECT revision, entries, dropped_at FROM exports
@@ -470,8 +525,7 @@ LEFT JOIN LATERAL (
 
 
 def _view(name: str, comment: str, columns: Columns, body: str, with_: str = "") -> None:
-    listed = ",\n    ".join(f"{expression} AS {column}" for column, (expression, _) in columns.items())
-    _execute(f"CREATE VIEW reporting.{name} AS{with_}\nSELECT\n    {listed}\n{body}")
+    _execute(f"CREATE VIEW reporting.{name} AS{with_}\nSELECT\n    {_listed(columns)}\n{body}")
     _comment(f"VIEW reporting.{name}", comment)
     for column, (_, told) in columns.items():
         _comment(f"COLUMN reporting.{name}.{column}", told)
@@ -524,7 +578,8 @@ def downgrade() -> None:
 def _settings() -> None:
     _table(
         "settings",
-        "One row: how days are cut. After a change, `etl rollup --all` computes the kept figures anew",
+        "One row: how days are cut. After a change, `etl rollup` computes the kept figures anew; days that only the"
+        " lake has keep theirs",
         {
             "one": ("boolean PRIMARY KEY DEFAULT true CHECK (one)", "There is one row"),
             "zone": (
@@ -636,6 +691,7 @@ def _kept() -> None:
             "dataset": ("text NOT NULL", "cdrs or audit_events"),
             "day": ("date NOT NULL", "UTC day"),
             "entries": (_COUNT, "Ledger entries (load_batch_days) that are in the figures"),
+            "zone": ("text NOT NULL", "Time zone by which the figures were cut"),
             "refreshed_at": ("timestamptz NOT NULL DEFAULT now()", "When they were computed"),
         },
         "PRIMARY KEY (dataset, day)",
@@ -649,9 +705,9 @@ def _indexes() -> None:
     _execute(f"""CREATE FUNCTION reporting.index_contacts(day date) RETURNS void
 LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    partition regclass := format('%I.%I', {literal}, {schema}.partition_name('cdrs', day));
+    partition regclass := to_regclass(format('%I.%I', {literal}, {schema}.partition_name('cdrs', day)));
 BEGIN
-    IF NOT EXISTS (
+    IF partition IS NOT NULL AND NOT EXISTS (
         SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
         WHERE indrelid = partition AND attname = 'contact_ref'
     ) THEN
@@ -686,8 +742,6 @@ def _views() -> None:
     _view("agent_days", "An agent's day", AGENT_KEY | AGENT_FIGURES, AGENTS_FROM.format(which="NULL"))
     _view("agent_hours", "An agent's hour", AGENT_KEY | hour | AGENT_FIGURES, AGENTS_FROM.format(which="NOT NULL"))
     _view("contact_history", "Attempts to reach a contact, in order, and what came of them", HISTORY, HISTORY_FROM)
-    _view(
-        "call_audit", "A call beside what the audit trail says of it and of its agent", AUDIT, "FROM reporting.calls c"
-    )
+    _view("call_audit", "A call beside what the audit trail says of it and of its agent", AUDIT, AUDIT_FROM)
     _view("unmatched_calls", "Where CDRs and the audit trail disagree, outside known gaps", UNMATCHED, UNMATCHED_FROM)
     _view("load_days", "Can this day's report be trusted? The books of each UTC day", LOAD_DAYS, LOAD_DAYS_FROM)

@@ -45,6 +45,8 @@ def test_the_table_says_when(archive: Archive, database: sa.Engine) -> None:
 
     assert {name: next_time(job, a_monday) for name, job in jobs.items()} == {
         "partitions": datetime(2026, 11, 23, 12, 5, tzinfo=UTC),
+        "rollup": datetime(2026, 11, 23, 12, 0, tzinfo=UTC),
+        "figures": datetime(2026, 11, 24, 1, 55, tzinfo=UTC),
         "export": datetime(2026, 11, 24, 2, 15, tzinfo=UTC),
         "prune": datetime(2026, 11, 24, 2, 45, tzinfo=UTC),
         "prove": datetime(2026, 11, 29, 3, 30, tzinfo=UTC),  # a Sunday
@@ -104,6 +106,25 @@ def test_partitions_are_there_before_their_day(archive: Archive, database: sa.En
     for day in (today, today + timedelta(days=1), today + timedelta(days=2)):
         for table in ("cdrs", "audit_events"):
             assert archive.value("SELECT to_regclass(%s)", f"{table}_{day:%Y%m%d}") is not None
+
+
+def test_figures_follow_what_is_loaded_and_closed_days_get_an_index(archive: Archive, database: sa.Engine) -> None:
+    jobs = jobs_of(archive, database)
+    archive.push(cdr(1))
+    archive.load()
+
+    jobs["rollup"].act(NEVER)
+    assert archive.value("SELECT sum(attempts) FROM reporting.campaign_days") == 1
+
+    # what was committed long ago, the nightly one finds
+    archive.push(cdr(2))
+    archive.load()
+    archive.rows("UPDATE load_batches SET committed_at = now() - interval '1 day' RETURNING batch_id")
+    jobs["rollup"].act(NEVER)
+    assert archive.value("SELECT sum(attempts) FROM reporting.campaign_days") == 1
+    jobs["figures"].act(NEVER)
+    assert archive.value("SELECT sum(attempts) FROM reporting.campaign_days") == 2
+    assert archive.value("SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%%(contact_ref)'") == 1
 
 
 def test_the_night_exports_proves_and_prunes(archive: Archive, database: sa.Engine, tmp_path: Path) -> None:
