@@ -20,6 +20,7 @@ Told = Callable[[Any], str]  # a value, as people read it
 WIDTH = 940  # of a chart's plot, in pixels
 LONGEST = 30  # names in a chart: the largest; the table has all
 FEW = 10  # calls of which a rate says nothing
+APART: Spec = {"labelOverlap": "parity", "labelSeparation": 6}  # labels that would touch are left out
 LINES = 6  # campaigns whose lines can still be told apart
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -124,7 +125,7 @@ def _hours(found: "Report") -> Parts:
     yield (
         "Calls by hour of the day",
         "What came of them" + (", all days together" if several else ""),
-        _columns(by_hour, {"title": None, "labelAngle": 0, "labelOverlap": "parity", "labelSeparation": 6}),
+        _columns(by_hour, {"title": None, "labelAngle": 0, **APART}),
     )
     if several:
         busy = [row for row in found.rows if row["attempts"] >= FEW]
@@ -295,7 +296,7 @@ def _lines(rows: list["Row"], column: str, names: list[str]) -> Spec:
         for row in rows if row[column] is not None
     ]  # fmt: skip
     x = {"field": "day", "type": "temporal", "axis": {"title": None, "format": "%a %d %b", "tickCount": "day",
-         "labelOverlap": "parity", "labelSeparation": 6}}  # fmt: skip
+         **APART}}  # fmt: skip
     y = {"field": "value", "type": "quantitative", "axis": {"format": "%", "title": None}}
     color = {"field": "name", "type": "nominal", "scale": {"domain": names, "scheme": "tableau10"}}
     marks: list[Spec] = [
@@ -333,7 +334,7 @@ def _panels(bars: Mapping[str, Sequence[tuple[str, Any, Told]]], formats: dict[s
                 "encoding": {
                     "y": {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "axis": axis},
                     "x": {"field": "value", "type": "quantitative",
-                          "axis": {"title": None, "format": formats[heading], "tickCount": 4, "labelOverlap": "parity", "labelSeparation": 6}},
+                          "axis": {"title": None, "format": formats[heading], "tickCount": 4, **APART}},
                     "description": _SAID,
                 },
             }
@@ -355,7 +356,7 @@ def _heat(cells: Sequence[tuple[str, str, Any, Told]], form: str) -> Spec:
         "mark": {"type": "rect", "stroke": "white"},
         "encoding": {
             "x": {"field": "x", "type": "ordinal", "sort": across, "axis": {"title": None, "labelAngle": 0,
-                  "labelOverlap": "parity", "labelSeparation": 6}},
+                  **APART}},
             "y": {"field": "y", "type": "ordinal", "sort": down, "axis": {"title": None}},
             "color": {"field": "value", "type": "quantitative", "scale": {"scheme": "teals", "zero": True},
                       "legend": {"format": form, "orient": "right", "columns": 1}},
@@ -365,7 +366,7 @@ def _heat(cells: Sequence[tuple[str, str, Any, Told]], form: str) -> Spec:
 
 
 def _day_axis() -> Spec:
-    return {"title": None, "labelAngle": 0, "labelOverlap": "parity", "labelSeparation": 6}
+    return {"title": None, "labelAngle": 0, **APART}
 
 
 def _colours(data: list[Datum], colours: dict[str, str]) -> Spec:

@@ -115,7 +115,7 @@ def _table(found: "Report", shown: list[Shown]) -> str:
     about = about_totals(found)
     return (
         f'<section class="figures"><h2>Figures</h2><div class="wide"><table><thead><tr>{heads}</tr></thead>\n'
-        f'<tbody>{rows}</tbody>\n<tbody class="sums">{sums}</tbody></table></div>'
+        f'<tbody class="sums">{sums}</tbody>\n<tbody>{rows}</tbody></table></div>'
         + (f"<p>{_text(about)}</p>" if about else "")
         + "</section>"
     )
