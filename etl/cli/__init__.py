@@ -48,7 +48,20 @@ def etl(
 def main() -> None:
     """The console script. An error is one line on stderr; a traceback is a bug."""
     # They register their commands.
-    from etl.cli import check, db, dead, demo, lake, listen, rollup, run, selftest, simulate, status  # noqa: F401
+    from etl.cli import (  # noqa: F401
+        check,
+        db,
+        dead,
+        demo,
+        lake,
+        listen,
+        report,
+        rollup,
+        run,
+        selftest,
+        simulate,
+        status,
+    )
 
     try:
         sys.exit(app(standalone_mode=False))

@@ -27,7 +27,7 @@ class Which(StrEnum):
     AUDIT_EVENTS = "audit_events"
 
 
-def _a_day(text: str) -> date:
+def a_day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -38,12 +38,12 @@ ThisDataset = Annotated[
     Which | None, typer.Option("--dataset", help="Only this one; default: both.", show_default=False)
 ]
 Day = Annotated[
-    date | None, typer.Option("--day", parser=_a_day, metavar="DAY", help="This day (UTC) only.", show_default=False)
+    date | None, typer.Option("--day", parser=a_day, metavar="DAY", help="This day (UTC) only.", show_default=False)
 ]
 First = Annotated[
-    date | None, typer.Option("--from", parser=_a_day, metavar="DAY", help="First day.", show_default=False)
+    date | None, typer.Option("--from", parser=a_day, metavar="DAY", help="First day.", show_default=False)
 ]
-Last = Annotated[date | None, typer.Option("--to", parser=_a_day, metavar="DAY", help="Last day.", show_default=False)]
+Last = Annotated[date | None, typer.Option("--to", parser=a_day, metavar="DAY", help="Last day.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 Work = tuple["Dataset", "Books"]
@@ -133,7 +133,7 @@ def verify(
     "november[/bold] · [bold]etl restore --day 2026-11-21 --prove[/bold]"
 )
 def restore(
-    day: Annotated[date, typer.Option("--day", parser=_a_day, metavar="DAY", help="The day (UTC).")],
+    day: Annotated[date, typer.Option("--day", parser=a_day, metavar="DAY", help="The day (UTC).")],
     config: Config = None,
     dataset: ThisDataset = None,
     into: Annotated[

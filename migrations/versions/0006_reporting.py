@@ -290,6 +290,8 @@ CAMPAIGN_FIGURES: Columns = {
     "average_talk_seconds": (_ratio("f.talk_seconds", "f.reached_agent", 1), "talk_seconds / reached_agent"),
     "average_hold_seconds": (_ratio("f.hold_seconds", "f.held", 1), "Of the answered calls whose hold time is known"),
     "talk_seconds": ("f.talk_seconds", "All talk with agents"),
+    "hold_seconds": ("f.hold_seconds", "All hold of the answered calls"),
+    "held": ("f.held", "Answered calls whose hold time is known: average_hold_seconds is hold_seconds / held"),
     "unique_contacts": ("f.contacts", "Different callees, by reference or, where there is none, number"),
     "contacts_reached": ("f.contacts_reached", "Of these, those who talked to an agent"),
     "contact_rate": (_ratio("f.contacts_reached", "f.contacts"), "contacts_reached / unique_contacts"),
@@ -304,6 +306,7 @@ AGENT_KEY: Columns = {
 AGENT_FIGURES: Columns = {
     "calls": ("f.calls", "Answered calls that the agent was on, from CDRs"),
     "talk_seconds": ("f.talk_seconds", "Talk, from CDRs"),
+    "hold_seconds": ("f.hold_seconds", "Hold, from CDRs"),
     "average_handle_seconds": (
         _ratio("(f.talk_seconds + f.hold_seconds)", "f.calls", 1),
         "(talk + hold) / calls, from CDRs; what follows a call is in wrapup_seconds",

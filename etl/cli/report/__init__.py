@@ -1,0 +1,193 @@
+"""`etl report`: the views of the schema `reporting`, asked from the command line. What the table and the page show is
+in `shown`; here are the arguments, and the formats for programs.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etl.cli import Config, app
+from etl.cli.lake import a_day
+
+if TYPE_CHECKING:
+    from etl.store.connection import Engine
+    from etl.store.report import Asked, Report
+
+# A spreadsheet takes a text that begins so for a formula.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Kind(StrEnum):
+    CAMPAIGN = "campaign"
+    AGENT = "agent"
+    HOURS = "hours"
+    REASONS = "reasons"
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+
+
+@app.command(
+    epilog="Examples: [bold]etl report campaign[/bold] · "
+    "[bold]etl report hours --day 2026-11-22 --campaign 2040[/bold] · "
+    "[bold]etl report agent --from 2026-11-01 --to 2026-11-30 --format html --output agents.html[/bold]"
+)
+def report(
+    kind: Annotated[
+        Kind,
+        typer.Argument(help="A campaign's days, an agent's days, the hours of the day, or why calls ended."),
+    ],
+    config: Config = None,
+    day: Annotated[
+        date | None,
+        typer.Option("--day", parser=a_day, metavar="DAY", help="This business day; default: yesterday."),
+    ] = None,
+    first: Annotated[
+        date | None,
+        typer.Option("--from", parser=a_day, metavar="DAY", help="First business day.", show_default=False),
+    ] = None,
+    last: Annotated[
+        date | None,
+        typer.Option(
+            "--to", parser=a_day, metavar="DAY", help="Last business day; default: yesterday.", show_default=False
+        ),
+    ] = None,
+    campaigns: Annotated[
+        list[str] | None,
+        typer.Option("--campaign", help="Only this campaign; may be given several times.", show_default=False),
+    ] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="html is one page with charts, which needs no network.")
+    ] = Format.TABLE,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="Where csv, json or html go; default: stdout.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Tell what came of the calls, from the figures of the last `etl rollup`; reasons are counted from the calls.
+
+    Days are business days, in the zone of reporting.settings. Below the figures stands what keeps them from being
+    trusted. Whoever may only read the views may run this too.
+    """
+    from etl import app as application
+    from etl import settings
+    from etl.store.report import ask
+
+    if kind is Kind.AGENT and campaigns:
+        raise typer.BadParameter("agents' figures aren't kept by campaign: leave --campaign out")
+    if output and format_ is Format.TABLE:
+        raise typer.BadParameter("--output is for csv, json and html")
+    if format_ is Format.HTML and not output and sys.stdout.isatty():
+        raise typer.BadParameter("a page isn't for a terminal: --output FILE")
+    with application.engine_of(settings.load(config, os.environ)) as engine:
+        found = ask(engine, _asked(engine, kind, day, first, last, campaigns or []))
+    if format_ is Format.TABLE:
+        from etl.cli.report.table import show
+
+        show(found)
+        return
+    _write(_rendered(found, format_), output)
+    if format_ is Format.CSV:  # the others say it themselves
+        from etl.cli.report.shown import notes
+
+        for note in notes(found):
+            typer.echo(f"etl: {note}", err=True)
+
+
+def _asked(
+    engine: "Engine", kind: Kind, day: date | None, first: date | None, last: date | None, campaigns: list[str]
+) -> "Asked":
+    from etl.store.report import Asked, yesterday
+
+    if day and (first or last):
+        raise typer.BadParameter("either --day or --from and --to")
+    if last and not first:
+        raise typer.BadParameter("--to needs --from")
+    until = day or last or yesterday(engine)
+    since = day or first or until
+    if since > until:
+        raise typer.BadParameter(f"--from must not be later than {'--to' if last else f'yesterday, {until}'}")
+    return Asked(str(kind), since, until, tuple(campaigns))
+
+
+def _rendered(found: "Report", format_: Format) -> str:
+    if format_ is Format.JSON:
+        return json.dumps(_as_json(found), default=_plain) + "\n"
+    if format_ is Format.CSV:
+        return _as_csv(found)
+    from etl.cli.report.page import page
+
+    return page(found)
+
+
+def _write(text: str, output: Path | None) -> None:
+    """In UTF-8, whatever the terminal speaks; a file is there whole or not at all."""
+    if output is None:
+        typer.echo(text.encode(), nl=False)
+        return
+    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(text.encode())
+        aside.replace(output)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _as_json(found: "Report") -> dict[str, Any]:
+    from etl.cli.report.shown import notes
+
+    asked = found.asked
+    return {
+        "report": asked.kind,
+        "from": asked.first,
+        "to": asked.last,
+        "campaigns": asked.campaigns,
+        "zone": found.zone,
+        "refreshed_at": found.refreshed_at,
+        "rows": found.rows,
+        "by_subject": found.by_subject,
+        "total": found.total,
+        "load_days": found.books,
+        "notes": notes(found),
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    raise TypeError(value)
+
+
+def _as_csv(found: "Report") -> str:
+    """Rows only: a total among them would be summed once more."""
+    from etl.store.report import columns
+
+    names = columns(found.asked)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(names)
+    writer.writerows([[_cell(row[name]) for name in names] for row in found.rows])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(FORMULAS):
+        return f"'{value}"
+    return value.isoformat() if isinstance(value, datetime) else value

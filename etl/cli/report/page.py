@@ -1,0 +1,153 @@
+"""A report as one page: nothing in it is fetched or run, as its policy says to the browser, and it opens from disk.
+
+Whatever comes from the archive goes through `_text`, or through the charts, whose library writes it as text too.
+"""
+
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from etl import __version__
+from etl.cli.dead import printable
+from etl.cli.report.charts import Chart, charts
+from etl.cli.report.shown import Shown, about_totals, as_of, columns, notes, period, title, value
+
+if TYPE_CHECKING:
+    from etl.store.report import Report, Row
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+# What a manager looks at first: of the total.
+TILES = {
+    "campaign": (
+        "attempts",
+        "answered",
+        "answer_seizure_ratio",
+        "reached_agent",
+        "abandon_rate",
+        "average_talk_seconds",
+    ),
+    "hours": ("attempts", "answered", "answer_seizure_ratio", "reached_agent", "abandon_rate", "average_talk_seconds"),
+    "agent": ("calls", "average_handle_seconds", "talk_seconds", "logged_in_seconds", "occupancy"),
+    "reasons": ("calls", "answered", "reached_agent"),
+}
+NAMES = {
+    "answer_seizure_ratio": "answered, of attempts",
+    "reached_agent": "reached an agent",
+    "abandon_rate": "no agent, of answered",
+    "average_talk_seconds": "average talk",
+    "average_handle_seconds": "average handling",
+    "logged_in_seconds": "logged in",
+}
+
+
+def page(found: "Report") -> str:
+    """Raises `ConfigurationError` if the library that draws charts isn't installed."""
+    shown = columns(found)
+    heading = f"{title(found)}: {period(found)}"
+    body = [
+        f"<header><h1>{_text(title(found))}</h1><p>{_text(period(found))}</p></header>",
+        _notes(found),
+        _tiles(found),
+        *(_figure(chart) for chart in charts(found)),
+        _table(found, shown) if found.rows else "",
+        _meanings(found, shown) if found.rows else "",
+        f"<footer>{_text(_made(found))}</footer>",
+    ]
+    content = "\n".join(part for part in body if part)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_text(heading)}</title>
+<style>
+{(files("etl.cli.report") / "page.css").read_text()}</style>
+</head>
+<body><main>
+{content}
+</main></body>
+</html>
+"""
+
+
+def _text(told: str) -> str:
+    return escape(printable(told))
+
+
+def _notes(found: "Report") -> str:
+    said = "".join(f"<li>{_text(note)}</li>" for note in notes(found))
+    return f'<section class="notes" aria-label="Notes"><ul>{said}</ul></section>' if said else ""
+
+
+def _tiles(found: "Report") -> str:
+    if found.total is None:
+        return ""
+    by_name = {column.name: column for column in columns(found)}
+    tiles = [
+        (NAMES.get(name, by_name[name].heading), value(found.total, by_name[name], found))
+        for name in TILES[found.asked.kind]
+    ]
+    return (
+        '<dl class="tiles">'
+        + "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(told)}</dd></div>" for name, told in tiles if told)
+        + "</dl>"
+    )
+
+
+def _figure(chart: Chart) -> str:
+    return (
+        f"<figure><figcaption><h2>{_text(chart.heading)}</h2><p>{_text(chart.caption)}</p></figcaption>"
+        f"{chart.svg}</figure>"
+    )
+
+
+def _table(found: "Report", shown: list[Shown]) -> str:
+    heads = "".join(
+        f'<th scope="col"{_class(column)} title="{_text(found.comments.get(column.name, ""))}">'
+        f"{_text(column.heading)}</th>"
+        for column in shown
+    )
+    rows = "\n".join(_row(row, shown, found) for row in found.rows)
+    sums = "\n".join(_row(row, shown, found, "all days") for row in found.by_subject)
+    if found.total and len(found.rows) > 1:
+        sums += "\n" + _row(found.total, shown, found, "all", whole=True)
+    about = about_totals(found)
+    return (
+        f'<section class="figures"><h2>Figures</h2><div class="wide"><table><thead><tr>{heads}</tr></thead>\n'
+        f'<tbody class="sums">{sums}</tbody>\n<tbody>{rows}</tbody></table></div>'
+        + (f"<p>{_text(about)}</p>" if about else "")
+        + "</section>"
+    )
+
+
+def _row(row: "Row", shown: list[Shown], found: "Report", called: str | None = None, whole: bool = False) -> str:
+    cells = []
+    for index, column in enumerate(shown):
+        told = "" if whole and column.what == "text" else value(row, column, found)
+        if index == 0:
+            cells.append(f'<th scope="row"{_class(column)}>{_text(called or told)}</th>')
+        else:
+            cells.append(f"<td{_class(column)}>{_text(told)}</td>")
+    return f"<tr{' class=all' if whole else ''}>{''.join(cells)}</tr>"
+
+
+def _class(column: Shown) -> str:
+    if column.name == "day":
+        return ' class="day"'
+    return ' class="text"' if column.what == "text" else ""
+
+
+def _meanings(found: "Report", shown: list[Shown]) -> str:
+    """The view's own comments."""
+    told = [(column.heading, found.comments[column.name]) for column in shown if column.name in found.comments]
+    listed = "".join(f"<dt>{_text(heading)}</dt><dd>{_text(comment)}</dd>" for heading, comment in told)
+    return (
+        '<section class="figures"><details><summary>What the figures mean</summary>'
+        f'<dl class="meanings">{listed}</dl></details></section>'
+    )
+
+
+def _made(found: "Report") -> str:
+    made = f"made {found.now:%Y-%m-%d %H:%M} by etl {__version__}"
+    return "; ".join(filter(None, (as_of(found), made)))

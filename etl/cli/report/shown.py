@@ -1,0 +1,206 @@
+"""What people see of a report: its columns with their headings, values as people read them, and what must be said
+beside the figures.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
+
+from etl.cli.dead import printable
+from etl.cli.printing import duration
+
+if TYPE_CHECKING:
+    from etl.store.report import Report, Row
+
+NONE = "(none)"  # a campaign that the dialler didn't say, a disposition that is empty
+DAYS_NAMED = 5  # in a note; the others are counted
+
+TITLES = {"campaign": "Campaigns", "agent": "Agents", "hours": "Hours", "reasons": "Why calls ended"}
+
+
+class Shown(NamedTuple):
+    """A column: its name in the view, its heading, and what its values are: text, count, share, seconds or length."""
+
+    name: str
+    heading: str
+    what: str
+    brief: bool = True  # shown on a terminal, too, which hasn't room for all
+
+
+_OUTCOMES = (
+    Shown("attempts", "attempts", "count"),
+    Shown("answered", "answered", "count"),
+    Shown("answer_seizure_ratio", "ASR", "share"),
+    Shown("reached_agent", "agent", "count"),
+    Shown("abandoned", "no agent", "count"),
+    Shown("abandon_rate", "abandon rate", "share"),
+    Shown("voicemail", "machine", "count", brief=False),
+    Shown("busy", "busy", "count", brief=False),
+    Shown("no_answer", "no answer", "count", brief=False),
+    Shown("rejected", "rejected", "count", brief=False),
+    Shown("failed", "failed", "count", brief=False),
+    Shown("average_talk_seconds", "avg talk", "seconds"),
+    Shown("average_hold_seconds", "avg hold", "seconds", brief=False),
+    Shown("talk_seconds", "talk", "length", brief=False),
+)
+COLUMNS: dict[str, tuple[Shown, ...]] = {
+    "campaign": (
+        Shown("day", "day", "text"),
+        Shown("campaign_ref", "campaign", "text"),
+        *_OUTCOMES,
+        Shown("unique_contacts", "contacts", "count"),
+        Shown("contact_rate", "contact rate", "share"),
+    ),
+    "hours": (Shown("day", "day", "text"), Shown("hour", "hour", "text"), *_OUTCOMES),
+    "agent": (
+        Shown("day", "day", "text"),
+        Shown("extension", "agent", "text"),
+        Shown("calls", "calls", "count"),
+        Shown("average_handle_seconds", "avg handle", "seconds"),
+        Shown("talk_seconds", "talk", "length"),
+        Shown("logged_in_seconds", "logged in", "length"),
+        Shown("available_seconds", "available", "length"),
+        Shown("busy_seconds", "busy", "length"),
+        Shown("wrapup_seconds", "wrap-up", "length"),
+        Shown("occupancy", "occupancy", "share"),
+        Shown("unclosed", "unclosed", "count", brief=False),
+    ),
+    "reasons": (
+        Shown("end_reason", "reason", "text"),
+        Shown("disposition", "meaning", "text"),
+        Shown("ended_by", "ended by", "text", brief=False),
+        Shown("calls", "calls", "count"),
+        Shown("share", "share", "share"),
+        Shown("answered", "answered", "count"),
+        Shown("reached_agent", "agent", "count", brief=False),
+    ),
+}
+# What bars are drawn of.
+MEASURE = {"campaign": "attempts", "hours": "attempts", "agent": "calls", "reasons": "calls"}
+
+
+def columns(found: "Report") -> list[Shown]:
+    """Without the day if there's but one."""
+    shown = COLUMNS[found.asked.kind]
+    return [each for each in shown if each.name != "day" or found.asked.first < found.asked.last]
+
+
+def value(row: "Row", column: Shown, found: "Report") -> str:
+    """As people read it. Safe for a terminal, not for HTML."""
+    told = row.get(column.name)
+    if column.name == "share" and found.total:
+        told = Decimal(row["calls"]) / found.total["calls"]
+    if told is None or told == "":
+        return NONE if column.name in ("campaign_ref", "end_reason") else ""
+    if isinstance(told, datetime):
+        return hour(told, found)
+    return _FORMATS[column.what](told)
+
+
+def name(told: str | None) -> str:
+    """Of a campaign, an agent or a disposition, on one line."""
+    return printable(told).replace("\n", "\\n") if told else NONE
+
+
+def hour(moment: datetime, found: "Report") -> str:
+    """With the offset where there are several: an hour may come twice in a day."""
+    several = len({row["hour"].utcoffset() for row in found.rows}) > 1
+    return f"{moment:%H:%M %z}" if several else f"{moment:%H:%M}"
+
+
+def count(told: int) -> str:
+    return f"{told:,}"
+
+
+def share(told: Decimal | float) -> str:
+    return f"{told:.1%}"
+
+
+def seconds(told: Decimal | int) -> str:
+    """Minutes and seconds, of something that takes minutes."""
+    whole = round(told)
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def length(told: Decimal | int) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(told)
+    return f"{whole // 3600:,}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+_FORMATS = {
+    "text": lambda told: name(str(told)),
+    "count": count,
+    "share": share,
+    "seconds": seconds,
+    "length": length,
+}
+
+
+def title(found: "Report") -> str:
+    return TITLES[found.asked.kind]
+
+
+def period(found: "Report") -> str:
+    """With weekdays, since they explain most of what differs between days."""
+    first, last = found.asked.first, found.asked.last
+    days = f"{first:%A} {first}" if first == last else f"{first:%A} {first} to {last:%A} {last}"
+    only = ", ".join(name(each) for each in found.asked.campaigns)
+    return f"{days}, {printable(found.zone)} time" + (f", campaign {only}" if only else "")
+
+
+def as_of(found: "Report") -> str | None:
+    if found.refreshed_at is None:
+        return None
+    return f"figures computed {found.refreshed_at.astimezone(found.now.tzinfo):%Y-%m-%d %H:%M}"
+
+
+def about_totals(found: "Report") -> str | None:
+    """What they can't have."""
+    if found.asked.kind == "campaign" and len(found.rows) > 1:
+        return "No contacts in totals: who was called on several days, or by several campaigns, would count again"
+    return None
+
+
+def notes(found: "Report") -> list[str]:
+    """Why there's nothing, and what keeps the figures from being trusted."""
+    kept = found.asked.kind != "reasons"
+    said = [] if found.rows else [*_nothing(found)]
+    if found.asked.last >= found.now.date():
+        said.append(f"{found.now.date()} isn't over yet")
+    if stale := [each["day"] for each in found.books if kept and not each["figures_current"]]:
+        said.append(f"more was loaded since the figures were computed, for {_days(stale)}: run `etl rollup`")
+    if letters := sum(each["dead_letters"] for each in found.books):
+        days = _days([each["day"] for each in found.books if each["dead_letters"]])
+        said.append(
+            f"{letters:,} messages that were received on {days} are dead letters, and may be calls: `etl dead list`"
+        )
+    if found.asked.kind == "agent" and (gaps := [each for each in found.books if each["gap_seconds"]]):
+        lost = duration(float(sum(each["gap_seconds"] for each in gaps)))
+        said.append(
+            f"nobody listened for {lost} of {_days([each['day'] for each in gaps])}: states are missing, `etl gaps`"
+        )
+    if not kept and (dropped := [each["day"] for each in found.books if each["dropped"]]):
+        said.append(
+            f"Postgres forgot calls of {_days(dropped)}, and they aren't counted: `etl restore` brings them back"
+        )
+    return said
+
+
+def _nothing(found: "Report") -> Iterable[str]:
+    asked = found.asked
+    days = str(asked.first) if asked.first == asked.last else f"{asked.first} to {asked.last}"
+    yield f"there is nothing to tell of {days}" + (" for such a campaign" if asked.campaigns else "")
+    if found.campaigns_there:
+        yield f"campaigns of that time, the largest first: {', '.join(map(name, found.campaigns_there))}"
+    elif found.known is None:
+        yield "there are no figures at all: `etl run` loads calls, `etl rollup` computes the figures"
+    else:
+        yield f"there are figures of {found.known[0]} to {found.known[1]}: --day, or --from and --to"
+
+
+def _days(days: Sequence[object]) -> str:
+    named = ", ".join(map(str, days[:DAYS_NAMED]))
+    more = len(days) - DAYS_NAMED
+    return f"{named} and {more:,} more" if more > 0 else named

@@ -1,0 +1,76 @@
+"""A report on a terminal: rows, a small bar each, totals, and what must be said beside them."""
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from etl.cli.printing import out
+from etl.cli.report.shown import MEASURE, about_totals, as_of, columns, notes, period, title, value
+
+if TYPE_CHECKING:
+    from etl.cli.report.shown import Shown
+    from etl.store.report import Report, Row
+
+BAR = 10  # characters of the longest bar
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def show(found: "Report") -> None:
+    out.print(Text(f"{title(found)}: {period(found)}", style="bold"))
+    if found.rows:
+        out.print(_table(found))
+    for told in filter(None, (about_totals(found), as_of(found))):
+        out.print(Text(told, style="dim"))
+    for note in notes(found):
+        out.print(Text(f"Note: {note}" if found.rows else note, style="yellow" if found.rows else ""))
+
+
+def _table(found: "Report") -> Table:
+    shown = [column for column in columns(found) if column.brief]
+    measure = MEASURE[found.asked.kind]
+    most = max((row[measure] for row in found.rows), default=0)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in shown:
+        if column.what == "text":
+            table.add_column(column.heading, overflow="fold")
+        else:
+            table.add_column(column.heading, justify="right")
+        if column.name == measure:
+            table.add_column("", no_wrap=True)
+
+    def add(row: "Row", style: str = "", called: str | None = None) -> None:
+        cells = []
+        for index, column in enumerate(shown):
+            cells.append(
+                Text(
+                    called if called and index == 0 else value(row, column, found) if not _vain(column, called) else ""
+                )
+            )
+            if column.name == measure:
+                cells.append(Text("" if called else _bar(row[measure], most), style="cyan"))
+        table.add_row(*cells, style=style)
+
+    for row in found.rows:
+        add(row)
+    if found.by_subject:
+        table.add_section()
+        for row in found.by_subject:
+            add(row, called="all days")
+    if found.total and len(found.rows) > 1:
+        table.add_section()
+        add(found.total, style="bold", called="all")
+    return table
+
+
+def _vain(column: "Shown", called: str | None) -> bool:
+    """What a total has no name for: it isn't of a campaign that nobody named."""
+    return called == "all" and column.what == "text"
+
+
+def _bar(number: int, most: int) -> str:
+    eighths = round(8 * BAR * number / most) if most else 0
+    if not out.encoding.lower().startswith("utf"):
+        return "#" * round(eighths / 8)
+    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()
