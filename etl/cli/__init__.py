@@ -48,7 +48,7 @@ def etl(
 def main() -> None:
     """The console script. An error is one line on stderr; a traceback is a bug."""
     # They register their commands.
-    from etl.cli import check, db, dead, demo, lake, listen, run, selftest, simulate, status  # noqa: F401
+    from etl.cli import check, db, dead, demo, forget, lake, listen, run, selftest, simulate, status  # noqa: F401
 
     try:
         sys.exit(app(standalone_mode=False))
