@@ -39,10 +39,9 @@ def test_given_a_person_then_forgetting_asks_first_and_then_leaves_a_receipt_and
     assert found["days"] == [{"dataset": "cdrs", "day": "2015-02-19", "postgres": 1, "lake": 1}]
     assert (found["dead_letters"], found["cdr_revisions"], found["receipt"]) == (1, 0, None)
 
-    for answer in ("n\n", "\n", ""):
-        declined = answered(archive, answer)
-        assert declined.returncode == 1
-        assert "can't be undone" in declined.stderr
+    declined = answered(archive, "\n")
+    assert declined.returncode == 1
+    assert "can't be undone" in declined.stderr
     assert archive.value("SELECT count(*) FROM forgotten") == 0
     assert in_file(archive)[0]["number"] == NUMBER
 
@@ -62,7 +61,6 @@ def test_given_a_person_then_forgetting_asks_first_and_then_leaves_a_receipt_and
     ("arguments", "key", "complaint"),
     [
         ((), KEY, "either --number or --contact"),
-        (("--number", "1", "--contact", "1"), KEY, "either --number or --contact"),
         (("--contact", ""), KEY, "must not be empty"),
         (("--number", NUMBER, "--yes"), "short", "ETL_FORGET_KEY must be a secret of 32 characters or more"),
     ],

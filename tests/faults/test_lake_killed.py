@@ -187,12 +187,10 @@ def test_events_of_a_dropped_day_survive_an_exporter_killed_at_this_step(
 @pytest.mark.parametrize(
     "step",
     [
-        "before_load_back_commits",
         "after_load_back",
         "before_erase_commits",
         "after_erase",
         "before_publish",
-        "after_publish",
         "before_drop_commits",
         "before_complete_commits",
     ],
