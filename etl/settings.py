@@ -199,6 +199,8 @@ class Settings(BaseSettings):
     export_grace_minutes: int = _whole(60, 0, 1_440, "minutes")
     keep_days: int | None = Field(default=None, ge=1, le=36_500, description="a whole number of days from 1 to 36500")
 
+    forget_key: SecretStr | None = Field(default=None, min_length=32, description="a secret of 32 characters or more")
+
     http: Annotated[str, AfterValidator(_http)] = Field(default="127.0.0.1:9464", description="host:port, or off")
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etl.errors import Contention, EtlError, LakeError
-from etl.lake import export, restore, verify
+from etl.lake import export, restore, search, verify
 from etl.lake.datasets import Dataset
 from etl.lake.manifest import Manifest
 from etl.lake.target import Target
@@ -23,6 +23,7 @@ from etl.lake.verify import Difference
 from etl.store import days, partitions
 from etl.store.connection import Engine
 from etl.store.days import Books, Day, Revision, Snapshot, changed
+from etl.wire.erasure import Person
 
 # Verdicts of `compare` that somebody must do something about.
 WRONG = frozenset({"unequal", "unreadable"})
@@ -102,6 +103,18 @@ class Lake:
         if any(each.revision for each in books):
             return books
         return (books or [Books(dataset.name, day, 0, 0, None)]) if self._target.manifest(dataset, day) else []
+
+    def search(self, dataset: Dataset, day: date, person: Person) -> int:
+        """The person's rows in the day's file."""
+        return search.count(self._target, dataset, day, person)
+
+    def clear(self, dataset: Dataset, day: date) -> None:
+        """Whatever somebody who died left aside of the day, in the lake or in Postgres, goes."""
+        with days.hold(self._engine, dataset.table, day) as held:
+            if held is None:
+                raise LakeError(f"{dataset.name} {day}: another etl holds this day just now; try again")
+            with self._target.draft(dataset, day), held.staging():
+                pass
 
     def compare(self, dataset: Dataset, day: date) -> Comparison:
         """What each book says of a day, side by side, whoever is at work there."""

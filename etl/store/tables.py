@@ -212,6 +212,26 @@ exports = Table(
     comment="The lake's books: one row per dataset, day and revision",
 )
 
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of requests"),
+    Column("subject", Text, nullable=False, comment="What the person was asked for by: number or contact"),
+    Column("hash", Text, nullable=False, comment="What stands in the place of that value now; the value is nowhere"),
+    Column("worker", Text, nullable=False, comment="Who did it"),
+    Column("began_at", _time(), nullable=False, server_default=_NOW, comment="When it began"),
+    Column("completed_at", _time(), comment="When nothing was left of the person; null if it never came so far"),
+    *(
+        Column(
+            name, BigInteger, nullable=False, server_default=text("0"), comment=f"Rows of {name} that were rewritten"
+        )
+        for name in ("cdrs", "cdr_revisions", "audit_events", "dead_letters")
+    ),
+    Column("files", BigInteger, nullable=False, server_default=text("0"), comment="Files of the lake written anew"),
+    CheckConstraint("subject IN ('number', 'contact')", name="subject_check"),
+    comment="People who were forgotten: the receipts, without a name in them",
+)
+
 # A view: it isn't among the tables that migrations are compared with.
 audit_gaps = Table(
     "audit_gaps", MetaData(), Column("gap_from", _time()), Column("gap_until", _time()), Column("reason", Text)

@@ -102,7 +102,10 @@ ISDN_CAUSES = (
 
 ZONE = "(SELECT zone FROM reporting.settings)"
 # A number that stands where a campaign should: Click2Dial before 3.0. Dialect B, which has a uuid, never has a number.
-NUMBER_FOR_CAMPAIGN = r"c.number IS NULL AND c.uuid IS NULL AND c.campaign_ref ~ '^\+?[0-9]{6,}$'"
+# `etl forget` may have put its hash there.
+NUMBER_FOR_CAMPAIGN = (
+    r"c.number IS NULL AND c.uuid IS NULL AND c.campaign_ref ~ '^(\+?[0-9]{6,}|forgotten:[0-9a-f]{16})$'"
+)
 RANKED = "coalesce(r.answered, false) OR c.answered_at IS NOT NULL"
 
 

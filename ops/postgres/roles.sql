@@ -7,7 +7,7 @@
 --
 -- No role has a password yet, and without one nobody gets in where passwords are asked for: in psql, \password etl_loader
 --
---     etl_owner              owns the archive, and changes its schema: `etl db upgrade`
+--     etl_owner              owns the archive, and changes its schema: `etl db upgrade`; and forgets people: `etl forget`
 --     etl_loader             everything else that etl does: run, listen, export, prune, restore, rollup, dead, check, status
 --     etl_reporting          asks the views of the schema `reporting`, and nothing else; telephone numbers are masked there
 --     etl_reporting_numbers  no user: whoever is granted it sees whole numbers: GRANT etl_reporting_numbers TO …
@@ -60,7 +60,7 @@ BEGIN
         WHERE relowner <> 'etl_owner'::regrole AND relkind IN ('r', 'p', 'v') AND (
             relnamespace = 'reporting'::regnamespace
             OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
-                'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'dead_letters', 'exports',
+                'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'dead_letters', 'exports', 'forgotten',
                 'listener_sessions', 'load_batch_days', 'load_batches'
             )
             OR oid IN (

@@ -17,9 +17,10 @@ import sqlalchemy as sa
 
 import etl.app  # noqa: F401  (what every process imports)
 from etl import cli
-from etl.cli import lake  # noqa: F401
+from etl.cli import forget, lake  # noqa: F401
 from etl.lake import export, restore, target
 from etl.lake.target import Target
+from etl.store import forget as forgetting
 from etl.store import load_back
 from etl.store.days import Day
 from tests.faults.child import Mishap
@@ -35,6 +36,7 @@ EXPORT = (
     "after_confirm",
 )
 PRUNE = ("before_drop", "before_drop_commits", "after_drop")
+FORGET = ("before_erase_commits", "after_erase", "before_complete_commits")
 
 
 def lay(mishap: Mishap) -> None:
@@ -69,6 +71,8 @@ def lay(mishap: Mishap) -> None:
     wrap(load_back, "_insert_into", before="amid_load_back")
     wrap(Day, "load_back", before="staging_filled", within="before_load_back_commits", after="after_load_back")
     wrap(Day, "drop", before="before_drop", within="before_drop_commits", after="after_drop")
+    wrap(forgetting, "erase", within="before_erase_commits", after="after_erase")
+    wrap(forgetting, "complete", within="before_complete_commits")
 
 
 @contextmanager
@@ -90,7 +94,7 @@ def run(step: str, arguments: list[str], environment: dict[str, str], log: str) 
         os.dup2(output.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
-    lay(Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *PRUNE)))
+    lay(Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *PRUNE, *FORGET)))
     sys.argv = ["etl", *arguments]
     try:
         cli.main()

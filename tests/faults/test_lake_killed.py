@@ -29,6 +29,7 @@ from tests.lake import (
     wait_until_nobody_is_left,
     with_lake,
 )
+from tests.person import KEY, NUMBER, PERSON, forget, where_the_person_is
 from tests.world import Archive, cdr
 
 KILLED = -signal.SIGKILL
@@ -181,6 +182,37 @@ def test_events_of_a_dropped_day_survive_an_exporter_killed_at_this_step(
     assert len(seen_by_a_reader(archive, "audit_events")) == (3 if step == "before_confirm" else 2)
     assert_comes_right(archive)
     assert len(in_file(archive, dataset="audit_events")) == 3
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "after_load_back",
+        "before_erase_commits",
+        "after_erase",
+        "before_publish",
+        "before_drop_commits",
+        "before_complete_commits",
+    ],
+)
+def test_a_person_is_forgotten_all_the_same_when_who_did_it_was_killed_at_this_step_and_it_is_run_again(
+    archive: Archive, nursery: Nursery, step: str
+) -> None:
+    archive.more = {**archive.more, "forget_key": KEY}
+    load(archive, cdr(1), cdr(2, **PERSON, call_time=7), cdr(3, call_time=7))
+    export_and_prune(archive)
+    load(archive, cdr(4), cdr(2, **PERSON), cdr(3), b"broken " + NUMBER.encode())
+
+    nursery.kill_at(archive, step, "forget", "--number", NUMBER, "--yes")
+
+    assert archive.rows("SELECT completed_at FROM forgotten") == [{"completed_at": None}]
+    assert_no_row_is_nowhere(archive)
+    assert_nothing_half_written_is_read(archive)
+    assert forget(archive).failed == []
+    assert where_the_person_is(archive) == set()
+    assert archive.value("SELECT count(completed_at) FROM forgotten") == 1
+    assert archive.value("SELECT count(*) FROM forgotten") == 1
+    assert_all_are_there(archive)
 
 
 def test_the_program_itself_comes_right_after_an_exporter_killed_before_it_published(

@@ -1,0 +1,52 @@
+"""How people are forgotten, put together from settings."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from etl import app
+from etl.app import lakeside
+from etl.errors import ConfigurationError
+from etl.jobs import forget
+from etl.jobs.forget import Found, Work
+from etl.jobs.lake import Lake
+from etl.settings import Settings
+from etl.store import forget as store
+from etl.store.connection import Engine
+from etl.store.forget import Receipt
+from etl.wire.erasure import Person
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """One person, one archive; `days` are those to be looked at."""
+
+    person: Person
+    days: Work
+    _engine: Engine
+    _lake: Lake
+    _worker: str
+
+    def count(self, told: Callable[[int], None]) -> Found:
+        """What would be rewritten; nothing is changed."""
+        return forget.count(self._engine, self._lake, self.person, self.days, told)
+
+    def run(self, told: Callable[[int], None]) -> tuple[Receipt, Found]:
+        """Rewrite it. May be run again at any time, and completes what was begun."""
+        receipt = store.begin(self._engine, self.person, self._worker)
+        return receipt, forget.run(self._engine, self._lake, self.person, receipt, self._worker, self.days, told)
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, number: str | None, contact: str | None) -> Iterator[Forgetting]:
+    """By one of the two. Raises `ConfigurationError` if key or rights are missing, before anything is changed; and
+    `EtlError`."""
+    if settings.forget_key is None:
+        raise ConfigurationError(
+            "ETL_FORGET_KEY isn't set: what replaces a person's number is a hash by this key, a secret of 32 characters"
+            " or more that stays the same, as from `openssl rand -hex 32`"
+        )
+    person = Person(settings.forget_key.get_secret_value(), number, contact)
+    with lakeside.opened(settings) as lake, app.engine_of(settings) as engine:
+        store.check_rights(engine)
+        yield Forgetting(person, forget.work(lake), engine, lake, settings.worker_name)

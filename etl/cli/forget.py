@@ -1,0 +1,78 @@
+"""`etl forget`: a person's number and contact references, out of Postgres and out of the lake."""
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etl.cli import FAILED, AsJson, Config, app
+
+if TYPE_CHECKING:
+    from etl.jobs.forget import Found
+
+
+@app.command(
+    epilog="Examples: [bold]etl forget --number 0741484437 --dry-run[/bold] · [bold]etl forget --contact M0042[/bold]"
+)
+def forget(
+    number: Annotated[
+        str | None, typer.Option(help="The person's number, exactly as it's stored.", show_default=False)
+    ] = None,
+    contact: Annotated[
+        str | None, typer.Option(help="Their contact reference, exactly as it's stored.", show_default=False)
+    ] = None,
+    config: Config = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask whether it's meant.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a person for good: in Postgres and in every file of the lake a keyed hash takes the place of their number,
+    and of the contact references beside it; or the other way round. Needs ETL_FORGET_KEY, and the rights of the tables'
+    owner. What still waits in Redis is not touched. Safe to run again, and after a crash to be run again."""
+    from etl import logs, settings
+    from etl.app import forgetting
+    from etl.cli.printing import counting, err
+
+    if (number is None) == (contact is None):
+        raise typer.BadParameter("either --number or --contact")
+    if not (number or contact):
+        raise typer.BadParameter("must not be empty", param_hint="--number / --contact")
+    logs.configure(level="warning")
+    with forgetting.opened(settings.load(config, os.environ), number, contact) as person:
+        if not (dry_run or yes):
+            typer.confirm("This can't be undone. Forget this person?", abort=True, err=True)
+        rows = sum(books.rows for _, books in person.days)
+        with counting("looking", rows, sys.stderr.isatty() and not as_json) as show:
+            done = 0
+
+            def told(number: int) -> None:
+                nonlocal done
+                done += number
+                show(done)
+
+            receipt, found = (None, person.count(told)) if dry_run else person.run(told)
+    _print(person.person.hash, receipt.id if receipt else None, found, as_json)
+    for failure in found.failed:
+        err.print(f"etl: {failure}", markup=False, soft_wrap=True)
+    raise typer.Exit(FAILED if found.failed else 0)
+
+
+def _print(hashed: str, receipt: int | None, found: "Found", as_json: bool) -> None:
+    from etl.cli.printing import out, print_rows
+
+    if as_json:
+        days: list[dict[str, Any]] = [{**each._asdict(), "day": str(each.day)} for each in found.days]
+        result = {"dry_run": receipt is None, "hash": hashed, "receipt": receipt, "days": days}
+        typer.echo(json.dumps({**result, **found.undated, "failed": found.failed}))
+        return
+    rows: list[tuple[object, ...]] = [*found.days, *((name, None, n, None) for name, n in found.undated.items() if n)]
+    if rows:
+        print_rows(("table", "day", "rows in Postgres", "rows in the lake"), rows)
+    if receipt is None:
+        out.print(f"{'this' if rows else 'nothing'} would be rewritten")
+    elif found.failed:
+        out.print(f"not completed: run it again; receipt {receipt}, {hashed}")
+    else:
+        out.print(f"forgotten; receipt {receipt}, {hashed}")

@@ -1,0 +1,108 @@
+"""Forgetting a person, day by day, and then where there are no days. Each day:
+
+    lake only ──restore──▶ Postgres ──erase, and enter──▶ ledger ──export──▶ next revision ──look──▶ nobody there
+
+Each step looks at what is there, and takes no note of what was done. So whoever comes after a death in between finds
+what is left to do: the file still holds the person, until its next revision is in its place. Revisions of CDRs come
+last, since a late CDR that meets its day on the way may leave one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from typing import NamedTuple
+
+from etl.errors import EtlError, LakeError
+from etl.jobs.lake import Lake
+from etl.lake.datasets import DATASETS, Dataset
+from etl.store import forget
+from etl.store.connection import Engine
+from etl.store.days import Books
+from etl.store.forget import Receipt
+from etl.wire.erasure import Person
+
+Told = Callable[[int], None]
+Work = list[tuple[Dataset, Books]]
+
+
+class OfADay(NamedTuple):
+    """The person's rows of a day: in Postgres, and in the lake's file."""
+
+    dataset: str
+    day: date
+    postgres: int
+    lake: int
+
+
+@dataclass(slots=True)
+class Found:
+    """The person's rows: of each day that has any, and of each table that has no days. A day that could not be done is
+    in `failed`, with the reason; then the receipt isn't completed."""
+
+    days: list[OfADay] = field(default_factory=list)
+    undated: dict[str, int] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+
+def work(lake: Lake) -> Work:
+    """Every day that ledger or lake know."""
+    return [(dataset, books) for dataset in DATASETS.values() for books in lake.books(dataset, date.min, date.max)]
+
+
+def count(engine: Engine, lake: Lake, person: Person, days: Work, told: Told) -> Found:
+    """What would be rewritten. `told` hears of each day's rows. Raises `EtlError`."""
+    found = Found()
+    for dataset, books in days:
+        in_postgres = forget.count(engine, dataset.table, person, books.day)
+        in_lake = lake.search(dataset, books.day, person) if books.revision else 0
+        if in_postgres or in_lake:
+            found.days.append(OfADay(dataset.name, books.day, in_postgres, in_lake))
+        told(books.rows)
+    for table in forget.UNDATED:
+        found.undated[table.name] = forget.count(engine, table, person)
+    return found
+
+
+def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, days: Work, told: Told) -> Found:
+    """Rewrite it all; the receipt is completed unless a day failed. As `count`."""
+    found = Found()
+    for dataset, books in days:
+        try:
+            done = _day(engine, lake, person, receipt, worker, dataset, books)
+        except EtlError as error:
+            found.failed.append(f"{dataset.name} {books.day}: {error}")
+        else:
+            if done.postgres or done.lake:
+                found.days.append(done)
+        told(books.rows)
+    for table in forget.UNDATED:
+        found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
+    if not found.failed:
+        forget.complete(engine, receipt, person)
+    return found
+
+
+def _day(
+    engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, dataset: Dataset, books: Books
+) -> OfADay:
+    day = books.day
+    in_lake = lake.search(dataset, day, person) if books.revision else 0
+    dropped = books.revision is not None and books.revision.dropped
+    if in_lake and dropped:
+        lake.restore(dataset, day, _ignore)
+    erased = forget.erase(engine, dataset.table, person, receipt, worker, day)
+    if not (erased or in_lake):
+        return OfADay(dataset.name, day, 0, 0)
+    lake.clear(dataset, day)
+    if any(each.revision for each in lake.books(dataset, day, day)):  # by now: an export may have been under way
+        lake.export(dataset, day, _ignore)
+        if lake.search(dataset, day, person):
+            raise LakeError("the file still has the person: somebody else was at work on this day; run it again")
+        forget.count_file(engine, receipt)
+        if dropped:  # as it was; if it can't be, the next prune does it
+            lake.prune(dataset, day)
+    return OfADay(dataset.name, day, erased, in_lake)
+
+
+def _ignore(_rows: int) -> None:
+    """Progress is told by days."""

@@ -1,0 +1,189 @@
+"""A person's rows in Postgres: found, and rewritten; and the receipt of it.
+
+Where a row is rewritten, its counts stay: the ledger gets an entry of no messages that says how many rows of the day
+changed, in the same transaction. That makes the lake's revision an old one, and kept figures too, as any change does. A
+row keeps its `batch_id` and `loaded_at`: it's the same version of it, so that an old file that is restored finds it in
+its place, and doesn't contradict it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, insert
+
+from etl.errors import ConfigurationError
+from etl.store.connection import translated
+from etl.store.tables import (
+    PARTITIONED,
+    cdr_revisions,
+    dead_letters,
+    forgotten,
+    load_batch_days,
+    load_batches,
+)
+from etl.wire.erasure import KEPT, Person, in_json
+from etl.wire.ids import uuid7
+
+# What the ledger's entries have in place of a source list.
+FORGET = "forget"
+# Tables that aren't partitioned: changed in one transaction.
+UNDATED = (cdr_revisions, dead_letters)
+_AT_ONCE = 1_000
+# Kept figures are computed anew from what is left; see `etl.store.rollup`.
+_FIGURES = (
+    ("campaign_figures", "campaign_ref"),
+    ("agent_call_figures", "extension"),
+    ("agent_state_figures", "extension"),
+    ("status_changes", "extension"),
+    ("status_changes", "campaign_ref"),
+)
+
+_LACKING = sa.text(
+    "SELECT 'UPDATE on ' || name FROM unnest(cast(:names AS text[])) WITH ORDINALITY AS needed (name, number)"
+    " WHERE NOT has_table_privilege(to_regclass(name), 'UPDATE') ORDER BY number"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One row of `forgotten`."""
+
+    id: int
+    hash: str
+    began_at: datetime
+    completed_at: datetime | None
+
+
+def check_rights(engine: sa.Engine) -> None:
+    """Raises `ConfigurationError`, with the way out, unless this user may rewrite what etl itself never does."""
+    names = [*PARTITIONED, *(table.name for table in UNDATED), "forgotten"]
+    with translated(), engine.connect() as connection:
+        lacking = [*connection.scalars(_LACKING, {"names": names})]
+    if lacking:
+        raise ConfigurationError(
+            f"this user of Postgres lacks {', '.join(lacking)}: forgetting is the business of the tables' owner, which"
+            " is etl_owner by ops/postgres/roles.sql; name it in ETL_DATABASE_URL for this command"
+        )
+
+
+def begin(engine: sa.Engine, person: Person, worker: str) -> Receipt:
+    """The receipt that was begun and never completed, or a new one. Raises `Outage`."""
+    same = (forgotten.c.hash == person.hash, forgotten.c.subject == person.by, forgotten.c.completed_at.is_(None))
+    new = {"subject": person.by, "hash": person.hash, "worker": worker}
+    with translated(), engine.begin() as connection:
+        if connection.scalar(sa.select(sa.func.count()).select_from(forgotten).where(*same)) == 0:
+            connection.execute(insert(forgotten).values(new))
+        wanted = [forgotten.c[name] for name in Receipt.__dataclass_fields__]
+        return Receipt(*connection.execute(sa.select(*wanted).where(*same).order_by(forgotten.c.id).limit(1)).one())
+
+
+def complete(engine: sa.Engine, receipt: Receipt, person: Person) -> None:
+    """Nothing of the person is left: neither in the figures, where they may have been taken for a campaign or an agent.
+    Raises `Outage`."""
+    with translated(), engine.begin() as connection:
+        for name, column in _FIGURES if person.by == "number" else ():
+            figures = sa.table(name, sa.column(column), schema="reporting")
+            connection.execute(sa.delete(figures).where(figures.c[column] == person.value))
+        done = sa.update(forgotten).where(forgotten.c.id == receipt.id)
+        connection.execute(done.values(completed_at=sa.func.now()))
+
+
+def count_file(engine: sa.Engine, receipt: Receipt) -> None:
+    """One more file of the lake has a revision without the person. Raises `Outage`."""
+    with translated(), engine.begin() as connection:
+        _add(connection, receipt, "files", 1)
+
+
+def count(engine: sa.Engine, table: sa.Table, person: Person, day: date | None = None) -> int:
+    """The person's rows, of a day if the table has days. Raises `Outage`."""
+    with translated(), engine.connect() as connection:
+        return sum(1 for _ in _changes(connection, table, person, day))
+
+
+def erase(
+    engine: sa.Engine, table: sa.Table, person: Person, receipt: Receipt, worker: str, day: date | None = None
+) -> int:
+    """Rewrite the person's rows; returns how many there were. Raises `Outage`."""
+    with translated(), engine.begin() as connection:
+        changes = [*_changes(connection, table, person, day, to_change=True)]
+        for key, values in changes:
+            connection.execute(sa.update(table).where(*key).values(values))
+        if changes:
+            _add(connection, receipt, table.name, len(changes))
+            if day is not None:
+                _enter_into_the_ledger(connection, table.name, day, worker, len(changes))
+    return len(changes)
+
+
+def _changes(
+    connection: sa.Connection, table: sa.Table, person: Person, day: date | None, to_change: bool = False
+) -> Iterator[tuple[Sequence[sa.ColumnElement[bool]], dict[str, Any]]]:
+    """What identifies each row of the person, and the columns that must change."""
+    columns = [*_searched(table)]
+    keys = [*table.primary_key.columns]
+    query = sa.select(*keys, *map(_readable, columns)).where(_may_be(table, person))
+    if day is not None:
+        query = query.where(next(iter(table.c)) == day)
+    if to_change:
+        query = query.with_for_update()
+    for row in connection.execute(query, execution_options={"yield_per": _AT_ONCE}):
+        has = {column.name: row[len(keys) + index] for index, column in enumerate(columns)}
+        if erased := person.row(has):
+            key = [column == row[index] for index, column in enumerate(keys)]
+            yield key, {name: _bound(table.c[name], value) for name, value in erased.items()}
+
+
+def _searched(table: sa.Table) -> Iterator[sa.Column[Any]]:
+    return (
+        column
+        for column in table.c
+        if isinstance(column.type, sa.Text | JSONB | sa.LargeBinary) and column.name not in KEPT
+    )
+
+
+def _may_be(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
+    """A row without any of this isn't the person's; of the others `Person.row` knows."""
+    texts = [column for column in _searched(table) if isinstance(column.type, sa.Text)]
+    found: list[sa.ColumnElement[bool]] = []
+    if person.by == "number":
+        found.append(sa.func.strpos(sa.func.concat_ws(" ", *texts), person.value) > 0)
+    elif "contact_ref" in table.c:
+        found.append(sa.func.coalesce(table.c.contact_ref == person.value, sa.false()))
+    for column in _searched(table):
+        if isinstance(column.type, JSONB):
+            found.append(
+                sa.func.coalesce(sa.func.strpos(sa.cast(column, sa.Text), in_json(person.value)) > 0, sa.false())
+            )
+        elif isinstance(column.type, sa.LargeBinary):  # a message may be spelt with escapes, and has its own encoding
+            found += [_contains(column, person.value.encode()), _contains(column, b"\\")]
+    return sa.or_(*found)
+
+
+def _contains(column: sa.Column[Any], piece: bytes) -> sa.ColumnElement[bool]:
+    return sa.func.position(sa.literal(piece, sa.LargeBinary).op("IN")(column)) > 0
+
+
+def _readable(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    return sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, JSONB) else column
+
+
+def _bound(column: sa.Column[Any], value: Any) -> Any:
+    return sa.cast(sa.literal(value, sa.Text), JSONB) if isinstance(column.type, JSONB) else value
+
+
+def _add(connection: sa.Connection, receipt: Receipt, column: str, rows: int) -> None:
+    of = forgotten.c[column]
+    connection.execute(sa.update(forgotten).where(forgotten.c.id == receipt.id).values({of: of + rows}))
+
+
+def _enter_into_the_ledger(connection: sa.Connection, dataset: str, day: date, worker: str, rows: int) -> None:
+    now = datetime.now(UTC)
+    batch_id = uuid7(int(now.timestamp() * 1_000))
+    none = dict.fromkeys(("claimed", "inserted", "updated", "unchanged", "events", "dead"), 0)
+    entry = {"batch_id": batch_id, "worker": worker, "source_key": FORGET, "claimed_at": now, **none}
+    connection.execute(insert(load_batches).values(entry))
+    of_the_day = {"batch_id": batch_id, "dataset": dataset, "day": day, "inserted": 0, "updated": rows}
+    connection.execute(insert(load_batch_days).values(of_the_day))

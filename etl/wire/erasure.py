@@ -1,0 +1,221 @@
+"""A person in what is stored: where their number and their contact reference stand, and the keyed hash that stands
+there afterwards. Pure; used on rows of Postgres and of files alike, so that both agree on who is meant.
+
+A person is asked for by one value, exactly as it's stored: `074…` and `+4474…` are two numbers.
+
+- By number: that number, and the contact references that stand beside it.
+- By contact: that contact reference, and the numbers that stand beside it.
+
+"Beside" is the same row, or the same object within JSON; a reference elsewhere without the number stays, and the other
+way round. Then each of these values is replaced in the row:
+
+- a contact reference where it is a `contact_ref`, be it a column or a field of JSON at any depth;
+- a number where it is a `number`, and, if it has six digits or more, wherever it stands with no digit before or after:
+  Click2Dial's campaign, the name of a recording, a channel, a key or an integer of JSON. A shorter one would be found
+  in what is no number at all.
+
+The identity of a row stays (`source`, `call_ref`, the times): values that happen to look alike are something else.
+"""
+
+import hmac
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PREFIX = "forgotten:"
+# Of the hash, hexadecimal: among a million people, two share one with a chance of 1 in 37 million.
+_LENGTH = 16
+# What stands for something else, whatever it looks like: columns, and fields of JSON.
+KEPT = frozenset({"source", "origin", "call_ref", "batch_id", "event_id"})
+_KEPT_FIELDS = frozenset({"call_ref", "dialed_at"})
+JSON = frozenset({"extra", "payload"})
+# A number of fewer digits is looked for where it's called one, and nowhere else.
+_DIGITS = 6
+# Click2Dial before 3.0 has the client's number in place of a campaign, and no other.
+_NUMBER_FOR_CAMPAIGN = re.compile(r"\+?[0-9]{6,}")
+
+# The tokens of JSON that can hold a person. A string is a key if a colon follows.
+_TOKEN = re.compile(
+    r'"(?P<string>(?:[^"\\]|\\.)*)"(?P<colon>\s*:)?|(?P<bare>-?[0-9][0-9.eE+-]*)',
+    re.DOTALL,
+)
+# Hashes and UUIDs may have any digits in them.
+_NOBODY = f"{PREFIX}[0-9a-f]{{{_LENGTH}}}|[0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+
+class Person:
+    """Who is to be forgotten, and the key of the hashes."""
+
+    def __init__(self, key: str, number: str | None = None, contact: str | None = None) -> None:
+        """By one of the two, which isn't empty."""
+        self._key = key.encode()
+        self.by = "number" if contact is None else "contact"
+        self.value = (number if contact is None else contact) or ""
+
+    @property
+    def hash(self) -> str:
+        """Of the value that was asked for."""
+        return self._hash(self.value)
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that must change, with what they are then; none if the person isn't in the row. JSON is given
+        as text, and a message as bytes."""
+        names = self._names([row, *(each for name, value in row.items() for each in _objects_in(name, value))])
+        erased = {name: names.column(name, value) for name, value in row.items() if name not in KEPT}
+        return {name: value for name, value in erased.items() if value != row[name]}
+
+    def _hash(self, value: str) -> str:
+        return PREFIX + hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
+
+    def _names(self, beside: Iterable[Mapping[str, Any]]) -> "_Names":
+        numbers, contacts = ({self.value}, set()) if self.by == "number" else (set(), {self.value})
+        for each in beside:
+            if self.by == "number" and self.value in _numbers(each):
+                contacts |= _texts(each, "contact_ref")
+            elif self.by == "contact" and self.value in _texts(each, "contact_ref"):
+                numbers |= _numbers(each)
+        return _Names({n: self._hash(n) for n in numbers}, {c: self._hash(c) for c in contacts})
+
+
+@dataclass(slots=True)
+class _Names:
+    """The values to be replaced in a row, with what replaces them."""
+
+    numbers: dict[str, str]
+    contacts: dict[str, str]
+    anywhere: re.Pattern[str] | None = None
+
+    def __post_init__(self) -> None:
+        long = [re.escape(n) for n in self.numbers if sum(c.isdigit() for c in n) >= _DIGITS]
+        if long:
+            among = "|".join(sorted(long, key=len, reverse=True))
+            self.anywhere = re.compile(f"{_NOBODY}|(?<![0-9])(?:{among})(?![0-9])")
+
+    def column(self, name: str, value: Any) -> Any:
+        if isinstance(value, bytes):
+            return self._message(value)
+        if not isinstance(value, str):
+            return value
+        return self._json(value) if name in JSON else self._text(name, value)
+
+    def _whole(self, name: str, text: str) -> str | None:
+        """What replaces all of it, because of what it's called."""
+        if name == "contact_ref":
+            return self.contacts.get(text)
+        return self.numbers.get(text) if name == "number" else None
+
+    def _text(self, name: str, text: str) -> str:
+        return self._whole(name, text) or self._within(text)
+
+    def _within(self, text: str) -> str:
+        if self.anywhere is None:
+            return text
+        return self.anywhere.sub(lambda found: self.numbers.get(found[0], found[0]), text)
+
+    def _json(self, text: str, quote: str = '"') -> str:
+        """Token by token, so that all other tokens stay as they are, to the last digit. A number becomes a string, in
+        these quotes."""
+        key = ""
+
+        def erased(token: re.Match[str]) -> str:
+            nonlocal key
+            string, bare, colon = token["string"], token["bare"], token["colon"]
+            if colon:
+                key = _plain(string)
+                return f'"{self._string("", string)}"{colon}'
+            if key in _KEPT_FIELDS:
+                return token[0]
+            return f'"{self._string(key, string)}"' if bare is None else self._bare(key, bare, quote)
+
+        return _TOKEN.sub(erased, text)
+
+    def _string(self, key: str, string: str) -> str:
+        """A string as JSON spells it. Escapes don't hide anybody."""
+        if whole := self._whole(key, _value(string)):
+            return whole
+        plain = _plain(string)
+        within = self._within(plain)
+        return string if within == plain else within
+
+    def _bare(self, key: str, bare: str, quote: str) -> str:
+        """A number as JSON knows it."""
+        hashed = self._text(key, bare) if bare in self.numbers or bare in self.contacts else bare
+        return bare if hashed == bare else f"{quote}{hashed}{quote}"
+
+    def _message(self, raw: bytes) -> bytes:
+        """Of a message that is no JSON at least what can be told without."""
+        text = raw.decode("utf-8", "surrogateescape")
+        is_json = _parsed(text) is not None
+        erased = self._json(text, '"' if is_json else "")
+        if not is_json:
+            erased = self._within(erased)
+            for name, hashes in (("contact_ref", self.contacts), ("number", self.numbers)):
+                for value, hashed in hashes.items():
+                    named = rf"(\b{name}\W{{1,6}}){re.escape(value)}(?!\w)"
+                    erased = re.sub(named, lambda found, hashed=hashed: found[1] + hashed, erased)  # type: ignore[misc]
+        return erased.encode("utf-8", "surrogateescape") if erased != text else raw
+
+
+def in_json(value: str) -> str:
+    """As it stands within JSON, such as Postgres and our files have it."""
+    return json.dumps(value, ensure_ascii=False)[1:-1]
+
+
+def _objects_in(name: str, value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, bytes):
+        yield from _objects(_parsed(value.decode("utf-8", "surrogateescape")))
+    elif name in JSON and isinstance(value, str):
+        yield from _objects(_parsed(value))
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield each
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+
+
+def _parsed(text: str) -> Any:
+    """None if it's no JSON. Numbers are their text."""
+    try:
+        return json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _texts(fields: Mapping[str, Any], *names: str) -> set[str]:
+    """What isn't empty, and not forgotten yet."""
+    values = (fields.get(name) for name in names)
+    return {value for value in values if isinstance(value, str) and value and not value.startswith(PREFIX)}
+
+
+def _numbers(fields: Mapping[str, Any]) -> set[str]:
+    if numbers := _texts(fields, "number"):
+        return numbers
+    return {each for each in _texts(fields, "campaign_ref", "ref") if _NUMBER_FOR_CAMPAIGN.fullmatch(each)}
+
+
+def _value(string: str) -> str:
+    try:
+        return str(json.loads(f'"{string}"', strict=False))
+    except ValueError:
+        return string
+
+
+def _plain(string: str) -> str:
+    """Without the escapes that ASCII characters don't need."""
+
+    def character(escape: re.Match[str]) -> str:
+        if escape[1][0] == "u":
+            plain = chr(int(escape[1][1:], 16))
+            return plain if " " <= plain <= "~" and plain not in '"\\' else escape[0]
+        return "/" if escape[1] == "/" else escape[0]
+
+    return _ESCAPE.sub(character, string) if "\\" in string else string
