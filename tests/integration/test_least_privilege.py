@@ -56,6 +56,7 @@ TABLES = (
     "load_batch_days",
     "dead_letters",
     "exports",
+    "forgotten",
 )
 VIEWS = (
     "calls",
@@ -214,6 +215,7 @@ def test_given_the_loader_then_what_is_not_its_business_is_refused(guarded: Arch
         "CREATE TABLE public.mine (x int)",
         "CREATE SCHEMA mine",
         "CREATE OR REPLACE FUNCTION make_partition(dataset text, day date) RETURNS void LANGUAGE sql AS ''",
+        "SELECT * FROM forgotten",
         "SELECT * FROM pg_authid",
         "SET ROLE etl_owner",
         "CREATE ROLE mine",
