@@ -127,6 +127,8 @@ def _of_a_campaign(calls: Sequence[Call]) -> dict[str, Any]:
         "abandon_rate": ratio(abandoned, len(answered)),
         "average_talk_seconds": ratio(talk, len(reached), 1),
         "average_hold_seconds": ratio(sum(held), len(held), 1),
+        "hold_seconds": sum(held),
+        "held": len(held),
         "talk_seconds": talk,
         "unique_contacts": len(contacts),
         "contacts_reached": len(met),
@@ -176,6 +178,7 @@ def _of_an_agent(agent: _Agent) -> dict[str, Any]:
     return {
         "calls": agent.calls,
         "talk_seconds": agent.talk,
+        "hold_seconds": agent.hold,
         "average_handle_seconds": ratio(agent.talk + agent.hold, agent.calls, 1),
         "logged_in_seconds": _whole(sum(spent.values(), Decimal(0))),
         "available_seconds": _whole(available),
