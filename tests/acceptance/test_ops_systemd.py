@@ -112,7 +112,7 @@ def test_the_crontab_runs_commands_that_there_are() -> None:
         assert user == "etl"
         assert re.search(r"(?<!\\)%", command) is None  # to cron, a bare one is a new line
         assert understood(in_shell(command.replace("\\%", "%")))
-    assert len(jobs) == 4
+    assert len(jobs) == 5
 
 
 @pytest.mark.parametrize("line", [f"{PROGRAM} run --folow", f"{PROGRAM} prune", f"{PROGRAM} exprot | logger"])
