@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from etl.devtools.embedded import PrivateRedis
+from tests.faults import tally
 from tests.faults.child import ADOPT, RENEW, STEPS
 from tests.faults.dialler import Dialler
 from tests.faults.gate import closed_gate
@@ -72,7 +73,7 @@ def test_a_loader_killed_within_its_transaction_leaves_its_claim_to_its_next_lif
     with closed_gate(archive) as gate:
         with Worker(archive, log) as killed:
             gate.wait_for(arrivals=1)
-            killed.kill()
+            killed.kill(step="within_transaction")
         # Postgres knows nothing of the death yet, and still holds what the dead one wrote.
         with Worker(archive, log) as heir:
             heir.wait_for("started")
@@ -132,6 +133,7 @@ def test_no_message_is_ever_nowhere_while_the_loader_works(archive: Archive, log
 
 
 def one_loader(worker: Worker) -> None:
+    tally.note("kill", "etl run")
     os.kill(worker.loaders()[0], signal.SIGKILL)
 
 

