@@ -1,5 +1,6 @@
 """Waiting for a store that is away: with back-off, saying so once when it begins and once when it ends."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -65,3 +66,5 @@ class Patience:
     def _tell_end(self, began: float | None) -> None:
         if began is not None:
             self._log.warning("outage_ended", seconds=round(self._clock() - began, 1))
+            # The drivers' errors hold one another, and us, in cycles. While we work, the collector is held off.
+            gc.collect()

@@ -1,6 +1,8 @@
 """Riding out an outage, with a clock that goes on only while one waits."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -178,3 +180,26 @@ def test_another_answer_is_passed_on_at_once_and_ends_the_outage(lines: Lines, e
 
     assert stop.lengths == [0.1, 0.2]
     assert [action for action, _ in lines.written] == ["outage_began", "outage_ended"]
+
+
+def test_errors_that_hold_one_another_do_not_outlive_their_outage() -> None:
+    class Entangled(Outage):
+        """As a driver's error is, which its traceback's frames know."""
+
+        def __init__(self) -> None:
+            super().__init__("away")
+            self.cause = self
+
+    errors = [Entangled()]
+    alive = weakref.ref(errors[0])
+
+    def step() -> None:
+        while errors:
+            raise errors.pop()
+
+    gc.disable()
+    try:
+        Patience(Lines(), Pauses()).ride_out(step)
+        assert alive() is None
+    finally:
+        gc.enable()
