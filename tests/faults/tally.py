@@ -63,8 +63,9 @@ class Book:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._failed.add(report.nodeid)
-        if report.when == "teardown":
-            self._of_tests[report.nodeid] = dict(report.user_properties).get(PROPERTY, [])  # type: ignore[assignment]
+        for name, faults in report.user_properties:
+            if name == PROPERTY:
+                self._of_tests[report.nodeid] = faults  # type: ignore[assignment]
 
     def pytest_sessionfinish(self) -> None:
         total: Counter[Fault] = Counter()
@@ -75,7 +76,7 @@ class Book:
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": machine(),
             "tests": len(self._of_tests),
-            "failed": sorted(self._failed),
+            "failed": sorted(self._failed & self._of_tests.keys()),
             "faults": [
                 dict(zip(("what", "whom", "when", "times"), (*fault, total[fault]), strict=True))
                 for fault in sorted(total)
