@@ -150,8 +150,8 @@ def _not_claimed() -> Iterator[str]:
         " lives on.",
         "**PubSub.** It's lossy by nature: what nobody heard is gone. Claimed and proved is that every such interval is"
         " a row of `audit_gaps`, and that outside of them nothing is missing.",
-        "**Short gaps.** The soak proves that nothing is missing outside of the gaps, not that they are as short as they"
-        " could be; how long each kind may be, tests/faults/test_listener.py holds.",
+        "**Short gaps.** The soak proves that nothing is missing outside of the gaps, not that they are as short"
+        " as they could be; how long each kind may be, tests/faults/test_listener.py holds.",
         "**What the dialler never pushed**, or somebody else popped.",
         "**A full disk.** Redis is filled up, and the lake's folders are locked where the soak doesn't run as root. A"
         " Postgres without space is played by a trigger that says so, in a test.",
