@@ -7,7 +7,7 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test check audit bench soak wheel clean
+.PHONY: help demo test check audit faults fuzz bench soak proof wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -35,8 +35,18 @@ bench: .venv/.has-test ## how fast loader, listener and export are, beside the f
 	@$(BIN)/python -m tests.benchmarks.listen
 	@$(BIN)/python -m tests.benchmarks.export
 
+faults: .venv/.has-test ## the tests that kill, freeze and cut off, and the count of what they did
+	@$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal tests/faults --tally tests/faults/results.json
+
+# What it finds worth keeping goes to tests/fixtures/corpus, which the suite goes through.
+fuzz: .venv/.has-fuzzer ## five minutes of looking for a message that breaks the decoder
+	@.venv/fuzzer/bin/python -m tests.fuzz.wire --minutes 5 --keep
+
 soak: .venv/.has-embedded ## ten minutes of kills and outages on private servers; the proof goes to ops/SOAK.md
-	@$(BIN)/etl selftest --minutes 10 --report ops/SOAK.md
+	@$(BIN)/etl selftest --minutes 10 --report ops/SOAK.md --json > tests/faults/soak.json
+
+proof: .venv/.has-test ## ops/PROOF.md, from the results of `make bench`, `make soak` and `make faults`
+	@$(BIN)/python -m tests.proof
 
 wheel: .venv/.has-test ## dist/*.whl, with the migrations inside
 	@$(BIN)/python -m hatchling build --target wheel
@@ -56,6 +66,13 @@ clean: ## remove .venv, dist and the tools' caches
 	@echo "installing pip-audit into .venv/auditor (once)"
 	@$(PYTHON) -m venv --clear .venv/auditor
 	@.venv/auditor/bin/python -m pip install -qq --disable-pip-version-check 'pip-audit>=2.10,<3'
+	@touch $@
+
+# Of etl it needs what turns bytes into records only.
+.venv/.has-fuzzer: | .venv/.made
+	@echo "installing atheris into .venv/fuzzer (once)"
+	@$(PYTHON) -m venv --clear .venv/fuzzer
+	@PIP_CONSTRAINT=constraints.txt .venv/fuzzer/bin/python -m pip install -qq --disable-pip-version-check 'atheris>=3' msgspec
 	@touch $@
 
 # The mark comes last, so that an interrupted attempt is begun afresh.

@@ -17,12 +17,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from etl import cli
+from etl.inbox import producer, spool
 from etl.inbox.claims import Claim, Source
+from etl.inbox.spool import Spooler
 from etl.store.tables import load_batches
 from etl.store.writer import Writer
 
 CONSTANTS = "FAULT_CONSTANTS"
 STEPS = ("before_claim", "after_claim", "after_decode", "before_commit", "after_write", "after_ack")
+ADOPT, RENEW = ("before_adopt", "after_adopt"), ("before_renew", "after_renew")
+LISTEN = ("after_heard", "before_spool", "after_spool")
+ALL_STEPS = (*STEPS, *ADOPT, *RENEW, *LISTEN)
 
 _IN_THE_LEDGER = sa.select(sa.exists().where(load_batches.c.batch_id == sa.bindparam("batch_id")))
 
@@ -30,7 +35,7 @@ _IN_THE_LEDGER = sa.select(sa.exists().where(load_batches.c.batch_id == sa.bindp
 class Mishap:
     """What happens, and where. `nothing` never happens."""
 
-    def __init__(self, what: str, steps: Sequence[str] = STEPS) -> None:
+    def __init__(self, what: str, steps: Sequence[str] = ALL_STEPS) -> None:
         kind, _, self._step = what.partition(":")
         self._signal = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "nothing": None}[kind]
         assert self._signal is None or self._step in steps
@@ -56,6 +61,20 @@ def lay(mishap: Mishap) -> None:
             mishap.arrived_at("after_claim")
         return claimed
 
+    def adopt(source: Source, original: Callable[..., Any]) -> Any:
+        mishap.arrived_at("before_adopt")
+        if adopted := original(source):
+            mishap.arrived_at("after_adopt")
+        return adopted
+
+    def renew(source: Source, original: Callable[..., Any]) -> None:
+        holds_any = bool(source._holding())
+        if holds_any:
+            mishap.arrived_at("before_renew")
+        original(source)
+        if holds_any:
+            mishap.arrived_at("after_renew")
+
     def write(writer: Writer, original: Callable[..., Any], batch: Any) -> Any:
         batch.records.finish()
         writing.batch_id = batch.batch_id
@@ -72,7 +91,21 @@ def lay(mishap: Mishap) -> None:
         if connection.scalar(_IN_THE_LEDGER, {"batch_id": writing.batch_id}):
             mishap.arrived_at("before_commit")
 
+    def offer(spooler: Spooler, original: Callable[..., Any], record: bytes) -> Any:
+        taken = original(spooler, record)
+        mishap.arrived_at("after_heard")
+        return taken
+
+    def push(*arguments: Any, original: Callable[..., Any] = producer.push) -> None:
+        mishap.arrived_at("before_spool")
+        original(*arguments)
+        mishap.arrived_at("after_spool")
+
+    setattr(spool, "push", push)  # noqa: B010 (it's imported there)
+    wrap(Spooler, "offer", offer)
     wrap(Source, "claim", claim)
+    wrap(Source, "adopt_own", adopt)
+    wrap(Source, "renew_all", renew)
     wrap(Writer, "write", write)
     wrap(Claim, "ack", ack)
     sa.event.listen(sa.Engine, "commit", before_commit)

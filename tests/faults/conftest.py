@@ -10,7 +10,28 @@ import pytest
 import redis
 
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from tests.faults import tally
 from tests.world import Archive, migrate
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tally", type=Path, metavar="FILE", help="write there how many faults the passing tests injected"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # With several processes, it's the first that collects the reports.
+    file = config.getoption("--tally", None)
+    if file is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(tally.Book(file))
+
+
+@pytest.fixture(autouse=True)
+def _counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with tally.counting(request.node, monkeypatch):
+        yield
+
 
 _numbers = itertools.count(1)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from etl.devtools.embedded import PrivateRedis
-from tests.faults.child import STEPS
+from tests.faults import tally
+from tests.faults.child import ADOPT, RENEW, STEPS
 from tests.faults.dialler import Dialler
 from tests.faults.gate import closed_gate
 from tests.faults.sample import MESSAGES, SEED, SMALL_CLAIMS, assert_took_effect_once, claims_in_hand
@@ -17,6 +18,7 @@ from tests.faults.worker import Worker
 from tests.world import CAMPAIGNS, Archive, eventually
 
 KILLED = -signal.SIGKILL
+RENEWS_OFTEN = {"etl.app.RENEWALS_PER_LEASE": 600.0}
 BACKLOG = 200  # messages that a new life of the loader finds: enough to die over
 
 
@@ -39,12 +41,39 @@ def test_a_loader_killed_at_this_step_leaves_everything_to_its_next_life(
     assert_took_effect_once(archive)
 
 
+@pytest.mark.parametrize("step", ADOPT)
+def test_a_loader_killed_while_it_takes_up_a_claim_of_an_earlier_life_leaves_it_to_the_next(
+    archive: Archive, log: Path, step: str
+) -> None:
+    archive.push(*MESSAGES)
+    for mishap in ("kill:after_claim", f"kill:{step}"):
+        with Worker(archive, log, mishap=mishap) as worker:
+            assert worker.wait() == KILLED
+        assert len(archive.claims()) == 1
+
+    archive.load()
+    assert_took_effect_once(archive)
+
+
+@pytest.mark.parametrize("step", RENEW)
+def test_a_loader_killed_while_it_renews_its_lease_leaves_its_claim_to_its_next_life(
+    archive: Archive, log: Path, step: str
+) -> None:
+    archive.push(*MESSAGES)
+    with closed_gate(archive), Worker(archive, log, mishap=f"kill:{step}", constants=RENEWS_OFTEN) as worker:
+        assert worker.wait() == KILLED
+        assert len(archive.claims()) == 1
+
+    archive.load()
+    assert_took_effect_once(archive)
+
+
 def test_a_loader_killed_within_its_transaction_leaves_its_claim_to_its_next_life(archive: Archive, log: Path) -> None:
     archive.push(*MESSAGES)
     with closed_gate(archive) as gate:
         with Worker(archive, log) as killed:
             gate.wait_for(arrivals=1)
-            killed.kill()
+            killed.kill(step="within_transaction")
         # Postgres knows nothing of the death yet, and still holds what the dead one wrote.
         with Worker(archive, log) as heir:
             heir.wait_for("started")
@@ -104,6 +133,7 @@ def test_no_message_is_ever_nowhere_while_the_loader_works(archive: Archive, log
 
 
 def one_loader(worker: Worker) -> None:
+    tally.note("kill", "etl run")
     os.kill(worker.loaders()[0], signal.SIGKILL)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import tally
 from tests.faults.lake_child import BRING_BACK, EXPORT, PRUNE
 from tests.lake import (
     DAY,
@@ -47,6 +48,7 @@ class Nursery:
     def kill_at(self, archive: Archive, step: str, *arguments: str) -> None:
         """A real `etl`, dead at this step."""
         life = {"step": step, "arguments": arguments, "environment": archive.environment(), "log": str(self._log)}
+        tally.note("kill", f"etl {arguments[0]}", step)
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(life) + "\n")

@@ -1,12 +1,16 @@
 """Whatever happens to the listener, to its connection or to its Redis: it leaves one gap, of the right length and with
 the reason, and nothing that was published outside of it is missing, or there twice (promise 8)."""
 
+import signal
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 from etl.devtools.proxy import Proxy
+from tests.faults.child import LISTEN
 from tests.faults.floor import Floor, gaps, now
 from tests.faults.worker import Worker
 from tests.world import Archive, eventually
@@ -22,6 +26,7 @@ QUICK = {
     "etl.inbox.listener.LOCK_SECONDS": 3.0,
     "etl.inbox.listener.RENEW_SECONDS": 0.5,
 }
+SOMEBODY_PROVED_IT = "SELECT bool_or(proven_until > subscribed_at) FROM listener_sessions"
 SECOND = timedelta(seconds=1)
 PROBE_INTERVAL = timedelta(seconds=5)
 SHORT_PROBE_INTERVAL = timedelta(seconds=0.5)
@@ -50,6 +55,23 @@ def test_a_listener_killed_and_started_again_leaves_a_gap(archive: Archive, log:
             assert heir.stop() == 0
     assert_one_gap(archive, "stopped", died_at, heard_again_at, SHORT_PROBE_INTERVAL)
     floor.assert_recorded(archive)
+
+
+@pytest.mark.parametrize("step", LISTEN)
+def test_a_listener_killed_at_this_step_leaves_nothing_double_and_nothing_missing_that_it_had_proven(
+    archive: Archive, log: Path, step: str
+) -> None:
+    floor = Floor(archive.redis_url)
+    with floor.speaking():
+        with listener(archive, log, mishap=f"kill:{step}", constants=QUICK) as killed:
+            assert killed.wait() == -signal.SIGKILL
+        with listener(archive, log, constants=QUICK) as heir:
+            heir.wait_for("listening")
+            eventually(lambda: archive.value(SOMEBODY_PROVED_IT))
+            assert heir.stop() == 0
+    archive.load()
+    floor.assert_recorded(archive)
+    archive.assert_books_balance()
 
 
 def test_a_stand_by_takes_over_within_ten_seconds_of_the_death(archive: Archive, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from etl.errors import Outage
 from etl.inbox import connection
 from etl.inbox.claims import Source
 from etl.wire.ids import uuid7
+from tests.faults import tally
 from tests.faults.sample import MESSAGES, assert_took_effect_once
 from tests.world import CAMPAIGNS, Archive
 
@@ -36,6 +37,11 @@ def script(redis_client: "redis.Redis", name: str) -> Heard:
     redis_client.script_load(text)
     digest = hashlib.sha1(text.encode()).hexdigest().encode()
     return lambda said: digest in said
+
+
+def break_at(wire: Proxy, step: str, heard: Heard, lose_command: bool) -> None:
+    tally.note(f"lose the {'command' if lose_command else 'answer'}", "wire", step)
+    wire.cut(heard, lose_command)
 
 
 @pytest.fixture
@@ -61,7 +67,7 @@ def test_a_wire_that_breaks_at_this_script_costs_and_repeats_nothing(
 ) -> None:
     archive.sources = [settings.Source(key=CAMPAIGNS, forward_to="forward")]
     archive.push(*MESSAGES)
-    wire.cut(script(archive.redis, verb), lose_command)
+    break_at(wire, verb, script(archive.redis, verb), lose_command)
     with behind(archive, redis_url=over(wire)) as remote:
         books = remote.load()
     assert wire.cuts == 1
@@ -76,7 +82,7 @@ def test_a_wire_that_breaks_while_a_claim_is_adopted_costs_and_repeats_nothing(
 ) -> None:
     archive.push(*MESSAGES)
     source(archive.redis, worker="gone", lease_ms=0).claim()
-    wire.cut(script(archive.redis, "adopt"), lose_command)
+    break_at(wire, "adopt", script(archive.redis, "adopt"), lose_command)
     with behind(archive, redis_url=over(wire)) as remote:
         remote.load()
     assert wire.cuts == 1
@@ -92,7 +98,7 @@ def test_a_wire_that_breaks_while_a_lease_is_renewed_costs_neither_the_claim_nor
         mine = source(client)
         claim = mine.claim()
         assert claim is not None
-        wire.cut(script(archive.redis, "renew"), lose_command)
+        break_at(wire, "renew", script(archive.redis, "renew"), lose_command)
         with pytest.raises(Outage):
             mine.renew_all()
         mine.renew_all()
@@ -113,7 +119,7 @@ def test_a_wire_that_breaks_at_the_commit_costs_and_repeats_nothing(
     with Proxy(Path(str(server["host"])) / name, folder / name) as wire:
         through = archive.database_url.replace(quote(str(server["host"])), quote(str(folder)))
         assert through != archive.database_url
-        wire.cut(commit_of_a_claim(), lose_command)
+        break_at(wire, "commit", commit_of_a_claim(), lose_command)
         with behind(archive, database_url=through) as remote:
             remote.load()
         assert wire.cuts == 1

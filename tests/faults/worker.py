@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from etl.devtools import _launcher
+from tests.faults import tally
 from tests.faults.child import CONSTANTS
 from tests.world import Archive, eventually
 
@@ -47,10 +48,14 @@ class Worker:
             "PYTHONPATH": os.pathsep.join(sys.path),
             CONSTANTS: json.dumps(constants or {}),
         }
+        self._mishap = mishap
         self._log = log
         self._begin = log.stat().st_size if log.exists() else 0
 
     def __enter__(self) -> Self:
+        if self._mishap:  # whose test waits for it
+            what, _, step = self._mishap.partition(":")
+            tally.note(what, "etl run", step)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
@@ -58,7 +63,7 @@ class Worker:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        self.kill_group()
+        self._end()
         if failure:
             print(self.log()[-LAST_WORDS:])
 
@@ -72,17 +77,23 @@ class Worker:
         processes = (line.split(maxsplit=2) for line in listing.splitlines())
         return [int(pid) for pid, parent, command in processes if int(parent) == self.pid and "spawn_main" in command]
 
-    def kill(self) -> None:
+    def kill(self, step: str = tally.AT_ANY_MOMENT) -> None:
+        tally.note("kill", "etl run", step)
         self.process.kill()
         self.process.wait()
 
     def kill_group(self) -> None:
         """The process and all its children at once."""
+        tally.note("kill", "etl run")
+        self._end()
+
+    def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def freeze(self) -> None:
+        tally.note("freeze", "etl run")
         self.process.send_signal(signal.SIGSTOP)
         self.wait_until_frozen()
 

