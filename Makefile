@@ -31,9 +31,7 @@ audit: .venv/.has-auditor ## ask for known vulnerabilities of the pinned version
 	@.venv/auditor/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
 
 bench: .venv/.has-test ## how fast loader, listener and export are, beside the fastest that Postgres can be
-	@$(BIN)/python -m tests.benchmarks.load
-	@$(BIN)/python -m tests.benchmarks.listen
-	@$(BIN)/python -m tests.benchmarks.export
+	@$(BIN)/python -m tests.benchmarks
 
 soak: .venv/.has-embedded ## ten minutes of kills and outages on private servers; the proof goes to ops/SOAK.md
 	@$(BIN)/etl selftest --minutes 10 --report ops/SOAK.md
