@@ -159,7 +159,8 @@ def timed(way: str, server: PrivatePostgres) -> tuple[float, float] | str:
             check=False,
         )
         if found.returncode:
-            return found.stderr.strip().splitlines()[-1][:100]
+            errors = [line for line in found.stderr.splitlines() if "Error" in line or "Exception" in line]
+            return errors[-1].partition(":")[0] if errors else f"exit code {found.returncode}"
         seconds, mebibytes = json.loads(found.stdout.splitlines()[-1])
         return seconds, mebibytes
 

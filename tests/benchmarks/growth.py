@@ -26,11 +26,11 @@ _PARTITIONS = f"SELECT make_partition('cdrs', DATE '{_FIRST_DAY}' + n) FROM gene
 _STORE = f"""
 INSERT INTO cdrs (dialed_on, source, call_ref, leg, dialed_at, call_time, hold_time, call_dir, extension, number,
     dial_number, campaign_ref, contact_ref, end_reason, end_code, recording_url, batch_id)
-SELECT DATE '{_FIRST_DAY}' + n % {STORED_ON}, 'dialler', (7000000000 + n)::text, 0,
+SELECT DATE '{_FIRST_DAY}' + n % {STORED_ON}, 'dialler', '7' || lpad(n::text, 9, '0'), 0,
     timestamptz '{_FIRST_DAY} 00:00+00' + make_interval(days => n % {STORED_ON}, secs => n % 86400),
-    n * 7919 % 300, n % 11, 'outbound', (1000 + n % 200)::text, '07' || n, '0126543210', (2000 + n % 20)::text,
+    n % 300, n % 11, 'outbound', (1000 + n % 200)::text, '07' || n, '0126543210', (2000 + n % 20)::text,
     'M' || n, 'callee_hungup', 16, 'ftp://pbx/2015/02/19/88.wav', '01a20000-0000-7000-8000-000000000000'
-FROM generate_series(%(first)s::bigint, %(first)s + %(count)s - 1::bigint) AS n
+FROM generate_series(%(first)s, %(first)s + %(count)s - 1) AS n
 """
 
 

@@ -1,5 +1,5 @@
-"""What one would write or pick instead: the same messages, from the same list, into the same table. They do the least that
-is right: documented fields to columns, and an upsert on the table's key. Each loses what it has popped when it's killed.
+"""What one would write or pick instead: the same messages, from the same list, into the same table. They do the least
+that is right: documented fields to columns, and an upsert on the table's key. Killed, each loses what it has popped.
 """
 
 import json
