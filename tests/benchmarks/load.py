@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def messages(count: int, first: int = 0, days: int = 1) -> list[bytes]:
 
 def api_messages(count: int) -> list[bytes]:
     """API CDRs (dialect B) of different calls."""
-    return [api_cdr(number) for number in range(count)]
+    return [_api_message(number) for number in range(count)]
 
 
 def in_both_dialects(count: int) -> list[bytes]:
@@ -195,8 +196,18 @@ def in_both_dialects(count: int) -> list[bytes]:
     found = []
     for number in range(count // 2):
         fields = _fields(number, 1)
-        found += [cdr(number, **fields), api_cdr(number, dialed_at=fields["dialed_at"])]
+        found += [cdr(number, **fields), _api_message(number)]
     return found
+
+
+def _api_message(number: int) -> bytes:
+    at = _fields(number, 1)["dialed_at"]
+    names = {"dialed_at": 0, "callee_answered_at": 12, "agent_answered_at": 15, "ended_at": 15 + number % 300}
+    return api_cdr(number, **{name: _as_ruby_prints(at + seconds) for name, seconds in names.items()})
+
+
+def _as_ruby_prints(unix: int) -> str:
+    return datetime.fromtimestamp(unix, timezone(timedelta(hours=2))).strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def repeating(messages: Sequence[bytes], every: int = 100) -> list[bytes]:
