@@ -31,9 +31,7 @@ audit: .venv/.has-auditor ## ask for known vulnerabilities of the pinned version
 	@.venv/auditor/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
 
 bench: .venv/.has-test ## how fast loader, listener and export are, beside the fastest that Postgres can be
-	@$(BIN)/python -m tests.benchmarks.load
-	@$(BIN)/python -m tests.benchmarks.listen
-	@$(BIN)/python -m tests.benchmarks.export
+	@$(BIN)/python -m tests.benchmarks
 
 faults: .venv/.has-test ## the tests that kill, freeze and cut off, and the count of what they did
 	@$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal tests/faults --tally tests/faults/results.json

@@ -100,7 +100,11 @@ class Source:
         if self._forward_to:
             keys.append(self._forward_to)
         limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
-        messages = self._run("claim", keys, [self._member(batch_id), *limits, self._old_end])
+        if not self._run("claim", keys, [self._member(batch_id), *limits, self._old_end]):
+            return None
+        with translated():
+            messages = self._client.lrange(self._list_of(batch_id), 0, -1)
+        # None: we slept for longer than our lease just now, and the claim was adopted and loaded meanwhile.
         return self._hold(Claim(batch_id, messages, self)) if messages else None
 
     def adopt(self) -> Claim | None:

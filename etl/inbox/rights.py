@@ -31,10 +31,12 @@ _ARGUMENTS: dict[str, list[str]] = {
     "lpush": ["x"],
     "lrange": ["0", "0"],
     "ltrim": ["0", "-1"],
+    "memory|usage": ["SAMPLES", "0"],
     "pexpire": ["1"],
     "rename": ["{key}"],
     "rpush": ["x"],
     "set": ["x"],
+    "sort": ["BY", "nosort", "LIMIT", "0", "0", "STORE", "{key}"],
     "unlink": [],
     "zadd": ["0", "x"],
     "zcard": [],
@@ -43,8 +45,8 @@ _ARGUMENTS: dict[str, list[str]] = {
     "zrem": ["x"],
     "zscore": ["x"],
 }
-_OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim")
-_OF_A_CLAIM = ("exists", "llen", "lrange", "rename", "rpush", "unlink")
+_OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim", "sort")
+_OF_A_CLAIM = ("exists", "llen", "lrange", "ltrim", "memory|usage", "rename", "sort", "unlink")
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
 _WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
@@ -153,20 +155,21 @@ def _uses_of_listening(needs: Needs) -> list[_Use]:
 
 def _refused(connection: Any, sha: str, use: _Use) -> list[str]:
     if use.key:
-        commands = [[name, use.key, *(a.format(key=use.key) for a in _ARGUMENTS[name])] for name in use.commands]
+        behind = {name: [use.key, *(a.format(key=use.key) for a in _ARGUMENTS[name])] for name in use.commands}
     else:
-        commands = [[name, *_WITHOUT_KEY[name]] for name in use.commands]
-    keys = [use.key] if use.key else []
-    return _asked(connection, sha, keys, commands, f"~{use.pattern}")
+        behind = {name: _WITHOUT_KEY[name] for name in use.commands}
+    return _asked(connection, sha, [use.key] if use.key else [], behind, f"~{use.pattern}")
 
 
-def _asked(connection: Any, sha: str, keys: list[str], commands: list[list[str]], pattern: str) -> list[str]:
+def _asked(connection: Any, sha: str, keys: list[str], behind: dict[str, list[str]], pattern: str) -> list[str]:
+    """`behind` has what follows each command's name."""
+    commands = [[*name.split("|"), *words] for name, words in behind.items()]
     try:
         with translated():
             refused = connection.evalsha(sha, len(keys), *keys, json.dumps(commands))
     except Forbidden as error:
         return ["+evalsha" if "'eval" in str(error) else pattern]
-    return [f"+{name.decode()}" for name in refused]
+    return [f"+{list(behind)[place - 1]}" for place in refused]
 
 
 def _refused_to_the_ears(client: Client, needs: Needs, sha: str) -> list[str]:
@@ -174,7 +177,7 @@ def _refused_to_the_ears(client: Client, needs: Needs, sha: str) -> list[str]:
     channel = f"{PROBES}{_new_id()}"
     subscriptions = [*(("psubscribe", each, each) for each in needs.patterns), ("subscribe", channel, f"{PROBES}*")]
     return [
-        *_asked(client, sha, [], [["publish", channel, "x"]], ""),
+        *_asked(client, sha, [], {"publish": [channel, "x"]}, ""),
         *(right for each in subscriptions for right in _refused_subscription(client, *each)),
     ]
 

@@ -7,6 +7,7 @@ earliest time that the archive accepts is simply 0.
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from etl.wire.faults import Reason, Undecodable
 
@@ -22,6 +23,11 @@ FIRST_MILLISECONDS = 100_000_000_000
 _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 _DATE_AND_TIME = len("2015-02-19 23:06:00")
 _SHORTEST = len("20150219T210600")
+_LONGEST = len("2015-02-19T23:06:00.123456789+02:00")  # that a dialler writes
+
+# Calls come in the order of time, and one's end is the next one's beginning: of four times in a message three were seen
+# just before, and reading one takes as long as decoding all the rest. These are two hours of seconds.
+REMEMBERED = 8_192
 
 
 def microseconds(value: int | float | str) -> int:
@@ -32,7 +38,7 @@ def microseconds(value: int | float | str) -> int:
     """
     if isinstance(value, str):
         if value[4:5] == "-" or not _NUMBER.fullmatch(value):
-            return _from_text(value)
+            return _remembered(value) if len(value) <= _LONGEST else _from_text(value)
         value = float(value) if "." in value else int(value)
     unit = MICROSECONDS_PER_SECOND if value < FIRST_MILLISECONDS else 1_000
     try:
@@ -69,3 +75,6 @@ def _from_text(text: str) -> int:
         return from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except ValueError:
         raise Undecodable(Reason.BAD_TYPE, "a time is neither Unix time, nor ISO 8601, nor as Ruby prints it") from None
+
+
+_remembered = lru_cache(REMEMBERED)(_from_text)

@@ -1,4 +1,4 @@
-"""How fast a day goes to the lake, beside the fastest that Postgres can be: `python -m tests.benchmarks.export`.
+"""How fast a day goes to the lake, beside the fastest that Postgres can be.
 
 The limit is `COPY (SELECT …) TO STDOUT (FORMAT binary)` of the day, discarded: once as the rows lie, once in the
 lake's order, which Postgres has to sort. What others would write: DuckDB with its Postgres extension (if it can be
@@ -7,10 +7,8 @@ runs in a process of its own, timed without its imports, so that its peak of mem
 interleaved.
 """
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ import psycopg
 
 from etl.devtools.embedded import PrivatePostgres
 from etl.lake.datasets import DATASETS
+from tests.benchmarks.figures import Figure, ratio
 from tests.world import migrate
 
 DAY = date(2026, 11, 20)
@@ -115,9 +114,10 @@ with duckdb.connect() as connection:
 """,
 )
 
+LIMIT = "limit: COPY, in order"
 WAYS = {
     "limit: COPY, as rows lie": (_COPY[0], _COPY[1].format(unordered='.partition(" ORDER BY ")[0]')),
-    "limit: COPY, in order": (_COPY[0], _COPY[1].format(unordered="")),
+    LIMIT: (_COPY[0], _COPY[1].format(unordered="")),
     "etl export": _LAKE,
     "etl export, verify --deep": (_LAKE[0], _LAKE[1] + _DEEP),
     "psycopg cursor, pyarrow": _CURSOR,
@@ -159,42 +159,28 @@ def timed(way: str, server: PrivatePostgres) -> tuple[float, float] | str:
             check=False,
         )
         if found.returncode:
-            return found.stderr.strip().splitlines()[-1][:100]
+            errors = [line for line in found.stderr.splitlines() if "Error" in line or "Exception" in line]
+            return errors[-1].partition(":")[0] if errors else f"exit code {found.returncode}"
         seconds, mebibytes = json.loads(found.stdout.splitlines()[-1])
         return seconds, mebibytes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
-    arguments = parser.parse_args()
-    with postgres(arguments.rows) as server:
-        measured: dict[str, list[tuple[float, float]]] = {way: [] for way in arguments.ways}
-        missing: dict[str, str] = {}
-        for _ in range(arguments.runs):
-            for way in (way for way in arguments.ways if way not in missing):
+def measure(rows: int, runs: int) -> list[Figure]:
+    """Each way beside the COPY that gives the rows in the lake's order."""
+    measured: dict[str, list[tuple[float, float]]] = {}
+    missing: dict[str, str] = {}
+    with postgres(rows) as server:
+        for _ in range(runs):
+            for way in (way for way in WAYS if way not in missing):
                 result = timed(way, server)
                 if isinstance(result, str):
                     missing[way] = result
                 else:
-                    measured[way].append(result)
-    print(f"a day of {arguments.rows:,} CDRs, medians of {arguments.runs} interleaved runs")
-
-    def rate(way: str) -> float:
-        return float(arguments.rows / statistics.median(seconds for seconds, _ in measured[way]))
-
-    limits = [rate(way) for way in arguments.ways if way.startswith("limit") and measured[way]]
-    for way in arguments.ways:
-        if way in missing:
-            print(f"{way:26} not measured: {missing[way]}")
-            continue
-        ratios = "  ".join(f"{rate(way) / limit:.2f}" for limit in limits)
-        memory = max(each[1] for each in measured[way])
-        each = ", ".join(f"{seconds:.2f}" for seconds, _ in measured[way])
-        print(f"{way:26} {rate(way):>9,.0f} rows/s   {ratios} of the limits   {memory:>5,.0f} MiB   ({each} s)")
-
-
-if __name__ == "__main__":
-    main()
+                    measured.setdefault(way, []).append(result)
+    limit = [rows / seconds for seconds, _ in measured[LIMIT]]
+    found = []
+    for way, each in measured.items():
+        rates = [rows / seconds for seconds, _ in each]
+        found.append(Figure("export", way, "rows/s", rates, ratio(rates, limit), LIMIT))
+        found.append(Figure("export", f"{way}, peak memory", "MiB", [mebibytes for _, mebibytes in each]))
+    return found + [Figure("export", way, "rows/s", note=f"not measured: {why}") for way, why in missing.items()]

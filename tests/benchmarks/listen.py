@@ -1,4 +1,4 @@
-"""Whether the listener keeps up: `python -m tests.benchmarks.listen [--rate N] [--seconds N]`.
+"""Whether the listener keeps up; by itself `python -m tests.benchmarks.listen [--rate N] [--seconds N]`.
 
 One process publishes agents' status changes at a rate, as a dialler would; a real `etl run --follow` listens and loads,
 on private servers. Printed are the counts at every station of the way, the listening process's memory at intervals, and
@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import redis
 
 from etl import logs
-from tests.benchmarks.load import Bench, _cpu_seconds, servers
+from tests.benchmarks.figures import Figure, memory_mib
+from tests.benchmarks.load import Bench, servers
 from tests.world import Archive, eventually
 
 AGENTS = 500
@@ -104,18 +104,18 @@ def following(archive: Archive) -> Iterator["subprocess.Popen[bytes]"]:
                 process.kill()
 
 
-def measure(bench: Bench, rate: int, seconds: int) -> None:
+def measure(bench: Bench, rate: int, seconds: int) -> list[Figure]:
     archive = bench.archive
     with following(archive) as etl:
         eventually(lambda: archive.rows("SELECT 1 FROM listener_sessions"), what="it never listened")
         began_at, began = datetime.now(UTC), time.monotonic()
-        before = spent(archive, etl.pid)
+        before = bench.spent(etl.pid)
         print(f"{'seconds':>8} {'loaded':>12} {'on the spool':>13} {'resident MiB':>13}")
         with publishing(archive.redis_url, rate, seconds) as publisher:
             while publisher.poll() is None:
                 time.sleep(seconds / INTERVALS)
                 now = counts(archive)
-                at, resident = time.monotonic() - began, _status_mib(etl.pid, "VmRSS")
+                at, resident = time.monotonic() - began, memory_mib(etl.pid, "VmRSS")
                 print(f"{at:>8.0f} {now.loaded:>12,} {now.waiting:>13,} {resident:>13.0f}", flush=True)
             assert publisher.stdout is not None
             words = publisher.stdout.read().split()
@@ -125,8 +125,8 @@ def measure(bench: Bench, rate: int, seconds: int) -> None:
         loaded_after = time.monotonic() - ended
         ended_at = datetime.now(UTC)
         elapsed = time.monotonic() - began
-        cpu = {name: seconds - before[name] for name, seconds in spent(archive, etl.pid).items()}
-        peak = _status_mib(etl.pid, "VmHWM")
+        cpu = {name: seconds - before[name] for name, seconds in bench.spent(etl.pid).items()}
+        peak = memory_mib(etl.pid)
         etl.terminate()
         etl.wait(60)
     archive.load()
@@ -135,17 +135,16 @@ def measure(bench: Bench, rate: int, seconds: int) -> None:
     print(f"peak memory     {peak:>12.0f} MiB resident, of the process that listens and loads")
     for name, seconds_of_cpu in {**cpu, "publisher": publishers_cpu}.items():
         print(f"{name:16}{seconds_of_cpu:>12.1f} s of CPU in {elapsed:.0f} s")
-
-
-def spent(archive: Archive, pid: int) -> dict[str, float]:
-    """Seconds of CPU that each server has used, and the process that listens and loads."""
-    redis_cpu = archive.redis.info("cpu")
-    backends = archive.rows("SELECT pid FROM pg_stat_activity")
-    return {
-        "listen and load": _cpu_seconds(pid),
-        "Redis": redis_cpu["used_cpu_user"] + redis_cpu["used_cpu_sys"],
-        "Postgres": sum(_cpu_seconds(backend["pid"]) for backend in backends),
-    }
+    lost = sent - counts(archive).loaded
+    return [
+        Figure("listen", f"published for {seconds} s", "messages/s", [sent / took]),
+        Figure("listen", "of these not loaded", "messages", [lost]),
+        Figure("listen", "listening and loading, peak memory", "MiB", [peak]),
+        *(
+            Figure("cpu", f"listening and loading: {name}", "s per million events", [seconds_of_cpu / sent * 1e6])
+            for name, seconds_of_cpu in cpu.items()
+        ),
+    ]
 
 
 def _print_result(archive: Archive, sent: int, heard: int, took: float, period: tuple[datetime, datetime]) -> None:
@@ -174,14 +173,6 @@ def _wait_until_loaded(archive: Archive, sent: int) -> None:
         elif time.monotonic() > changed + 15:
             return
         time.sleep(0.1)
-
-
-def _status_mib(pid: int, name: str) -> float:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(name)), 0.0)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from typing import Any
 from uuid import UUID
 
@@ -212,6 +213,21 @@ def test_workers_that_claim_at_once_share_the_messages_without_overlap(worker: W
     assert sorted(message for batch in batches for message in batch) == sorted(numbered(2_000))
     assert all(batch == sorted(batch, key=lambda message: int(message.split()[1])) for batch in batches)
     assert redis_client.keys() == []
+
+
+@BOTH_ENDS
+def test_a_server_that_copies_another_part_of_the_list_takes_nothing(redis_client: Any, end: End) -> None:
+    """As one might that isn't quite Redis. What wasn't copied would be lost."""
+    redis_client.rpush(KEY, *numbered(10))
+    script = files("etl.inbox").joinpath("lua", "claim.lua").read_text()
+    otherwise = script.replace("'ASC' or 'DESC'", "'DESC' or 'ASC'")
+    assert otherwise != script
+
+    with pytest.raises(redis.ResponseError, match="nothing was taken"):
+        redis_client.eval(otherwise, 3, KEY, f"{{{KEY}}}:claim:x", REGISTRY, "x@w1", 3, 1_000, LEASE_MS, end)
+
+    assert redis_client.keys() == [KEY.encode()]
+    assert redis_client.lrange(KEY, 0, -1) == numbered(10)
 
 
 @pytest.mark.parametrize("left_over", ["both", "list", "entry"])

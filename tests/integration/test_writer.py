@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from etl.errors import Outage
 from etl.store import merge
 from etl.store import writer as writing
+from etl.store.copy import copy_rows
 from etl.store.writer import Books, Writer
 from tests.store import Hooked, at_once, batch, engine, new_id, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
@@ -237,6 +238,29 @@ def test_given_only_new_calls_then_they_take_the_fast_way(archive: Archive, writ
 
 
 # -- several workers
+
+
+def test_given_a_list_that_repeats_itself_then_the_fast_way_is_not_tried_until_it_brings_news(
+    archive: Archive, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def copy(connection: sa.Connection, table: sa.Table, *more: Any) -> None:
+        tried.append(table.name == "cdrs")
+        copy_rows(connection, table, *more)
+
+    monkeypatch.setattr(writing, "copy_rows", copy)
+
+    def write_and_tell(*messages: bytes) -> tuple[Books | None, bool]:
+        tried.clear()
+        return write(writer, *messages), any(tried)
+
+    assert write_and_tell(cdr(1), cdr(2)) == (Books(claimed=2, inserted=2), True)
+    assert write_and_tell(cdr(1), cdr(3), cdr(4)) == (Books(claimed=3, inserted=2, unchanged=1), True)
+    assert write_and_tell(cdr(1), cdr(2, call_time=9)) == (Books(claimed=2, updated=1, unchanged=1), True)
+    assert write_and_tell(cdr(5), cdr(6)) == (Books(claimed=2, inserted=2), False)
+    assert write_and_tell(cdr(7)) == (Books(claimed=1, inserted=1), True)
+    archive.assert_books_balance()
 
 
 def test_given_workers_with_the_same_calls_in_opposite_orders_then_neither_has_to_give_way(

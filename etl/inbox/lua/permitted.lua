@@ -5,14 +5,15 @@
 -- KEYS     the keys of the commands
 -- ARGV[1]  the commands with their arguments: a JSON array of arrays
 --
--- Returns the names of those that are refused for want of a right. A channel's is another one, and found elsewhere.
+-- Returns the places, from 1, of those that are refused for want of a right. A channel's is another one, and found
+-- elsewhere.
 
 local refused = {}
-for _, words in ipairs(cjson.decode(ARGV[1])) do
+for place, words in ipairs(cjson.decode(ARGV[1])) do
   local answer = redis.pcall(unpack(words))
   local said = type(answer) == 'table' and answer.err or ''
   if string.find(said, 'ACL failure', 1, true) and not string.find(said, 'channel', 1, true) then
-    refused[#refused + 1] = words[1]
+    refused[#refused + 1] = place
   end
 end
 return refused

@@ -1,0 +1,26 @@
+"""That the benchmark still measures: a little of what it does to the loader. Its figures are nobody's here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.load import LIMIT
+
+
+@pytest.mark.timeout(300)  # a dozen times the processes start
+def test_the_benchmark_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results.json"
+    little = ["--cdrs", "2000", "--runs", "1", "--stored", "2000"]
+
+    main(["load", "rivals", "growth", *little, "--results", str(results)])
+
+    told = json.loads(results.read_text())
+    by_name = {(each["part"], each["name"]): each for each in told["results"]}
+    assert all(each["median"] > 0 for each in told["results"] if each["part"] != "cpu" and "note" not in each)
+    assert by_name["load", LIMIT]["ratio"] == 1
+    assert {"load", "cpu", "rivals", "growth"} == {part for part, _ in by_name}
+    assert "100 % duplicates" in capsys.readouterr().out
+    assert told["machine"]["cores"] > 0
+    assert told["versions"]["postgresql"]
