@@ -29,13 +29,22 @@ def selftest(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a report, in Markdown.", show_default=False)
     ] = None,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An empty test Redis of yours, with --database-url.", show_default=False),
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An empty test database of yours, with --redis-url.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Torment a whole installation on private servers, and prove that nothing was lost and nothing is there twice.
 
     Producers push known CDRs and events while loaders, listeners, exporter, Redis and Postgres are killed, frozen,
-    restarted, cut off and filled up. Your own servers aren't touched. Exits with 1 if anything is wrong; then servers'
-    data and logs are kept.
+    restarted, cut off and filled up. Your own servers aren't touched, unless you name test instances here: those are
+    cut off, but never harmed, and keep what was loaded. Exits with 1 if anything is wrong; then servers' data and logs
+    are kept.
     """
     from etl import logs
     from etl.cli.printing import counting, out
@@ -44,11 +53,14 @@ def selftest(
     logs.configure(level="error")
     if report is not None and not report.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {report.parent}", param_hint="--report")
+    if (redis_url is None) != (database_url is None):
+        raise typer.BadParameter("--redis-url and --database-url go together")
+    lent = (redis_url, database_url) if redis_url and database_url else None
     seed = random.randrange(1_000_000) if seed is None else seed  # noqa: S311 (dice)
     if not as_json:
-        out.print(f"{minutes:g} minutes of faults on private servers, seed {seed}")
+        out.print(f"{minutes:g} minutes of faults on {'your' if lent else 'private'} servers, seed {seed}")
     with counting("tormenting", 100, show=sys.stderr.isatty()) as show:
-        found = testing.run(minutes, seed, lambda share: show(int(100 * share)))
+        found = testing.run(minutes, seed, lambda share: show(int(100 * share)), lent)
     if report is not None:
         report.write_text(found.as_markdown(f"etl selftest --minutes {minutes:g} --report {report}"))
     if as_json:

@@ -65,6 +65,10 @@ class PrivatePostgres(PrivateServer):
         return self._wheel / INSTALLATION / "bin"
 
     @property
+    def socket(self) -> Path:
+        return self._sockets / f".s.PGSQL.{PORT}"
+
+    @property
     def url(self) -> str:
         """Of the database `postgres`; the same after every restart."""
         return self.database_url("postgres")

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Self
 
 Heard = Callable[[bytes], bool]
+Address = int | Path | tuple[str, int]  # a port of this machine, a unix socket, or a host and its port
 
 
 class Proxy:
-    """Listens on a free port, or on a unix socket at `path`; passes on to `server`, a port or a socket's path."""
+    """Listens on a free port, or on a unix socket at `path`; passes on to `server`."""
 
-    def __init__(self, server: int | Path, path: Path | None = None) -> None:
+    def __init__(self, server: Address, path: Path | None = None) -> None:
         self._server = server
         self._listening = _listen(path)
         self._cut: Heard | None = None
@@ -127,9 +128,9 @@ def _listen(path: Path | None) -> socket.socket:
     return listening
 
 
-def _connect(server: int | Path) -> socket.socket:
-    if isinstance(server, int):
-        return socket.create_connection(("127.0.0.1", server))
+def _connect(server: Address) -> socket.socket:
+    if not isinstance(server, Path):
+        return socket.create_connection(("127.0.0.1", server) if isinstance(server, int) else server)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(server))
     return connection

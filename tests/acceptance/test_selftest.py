@@ -4,8 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.devtools.proxy import Proxy
 from etl.devtools.selftest.processes import Program
 from tests.world import eventually
 
@@ -45,6 +50,42 @@ def test_given_faults_of_many_kinds_if_they_are_over_then_nothing_is_lost_and_th
     assert text.startswith("# Nothing was lost, and nothing is there twice\n")
     assert "etl selftest --minutes 0.2 --seed 97" in text
     assert [path.name for path in folder.iterdir()] == ["report.md"]
+
+
+@pytest.fixture
+def test_instances(session_folder: Path) -> Iterator[tuple[PrivateRedis, str]]:
+    """A Redis and a Postgres as somebody may lend them: empty, and reached by TCP."""
+    with (
+        PrivatePostgres(session_folder / "lent-pg", {"fsync": "off"}) as postgres,
+        PrivateRedis(session_folder / "lent-redis") as redis,
+        Proxy(postgres.socket) as wire,
+    ):
+        yield redis, f"postgresql://postgres@127.0.0.1:{wire.port}/postgres"
+
+
+def test_servers_that_are_lent_are_cut_off_and_never_harmed(
+    session_folder: Path, test_instances: tuple[PrivateRedis, str]
+) -> None:
+    redis, database_url = test_instances
+    folder = session_folder / "lent"
+    folder.mkdir()
+    lent = ("--redis-url", redis.url, "--database-url", database_url)
+    pid = redis.pid
+
+    result = selftest(folder, "--minutes", "0.2", "--seed", "97", "--json", *lent)
+
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    told = json.loads(result.stdout)
+    assert {fault.split(maxsplit=1)[1] for fault in told["faults"]}.isdisjoint({"redis", "postgres"})
+    assert told["said"]["calls"] > 500
+    assert redis.pid == pid
+    # What they have now is somebody's.
+    again = selftest(folder, *lent)
+    assert again.returncode == 2
+    assert "isn't empty" in again.stderr
+    redis_only = selftest(folder, *lent[:2])
+    assert redis_only.returncode == 2
+    assert "go together" in redis_only.stderr
 
 
 def test_a_process_that_ends_by_itself_is_noted_and_started_again(tmp_path: Path) -> None:

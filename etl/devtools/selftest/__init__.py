@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -23,10 +23,11 @@ from etl.devtools.embedded import PrivatePostgres
 from etl.devtools.selftest import proof
 from etl.devtools.selftest.faults import Saboteur
 from etl.devtools.selftest.memory import Memory
-from etl.devtools.selftest.plan import EXPORTER, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER, plan
+from etl.devtools.selftest.plan import EXPORTER, LISTENER, LOADERS, SERVERS, STEADY_LISTENER, STEADY_LOADER, plan
 from etl.devtools.selftest.producers import DIALLERS, Dialler, Switchboard, Truth
 from etl.devtools.selftest.proof import Verdict
 from etl.devtools.selftest.report import Report
+from etl.devtools.selftest.servers import Servers, owned, private
 from etl.devtools.selftest.site import FORWARD, SOURCES, Site, site
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
@@ -41,16 +42,19 @@ QUIET_SECONDS = 120.0  # for leases to run out, pauses to end, and the backlog t
 Told = Callable[[float], None]
 
 
-def run(minutes: float, seed: int, told: Told) -> Report:
+def run(minutes: float, seed: int, told: Told, lent: tuple[str, str] | None = None) -> Report:
     """Torment a whole installation for so long, and prove that it took no harm. `told` hears which share of the time is
     over.
 
-    The servers' folder stays if something is wrong. Raises `ConfigurationError` if a server can't be started.
+    Without `lent`, the URLs of a Redis and a Postgres that are empty, the servers are private ones, and suffer too.
+    Their folder stays if something is wrong; what was lent keeps what was loaded. Raises `ConfigurationError` if a
+    server can't be started, or can't be lent; and `Outage`.
     """
     folder = Path(tempfile.mkdtemp(prefix="etl-selftest-"))
     folder.chmod(0o755)  # if we are root, Postgres is somebody else
     try:
-        report = _run(minutes, seed, folder, told)
+        with nullcontext(owned(*lent)) if lent else private(folder) as servers:
+            report = _run(minutes, seed, servers, folder, told)
     except BaseException:
         _remove(folder)
         raise
@@ -59,16 +63,17 @@ def run(minutes: float, seed: int, told: Told) -> Report:
     return report
 
 
-def _run(minutes: float, seed: int, folder: Path, told: Told) -> Report:
-    with site(folder) as running:
+def _run(minutes: float, seed: int, servers: Servers, folder: Path, told: Told) -> Report:
+    spared = () if servers.redis else SERVERS
+    with site(servers, folder) as running:
         truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), Memory()
         with memory.watching(lambda: _pids(running)), _minding(running):
             _start(running)
-            with saboteur.at_work(plan(seed, minutes * 60)), _speaking(running, truth):
+            with saboteur.at_work(plan(seed, minutes * 60, spared)), _speaking(running, truth):
                 _pass_time(minutes * 60, told)
             waited = _come_to_rest(running)
         verdicts = [*_prove(running, truth), *_of_the_processes(running, folder, memory)]
-    return Report(seed, minutes, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
+    return Report(seed, minutes, spared, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
 
 
 def _remove(folder: Path) -> None:
@@ -139,9 +144,11 @@ def _minding(running: Site) -> Iterator[None]:
 
 
 def _pids(running: Site) -> dict[str, int | None]:
+    pids = {name: each.pid for name, each in running.programs.items()}
     with suppress(RuntimeError):  # it's down just now
-        return {running.redis.name: running.redis.pid} | {name: each.pid for name, each in running.programs.items()}
-    return {name: each.pid for name, each in running.programs.items()}
+        if redis := running.servers.redis:
+            pids[redis.name] = redis.pid
+    return pids
 
 
 def _pass_time(seconds: float, told: Told) -> None:

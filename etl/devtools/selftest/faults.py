@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from etl.devtools._process import wait_until
-from etl.devtools.embedded_redis import CommandRefused
 from etl.devtools.proxy import Heard, Proxy
 from etl.devtools.selftest.plan import LAKE, POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
 from etl.devtools.selftest.processes import Exporter
 from etl.devtools.selftest.site import Site
+from etl.errors import EtlError
 
 
 class Victim(Protocol):
@@ -88,12 +88,12 @@ class Saboteur:
         return True
 
     def _victim(self, target: str) -> Victim:
-        servers: dict[str, Victim] = {REDIS: self._site.redis, POSTGRES: self._site.postgres}
+        servers: dict[str, Victim | None] = {REDIS: self._site.servers.redis, POSTGRES: self._site.servers.postgres}
         return servers.get(target) or self._site.programs[target]
 
     def _fill_redis(self, seconds: float) -> bool:
         """Every byte that it may have is taken: it refuses whatever would need one more."""
-        with suppress(OSError, CommandRefused):
+        with suppress(EtlError):
             self._site.limit_redis(1)
             self._enough.wait(seconds)
             self._site.limit_redis(0)

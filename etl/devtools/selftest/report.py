@@ -24,6 +24,7 @@ _MARKS = {True: "proved", False: "WRONG", None: "unknown"}
 class Report:
     seed: int
     minutes: float
+    spared: Sequence[str]  # servers that suffered nothing: the user's own
     truth: Truth
     faults: Counter[tuple[str, str]]  # by target and kind
     waited: float  # seconds until all was quiet
@@ -38,7 +39,8 @@ class Report:
     @property
     def command(self) -> str:
         """That does the same again."""
-        return f"etl selftest --minutes {self.minutes:g} --seed {self.seed}"
+        lent = " --redis-url … --database-url …" if self.spared else ""
+        return f"etl selftest --minutes {self.minutes:g} --seed {self.seed}{lent}"
 
     @property
     def faults_by_kind(self) -> list[tuple[str, str, int]]:
@@ -86,13 +88,17 @@ class Report:
         )
         yield from (f"    {command}", f"    {self.command}", "")
         yield from _paragraph(f"{machine()}.")
+        servers = (
+            "a Postgres and a Redis that were lent, and suffered nothing themselves."
+            if self.spared
+            else "a private Postgres and a private Redis (`appendfsync always`: what it confirms, it has)."
+        )
         yield from _paragraph(
-            "Three loaders, two listeners and an exporter, which also prunes, worked on a private Postgres and a"
-            " private Redis (`appendfsync always`: what it confirms, it has). Three diallers pushed calls in both"
-            " dialects, many of them completed, corrected or repeated later, mostly for yesterday, but also for days"
-            " that had been pruned. A push without an answer was repeated until there was one. One loader and one"
-            " listener were frozen and cut off, but never killed: theirs is the memory that is judged. A full disk is"
-            " not among the faults."
+            f"Three loaders, two listeners and an exporter, which also prunes, worked on {servers} Three diallers"
+            " pushed calls in both dialects, many of them completed, corrected or repeated later, mostly for yesterday,"
+            " but also for days that had been pruned. A push without an answer was repeated until there was one. One"
+            " loader and one listener were frozen and cut off, but never killed: theirs is the memory that is judged. A"
+            " full disk is not among the faults."
         )
         yield from _table(("proof", "verdict", "found"), [(v.what, _MARKS[v.ok], v.found) for v in self.verdicts])
         yield from _table(("said", "number"), self.said)

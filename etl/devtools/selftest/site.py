@@ -1,4 +1,4 @@
-"""The site of a selftest: private servers, wires to them that can be cut, and every process of an installation.
+"""The site of a selftest: servers, wires to them that can be cut, and every process of an installation.
 
 diallers, switchboard ──▶ Redis ◀──redis wire──┐
                                                ├── loader-0, -1, -2, listener-0, -1, exporter
@@ -7,20 +7,20 @@ diallers, switchboard ──▶ Redis ◀──redis wire──┐
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
 
 from pydantic import SecretStr
 
 from etl import app
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.embedded_redis import command
 from etl.devtools.proxy import Proxy
 from etl.devtools.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
 from etl.devtools.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
 from etl.devtools.selftest.processes import Exporter, Program
+from etl.devtools.selftest.servers import Servers, through
+from etl.inbox import connection as inbox
 from etl.settings import Settings, Source
 
 FORWARD = "enigma:app"  # what the application that used to pop Click2Dial's list gets
@@ -32,30 +32,32 @@ SOURCES = (
 )
 BATCH_SIZE = 500  # so that an outage's backlog is many claims
 
-_KEYS = "return table.concat(redis.call('KEYS', '*'), '\\n')"
-
 
 @dataclass(frozen=True)
 class Site:
     """`settings` lead to the stores directly: the wires are the processes' own."""
 
     settings: Settings
-    postgres: PrivatePostgres
-    redis: PrivateRedis
+    servers: Servers
     postgres_wire: Proxy
     redis_wire: Proxy
     programs: dict[str, Program | Exporter]
 
     def limit_redis(self, memory: int) -> None:
         """How many bytes Redis may have; 0 for as many as it likes."""
-        command(self.redis.port, "CONFIG", "SET", "maxmemory", str(memory))
+        self._ask("CONFIG", "SET", "maxmemory", memory)
 
     def keys(self) -> set[str]:
         """What is in Redis."""
-        return set(command(self.redis.port, "EVAL", _KEYS, "0").split("\n")) - {""}
+        return {key.decode() for key in self._ask("KEYS", "*")}
 
     def length(self, key: str) -> int:
-        return int(command(self.redis.port, "LLEN", key))
+        return int(self._ask("LLEN", key))
+
+    def _ask(self, *command: str | int) -> Any:
+        with closing(inbox.connect(self.settings.redis_url.get_secret_value())) as client, inbox.translated():
+            connection: Any = client
+            return connection.execute_command(*command)
 
     def stop(self, *names: str) -> None:
         for name in names:
@@ -63,29 +65,28 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[Site]:
-    """Servers that are up, a schema, and processes that are about to be started. At the end all are gone."""
+def site(servers: Servers, folder: Path) -> Iterator[Site]:
+    """A schema, and processes that are about to be started. At the end all of these are gone."""
+    settings = Settings(
+        redis_url=SecretStr(servers.redis_url),
+        database_url=SecretStr(servers.database_url),
+        sources=SOURCES,
+        worker_name="selftest",
+        batch_size=BATCH_SIZE,
+        lease_seconds=LEASE_SECONDS,
+        export_url=str(folder / "lake"),
+        export_grace_minutes=0,
+        http="off",
+    )
+    app.upgrade(settings)
     with ExitStack() as stack:
-        postgres = stack.enter_context(PrivatePostgres(folder / "postgres"))
-        redis = stack.enter_context(PrivateRedis(folder / "redis", {"appendfsync": "always"}))
-        settings = Settings(
-            redis_url=SecretStr(redis.url),
-            database_url=SecretStr(postgres.url),
-            sources=SOURCES,
-            worker_name="selftest",
-            batch_size=BATCH_SIZE,
-            lease_seconds=LEASE_SECONDS,
-            export_url=str(folder / "lake"),
-            export_grace_minutes=0,
-            http="off",
-        )
-        app.upgrade(settings)
-        redis_wire = stack.enter_context(Proxy(redis.port))
-        postgres_wire = stack.enter_context(Proxy(_socket_of(postgres)))
-        programs = _programs(_environment(settings, redis_wire, postgres_wire), folder)
+        redis_wire = stack.enter_context(Proxy(servers.redis_at))
+        postgres_wire = stack.enter_context(Proxy(servers.postgres_at))
+        urls = through(servers.redis_url, redis_wire.port), through(servers.database_by_tcp, postgres_wire.port)
+        programs = _programs(_environment(settings, *urls), folder)
         for program in programs.values():
             stack.callback(_end, program)
-        yield Site(settings, postgres, redis, postgres_wire, redis_wire, programs)
+        yield Site(settings, servers, postgres_wire, redis_wire, programs)
 
 
 def _programs(environment: dict[str, str], folder: Path) -> dict[str, Program | Exporter]:
@@ -98,11 +99,11 @@ def _programs(environment: dict[str, str], folder: Path) -> dict[str, Program | 
     return {program.name: program for program in programs}
 
 
-def _environment(settings: Settings, redis_wire: Proxy, postgres_wire: Proxy) -> dict[str, str]:
+def _environment(settings: Settings, redis_url: str, database_url: str) -> dict[str, str]:
     """The settings as a process gets them, with the wires in between."""
     return {
-        "ETL_REDIS_URL": f"redis://127.0.0.1:{redis_wire.port}/0",
-        "ETL_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{postgres_wire.port}/postgres",
+        "ETL_REDIS_URL": redis_url,
+        "ETL_DATABASE_URL": database_url,
         "ETL_SOURCES": json.dumps([source.model_dump() for source in settings.sources]),
         "ETL_BATCH_SIZE": str(settings.batch_size),
         "ETL_LEASE_SECONDS": str(settings.lease_seconds),
@@ -110,11 +111,6 @@ def _environment(settings: Settings, redis_wire: Proxy, postgres_wire: Proxy) ->
         "ETL_EXPORT_GRACE_MINUTES": str(settings.export_grace_minutes),
         "ETL_HTTP": settings.http,
     }
-
-
-def _socket_of(postgres: PrivatePostgres) -> Path:
-    host, port = (parse_qs(urlsplit(postgres.url).query)[name][0] for name in ("host", "port"))
-    return Path(host) / f".s.PGSQL.{port}"
 
 
 def _end(program: Program | Exporter) -> None:
