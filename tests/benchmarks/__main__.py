@@ -50,7 +50,8 @@ def main(words: Sequence[str]) -> None:
             for figure in found:
                 print(figure.as_line(), flush=True)
             figures += found
-        write(arguments.results, figures, f"python -m tests.benchmarks {' '.join(words)}".strip(), bench.versions)
+        command = f"python -m tests.benchmarks {' '.join(words)}" if words else "make bench"
+        write(arguments.results, figures, command.partition(" --results")[0], bench.versions)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -22,6 +22,7 @@ from tests.world import CAMPAIGNS
 BATCH = 1_000
 # Slow ways get a part of the list: seconds are enough.
 ROW_BY_ROW_SHARE = 20
+CORE_SHARE = 4
 DLT_SHARE = 10
 
 _NOBODY = UUID(int=0)
@@ -85,7 +86,7 @@ def dlt_merge(bench: Bench) -> None:
 def measure(bench: Bench, runs: int) -> list[Figure]:
     all_ways: dict[str, tuple[Callable[[Bench], None], int]] = {
         "BRPOP and one upsert a row": (row_by_row, ROW_BY_ROW_SHARE),
-        "SQLAlchemy Core, batches of 1,000": (core_batches, 1),
+        "SQLAlchemy Core, batches of 1,000": (core_batches, CORE_SHARE),
     }
     missing = []
     if find_spec("dlt"):
