@@ -120,7 +120,29 @@ def _fast(results: Json | None) -> Iterator[str]:
         for what, reached, least in _targets(figures)
     ]
     yield from _table(("target", "reached", "at least", ""), rows)
+    yield from _in_the_way(figures, results["machine"]["cores"])
     yield from _table(("part", "what", "median", "unit", "ratio", "runs"), [_figure(f) for f in figures.values()])
+
+
+def _in_the_way(figures: Figures, cores: int) -> Iterator[str]:
+    """Where the CPU goes, and what is the most that these cores could do with it."""
+
+    def cpu(way: str) -> dict[str, float]:
+        found = {p: figures.get(("cpu", f"{way}: {p}"), {}).get("median") for p in ("loader", "Postgres", "Redis")}
+        return {process: median for process, median in found.items() if median}
+
+    one, two, limit = cpu("etl, 1 worker"), cpu("etl, 2 workers"), figures.get(("load", "the limit"), {}).get("median")
+    if not (one and two and limit):
+        return
+    each = ", ".join(f"{process} {median:.2g}" for process, median in one.items())
+    most_with_one, most_with_two = 1_000_000 / max(one.values()), cores * 1_000_000 / sum(two.values())
+    yield from _paragraph(
+        f"What stands in the way: microseconds of CPU a CDR, with one worker, are {each}. A worker is one process,"
+        f" whose Python runs on one core at a time: were it never waiting, it would load {most_with_one:,.0f} CDRs/s,"
+        f" {most_with_one / limit:.2f} of the limit. With two workers all three together take {sum(two.values()):.2g}"
+        f" us, of which {cores} cores can do {most_with_two:,.0f} a second, {most_with_two / limit:.2f} of the limit,"
+        " which is a single process of Postgres and needs one core. The steps below are the worker's."
+    )
 
 
 def _judged(reached: float | None, least: float) -> str:

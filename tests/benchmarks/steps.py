@@ -1,0 +1,58 @@
+"""Where a loader's time goes: its steps one after the other, in one thread, with the CPU that each takes here."""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+
+from etl import app
+from etl.inbox import connection as inbox
+from etl.inbox.claims import Source
+from etl.store.writer import Batch, Writer
+from etl.wire.ids import time_of
+from etl.wire.times import from_datetime
+from tests.benchmarks.figures import Figure
+from tests.benchmarks.load import BATCH, Bench
+from tests.store import engine, new_id
+from tests.world import CAMPAIGNS
+
+CLAIM, DECODE, WRITE, ACK = "claim", "decode: bytes to rows", "write: rows to COPY, ledger, commit", "ack"
+
+
+def measure(bench: Bench, runs: int) -> list[Figure]:
+    taken: dict[str, list[float]] = defaultdict(list)
+    for _ in range(runs):
+        bench.empty_tables()
+        bench.redis.flushall()
+        bench.fill(bench.messages)
+        for step, seconds in _load(bench).items():
+            taken[step].append(seconds / len(bench.messages) * 1_000_000)
+    return [Figure("steps", step, "us of CPU a CDR", each) for step, each in taken.items()]
+
+
+def _load(bench: Bench) -> dict[str, float]:
+    """Seconds of CPU by step, for all that waits."""
+    spent: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def step(name: str) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        spent[name] += time.process_time() - began
+
+    decode = app.decoders_of(bench.archive.settings())[CAMPAIGNS]
+    with inbox.connect(bench.archive.redis_url) as client, engine(bench.archive.database_url) as connections:
+        source = Source(client, CAMPAIGNS, worker="bench", new_batch_id=new_id, lease_ms=600_000, batch_size=BATCH)
+        writer = Writer(connections)
+        while True:
+            with step(CLAIM):
+                claim = source.claim()
+            if claim is None:
+                return spent
+            claimed_at = time_of(claim.batch_id)
+            with step(DECODE):
+                records = decode(claim.messages, claim.batch_id, from_datetime(claimed_at)).finish()
+            with step(WRITE):
+                writer.write(Batch(claim.batch_id, "bench", CAMPAIGNS, claimed_at, len(claim.messages), records))
+            with step(ACK):
+                claim.ack()
