@@ -146,7 +146,8 @@ def test_given_a_backlog_then_no_line_has_the_id_of_another_batch(archive: Archi
     archive.load(batch_size=2)
 
     told = [line["batch_id"] for line in said(stream, "loaded")]
-    assert told == [str(row["batch_id"]) for row in archive.rows("SELECT batch_id FROM load_batches ORDER BY committed_at")]
+    ledger = archive.rows("SELECT batch_id FROM load_batches ORDER BY committed_at")
+    assert told == [str(row["batch_id"]) for row in ledger]
     assert structlog.contextvars.get_contextvars() == {}
 
 
