@@ -11,7 +11,7 @@
 import contextlib
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +43,8 @@ from etl.wire.times import from_datetime, from_unix_ns
 
 # How soon after its lease ran out an abandoned claim is found; two cheap commands each time.
 ADOPT_EVERY_SECONDS = 5.0
+# Claims that are fetched and decoded while another is written: with one, the decoder would rest while Postgres commits.
+AHEAD = 2
 # A claim list without an entry in the registry is made by accident only: the net is cast at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
 
@@ -81,9 +83,9 @@ class Loader:
         self._log = log.bind(source_key=source.key)
         self._recovering = True  # a former life of this worker may have left claims
         self._adopt_at = self._rescue_at = time.monotonic()
-        # Under a backlog the next claim is fetched and decoded while this one is written.
+        # Under a backlog the next claims are fetched and decoded while this one is written.
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix=f"fetch {source.key}")
-        self._ahead: Future[_Taken | None] | None = None
+        self._ahead: deque[Future[_Taken | None]] = deque()
 
     def run(self, stop: threading.Event) -> None:
         """Load until `stop` is set; finishes or gives back what is in hand."""
@@ -112,7 +114,8 @@ class Loader:
         if taken is None:
             return None
         if len(taken.claim.messages) >= self._options.batch_size:
-            self._ahead = self._fetcher.submit(self._fetch_ahead)
+            while len(self._ahead) < AHEAD:
+                self._ahead.append(self._fetcher.submit(self._fetch_ahead))
         with logs.about(source_key=self._source.key, batch_id=str(taken.claim.batch_id)):
             return self._load(*taken)
 
@@ -142,14 +145,15 @@ class Loader:
                 yield
         finally:
             self._fetcher.shutdown()
-            with contextlib.suppress(EtlError):
-                if self._ahead and (taken := self._ahead.result()):
-                    taken.claim.give_back()
+            for ahead in self._ahead:
+                with contextlib.suppress(EtlError):
+                    if taken := ahead.result():
+                        taken.claim.give_back()
 
     def _take(self) -> _Taken | None:
-        if self._ahead:
-            ahead, self._ahead = self._ahead, None
-            return ahead.result()
+        while self._ahead:
+            if taken := self._ahead.popleft().result():
+                return taken
         return self._fetch()
 
     def _fetch(self) -> _Taken | None:
