@@ -143,6 +143,14 @@ def _in_the_way(figures: Figures, cores: int) -> Iterator[str]:
         f" us, of which {cores} cores can do {most_with_two:,.0f} a second, {most_with_two / limit:.2f} of the limit,"
         " which is a single process of Postgres and needs one core. The steps below are the worker's."
     )
+    if again := cpu("etl, 100 % duplicates"):
+        told = ", ".join(f"{process} {median:.2g}" for process, median in again.items())
+        most = 1_000_000 / (again["loader"] + again["Postgres"])
+        yield from _paragraph(
+            f"What is loaded again takes {told} us: each row is sent, then found and compared, all in one transaction."
+            f" Loader and Postgres take turns at that, with {most:,.0f} CDRs/s ({most / limit:.2f} of the limit) if"
+            " nothing of it overlapped."
+        )
 
 
 def _judged(reached: float | None, least: float) -> str:
