@@ -120,12 +120,12 @@ def _fast(results: Json | None) -> Iterator[str]:
         for what, reached, least in _targets(figures)
     ]
     yield from _table(("target", "reached", "at least", ""), rows)
-    yield from _in_the_way(figures, results["machine"]["cores"])
+    yield from _in_the_way(figures, results["machine"])
     yield from _table(("part", "what", "median", "unit", "ratio", "runs"), [_figure(f) for f in figures.values()])
 
 
-def _in_the_way(figures: Figures, cores: int) -> Iterator[str]:
-    """Where the CPU goes, and what is the most that these cores could do with it."""
+def _in_the_way(figures: Figures, machine: Json) -> Iterator[str]:
+    """Where the CPU goes, and what is the most that this machine could do with it."""
 
     def cpu(way: str) -> dict[str, float]:
         found = {p: figures.get(("cpu", f"{way}: {p}"), {}).get("median") for p in ("loader", "Postgres", "Redis")}
@@ -134,6 +134,7 @@ def _in_the_way(figures: Figures, cores: int) -> Iterator[str]:
     one, two, limit = cpu("etl, 1 worker"), cpu("etl, 2 workers"), figures.get(("load", "the limit"), {}).get("median")
     if not (one and two and limit):
         return
+    cores = machine["cores"]
     each = ", ".join(f"{process} {median:.2g}" for process, median in one.items())
     most_with_one, most_with_two = 1_000_000 / max(one.values()), cores * 1_000_000 / sum(two.values())
     yield from _paragraph(
