@@ -181,6 +181,8 @@ def test_an_agent_who_never_logged_out_loses_what_was_counted(archive: Archive, 
 
 def test_a_state_that_lasts_counts_until_now(archive: Archive, database: sa.Engine) -> None:
     now = datetime.now(UTC)
+    # It's noon, so that no midnight lies in these three hours.
+    archive.rows("UPDATE reporting.settings SET zone = %s RETURNING zone", f"Etc/GMT{now.hour - 12:+d}")
     running = session(int(now.timestamp()) - 9_000, int(now.timestamp()) + 5)
     load(archive, pack_session(running), status(1, "1002", now - timedelta(hours=2), "available"), key=SPOOL)
     archive.rows("UPDATE listener_sessions SET ended_at = NULL, reason = NULL RETURNING session_id")
