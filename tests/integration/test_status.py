@@ -242,13 +242,16 @@ def test_given_a_long_ledger_then_only_its_end_is_read_and_only_the_last_day(arc
         )
         connection.execute("VACUUM ANALYZE")
         connection.execute("SELECT pg_stat_force_next_flush()")
+    # Our own reading of all days is counted before, not when the server gets round to it.
+    dialed_at = archive.cdr(1)["dialed_at"]
+    archive.rows("SELECT pg_stat_force_next_flush()::text AS flushed")
     ledger = ("load_batches", "load_batch_days")
     other_days = [f"cdrs_{days_ago(days):%Y%m%d}" for days in range(2, 5)]
     before, of_other_days = read_so_far(archive, *ledger), read_so_far(archive, *other_days)
 
     with engine(archive.database_url) as connections:
         store.rates(connections, (60, 3_600))
-        assert store.last_cdr(connections).dialed_at == archive.cdr(1)["dialed_at"]
+        assert store.last_cdr(connections).dialed_at == dialed_at
 
     eventually(lambda: read_so_far(archive, *ledger) > before)  # it's counted when a session ends
     assert read_so_far(archive, *ledger) - before < 4_000, "an hour, and not five"
