@@ -21,7 +21,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -134,6 +134,7 @@ dead_letters = Table(
     Column("received_at", _time(), nullable=False, comment="When it was claimed"),
     Column("resolved_at", _time(), comment="When it was replayed or discarded; null while open"),
     Column("resolution", Text, comment="What became of it"),
+    Column("server", Text, comment="The Redis server it came from, by its name; null: loaded by an etl before 0.2"),
     UniqueConstraint("batch_id", "position"),
     Index("dead_letters_open_idx", "received_at", postgresql_where=text("resolved_at IS NULL")),
     comment="Messages that could not be understood or stored, kept whole until somebody resolves them",
@@ -153,6 +154,10 @@ load_batches = Table(
     Column("dead", Integer, nullable=False, comment="Messages that became dead letters"),
     Column("claimed_at", _time(), nullable=False, comment="When it was taken off the list"),
     Column("committed_at", _time(), nullable=False, server_default=_NOW, comment="Start of the committing transaction"),
+    Column("server", Text, comment="The Redis server it was taken from, by its name; null: by an etl before 0.2"),
+    Column(
+        "set_aside", JSONB(none_as_null=True), comment="Values that were set aside in extra, counted by field; or null"
+    ),
     CheckConstraint("claimed = inserted + updated + unchanged + events + dead", name="books_balance"),
     Index("load_batches_committed_idx", "committed_at"),
     Index("load_batches_cdrs_idx", "committed_at", postgresql_where=text("inserted + updated + unchanged > 0")),
@@ -187,6 +192,8 @@ listener_sessions = Table(
     Column("ended_at", _time(), comment="When it ended; null while it lasts, or if the listener was killed"),
     Column("reason", Text, comment="Why it ended: stopped, connection lost, probe lost or overflow"),
     Column("batch_id", Uuid, nullable=False, comment="The claim that brought the last report; see load_batches"),
+    Column("server", Text, comment="The Redis server that was listened to, by its name; null: by an etl before 0.2"),
+    Column("patterns", ARRAY(Text), comment="The PubSub patterns it was subscribed to; null: by an etl before 0.2"),
     Index("listener_sessions_proven_idx", "proven_until"),
     comment="Stretches of time in which a listener was subscribed, and how far it's proven that it heard all",
 )
