@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
+from etl import __version__
 from etl.store import load_back, partitions
 from etl.store.connection import translated
 from etl.store.load_back import Met
@@ -114,7 +115,7 @@ class Day:
         """
         with self._transaction() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {_DROP_WAIT_MS}"))
-            return partitions.forget(connection, self._table, self.day, revision.revision, revision.sha256)
+            return partitions.drop(connection, self._table, self.day, revision.revision, revision.sha256)
 
     @contextmanager
     def staging(self) -> Iterator[str]:
@@ -208,7 +209,7 @@ def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[Books, int | No
 
 
 def _enter(connection: sa.Connection, revision: Revision) -> None:
-    row: dict[str, Any] = asdict(revision)
+    row: dict[str, Any] = asdict(revision) | {"release": __version__}
     del row["published"], row["dropped"]
     entered = insert(exports).values(row)
     again = {name: entered.excluded[name] for name in row} | {"exported_at": sa.func.now()}
