@@ -42,14 +42,15 @@ class Met:
 @dataclass(frozen=True, slots=True)
 class _Kind:
     key: tuple[str, ...]
+    version: tuple[str, ...]  # what two versions of a row differ in; `etl forget` changes rows, and not their versions
     row: type[Cdr] | type[Event]
     merge: Callable[[sa.Connection, Sequence[Any]], Merged]
     first_stays: bool  # of two versions of a row; else they are merged
 
 
 _KINDS = {
-    "cdrs": _Kind(CDR_KEY, Cdr, merge_cdrs, first_stays=False),
-    "audit_events": _Kind(EVENT_KEY, Event, add_events, first_stays=True),
+    "cdrs": _Kind(CDR_KEY, ("batch_id", "loaded_at"), Cdr, merge_cdrs, first_stays=False),
+    "audit_events": _Kind(EVENT_KEY, ("batch_id",), Event, add_events, first_stays=True),
 }
 
 
@@ -77,9 +78,11 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
     # 1. Those that aren't there, …
     rows = sa.select(*returning.values())
     returned = _insert_into(connection, table, table, rows)
-    # 2. … and then those that are there, but say something else: they step aside, and arrive once more.
+    # 2. … and then those that are there in another version: they step aside, and arrive once more.
     same_key = [next(iter(table.c)) == day, *(table.c[name] == returning[name] for name in kind.key)]
-    differs = sa.or_(*(c.is_distinct_from(returning[c.name]) for c in table.c if c.name not in kind.key))
+    differs = sa.or_(*(table.c[name] != returning[name] for name in kind.version))
+    if "leg" in table.c:  # one claim may have brought both
+        differs |= _is_twin(staged)
     aside = _aside(table, kind.row._fields)
     aside.create(connection)
     _insert(connection, aside, sa.select(*(returning[name] for name in kind.row._fields)).where(*same_key, differs))
@@ -156,6 +159,13 @@ def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableCla
 def _as_staged(table: sa.Table, staging: str) -> sa.Select[Any]:
     staged = _staging(table, staging)
     return sa.select(*(_typed(table, staged, c.name) for c in table.c))
+
+
+def _is_twin(staged: sa.Table) -> sa.ColumnElement[bool]:
+    """A row of leg 1 beside which the same call's leg 0 comes back."""
+    other = staged.alias()
+    same_call = [other.c[name] == staged.c[name] for name in CDR_KEY if name != "leg"]
+    return sa.and_(staged.c.leg == 1, sa.exists().where(*same_call, other.c.leg == 0))
 
 
 def _count_first_legs(connection: sa.Connection, staged: sa.Table) -> int:

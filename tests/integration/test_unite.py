@@ -2,9 +2,11 @@
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from etl.store import unite
 from etl.store.unite import United
 from etl.store.writer import Writer
 from tests.integration.test_merge import COLUMNS, versions
+from tests.lake import export, export_and_prune, in_file, restore, with_lake
 from tests.store import engine, new_id, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr
 
@@ -126,3 +129,38 @@ def test_given_any_twins_then_they_become_what_merging_makes(
     assert len(about(united, "cdrs")) == 1
     assert about(united, "cdrs") == about(merged, "cdrs")
     assert about(united, "cdr_revisions") == about(merged, "cdr_revisions")
+
+
+@pytest.fixture
+def lake(archive: Archive, tmp_path: Path) -> Archive:
+    return with_lake(archive, tmp_path / "lake")
+
+
+def in_the_lake(archive: Archive) -> list[tuple[str, int]]:
+    return sorted((row["call_ref"], row["leg"]) for row in in_file(archive))
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one claim", "one claim each"])
+def test_given_a_file_of_0_1_if_it_is_restored_then_its_twins_are_united(
+    lake: Archive, writer: Writer, together: bool
+) -> None:
+    a, b = [cdr(n) for n in (1, 2)], [api_cdr(n, call_trail_number=2) for n in (2, 3)]
+    for claim in [[*a, *b]] if together else [a, b]:
+        write(writer, *claim)
+    with psycopg.connect(lake.database_url) as connection:
+        connection.execute("UPDATE cdrs SET leg = CASE WHEN number IS NULL THEN 0 ELSE 1 END")
+    export_and_prune(lake)
+    assert in_the_lake(lake) == [("1", 1), ("2", 0), ("2", 1), ("3", 0)]
+
+    restore(lake)
+
+    rows = lake.rows("SELECT call_ref, leg, number IS NOT NULL AS a, uuid IS NOT NULL AS b FROM cdrs ORDER BY 1")
+    assert [tuple(row.values()) for row in rows] == [
+        ("1", 0, True, False),
+        ("2", 0, True, True),
+        ("3", 0, False, True),
+    ]
+    assert lake.value("SELECT sum(inserted) FROM load_batch_days") == 3
+    lake.assert_books_balance()
+    export(lake)
+    assert in_the_lake(lake) == [("1", 0), ("2", 0), ("3", 0)]
