@@ -20,21 +20,7 @@ from tests.fuzz.corpus import STORED, dialler, protocol
 
 LARGEST = 2_000  # bytes: the messages of PROTOCOL.md have some hundreds
 # The forms of PROTOCOL.md's "Numbers as text", and what only looks like one.
-_NUMBERS = (
-    '"16"',
-    '" 16 "',
-    '"+16"',
-    '"0016"',
-    "16.0",
-    '"16.0"',
-    "1e1",
-    '""',
-    "16.5",
-    '"1e1"',
-    '"0x10"',
-    "1e400",
-    "1e-1",
-)
+_NUMBERS = ('"16"', '" 16 "', '"+16"', '"0016"', "16.0", '"16.0"', "1e1", '""', "16.5", '"1e1"', "1e400", "1e-1")
 
 
 def main() -> None:
