@@ -233,7 +233,6 @@ def sources(settings: Settings, clients: Stores) -> list[Source]:
             clients.redis,
             key,
             worker=settings.worker_name,
-            new_batch_id=new_id,
             take_from=take_from,
             forward_to=forward_to,
             batch_size=settings.batch_size,
