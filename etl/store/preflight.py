@@ -25,6 +25,7 @@ _NEEDED = {
     "load_batches": ("SELECT", "INSERT"),
     "load_batch_days": ("SELECT", "INSERT"),
     "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
+    "retired_servers": ("SELECT", "INSERT"),
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states")},
     **{
