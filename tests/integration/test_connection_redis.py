@@ -1,9 +1,11 @@
 """The Redis client: what it sends and how often, by which ways it gets to a server, and what becomes of refusals."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +154,10 @@ def test_a_user_with_just_the_rights_that_are_needed_can_do_all_of_it(archive: A
 
 @contextmanager
 def breaking(kind: str, private: PrivateRedis, cluster: PrivateCluster, folder: Path) -> Iterator[tuple[Any, Any]]:
-    """A client of the kind whose line breaks at every EVALSHA, and one of the server itself."""
+    """A client of the kind whose line breaks at every claim, and one of the server itself."""
     server = cluster.nodes[0] if kind == "cluster" else private
-    with BreakingLine(server.port, b"EVALSHA") as line, redis.Redis(port=server.port) as direct:
+    claim = hashlib.sha1(files("etl.inbox").joinpath("lua", "claim.lua").read_bytes()).hexdigest()
+    with BreakingLine(server.port, claim.encode()) as line, redis.Redis(port=server.port) as direct:
         url = f"redis://127.0.0.1:{line.port}/0"
         if kind == "redis":
             with connect(url) as client:
@@ -199,7 +202,7 @@ def test_a_command_whose_answer_is_lost_is_not_sent_again(
         with pytest.raises(Outage):
             ours.claim()
 
-        assert calls_of(direct, "evalsha") == 1
+        assert calls_of(direct, "evalsha") == 2, "one for the time, and one for the claim"
         assert direct.lrange(CLICK2DIAL, 0, -1) == [b"5", b"4", b"3"]
         # What was claimed under a name that never reached us is found again.
         found = theirs.adopt_own()
