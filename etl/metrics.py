@@ -77,7 +77,11 @@ OLDEST_WAITING = Gauge(
     "etl_oldest_waiting_seconds", "Age of the oldest waiting message, by the time it bears.", ("source_key",)
 )
 CLAIMS = Gauge("etl_claims", "Claims that aren't acknowledged.", ("source_key",))
-LISTENER_PROVEN = Gauge("etl_listener_proven_timestamp_seconds", "Until when the ledger knows that somebody listened.")
+LISTENER_PROVEN = Gauge(
+    "etl_listener_proven_timestamp_seconds",
+    "Until when the ledger knows that somebody listened to a Redis server; no name: by an etl before 0.2.",
+    ("server",),
+)
 UNEXPORTED_DAYS = Gauge("etl_unexported_days", "Closed days that an export would write now.", ("dataset",))
 LAST_EXPORT = Gauge("etl_last_export_timestamp_seconds", "When a day was last exported.", ("dataset",))
 RUNWAY = Gauge("etl_runway_seconds", "How long Redis' memory lasts if it grows on like this; +Inf if it doesn't grow.")

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, parse_qs, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -49,6 +49,8 @@ _VERIFYING = ("verify-full", "verify-ca")  # of libpq's sslmodes those that look
 _SENTINELS = re.compile("(.*@)?[^:,@]+(:[0-9]+)?(,[^:,@]+(:[0-9]+)?)*/[^/]+(/[0-9]*)?")
 _ONE_SOURCE = "an object with at least a key"
 _A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
+_SERVER_NAME = r"[A-Za-z0-9._:/@\[\]-]"
+_SERVER_NAME_LENGTH = 200
 _MALFORMED = "isn't a well-formed URL (are the special characters of its password percent-encoded?)"
 
 
@@ -79,6 +81,29 @@ def _redis_url(url: SecretStr) -> SecretStr:
     if parts.scheme in _SENTINEL_SCHEMES and not _SENTINELS.fullmatch(parts.netloc + parts.path):
         raise ValueError("must look like redis+sentinel://host:26379,host:26379/service/0")
     return url
+
+
+def _server_name(name: str) -> str:
+    """It's told to everybody, in every row: so nothing that looks like a URL with its password."""
+    if "://" in name or re.search(":.*@", name):
+        raise ValueError("must be a name and no URL: a password may be in that")
+    return name
+
+
+def _default_server_name(url: str) -> str:
+    """host:port/db of a Redis URL, path/db of a socket, the service's name of sentinels; never anything of what stands
+    before an `@`, where the password is."""
+    parts = urlsplit(url)
+    if parts.scheme in _SENTINEL_SCHEMES:
+        behind = f"{parts.netloc}{parts.path}".rpartition("@")[2]
+        name = unquote(behind.partition("/")[2].partition("/")[0])
+    elif parts.scheme == "unix":
+        path = parts.path.rpartition("@")[2] if parts.netloc else parts.path
+        name = f"{unquote(path)}/{parse_qs(parts.query).get('db', ['0'])[0]}"
+    else:
+        host = parts.hostname or "localhost"
+        name = f"{f'[{host}]' if ':' in host else host}:{parts.port or 6379}/{parts.path.strip('/') or 0}"
+    return re.sub(_SERVER_NAME.replace("[", "[^", 1), "-", name)[:_SERVER_NAME_LENGTH] or "redis"
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
@@ -191,6 +216,10 @@ class Settings(BaseSettings):
     redis_ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = Field(
         default=None, description="a file of CA certificates"
     )
+    redis_name: (
+        Annotated[str, Field(pattern=f"^{_SERVER_NAME}{{1,{_SERVER_NAME_LENGTH}}}$"), AfterValidator(_server_name)]
+        | None
+    ) = Field(default=None, description=f"1 to {_SERVER_NAME_LENGTH} letters, digits, or any of . _ : / @ [ ] -")
     redis_cluster: bool = Field(default=False, description="true or false")
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = Field(
         default=SecretStr("postgresql://127.0.0.1:5432/etl"), description="a postgresql:// URL"
@@ -230,6 +259,11 @@ class Settings(BaseSettings):
     def http_address(self) -> tuple[str, int] | None:
         """Host and port of metrics and health; None if they are off."""
         return None if self.http == "off" else _host_and_port(self.http)
+
+    @property
+    def server(self) -> str:
+        """The name by which the archive knows this Redis: `redis_name`, or what the URL says of it."""
+        return self.redis_name or _default_server_name(self.redis_url.get_secret_value())
 
     @property
     def inbox_url(self) -> str:
@@ -289,6 +323,11 @@ class Settings(BaseSettings):
         url = info.data.get("redis_url")
         if cluster and url and not url.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("goes with a redis:// or rediss:// URL only")
+        if cluster and info.data.get("redis_name", "wrong") is None:
+            raise ValueError(
+                f"needs {PREFIX}REDIS_NAME beside it: nodes come and go, so give the cluster a name that stays, like"
+                " dialler"
+            )
         return cluster
 
     @field_validator("sources")

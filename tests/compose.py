@@ -12,12 +12,14 @@ CHECKOUT = Path(__file__).parents[1]
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[?-])(?P<rest>[^}]*))?\}")
 
 
-def services(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Of the file at the top, their variables filled in, in the order in which they start. KeyError: a variable is
-    needed that isn't there."""
+def services(environment: Mapping[str, str], profile: str | None = None) -> dict[str, Any]:
+    """Of the file at the top, those of the profile too, their variables filled in, in the order in which they start.
+    KeyError: a variable is needed that isn't there."""
     text = (CHECKOUT / "docker-compose.yml").read_text()
     file = yaml.safe_load("\n".join(_filled(line, environment) for line in text.splitlines()))
-    found: dict[str, Any] = file["services"]
+    found: dict[str, Any] = {
+        name: service for name, service in file["services"].items() if profile in service.get("profiles", [profile])
+    }
     order = TopologicalSorter({name: list(service.get("depends_on", ())) for name, service in found.items()})
     return {name: found[name] for name in order.static_order()}
 

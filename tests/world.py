@@ -73,6 +73,11 @@ def migrate(database_url: str) -> None:
     app.upgrade(Settings(database_url=SecretStr(database_url)))
 
 
+def left(client: Any, **options: Any) -> list[bytes]:
+    """Every key but those that note when the last claim of a list was made: these stay for ever."""
+    return [key for key in client.keys(**options) if not key.endswith(b":claimed")]
+
+
 @dataclass
 class Archive:
     """The two stores of a test, and the program's settings for them."""
@@ -140,8 +145,8 @@ class Archive:
         return row
 
     def keys(self) -> set[str]:
-        """What is left in Redis."""
-        return {key.decode() for key in cast("Iterator[bytes]", self.redis.scan_iter())}
+        """What is left in Redis, as `left` has it."""
+        return {key.decode() for key in left(self.redis)}
 
     def claims(self, key: str = CAMPAIGNS) -> list[str]:
         """The registry of claims of a source list: "<batch_id>@<worker>"."""

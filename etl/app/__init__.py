@@ -167,6 +167,14 @@ def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
         return sessions.gaps(engine, since, until)
 
 
+def retire(settings: Settings, server: str) -> datetime:
+    """Expect nothing more of what was listened to on a Redis server; returns from when on. Raises `EtlError` if nobody
+    ever listened to it, `Outage` and `ConfigurationError`."""
+    with engine_of(settings) as engine:
+        schema.check(engine)
+        return sessions.retire(engine, server)
+
+
 def check(settings: Settings) -> None:
     """Raises `ConfigurationError` with the way out unless the schema is the one we need, `Outage` if we can't know."""
     with engine_of(settings) as engine:
@@ -235,7 +243,6 @@ def sources(settings: Settings, clients: Stores) -> list[Source]:
             clients.redis,
             key,
             worker=settings.worker_name,
-            new_batch_id=new_id,
             take_from=take_from,
             forward_to=forward_to,
             batch_size=settings.batch_size,
@@ -281,6 +288,7 @@ def _options(settings: Settings, decode: Decode) -> Options:
         worker=settings.worker_name,
         batch_size=settings.batch_size,
         linger_seconds=settings.linger_ms / 1_000,
+        server=settings.server,
     )
 
 
@@ -309,6 +317,7 @@ def _listener(settings: Settings, redis: inbox.Client, prompt: inbox.Client) -> 
         spool=SPOOL,
         patterns=settings.listen_patterns,
         ignore=frozenset(settings.listen_ignore),
+        server=settings.server,
     )
     return Listener(prompt, listening, log, Spooler(redis, SPOOL, log))
 

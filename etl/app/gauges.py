@@ -91,7 +91,7 @@ def _age(each: List) -> float | None:
 def _of_postgres(found: InPostgres) -> Gauges:
     exports = found.exports
     return {
-        LISTENER_PROVEN: {(): found.listener.proven_until.timestamp()} if found.listener else {},
+        LISTENER_PROVEN: {(each.server or "",): each.proven_until.timestamp() for each in found.listeners},
         UNEXPORTED_DAYS: {(dataset,): days for dataset, days in exports.unexported_days.items()},
         LAST_EXPORT: {(dataset,): moment.timestamp() for dataset, moment in exports.last_exported_at.items()},
     }

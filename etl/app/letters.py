@@ -20,5 +20,6 @@ def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> R
             app.decoders_of(settings),
             Writer(engine),
             worker=settings.worker_name,
+            server=settings.server,
             told=told,
         )

@@ -83,11 +83,12 @@ class InRedis:
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """In the last `period_seconds` nobody was proven to listen for `seconds`."""
+    """In the last `period_seconds` nobody was proven to listen for `seconds`, those of all Redis servers added up."""
 
     period_seconds: float
     gaps: int
     seconds: float
+    seconds_of_servers: dict[str, float]  # by their names; without those of an etl before 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ class Exports:
 class InPostgres:
     rates: list[Rate]
     last_cdr: LastCdr
-    listener: Listener | None
+    listeners: list[Listener]  # one for each Redis server, the latest first
+    listener: Listener | None  # the first of them
     listener_gaps: Gaps
     open_dead_letters: list[OpenLetters]
     set_aside: SetAside
@@ -188,8 +190,9 @@ def in_redis(
 def gaps(engine: Engine) -> Gaps:
     now = datetime.now(UTC)
     found = sessions.gaps(engine, now - GAPS_PERIOD, now)
-    seconds = sum((gap.gap_until - gap.gap_from).total_seconds() for gap in found)
-    return Gaps(GAPS_PERIOD.total_seconds(), len(found), seconds)
+    seconds = sessions.deaf_seconds(found)
+    of_servers = {server: length for server, length in seconds.items() if server is not None}
+    return Gaps(GAPS_PERIOD.total_seconds(), len(found), sum(seconds.values()), of_servers)
 
 
 def exports(engine: Engine, first_open_day: date) -> Exports:
@@ -238,10 +241,12 @@ class Reader:
 
     def _postgres(self) -> InPostgres:
         schema.check(self._engine)
+        listeners = status.listeners(self._engine)
         return InPostgres(
             rates=status.rates(self._engine, RATES_SECONDS),
             last_cdr=status.last_cdr(self._engine),
-            listener=status.listener(self._engine),
+            listeners=listeners,
+            listener=listeners[0] if listeners else None,
             listener_gaps=gaps(self._engine),
             open_dead_letters=status.open_letters(self._engine),
             set_aside=SetAside(SET_ASIDE_SECONDS, status.set_aside(self._engine, SET_ASIDE_SECONDS)),

@@ -62,12 +62,13 @@ def list_(
         out.print("no dead letters")
         return
     print_rows(
-        ("id", "received (UTC)", "from", "reason", "detail", "begins with", "resolution"),
+        ("id", "received (UTC)", "from", "server", "reason", "detail", "begins with", "resolution"),
         [
             (
                 letter.id,
                 f"{letter.received_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
                 printable(letter.source_key),
+                letter.server,
                 letter.reason,
                 printable(letter.detail),
                 printable(letter.raw[:BEGINNING].decode(errors="backslashreplace")),
@@ -103,6 +104,7 @@ def show(
         fields = {
             "received": f"{letter.received_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC",
             "from": letter.source_key,
+            "server": letter.server or "unknown: loaded by an etl before 0.2",
             "claim": f"{letter.batch_id}, message {letter.position}",
             "reason": f"{letter.reason}: {letter.detail}",
             "resolution": letter.resolution or "none: it's open",
@@ -193,7 +195,7 @@ def replay(
         return
     out.print(f"{tried:,} tried: {replayed.books.claimed:,} are stored now, {replayed.still_dead:,} are still dead")
     for key, number in replayed.unknown.items():
-        out.print(f"{number:,} came from {printable(key)}, which the settings name no more: left alone", markup=False)
+        out.print(f"{number:,} came from {printable(key)}, which these settings don't load: left alone", markup=False)
 
 
 def printable(text: str) -> str:
@@ -230,6 +232,7 @@ def _as_json(letter: "Letter") -> dict[str, Any]:
         "raw_base64": base64.b64encode(letter.raw).decode(),
         "resolved_at": letter.resolved_at and letter.resolved_at.astimezone(UTC).isoformat(),
         "resolution": letter.resolution,
+        "server": letter.server,
     }
 
 

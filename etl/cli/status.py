@@ -185,19 +185,21 @@ def _of_postgres(found: "InPostgres", at: datetime) -> "Iterator[RenderableType]
     committed, dialed = found.last_cdr.committed_at, found.last_cdr.dialed_at
     said = f"committed {ago(committed)}" if committed else "none"
     yield _line("last CDR", f"{said}; the latest call was dialled {ago(dialed)}" if dialed else said)
-    listener = found.listener
-    if listener is None:
+    if not found.listeners:
         yield _line("listener", "none: nobody has ever listened")
-    elif listener.is_listening:
-        since = f"listens since {_utc(listener.subscribed_at)}, proven until {ago(listener.proven_until)}"
-        yield _line("listener", f"{printable(listener.name)} {since}")
-    else:
-        yield _line(
-            "listener", f"nobody is proven to listen; last {printable(listener.name)}, {ago(listener.proven_until)}"
-        )
+    for listener in found.listeners:
+        name = f"{printable(listener.name)}{f' on {printable(listener.server)}' if listener.server else ''}"
+        if listener.is_listening:
+            since = f"listens since {_utc(listener.subscribed_at)}, proven until {ago(listener.proven_until)}"
+            yield _line("listener", f"{name} {since}")
+        else:
+            yield _line("listener", f"nobody is proven to listen; last {name}, {ago(listener.proven_until)}")
     gaps = found.listener_gaps
+    deaf = [f"{printable(server)} {duration(length)}" for server, length in gaps.seconds_of_servers.items()]
+    of_servers = f": {', '.join(deaf)}" if len(deaf) > 1 else ""
     none = "no gap in the last day"
-    yield _line("gaps", f"{gaps.gaps:,} in the last day, {duration(gaps.seconds)} in all" if gaps.gaps else none)
+    said = f"{gaps.gaps:,} in the last day, {duration(gaps.seconds)} in all{of_servers}"
+    yield _line("gaps", said if gaps.gaps else none)
     if found.open_dead_letters:
         yield table_of(
             ("open dead letters", "number", "first received (UTC)", "last received (UTC)"),

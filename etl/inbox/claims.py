@@ -6,30 +6,45 @@
 
 Each arrow is one Lua script, so each message is in exactly one list at any moment. The rest of the program holds a
 `Claim` and never sees a key. What the messages mean is none of this module's business.
+
+The order of claiming decides which version of a call is the newer one. So a claim's batch_id has its time from Redis,
+and within a list it's later than that of every claim before: of whichever worker, and wherever clocks go. The time of
+the last claim is noted in `{source}:claimed`. Loaders of 0.1 take their own host's time meanwhile, and note none.
 """
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import redis
 from redis.commands.core import Script
 from redis.crc import key_slot
 
-from etl.errors import ConfigurationError, LeaseLost
+from etl.errors import ConfigurationError, LeaseLost, Outage
 from etl.inbox.connection import Client, translated
+from etl.wire.ids import unix_ms_of, uuid7
 
 End = Literal["left", "right"]
+T = TypeVar("T")
+
+_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue")
+_OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 
 # `wait` returns at least this often, so that a loader at rest sees a stop signal and abandoned claims.
 WAIT_SECONDS = 2.0
+
+# Whenever this worker is too slow with its time, another has claimed: so many in a row don't happen.
+OVERTAKEN_TIMES = 100
+# The year 2100. A note beyond it is broken, or of a clock that was; the archive has no days there.
+LATEST_MS = 4_102_444_800_000
 
 
 @dataclass(eq=False)
@@ -72,7 +87,6 @@ class Source:
         key: str,
         *,
         worker: str,
-        new_batch_id: Callable[[], UUID],
         take_from: End = "right",
         forward_to: str | None = None,
         batch_size: int = 5_000,
@@ -81,26 +95,22 @@ class Source:
         self.key = key
         self._client: Any = client
         self._worker = worker
-        self._new_batch_id = new_batch_id
         self._old_end = take_from
         self._forward_to = forward_to
         self._batch_size = batch_size
         self._lease_ms = lease_ms
         self._prefix = prefix_of(key)
         self._registry = f"{self._prefix}:claims"
+        self._claimed = f"{self._prefix}:claimed"
         self._check_slots(client)
-        self._scripts = {name: _script(client, name) for name in ("claim", "adopt", "renew", "ack", "rescue")}
+        self._scripts = {name: _script(client, name) for name in _VERBS}
         self._live: dict[UUID, Claim] = {}
         self._lock = threading.Lock()
 
     def claim(self) -> Claim | None:
         """Take the oldest waiting messages, at most a batch; None if there are none."""
-        batch_id = self._new_batch_id()
-        keys = [self.key, self._list_of(batch_id), self._registry]
-        if self._forward_to:
-            keys.append(self._forward_to)
-        limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
-        if not self._run("claim", keys, [self._member(batch_id), *limits, self._old_end]):
+        batch_id = self._in_turn(self._try_to_claim)
+        if batch_id is None:
             return None
         with translated():
             messages = self._client.lrange(self._list_of(batch_id), 0, -1)
@@ -125,17 +135,13 @@ class Source:
     def rescue(self) -> int:
         """Register claim lists that no registry entry names, so that they are adopted like any other; returns how many.
 
-        There should be none. A registry that somebody deleted makes some.
+        There should be none. A registry that somebody deleted makes some. Each counts as of its first claiming, if its
+        name tells when that was.
         """
         start = f"{self._prefix}:claim:".encode()
         with translated():
             lists = list(self._scan(start))
-        rescued = 0
-        for key in lists:
-            batch_id = self._new_batch_id()
-            keys = [key, self._list_of(batch_id), self._registry]
-            rescued += self._run("rescue", keys, [key.removeprefix(start), f"{batch_id}@rescued"])
-        return rescued
+        return sum(self._rescue(key, key.removeprefix(start)) for key in lists)
 
     def wait(self, seconds: float = WAIT_SECONDS) -> bool:
         """Block until a message is waiting; False after `seconds` without one.
@@ -192,6 +198,39 @@ class Source:
         for claim in self._holding():
             self._give_back(claim)
 
+    def _try_to_claim(self, unix_ms: int) -> UUID | None:
+        """None if nothing is waiting."""
+        batch_id = uuid7(unix_ms)
+        keys = [self.key, self._list_of(batch_id), self._registry, self._claimed]
+        if self._forward_to:
+            keys.append(self._forward_to)
+        limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
+        claimed = self._run("claim", keys, [self._member(batch_id), *limits, self._old_end, unix_ms])
+        return batch_id if claimed else None
+
+    def _rescue(self, orphan: bytes, name: bytes) -> int:
+        claimed_as = _claimed_as(name.decode(errors="replace"))
+
+        def register(unix_ms: int, noted: bool = True) -> int:
+            batch_id = uuid7(unix_ms)
+            keys = [orphan, self._list_of(batch_id), self._registry, self._claimed]
+            return int(self._run("rescue", keys, [name, f"{batch_id}@rescued", unix_ms if noted else ""]))
+
+        return register(unix_ms_of(claimed_as), noted=False) if claimed_as else self._in_turn(register)
+
+    def _in_turn(self, step: Callable[[int], T]) -> T:
+        """Do `step` with a time later than that of every claim before, once more whenever another was faster."""
+        for _ in range(OVERTAKEN_TIMES):
+            unix_ms = int(self._run("next", [self._claimed], []))
+            if not 0 < unix_ms < LATEST_MS:
+                raise ConfigurationError(
+                    f"{self._claimed} notes that the last claim was made beyond the year 2100: see that Redis' clock is"
+                    " right, and delete that key"
+                )
+            with contextlib.suppress(_OvertakenError):
+                return step(unix_ms)
+        raise Outage(f"other workers of {self.key} are always faster")
+
     def _ack(self, claim: Claim) -> None:
         acknowledged = self._run("ack", [self._list_of(claim.batch_id), self._registry], [self._member(claim.batch_id)])
         self._drop(claim)
@@ -230,7 +269,12 @@ class Source:
 
     def _run(self, script: str, keys: list[Any], args: list[Any]) -> Any:
         with translated():
-            return self._scripts[script](keys=keys, args=args)
+            try:
+                return self._scripts[script](keys=keys, args=args)
+            except redis.ResponseError as error:
+                if str(error).startswith(_OVERTAKEN):
+                    raise _OvertakenError from error
+                raise
 
     def _scan(self, start: bytes) -> Iterator[bytes]:
         options: dict[str, Any] = {"match": re.sub(rb"([*?\[\]\\^-])", rb"\\\1", start) + b"*", "_type": "list"}
@@ -259,6 +303,10 @@ def _script(client: Client, name: str) -> Script:
     return client.register_script((files(__package__) / "lua" / f"{name}.lua").read_text())
 
 
+class _OvertakenError(Exception):
+    """A script did nothing: its claim would not have been the latest."""
+
+
 class _Entry(NamedTuple):
     """An entry of the registry. `batch_id` is None if it isn't written as ours are."""
 
@@ -269,13 +317,17 @@ class _Entry(NamedTuple):
 
 def _parse(member: bytes) -> _Entry:
     text, _, worker = member.decode(errors="replace").partition("@")
+    return _Entry(member, _claimed_as(text), worker)
+
+
+def _claimed_as(text: str) -> UUID | None:
+    """The batch_id, if it's one as we give them: others can't tell the time of the claim."""
     try:
         batch_id = UUID(text)
     except ValueError:
-        return _Entry(member, None, worker)
-    # Others can't tell the time of the claim, and UUID() reads more than one spelling.
-    ours = batch_id.version == 7 and str(batch_id) == text
-    return _Entry(member, batch_id if ours else None, worker)
+        return None
+    ours = batch_id.version == 7 and unix_ms_of(batch_id) < LATEST_MS
+    return batch_id if ours and str(batch_id) == text else None  # UUID() reads other spellings, too
 
 
 def prefix_of(key: str) -> str:

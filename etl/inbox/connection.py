@@ -58,7 +58,8 @@ _URL_OPTIONS: dict[str, dict[str, Callable[[str], bool]]] = {
 # Answers of a server that will soon be able to, of the wrong one during a fail-over, or to a command that came twice.
 # Redis 6 wraps what a command inside a script was answered: "Error running script …: -OOM …".
 _PASSING = re.compile(
-    "(^| -)(OOM|MISCONF|BUSY|LOADING|NOREPLICAS|READONLY|UNBLOCKED|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOSCRIPT|CLAIMED) "
+    "(^| -)(OOM|MISCONF|BUSY|LOADING|NOREPLICAS|READONLY|UNBLOCKED|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOSCRIPT"
+    "|CLAIMED|OVERTAKEN) "
 )
 
 

@@ -44,12 +44,14 @@ FLUSH_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What to listen to, for which spool. `ignore` holds "kind/sub_type" pairs: counted, and dropped at the door."""
+    """What to listen to, for which spool. `ignore` holds "kind/sub_type" pairs: counted, and dropped at the door.
+    `server` is the name under which sessions are reported; None reports them as 0.1 did."""
 
     name: str
     spool: str
     patterns: Sequence[str]
     ignore: frozenset[str] = frozenset()
+    server: str | None = None
 
 
 class Listener:
@@ -188,7 +190,18 @@ class OpenSession:
         self._ignore = frozenset(map(_plural, listening.ignore))
         self._spooler = spooler
         self._last_probe = time.monotonic()
-        self._session = Session(session_id, listening.name, now, now, received=0, ignored=0, dropped=0)
+        patterns = tuple(dict.fromkeys(_storable(pattern) for pattern in listening.patterns))
+        self._session = Session(
+            session_id,
+            listening.name,
+            subscribed_at=now,
+            proven_until=now,
+            received=0,
+            ignored=0,
+            dropped=0,
+            server=listening.server,
+            patterns=patterns if listening.server is not None else None,
+        )
         self._received = self._ignored = self._dropped = 0
         self.overflowed = False
         self._report()
@@ -242,6 +255,11 @@ class OpenSession:
 def _stamped(heard: Heard) -> bytes:
     now = time.time_ns()
     return pack_heard(uuid7(now // 1_000_000).bytes, from_unix_ns(now), heard.channel, heard.message)
+
+
+def _storable(pattern: str) -> str:
+    """Postgres' text has room for all but NUL."""
+    return pattern.replace("\0", "%00")
 
 
 def _plural(pair: str) -> str:

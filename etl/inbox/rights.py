@@ -48,6 +48,7 @@ _ARGUMENTS: dict[str, list[str]] = {
 _OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim", "sort")
 _OF_A_CLAIM = ("exists", "llen", "lrange", "ltrim", "memory|usage", "rename", "sort", "unlink")
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
+_OF_THE_LAST_TIME = ("zadd", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
 _WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
@@ -138,6 +139,7 @@ def _uses_of_loading(needs: Needs) -> list[_Use]:
             _Use(key, _escaped(key), _OF_A_SOURCE),
             _Use(f"{prefix_of(key)}:claim:{_new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
             _Use(f"{prefix_of(key)}:claims", f"{_escaped(prefix_of(key))}:*", _OF_A_REGISTRY),
+            _Use(f"{prefix_of(key)}:claimed", f"{_escaped(prefix_of(key))}:*", _OF_THE_LAST_TIME),
         ]
         if forward_to:
             push = "rpush" if take_from == "left" else "lpush"

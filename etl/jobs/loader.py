@@ -63,6 +63,7 @@ class Options:
     worker: str
     batch_size: int
     linger_seconds: float
+    server: str | None = None  # the Redis server's name
 
 
 class _Taken(NamedTuple):
@@ -191,7 +192,15 @@ class Loader:
         """Its records are decoded when they are needed."""
         claimed_at = time_of(claim.batch_id)
         records = self._options.decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
-        return Batch(claim.batch_id, self._options.worker, self._source.key, claimed_at, len(claim.messages), records)
+        return Batch(
+            claim.batch_id,
+            self._options.worker,
+            self._source.key,
+            claimed_at,
+            len(claim.messages),
+            records,
+            server=self._options.server,
+        )
 
     def _wait(self, stop: threading.Event) -> None:
         """Until something is waiting; and then a little longer, so that a trickle makes batches too."""

@@ -22,7 +22,7 @@ from etl.wire.times import from_datetime
 @dataclass(slots=True)
 class Replayed:
     """What became of letters: `books` of those that are stored now; how many are still dead; and how many came from
-    a list, by its key, that this etl doesn't load."""
+    a list that this etl doesn't load: by its key, and by "key of server" if it's on another Redis server."""
 
     books: Books = field(default_factory=Books)
     still_dead: int = 0
@@ -35,18 +35,23 @@ def replay(
     writer: Writer,
     *,
     worker: str,
+    server: str,
     told: Callable[[int], None],
 ) -> Replayed:
-    """`decoders` are those of the loaders, by list; `told` hears how many letters were tried. Raises as `Writer`."""
+    """`decoders` are those of the loaders, by list, of the Redis server that is called `server`; `told` hears how many
+    letters were tried. Raises as `Writer`."""
     replayed = Replayed()
     for list_key, letters in groups:
-        if decode := decoders.get(list_key):
+        # On another server the same key may be another system's. Letters of 0.1 don't say where they are from.
+        of_another = letters[0].server not in (None, server)
+        name = f"{list_key} of {letters[0].server}" if of_another else list_key
+        if not of_another and (decode := decoders.get(list_key)):
             batch = _decoded(list_key, letters, decode, worker)
             books = writer.replay(batch, [letter.id for letter in letters])
             replayed.books += books
             replayed.still_dead += len(letters) - books.claimed
         else:
-            replayed.unknown[list_key] = replayed.unknown.get(list_key, 0) + len(letters)
+            replayed.unknown[name] = replayed.unknown.get(name, 0) + len(letters)
         told(len(letters))
     return replayed
 
@@ -56,7 +61,7 @@ def _decoded(list_key: str, letters: list[Letter], decode: Decode, worker: str) 
     claimed_at, batch_id = letters[0].received_at, _batch_id(letters[0])
     messages = [_as_claimed(list_key, letter) for letter in letters]
     records = decode(messages, batch_id, from_datetime(claimed_at))
-    return Batch(batch_id, worker, list_key, claimed_at, len(letters), records)
+    return Batch(batch_id, worker, list_key, claimed_at, len(letters), records, server=letters[0].server)
 
 
 def _batch_id(first: Letter) -> UUID:

@@ -27,6 +27,7 @@ class Letter(NamedTuple):
     position: int
     resolved_at: datetime | None
     resolution: str | None
+    server: str | None  # the Redis server's name; None of what an etl of 0.1 loaded
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ _NEEDED = {
     "load_batch_days": ("SELECT", "INSERT"),
     "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
     "united_days": ("SELECT",),
+    "retired_servers": ("SELECT", "INSERT"),
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states")},
     **{

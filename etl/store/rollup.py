@@ -182,10 +182,20 @@ _CHANGES = (
         " AND s.day BETWEEN CAST(:day AS date) - 2 AND CAST(:day AS date) + 2"
     ),
     sa.text("""
-INSERT INTO reporting.status_changes (day, extension, at, event_id, origin, status, campaign_ref)
-SELECT day, extension, captured_at, event_id, origin, status, campaign_ref
-FROM reporting.events
-WHERE day = :day AND kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL AND status IS NOT NULL"""),
+INSERT INTO reporting.status_changes (
+    day, extension, at, event_id, origin, status, campaign_ref, server, channels
+)
+SELECT :day, extension, captured_at, event_id, origin, status, campaign_ref, server,
+    CASE WHEN reference IS NULL THEN channel ELSE regexp_replace(channel, ':[^:]*$', '') END
+FROM reporting.settings
+CROSS JOIN LATERAL (
+    SELECT (CAST(:day AS timestamp) AT TIME ZONE zone) AS start,
+        ((CAST(:day AS timestamp) + interval '1 day') AT TIME ZONE zone) AS stop
+) business_day
+JOIN audit_events ON captured_on BETWEEN (start AT TIME ZONE 'UTC')::date AND (stop AT TIME ZONE 'UTC')::date
+    AND (captured_at AT TIME ZONE zone)::date = CAST(:day AS date)
+LEFT JOIN load_batches USING (batch_id)
+WHERE kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL AND status IS NOT NULL"""),
 )
 _OF_DATASET = {"cdrs": _CALLS, "audit_events": _CHANGES}
 # States are cut into quarters of an hour, since every time zone's hours begin with one.

@@ -1,6 +1,7 @@
-"""The listener's sessions, and what nobody heard: the table `listener_sessions`, the view `audit_gaps`."""
+"""The listener's sessions, and what nobody heard: the tables `listener_sessions` and `retired_servers`, the view
+`audit_gaps`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -8,27 +9,59 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from etl.errors import EtlError
 from etl.store.connection import translated
-from etl.store.tables import audit_gaps, listener_sessions
+from etl.store.tables import audit_gaps, listener_sessions, retired_servers
 from etl.wire.spool import Session
 from etl.wire.times import to_datetime
 
 
 class Gap(NamedTuple):
-    """An interval without a proven subscription, cut to the period that was asked for."""
+    """An interval without a proven subscription to `patterns` on a Redis server, cut to the period that was asked for.
+    `server` and `patterns` are None while all that is known are sessions of an etl before 0.2."""
 
     gap_from: datetime
     gap_until: datetime
     reason: str
+    server: str | None = None
+    patterns: list[str] | None = None
 
 
 def gaps(engine: sa.Engine, since: datetime, until: datetime) -> list[Gap]:
     """The gaps within [since, until], in order. Raises `Outage`."""
     start = sa.func.greatest(audit_gaps.c.gap_from, since)
     end = sa.func.least(audit_gaps.c.gap_until, until)
-    query = sa.select(start, end, audit_gaps.c.reason).where(start < end).order_by(start)
+    c = audit_gaps.c
+    query = sa.select(start, end, c.reason, c.server, c.patterns).where(start < end).order_by(start, c.server, end)
     with translated(), engine.connect() as connection:
         return [Gap(*row) for row in connection.execute(query)]
+
+
+def deaf_seconds(gaps: Iterable[Gap]) -> dict[str | None, float]:
+    """How long nobody listened, by server. Patterns of one server that weren't heard at once are one time."""
+    seconds: dict[str | None, float] = {}
+    heard_from: dict[str | None, datetime] = {}
+    for gap in sorted(gaps, key=lambda gap: gap.gap_from):
+        start = max(gap.gap_from, heard_from.get(gap.server, gap.gap_from))
+        end = max(gap.gap_until, start)
+        seconds[gap.server] = seconds.get(gap.server, 0.0) + (end - start).total_seconds()
+        heard_from[gap.server] = end
+    return seconds
+
+
+def retire(engine: sa.Engine, server: str) -> datetime:
+    """From now on, nothing of what the server was subscribed to before is expected to be heard; returns when that is.
+
+    Raises `EtlError` with the known names if nobody ever listened to it, and `Outage`.
+    """
+    names = sa.select(listener_sessions.c.server).where(listener_sessions.c.server.is_not(None)).distinct()
+    with translated(), engine.begin() as connection:
+        known = sorted(connection.scalars(names))
+        if server not in known:
+            raise EtlError(f"no listener ever named its server {server!r}; known: {', '.join(known) or 'none'}")
+        entry = insert(retired_servers).values(server=server).returning(retired_servers.c.retired_at)
+        retired_at: datetime = connection.execute(entry).scalar_one()
+        return retired_at
 
 
 def record_sessions(connection: sa.Connection, sessions: Sequence[Session], batch_id: UUID) -> None:
@@ -68,5 +101,7 @@ def _row(session: Session, batch_id: UUID) -> dict[str, object]:
         "dropped": session.dropped,
         "ended_at": None if session.ended_at is None else to_datetime(session.ended_at),
         "reason": session.reason,
+        "server": session.server,
+        "patterns": None if session.patterns is None else list(session.patterns),
         "batch_id": batch_id,
     }

@@ -22,6 +22,7 @@ from etl.store.tables import (
     listener_sessions,
     load_batch_days,
     load_batches,
+    retired_servers,
 )
 
 # As the view audit_gaps has it: a session that goes on is silent for a probe's interval, the linger and a little.
@@ -47,12 +48,14 @@ class LastCdr:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """The latest session. `is_listening` is false too if its loader is late with its reports."""
+    """The latest session on a Redis server. `is_listening` is false too if its loader is late with its reports. The
+    server is None of an etl before 0.2."""
 
     name: str
     subscribed_at: datetime
     proven_until: datetime
     is_listening: bool
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +103,23 @@ def _last_call(connection: sa.Connection, day: date) -> datetime | None:
     return latest
 
 
-def listener(engine: Engine) -> Listener | None:
-    """The one who listens, or else who did last; None if nobody ever has."""
-    c = listener_sessions.c
+def listeners(engine: Engine) -> list[Listener]:
+    """Of each Redis server the one who listens, or else who did last, the latest first. None of a server that was
+    retired since; those of an etl before 0.2 don't count any more once there is one that knows its server."""
+    c, retired = listener_sessions.c, retired_servers.c
     listening = sa.and_(c.ended_at.is_(None), c.proven_until >= sa.func.now() - _STILL_LISTENING)
-    latest = sa.select(sa.func.max(c.proven_until)).scalar_subquery()
+    retired_at = sa.select(sa.func.max(retired.retired_at)).where(retired.server == c.server).scalar_subquery()
+    named = sa.exists().where(listener_sessions.alias().c.server.is_not(None))
     # One that has ended may have been proven for longer than one that goes on, by a clock that runs ahead.
     query = (
-        sa.select(c.listener, c.subscribed_at, c.proven_until, listening)
-        .where(c.proven_until >= latest - _STILL_LISTENING)
-        .order_by(listening.desc(), c.proven_until.desc(), c.subscribed_at.desc())
-        .limit(1)
+        sa.select(c.listener, c.subscribed_at, c.proven_until, listening, c.server)
+        .ext(distinct_on(c.server))
+        .where(sa.or_(c.server.is_not(None), ~named), sa.or_(retired_at.is_(None), c.proven_until > retired_at))
+        .order_by(c.server, listening.desc(), c.proven_until.desc(), c.subscribed_at.desc())
     )
     with translated(), engine.connect() as connection:
-        row = connection.execute(query).one_or_none()
-        return Listener(*row) if row else None
+        found = [Listener(*row) for row in connection.execute(query)]
+    return sorted(found, key=lambda each: (each.is_listening, each.proven_until), reverse=True)
 
 
 def set_aside(engine: Engine, seconds: int) -> dict[str, int]:

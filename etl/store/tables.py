@@ -208,6 +208,21 @@ listener_sessions = Table(
     comment="Stretches of time in which a listener was subscribed, and how far it's proven that it heard all",
 )
 
+retired_servers = Table(
+    "retired_servers",
+    metadata,
+    Column("server", Text, nullable=False, comment="The Redis server, by its name"),
+    Column(
+        "retired_at",
+        _time(),
+        nullable=False,
+        server_default=_NOW,
+        comment="Until when what it was subscribed to before was expected to be heard",
+    ),
+    PrimaryKeyConstraint("server", "retired_at"),
+    comment="Redis servers that are gone, or listened to for something else since: `etl gaps --retire`",
+)
+
 exports = Table(
     "exports",
     metadata,
@@ -260,5 +275,11 @@ united_days = Table(
 
 # A view: it isn't among the tables that migrations are compared with.
 audit_gaps = Table(
-    "audit_gaps", MetaData(), Column("gap_from", _time()), Column("gap_until", _time()), Column("reason", Text)
+    "audit_gaps",
+    MetaData(),
+    Column("gap_from", _time()),
+    Column("gap_until", _time()),
+    Column("reason", Text),
+    Column("server", Text),
+    Column("patterns", ARRAY(Text)),
 )

@@ -67,7 +67,8 @@ _EVENTS: _Way[Event] = _Way(audit_events, Event._fields, add_events, lambda *_: 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A claim of `claimed` messages, decoded as far as it was read."""
+    """A claim of `claimed` messages, decoded as far as it was read. `server` is the name of the Redis server that it
+    was taken from; None if that isn't known."""
 
     batch_id: UUID
     worker: str
@@ -75,6 +76,7 @@ class Batch:
     claimed_at: datetime
     claimed: int
     records: Records
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,11 +254,12 @@ def _savepoint(connection: sa.Connection) -> Iterator[None]:
 def _bury(connection: sa.Connection, batch: Batch, dead: Sequence[DeadLetter]) -> None:
     if not dead:
         return
-    columns = ("batch_id", "position", "source_key", "reason", "detail", "raw", "received_at")
+    columns = ("batch_id", "position", "source_key", "reason", "detail", "raw", "received_at", "server")
     received_at = from_datetime(batch.claimed_at)
-    batch_id = batch.batch_id.bytes
+    batch_id, server = batch.batch_id.bytes, batch.server
     rows = (
-        (batch_id, d.position, d.channel or batch.source_key, str(d.reason), d.detail, d.raw, received_at) for d in dead
+        (batch_id, d.position, d.channel or batch.source_key, str(d.reason), d.detail, d.raw, received_at, server)
+        for d in dead
     )
     copy_rows(connection, dead_letters, columns, rows)
 
@@ -281,6 +284,7 @@ def _enter_into_the_ledger(connection: sa.Connection, batch: Batch, books: Books
         "worker": batch.worker,
         "source_key": batch.source_key,
         "claimed_at": batch.claimed_at,
+        "server": batch.server,
         **asdict(books),
         "set_aside": batch.records.set_aside or None,
     }

@@ -26,6 +26,11 @@ def before(identifier: UUID, position: int) -> UUID:
     return UUID(int=high << 64 | low)
 
 
+def unix_ms_of(identifier: UUID) -> int:
+    """The Unix milliseconds of a version 7 identifier."""
+    return identifier.int >> 80
+
+
 def time_of(identifier: UUID) -> datetime:
     """The moment, to the millisecond, at which a version 7 identifier was made."""
-    return _UNIX_EPOCH + timedelta(milliseconds=identifier.int >> 80)
+    return _UNIX_EPOCH + timedelta(milliseconds=unix_ms_of(identifier))

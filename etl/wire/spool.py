@@ -5,6 +5,11 @@
 
 The line carries what was known at the door and nowhere else. `captured_at` and the session's times are microseconds
 since 2000, see `etl.wire.times`.
+
+Releases read each other's lines while one takes the other's place. A session's JSON may get fields, which older ones
+pass over; a line of `heard` must keep its three words: one with a fourth is a dead letter for 0.1. So it doesn't name
+the Redis server that the event was heard on. That's the one whose spool it lay on, as the ledger has it of the claim
+that brought it: by batch_id.
 """
 
 from functools import lru_cache
@@ -31,7 +36,8 @@ class Heard(NamedTuple):
 
 class Session(msgspec.Struct, frozen=True):
     """A stretch of time in which one listener was subscribed, proven to have heard all from `subscribed_at` to
-    `proven_until`. Reported again and again while it lasts; `ended_at` and `reason` come with the last report."""
+    `proven_until`. Reported again and again while it lasts; `ended_at` and `reason` come with the last report.
+    `server` is the Redis server's name, `patterns` is what it's subscribed to there; a listener of 0.1 says neither."""
 
     session_id: UUID
     listener: str
@@ -42,6 +48,8 @@ class Session(msgspec.Struct, frozen=True):
     dropped: int
     ended_at: int | None = None
     reason: GapReason | None = None
+    server: str | None = None
+    patterns: tuple[str, ...] | None = None
 
 
 # A listener's clock and counters stay far below; beyond are numbers that the database has no room for.
@@ -85,6 +93,9 @@ def _is_sane(session: Session) -> bool:
         all(0 <= time < _LATEST for time in times)
         and all(0 <= count < _MOST for count in counts)
         and session.listener.isprintable()
+        and (session.server or "").isprintable()
+        and "\0" not in "".join(session.patterns or ())
+        and (session.server is None) == (session.patterns is None)
     )
 
 

@@ -61,7 +61,7 @@ BEGIN
             relnamespace = 'reporting'::regnamespace
             OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
                 'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'dead_letters', 'exports', 'forgotten',
-                'listener_sessions', 'load_batch_days', 'load_batches', 'united_days'
+                'listener_sessions', 'load_batch_days', 'load_batches', 'retired_servers', 'united_days'
             )
             OR oid IN (
                 SELECT inhrelid FROM pg_inherits WHERE inhparent IN ('cdrs'::regclass, 'audit_events'::regclass)
@@ -95,7 +95,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_loader, etl_reporting;
 
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
 GRANT SELECT ON alembic_version, audit_gaps, united_days TO etl_loader;
-GRANT SELECT, INSERT ON cdr_revisions, load_batches, load_batch_days TO etl_loader;
+GRANT SELECT, INSERT ON cdr_revisions, load_batches, load_batch_days, retired_servers TO etl_loader;
 GRANT SELECT, INSERT, UPDATE ON cdrs, audit_events, listener_sessions TO etl_loader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_loader; -- a revision that never came to its place is taken back
 GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;

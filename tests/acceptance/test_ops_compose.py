@@ -20,6 +20,7 @@ import yaml
 from etl.devtools import embedded_redis
 from etl.devtools._process import launch, log_tail
 from etl.devtools.embedded import PrivatePostgres
+from etl.settings import load
 from tests import compose
 from tests.compose import CHECKOUT
 from tests.scrape import get
@@ -247,6 +248,20 @@ def test_each_service_comes_back_keeps_its_data_and_tells_how_it_is() -> None:
         assert not published or name in ("redis", "prometheus", "grafana")
         assert all(port.startswith("127.0.0.1:") for port in published)
     assert mounted == set(kept)
+
+
+def test_a_second_redis_server_has_a_loader_of_its_own_and_the_same_archive() -> None:
+    services = compose.services(DOTENV, "second")
+    loaders = [load(None, services[name]["environment"]) for name in ("loader", "second-loader")]
+
+    assert len({settings.server for settings in loaders}) == 2
+    assert len({settings.worker_name for settings in loaders}) == 2
+    assert len({source.key for settings in loaders for source in settings.sources}) == sum(
+        len(settings.sources) for settings in loaders
+    )
+    assert len({settings.libpq_url for settings in loaders}) == 1
+    assert "--no-schedule" in services["second-loader"]["command"]
+    assert "second-loader" not in compose.services(DOTENV)
 
 
 def test_grafana_is_given_what_it_is_told_to_load() -> None:

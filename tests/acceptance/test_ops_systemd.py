@@ -1,6 +1,7 @@
 """The systemd units and the crontab, as systemd itself and the program's own command line understand them."""
 
 import re
+import shlex
 import subprocess
 import sys
 from configparser import RawConfigParser
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from etl.settings import load
 from tests.command_line import PROGRAM, in_shell, understood
 from tests.tools import tool
 
@@ -100,6 +102,30 @@ def test_given_several_instances_then_names_and_ports_differ_and_one_service_doe
     assert (options["follow"], options["listen"], options["schedule"]) == (True, False, False)
     options = understood(in_shell(Unit(OPS / "systemd/etl.service").command))
     assert (options["follow"], options["listen"], options["schedule"]) == (True, True, True)
+
+
+def test_given_two_redis_servers_then_each_service_has_settings_of_its_own_and_the_same_archive() -> None:
+    unit = Unit(OPS / "systemd/etl-redis@.service")
+    assert unit["Service"]["EnvironmentFile"] == "/etc/etl/%i.env"
+    options = understood(in_shell(unit.command))
+    assert (options["follow"], options["listen"], options["schedule"]) == (True, True, False)
+    files = sorted((OPS / "two-servers").iterdir())
+    assert [file.name for file in files] == ["click2dial.env", "dialler.env", "etl.env"]
+    found = [load(None, environment(file)) for file in files]
+
+    for each in ("server", "worker_name", "http", "redis_url"):
+        assert len({getattr(settings, each) for settings in found}) == len(files), each
+    keys = [source.key for settings in found for source in settings.sources]
+    assert len(keys) == len(set(keys))
+    assert len({settings.libpq_url for settings in found}) == 1
+    assert {settings.server for settings in found} == {file.stem for file in files} - {"etl"} | {"integrator"}
+
+
+def environment(file: Path) -> dict[str, str]:
+    """As systemd reads it: quotes go."""
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    pairs = [line.partition("=") for line in lines]
+    return {name: "".join(shlex.split(value)) for name, _, value in pairs}
 
 
 def test_the_crontab_runs_commands_that_there_are() -> None:

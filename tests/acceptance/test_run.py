@@ -15,7 +15,6 @@ import pytest
 from etl.inbox.claims import Source
 from etl.store.tables import load_batches
 from tests.faults.worker import Worker
-from tests.store import new_id
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, api_cdr, cdr, eventually
 
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
@@ -47,7 +46,7 @@ def added_up(books: dict[str, dict[str, int]]) -> dict[str, int]:
 def leave_a_claim(archive: Archive, worker: str, *messages: bytes) -> UUID:
     """What a run of that name leaves behind when it crashes."""
     archive.push(*messages)
-    claim = Source(archive.redis, CAMPAIGNS, worker=worker, new_batch_id=new_id).claim()
+    claim = Source(archive.redis, CAMPAIGNS, worker=worker).claim()
     assert claim is not None
     return claim.batch_id
 

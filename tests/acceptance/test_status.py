@@ -11,7 +11,6 @@ from pathlib import Path
 
 from etl.inbox.claims import Source
 from etl.settings import Source as Configured
-from tests.store import new_id
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually
 
 NOWHERE = "127.0.0.1:1"
@@ -34,7 +33,7 @@ def test_given_work_then_it_is_told_for_people_and_for_programs(archive: Archive
     archive.push(b"waiting")
     archive.push(cdr("held"), key=NASTY)
     archive.sources = [*archive.sources, Configured(key=NASTY)]
-    claim = Source(archive.redis, NASTY, worker=NASTY, new_batch_id=new_id).claim()
+    claim = Source(archive.redis, NASTY, worker=NASTY).claim()
     assert claim
 
     as_text = archive.run("status", PYTHONPROFILEIMPORTTIME="1")

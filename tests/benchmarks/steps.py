@@ -13,7 +13,7 @@ from etl.wire.ids import time_of
 from etl.wire.times import from_datetime
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.load import BATCH, Bench
-from tests.store import engine, new_id
+from tests.store import engine
 from tests.world import CAMPAIGNS
 
 CLAIM, DECODE, WRITE, ACK = "claim", "decode: bytes to rows", "write: rows to COPY, ledger, commit", "ack"
@@ -42,7 +42,7 @@ def _load(bench: Bench) -> dict[str, float]:
 
     decode = app.decoders_of(bench.archive.settings())[CAMPAIGNS]
     with inbox.connect(bench.archive.redis_url) as client, engine(bench.archive.database_url) as connections:
-        source = Source(client, CAMPAIGNS, worker="bench", new_batch_id=new_id, lease_ms=600_000, batch_size=BATCH)
+        source = Source(client, CAMPAIGNS, worker="bench", lease_ms=600_000, batch_size=BATCH)
         writer = Writer(connections)
         while True:
             with step(CLAIM):

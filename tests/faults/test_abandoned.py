@@ -24,7 +24,7 @@ def abandoned(archive: Archive, worker: str, lease_ms: int) -> Claim:
     """A claim of all messages, made by a worker that we hear no more of."""
     archive.push(*MESSAGES)
     client = connection.connect(archive.redis_url)
-    claim = Source(client, CAMPAIGNS, worker=worker, new_batch_id=lambda: uuid7(now()), lease_ms=lease_ms).claim()
+    claim = Source(client, CAMPAIGNS, worker=worker, lease_ms=lease_ms).claim()
     client.close()
     assert claim is not None
     return claim

@@ -3,7 +3,6 @@ arrives: the loader can't know which, and must be right in both cases (promises 
 
 import hashlib
 import itertools
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,6 @@ from etl.devtools.proxy import Heard, Proxy
 from etl.errors import Outage
 from etl.inbox import connection
 from etl.inbox.claims import Source
-from etl.wire.ids import uuid7
 from tests.faults import tally
 from tests.faults.sample import MESSAGES, assert_took_effect_once
 from tests.world import CAMPAIGNS, Archive
@@ -143,6 +141,4 @@ def commit_of_a_claim() -> Heard:
 
 
 def source(client: connection.Client, worker: str = "test", lease_ms: int = 60_000) -> Source:
-    return Source(
-        client, CAMPAIGNS, worker=worker, new_batch_id=lambda: uuid7(time.time_ns() // 1_000_000), lease_ms=lease_ms
-    )
+    return Source(client, CAMPAIGNS, worker=worker, lease_ms=lease_ms)

@@ -321,7 +321,9 @@ def test_given_a_cluster_then_every_node_is_asked(checked: Archive, cluster: Pri
     with redis.Redis(port=cluster.nodes[2].port) as node:
         node.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            found = findings(checked, redis_url=cluster.url, more={**checked.more, "redis_cluster": True})
+            found = findings(
+                checked, redis_url=cluster.url, more={**checked.more, "redis_cluster": True, "redis_name": "c"}
+            )
         finally:
             node.config_set("maxmemory-policy", "noeviction")
 

@@ -1,7 +1,6 @@
 """The whole way of a message on a Redis Cluster: three nodes, and three source lists of which each lies on another."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +13,8 @@ from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.settings import Source as SourceSettings
-from etl.wire.ids import uuid7
-from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually
+from etl.wire.ids import unix_ms_of
+from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually, left
 
 KEYS = (CAMPAIGNS, CDRS, CLICK2DIAL)
 APPLICATION = f"{{{CAMPAIGNS}}}:application"
@@ -31,12 +30,12 @@ def client(cluster: PrivateCluster) -> Iterator[Any]:
 
 @pytest.fixture
 def clustered(cluster: PrivateCluster, client: Any, database_url: str) -> Iterator[Archive]:
-    with Archive(cluster.url, database_url, client, more={"redis_cluster": True}) as world:
+    with Archive(cluster.url, database_url, client, more={"redis_cluster": True, "redis_name": "cluster"}) as world:
         yield world
 
 
 def source(client: Any, key: str, worker: str = "w1", **options: Any) -> Source:
-    return Source(client, key, worker=worker, new_batch_id=lambda: uuid7(time.time_ns() // 1_000_000), **options)
+    return Source(client, key, worker=worker, **options)
 
 
 def test_the_three_lists_lie_on_three_nodes(client: Any) -> None:
@@ -73,7 +72,7 @@ def test_a_run_loads_every_list_and_what_was_abandoned_and_what_was_orphaned(clu
     assert clustered.value("SELECT count(*) FROM cdrs") == books["total"]["inserted"]
     assert client.lrange(APPLICATION, 0, -1) == of_the_application
     client.delete(APPLICATION)
-    assert client.keys(target_nodes=client.PRIMARIES) == []
+    assert left(client, target_nodes=client.PRIMARIES) == []
     clustered.assert_books_balance()
 
 
@@ -99,7 +98,19 @@ def test_a_claim_lives_as_it_does_on_a_single_server(client: Any, key: str, end:
     assert back
     back.ack()
 
-    assert client.keys(target_nodes=client.PRIMARIES) == []
+    assert left(client, target_nodes=client.PRIMARIES) == []
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_on_a_cluster_ids_go_on_from_the_last_on_the_lists_own_node(client: Any, key: str) -> None:
+    noted = 2 * 10**12  # in 2033
+    client.zadd(f"{{{key}}}:claimed", {"last": noted})
+    assert client.get_node_from_key(f"{{{key}}}:claimed").port == client.get_node_from_key(key).port
+    push(client, key, [b"1", b"2"])
+
+    claims = [source(client, key, worker, batch_size=1).claim() for worker in ("w1", "w2")]
+
+    assert [unix_ms_of(claim.batch_id) - noted for claim in claims if claim] == [1, 2]
 
 
 def test_forwarding_to_another_slot_is_refused_before_anything_moves(clustered: Archive, client: Any) -> None:
@@ -111,7 +122,7 @@ def test_forwarding_to_another_slot_is_refused_before_anything_moves(clustered: 
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"etl: application and {CAMPAIGNS} lie in different slots of the cluster: ")
-    assert client.keys(target_nodes=client.PRIMARIES) == [CAMPAIGNS.encode()]
+    assert left(client, target_nodes=client.PRIMARIES) == [CAMPAIGNS.encode()]
     with pytest.raises(ConfigurationError, match="different slots"):
         source(client, CAMPAIGNS, forward_to="application")
 

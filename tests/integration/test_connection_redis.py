@@ -1,10 +1,11 @@
 """The Redis client: what it sends and how often, by which ways it gets to a server, and what becomes of refusals."""
 
+import hashlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from etl.inbox.claims import Source
 from etl.inbox.connection import Client, connect, translated
 from etl.inbox.producer import push
 from etl.settings import Source as SourceSettings
-from etl.wire.ids import uuid7
 from tests.integration.conftest import PASSWORD, BreakingLine, Sentinel, Watched
-from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually
+from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually, left
 
 NOBODY_LISTENS = 1  # a port
 
@@ -40,7 +40,7 @@ def private(tmp_path: Path) -> Iterator[PrivateRedis]:
 
 
 def source(client: Client, key: str = CAMPAIGNS, **options: Any) -> Source:
-    return Source(client, key, worker="w1", new_batch_id=lambda: uuid7(time.time_ns() // 1_000_000), **options)
+    return Source(client, key, worker="w1", **options)
 
 
 def give_rights(administrator: Any, rights: list[str]) -> None:
@@ -146,7 +146,7 @@ def test_a_user_with_just_the_rights_that_are_needed_can_do_all_of_it(archive: A
         assert [json.loads(line)["action"] for line in result.stderr.splitlines()] == ["orphans_rescued"]
         assert json.loads(result.stdout)["total"]["inserted"] == 4
         assert administrator.acl_log() == []
-        assert administrator.keys() == [f"{{{CAMPAIGNS}}}:application".encode()]
+        assert left(administrator) == [f"{{{CAMPAIGNS}}}:application".encode()]
 
 
 # A command is sent once
@@ -154,9 +154,10 @@ def test_a_user_with_just_the_rights_that_are_needed_can_do_all_of_it(archive: A
 
 @contextmanager
 def breaking(kind: str, private: PrivateRedis, cluster: PrivateCluster, folder: Path) -> Iterator[tuple[Any, Any]]:
-    """A client of the kind whose line breaks at every EVALSHA, and one of the server itself."""
+    """A client of the kind whose line breaks at every claim, and one of the server itself."""
     server = cluster.nodes[0] if kind == "cluster" else private
-    with BreakingLine(server.port, b"EVALSHA") as line, redis.Redis(port=server.port) as direct:
+    claim = hashlib.sha1(files("etl.inbox").joinpath("lua", "claim.lua").read_bytes()).hexdigest()
+    with BreakingLine(server.port, claim.encode()) as line, redis.Redis(port=server.port) as direct:
         url = f"redis://127.0.0.1:{line.port}/0"
         if kind == "redis":
             with connect(url) as client:
@@ -201,7 +202,7 @@ def test_a_command_whose_answer_is_lost_is_not_sent_again(
         with pytest.raises(Outage):
             ours.claim()
 
-        assert calls_of(direct, "evalsha") == 1
+        assert calls_of(direct, "evalsha") == 2, "one for the time, and one for the claim"
         assert direct.lrange(CLICK2DIAL, 0, -1) == [b"5", b"4", b"3"]
         # What was claimed under a name that never reached us is found again.
         found = theirs.adopt_own()
@@ -264,7 +265,7 @@ def test_a_user_who_lacks_a_right_is_told_which_and_moves_nothing(
             archive.load()
 
         assert PASSWORD not in str(refused.value)
-        assert administrator.keys() == [CAMPAIGNS.encode()]
+        assert left(administrator) == [CAMPAIGNS.encode()]
 
 
 def test_a_user_without_rights_is_one_line_and_exit_code_2(archive: Archive, private: PrivateRedis) -> None:
@@ -292,7 +293,7 @@ def test_a_cluster_that_is_taken_for_a_single_server_says_how_to_mend_it(
 
 
 def test_a_single_server_that_is_taken_for_a_cluster_says_so(archive: Archive) -> None:
-    result = archive.run("run", ETL_REDIS_CLUSTER="true")
+    result = archive.run("run", ETL_REDIS_CLUSTER="true", ETL_REDIS_NAME="cluster")
 
     assert (result.returncode, result.stderr) == (
         2,

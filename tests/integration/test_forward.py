@@ -2,7 +2,6 @@
 exactly once and in the order of arrival, by popping from the same end as it always did."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,12 +10,13 @@ import pytest
 from etl import app
 from etl.devtools.embedded import PrivateRedis
 from etl.errors import Outage
+from etl.inbox import claims
 from etl.inbox.claims import Claim, End, Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.settings import Source as SourceSettings
 from etl.wire.ids import uuid7
-from tests.world import CAMPAIGNS, Archive, cdr, eventually
+from tests.world import CAMPAIGNS, Archive, cdr, eventually, left
 
 APPLICATION = "application:calls"
 BOTH_ENDS = pytest.mark.parametrize("end", ["right", "left"])
@@ -29,7 +29,7 @@ def worker(redis_server: PrivateRedis, redis_client: Any) -> Iterator[Workers]:
     with connect(redis_server.url) as client:
 
         def make(name: str = "w1", **options: Any) -> Source:
-            options = {"new_batch_id": lambda: uuid7(time.time_ns() // 1_000_000), "batch_size": 3, **options}
+            options = {"batch_size": 3, **options}
             return Source(client, CAMPAIGNS, worker=name, forward_to=APPLICATION, **options)
 
         yield make
@@ -61,7 +61,7 @@ def test_the_application_gets_every_message_in_order_over_many_claims(
         claim.ack()
 
     assert consumed(redis_client, end) == messages
-    assert redis_client.keys() == []
+    assert left(redis_client) == []
 
 
 @BOTH_ENDS
@@ -104,9 +104,12 @@ def test_a_claim_is_not_forwarded_again_whoever_takes_it_over(worker: Workers, r
     assert consumed(redis_client, end) == messages
 
 
-def test_a_claim_command_that_comes_twice_forwards_nothing(worker: Workers, redis_client: Any) -> None:
+def test_a_claim_command_that_comes_twice_forwards_nothing(
+    worker: Workers, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = uuid7(0)
-    source = worker(new_batch_id=lambda: name)
+    monkeypatch.setattr(claims, "uuid7", lambda _: name)
+    source = worker()
     push(redis_client, CAMPAIGNS, [b"%d" % number for number in range(5)])
     taken(source.claim())
 

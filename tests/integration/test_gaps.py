@@ -168,6 +168,8 @@ def test_etl_gaps_prints_them_for_people_and_for_programs(archive: Archive) -> N
                 "until": "2026-03-01T00:05:00+00:00",
                 "seconds": 100.0,
                 "reason": "overflow",
+                "server": None,
+                "patterns": None,
             }
         ],
     }

@@ -52,6 +52,7 @@ TABLES = (
     "audit_events",
     "audit_gaps",
     "listener_sessions",
+    "retired_servers",
     "load_batches",
     "load_batch_days",
     "dead_letters",

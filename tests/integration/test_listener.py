@@ -90,7 +90,7 @@ def test_every_event_of_a_session_is_recorded_once_with_its_fields(archive: Arch
     (session,) = archive.rows("SELECT * FROM listener_sessions")
     assert (session["listener"], session["reason"], session["received"]) == ("test", "stopped", 1_000)
     assert session["ended_at"] - session["proven_until"] < timedelta(seconds=1)
-    gaps = archive.rows("SELECT * FROM audit_gaps ORDER BY gap_from NULLS FIRST")
+    gaps = archive.rows("SELECT gap_from, gap_until, reason FROM audit_gaps ORDER BY gap_from NULLS FIRST")
     assert gaps == [
         {"gap_from": None, "gap_until": session["subscribed_at"], "reason": "never started"},
         {"gap_from": session["proven_until"], "gap_until": None, "reason": "stopped"},
@@ -252,6 +252,14 @@ def test_garbage_on_the_spool_becomes_dead_letters_and_takes_nothing_with_it(arc
     archive.assert_books_balance()
 
 
+def test_a_session_says_on_which_server_it_heard_which_patterns(archive: Archive) -> None:
+    with listening(archive, redis_name="site-1", listen_patterns=("a:*", "b\0*", "a:*")):
+        publish(archive, "b\0c", STATUS)
+    (session,) = archive.rows("SELECT * FROM listener_sessions")
+    assert (session["server"], session["patterns"]) == ("site-1", ["a:*", "b%00*"])
+    assert session["received"] == 1
+
+
 def test_a_spool_key_that_is_no_list_ends_the_listener_with_the_reason(archive: Archive) -> None:
     archive.redis.set("etl:events", "mine")
     result = archive.run("listen")
@@ -274,7 +282,7 @@ def test_a_user_with_just_the_rights_that_are_needed_can_listen(archive: Archive
         archive.redis.acl_deluser("ears")
     assert events(archive) == 1
     assert archive.value("SELECT reason FROM listener_sessions") == "stopped"
-    assert archive.redis.keys() == []
+    assert archive.keys() == set()
 
 
 def test_on_a_cluster_what_is_published_through_any_node_is_recorded_once(
@@ -285,7 +293,9 @@ def test_on_a_cluster_what_is_published_through_any_node_is_recorded_once(
         connection.flushall()
         nodes = connection.get_primaries()
         with (
-            Archive(cluster.url, database_url, connection, more={"redis_cluster": True}) as archive,
+            Archive(
+                cluster.url, database_url, connection, more={"redis_cluster": True, "redis_name": "cluster"}
+            ) as archive,
             archive.process("run", "--follow") as process,
         ):
             proven = "SELECT count(*) FROM listener_sessions WHERE proven_until > subscribed_at"

@@ -160,9 +160,8 @@ def rollup(archive: Archive, everything: bool = False) -> list[date]:
 
 
 def session(begin: int, end: int) -> Session:
-    times = {"subscribed_at": from_datetime(at(begin)), "proven_until": from_datetime(at(end))}
-    counts = {"received": 0, "ignored": 0, "dropped": 0}
-    return Session(uuid7(begin * 1_000), "w", **times, **counts, ended_at=times["proven_until"], reason="stopped")
+    since, until = from_datetime(at(begin)), from_datetime(at(end))
+    return Session(uuid7(begin * 1_000), "w", since, until, 0, 0, 0, ended_at=until, reason="stopped")
 
 
 def at(seconds: int) -> datetime:

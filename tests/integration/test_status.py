@@ -104,8 +104,8 @@ def test_given_a_dialler_whose_clock_is_ahead_then_no_age_is_below_zero(archive:
 def test_claims_tell_who_holds_them_and_for_how_long(archive: Archive) -> None:
     archive.push(b"1", b"2", b"3")
     archive.push(b"4", key=CDRS)
-    frozen = Source(archive.redis, CAMPAIGNS, worker="frozen", new_batch_id=new_id, batch_size=2, lease_ms=1).claim()
-    busy = Source(archive.redis, CDRS, worker="busy", new_batch_id=new_id).claim()
+    frozen = Source(archive.redis, CAMPAIGNS, worker="frozen", batch_size=2, lease_ms=1).claim()
+    busy = Source(archive.redis, CDRS, worker="busy").claim()
     archive.redis.zadd(f"{{{CAMPAIGNS}}}:claims", {"not ours": 0})
     assert frozen
     assert busy
@@ -287,13 +287,12 @@ def session(archive: Archive, name: str, began: int, proven: int, reason: str | 
 def test_the_listener_is_the_one_who_listens_or_else_the_last(
     archive: Archive, database: sa.Engine, sessions: list[tuple[str, int, int, str | None]], expected: tuple[str, bool]
 ) -> None:
-    assert store.listener(database) is None
+    assert store.listeners(database) == []
     for each in sessions:
         session(archive, *each)
 
-    found = store.listener(database)
+    (found,) = store.listeners(database)
 
-    assert found
     assert (found.name, found.is_listening) == expected
     assert found.subscribed_at <= found.proven_until
 

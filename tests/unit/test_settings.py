@@ -1,5 +1,6 @@
 """Settings as an operator writes them, and what he is told when they are wrong."""
 
+import contextlib
 import json
 import pickle
 from datetime import UTC
@@ -54,6 +55,7 @@ def test_the_environment_sets_everything() -> None:
         {
             "ETL_REDIS_URL": "rediss://:pw@redis:6380/2",
             "ETL_REDIS_CLUSTER": "true",
+            "ETL_REDIS_NAME": "site-1/[dialler]@8001",
             "ETL_DATABASE_URL": "postgres://etl:pw@db/archive",
             "ETL_BATCH_SIZE": "100000",
             "ETL_LINGER_MS": "0",
@@ -69,6 +71,7 @@ def test_the_environment_sets_everything() -> None:
     assert settings == Settings(
         redis_url=SecretStr("rediss://:pw@redis:6380/2"),
         redis_cluster=True,
+        redis_name="site-1/[dialler]@8001",
         database_url=SecretStr("postgres://etl:pw@db/archive"),
         batch_size=100_000,
         linger_ms=0,
@@ -398,6 +401,53 @@ def test_a_cluster_is_reached_by_host_and_port_only() -> None:
     told = the_problem({"ETL_REDIS_CLUSTER": "true", "ETL_REDIS_URL": "redis+sentinel://one/dialler"})
 
     assert told == "ETL_REDIS_CLUSTER goes with a redis:// or rediss:// URL only"
+
+
+def test_a_cluster_must_have_a_name() -> None:
+    told = the_problem({"ETL_REDIS_CLUSTER": "true", "ETL_REDIS_URL": "redis://one:7000"})
+
+    assert told.startswith("ETL_REDIS_CLUSTER needs ETL_REDIS_NAME beside it: ")
+
+
+SERVERS = {
+    "redis://127.0.0.1:8001/0": "127.0.0.1:8001/0",
+    "redis://Dialler": "dialler:6379/0",
+    "redis://:{secret}@dialler/2": "dialler:6379/2",
+    "rediss://etl:{secret}@[::1]:6380/0?ssl_cert_reqs=none": "[::1]:6380/0",
+    "redis://": "localhost:6379/0",
+    "unix:///run/redis.sock": "/run/redis.sock/0",
+    "unix:///run/my redis.sock?db=3&password={secret}": "/run/my-redis.sock/3",
+    "unix://etl:{secret}@/run/redis.sock": "/run/redis.sock/0",
+    "redis+sentinel://one,two:26380/dialler": "dialler",
+    "redis+sentinel://etl:{secret}@one/dialler/2?sentinel_password={secret}": "dialler",
+    "rediss+sentinel://{secret}@one/di%20al?sentinel_password={secret}": "di-al",
+}
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "p%40ss%2Fw", "p@ss:w", ""])
+@pytest.mark.parametrize("url", SERVERS)
+def test_a_server_is_called_by_its_url_without_the_password(url: str, secret: str) -> None:
+    settings = load(None, {"ETL_REDIS_URL": url.format(secret=secret or "x")})
+
+    assert settings.server == SERVERS[url]
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://:{}@one/dialler", "redis://:{}@one/0", "unix://:{}@/run/x.sock"])
+@pytest.mark.parametrize("secret", ["a/SECRET", "SECRET/a", "SE/CR/ET", "a/@SECRET", "a?SECRET", "SECRET@/a"])
+def test_of_a_password_that_is_not_encoded_nothing_gets_into_a_name(url: str, secret: str) -> None:
+    """Such a URL is refused, most of the time; or the password's end is taken for what stands behind it."""
+    with contextlib.suppress(ConfigurationError):
+        server = load(None, {"ETL_REDIS_URL": url.format(secret)}).server
+        assert not set("SECRET") & set(server), server
+
+
+def test_a_name_that_is_given_is_the_servers() -> None:
+    assert load(None, {"ETL_REDIS_NAME": "dialler"}).server == "dialler"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "ü", "a" * 201, "redis://x", "etl:hunter2@host:1/0", "a,b", "a\n"])
+def test_a_servers_name_that_can_not_be_is_refused(name: str) -> None:
+    assert the_problem({"ETL_REDIS_NAME": name}).startswith("ETL_REDIS_NAME")
 
 
 # Passwords

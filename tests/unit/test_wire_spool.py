@@ -1,8 +1,10 @@
 """What the listener writes onto the spool is read back as it was; and what it didn't write is told from it."""
 
 import contextlib
+from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,39 @@ def test_a_session_is_read_back(ended_at: int | None) -> None:
     assert unpack(pack_session(session)) == session
 
 
+@given(
+    server=st.none() | st.text(st.sampled_from("abc:/@[]-._1")),
+    patterns=st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=3),
+)
+def test_a_session_is_read_back_with_its_server(server: str | None, patterns: list[str]) -> None:
+    named = msgspec.structs.replace(SESSION, server=server, patterns=None if server is None else tuple(patterns))
+    assert unpack(pack_session(named)) == named
+
+
+class SessionOf01(msgspec.Struct, frozen=True):
+    """As release 0.1 has it."""
+
+    session_id: UUID
+    listener: str
+    subscribed_at: int
+    proven_until: int
+    received: int
+    ignored: int
+    dropped: int
+    ended_at: int | None = None
+    reason: str | None = None
+
+
+@pytest.mark.parametrize("ended", [{}, {"ended_at": 9, "reason": "overflow"}])
+def test_0_1_and_we_read_each_others_sessions(ended: dict[str, Any]) -> None:
+    theirs = SessionOf01(UUID(int=7), "worker-1", 1, 2, 3, 1, 0, **ended)
+    ours = msgspec.structs.replace(SESSION, server="one", patterns=("a:*",), **ended)
+
+    assert unpack(b"session %b\n" % msgspec.json.encode(theirs)) == msgspec.structs.replace(SESSION, **ended)
+    written = pack_session(ours).removeprefix(b"session ").removesuffix(b"\n")
+    assert msgspec.json.decode(written, type=SessionOf01) == theirs
+
+
 @given(st.binary())
 def test_nothing_that_lies_on_the_spool_makes_it_fail(raw: bytes) -> None:
     for record in (raw, b"heard " + raw, b"session " + raw, pack_session(SESSION) + raw):
@@ -64,6 +99,10 @@ def test_nothing_that_lies_on_the_spool_makes_it_fail(raw: bytes) -> None:
         pack_session(SESSION).replace(b":2,", b":-2,"),
         pack_session(SESSION).replace(b":2,", b":4000000000000000,"),
         pack_session(SESSION).replace(b":3,", b":4611686018427387904,"),
+        pack_session(msgspec.structs.replace(SESSION, server="one")),
+        pack_session(msgspec.structs.replace(SESSION, patterns=("a",))),
+        pack_session(msgspec.structs.replace(SESSION, server="o\n", patterns=("a",))),
+        pack_session(msgspec.structs.replace(SESSION, server="one", patterns=("a\0",))),
     ],
 )
 def test_what_no_listener_wrote_is_refused(raw: bytes) -> None:

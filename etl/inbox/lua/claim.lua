@@ -3,12 +3,14 @@
 -- KEYS[1]  the source list
 -- KEYS[2]  the claim's list, which must not exist
 -- KEYS[3]  the registry of claims of this source: sorted set of "<batch_id>@<worker>" by lease deadline, server ms
--- KEYS[4]  optional: the list that every message is passed on to
+-- KEYS[4]  of which claim the time was last: sorted set with the one member "last", scored by Unix ms
+-- KEYS[5]  optional: the list that every message is passed on to
 -- ARGV[1]  "<batch_id>@<worker>"
 -- ARGV[2]  the most messages
 -- ARGV[3]  the most bytes (one message may exceed it)
 -- ARGV[4]  the lease, ms
 -- ARGV[5]  the old end of the source list: "left" or "right"
+-- ARGV[6]  the time in the batch_id, Unix ms, as next.lua gave it
 --
 -- Returns how many are in the claim's list now, the oldest first; 0 if none were waiting, and then there is no claim.
 -- Who wants them reads that list: as strings of this script they would cost three times as much.
@@ -26,8 +28,12 @@ local most, most_bytes, from_left = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[5
 if redis.call('LLEN', source) == 0 then
   return 0
 end
-if KEYS[4] then
-  redis.call('LLEN', KEYS[4]) -- fails now, before anything is written, if it's no list
+local noted = redis.call('ZSCORE', KEYS[4], 'last')
+if noted and tonumber(noted) >= tonumber(ARGV[6]) then
+  return redis.error_reply('OVERTAKEN another worker has claimed meanwhile: ask for the next time')
+end
+if KEYS[5] then
+  redis.call('LLEN', KEYS[5]) -- fails now, before anything is written, if it's no list
 end
 
 -- The messages that are so many at the old end, from one list to the other: Redis' own way to copy a part of a list.
@@ -82,11 +88,12 @@ if redis.call('LLEN', claim) ~= count or at(claim, 0) ~= at(source, first) or at
   return redis.error_reply('ERR this server copies another part of a list than it was asked for; nothing was taken')
 end
 
-if KEYS[4] then
+redis.call('ZADD', KEYS[4], ARGV[6], 'last')
+if KEYS[5] then
   for first = 0, count - 1, CHUNK do
     local messages = redis.call('LRANGE', claim, first, first + CHUNK - 1)
     -- The reader of this list pops from the same end as it did from the source.
-    redis.call(from_left and 'RPUSH' or 'LPUSH', KEYS[4], unpack(messages))
+    redis.call(from_left and 'RPUSH' or 'LPUSH', KEYS[5], unpack(messages))
   end
 end
 if from_left then
