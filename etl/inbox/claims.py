@@ -22,6 +22,7 @@ from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, LeaseLost
 from etl.inbox.connection import Client, translated
+from etl.keys import prefix_of
 
 End = Literal["left", "right"]
 
@@ -276,15 +277,3 @@ def _parse(member: bytes) -> _Entry:
     # Others can't tell the time of the claim, and UUID() reads more than one spelling.
     ours = batch_id.version == 7 and str(batch_id) == text
     return _Entry(member, batch_id if ours else None, worker)
-
-
-def prefix_of(key: str) -> str:
-    """What the keys of all claims of a source begin with, so that they lie in the source's slot of a cluster."""
-    return key if _hash_tag(key) else f"{{{key}}}"
-
-
-def _hash_tag(key: str) -> str:
-    """What a cluster hashes instead of the whole key: the text in the first pair of braces, if any stands there."""
-    _, opened, rest = key.partition("{")
-    tag, closed, _ = rest.partition("}")
-    return tag if opened and closed else ""

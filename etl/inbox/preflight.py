@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 
+from etl import urls
 from etl.errors import ConfigurationError, Forbidden
 from etl.inbox.connection import Client, translated
 
@@ -44,20 +44,19 @@ class Popper:
 
 def line(url: str) -> Literal["verified", "unverified", "plain", "local"]:
     """How what is said to Redis gets there, by its URL: with TLS, verified or not; without; or within this machine."""
-    parts = urlsplit(url)
+    parts = urls.split(url)
     if parts.scheme.startswith("rediss"):
-        options = parse_qs(parts.query)
+        options = parts.options
         lax = options.get("ssl_cert_reqs", ["required"]) != ["required"] or "false" in options.get(
             "ssl_check_hostname", []
         )
         return "unverified" if lax else "verified"
-    hosts = [each.rpartition(":")[0] or each for each in parts.netloc.rpartition("@")[2].split(",")]
-    return "local" if parts.scheme == "unix" or all(map(_is_here, hosts)) else "plain"
+    return "local" if parts.scheme == "unix" or all(_is_here(host.name) for host in parts.hosts) else "plain"
 
 
 def _is_here(host: str) -> bool:
     with suppress(ValueError):
-        return ip_address(host.strip("[]")).is_loopback
+        return ip_address(host).is_loopback
     return host == "localhost"
 
 
