@@ -34,7 +34,9 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
         return
     try:
         through_sentinel = urls.split(url).scheme in urls.SENTINEL_SCHEMES
-        yield from of_redis(client, _needs(settings), _user(url), line(url), through_sentinel)
+        yield from of_redis(
+            client, _needs(settings), _user(url), line(url), through_sentinel, app.decoders_of(settings)
+        )
     finally:
         client.close()
 

@@ -2,6 +2,7 @@
 the server doesn't tell, is None. Every function may raise `Outage`; rights are in `etl.inbox.rights`.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,6 +16,8 @@ from etl.inbox.connection import Client, translated
 
 # What takes messages away, as CLIENT LIST names a last command. Our own loaders use BLMOVE and EVALSHA instead.
 _POPS = frozenset({"blpop", "brpop", "brpoplpush", "lpop", "rpop", "rpoplpush", "lmove", "lmpop", "blmpop"})
+# Messages that are read at once: any of them may be as large as Redis takes it.
+_MOST_AT_ONCE = 8
 # Who popped longer ago doesn't do it all the time.
 _RECENTLY_SECONDS = 300
 
@@ -30,6 +33,15 @@ class Node:
     appended: str | None  # how the last write to the append-only file went: "ok" or "err"
     policy: str | None
     replicas: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The outermost messages of a list, from its left to its right, and how many wait in all."""
+
+    waiting: int
+    left: list[bytes]
+    right: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +106,41 @@ def poppers(client: Client) -> list[Popper] | None:
     ]
 
 
-def ends(client: Client, key: str, most: int) -> tuple[list[bytes], list[bytes]]:
-    """The messages at the left end of a list and at the right one: at most so many at each, none of them at both.
+def ends(client: Client, key: str, most: int, most_bytes: int) -> Ends:
+    """The messages at either end of a list: at most so many and about as many bytes at each, none of them at both.
 
     Raises `ConfigurationError` if it's no list, or may not be read.
     """
     connection: Any = client
     with translated():
-        each = min(most, int(connection.llen(key)) // 2)
-        if each == 0:
-            return [], []
-        return connection.lrange(key, 0, each - 1), connection.lrange(key, -each, -1)
+        waiting = int(connection.llen(key))
+        left = _in_steps(
+            min(most, waiting - waiting // 2),
+            most_bytes,
+            lambda first, last: connection.lrange(key, first, last),
+        )
+        right = _in_steps(
+            min(most, waiting // 2),
+            most_bytes,
+            lambda first, last: connection.lrange(key, -last - 1, -first - 1)[::-1],
+        )
+    return Ends(waiting, left, right[::-1])
+
+
+def _in_steps(most: int, most_bytes: int, read: Callable[[int, int], list[bytes]]) -> list[bytes]:
+    """Messages from the outermost inwards. Redis doesn't tell how large one is before it's read: so few are read at
+    once that even the largest don't fill the memory, one of them first."""
+    found: list[bytes] = []
+    size, step = 0, 1
+    while len(found) < most and size < most_bytes:
+        last = min(len(found) + step, most) - 1
+        some = read(len(found), last)
+        if not some:  # a loader took the rest meanwhile
+            break
+        found += some
+        size += sum(map(len, some))
+        step = min(2 * step, _MOST_AT_ONCE, max(1, (most_bytes - size) * len(found) // max(size, 1)))
+    return found
 
 
 def of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any]]:
