@@ -56,6 +56,11 @@ UPDATED = Counter("etl_updated_rows_total", "CDRs that completed or contradicted
 UNCHANGED = Counter("etl_unchanged_messages_total", "Messages that told nothing new.")
 EVENTS = Counter("etl_events_total", "Events, the listener's sessions among them.")
 DEAD = Counter("etl_dead_letters_total", "Messages that became dead letters.", ("source_key", "reason"))
+SET_ASIDE = Counter(
+    "etl_set_aside_values_total",
+    "Values that no column can have, kept in a CDR's extra instead.",
+    ("source_key", "field"),
+)
 BATCH_SECONDS = Histogram(
     "etl_batch_seconds",
     "From the first row of a claim that is written to its acknowledgement.",
@@ -79,7 +84,7 @@ RUNWAY = Gauge("etl_runway_seconds", "How long Redis' memory lasts if it grows o
 REDIS_UP = Gauge("etl_redis_up", "1 if Redis answers.")
 POSTGRES_UP = Gauge("etl_postgres_up", "1 if Postgres answers and has the schema that is needed.")
 
-COUNTED = (CLAIMED, INSERTED, UPDATED, UNCHANGED, EVENTS, DEAD)
+COUNTED = (CLAIMED, INSERTED, UPDATED, UNCHANGED, EVENTS, DEAD, SET_ASIDE)
 TIMED = (BATCH_SECONDS, LAG_SECONDS)
 ASKED = (
     BACKLOG,
@@ -101,9 +106,9 @@ Gauges = Mapping[Gauge, Mapping[Labels, float]]
 class Tally:
     """The figures of one worker process, and its pulse. Readers may be in other processes."""
 
-    def __init__(self, source_keys: Sequence[str], reasons: Sequence[str]) -> None:
-        """`reasons` are those that a dead letter can have."""
-        values = {"source_key": source_keys, "reason": reasons}
+    def __init__(self, source_keys: Sequence[str], reasons: Sequence[str], fields: Sequence[str] = ()) -> None:
+        """`reasons` are those that a dead letter can have, `fields` those of a CDR whose values can be set aside."""
+        values = {"source_key": source_keys, "reason": reasons, "field": fields}
         self._at: dict[tuple[str, Labels], int] = {}
         size = 0
         for metric in (*COUNTED, *TIMED):

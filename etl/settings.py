@@ -13,9 +13,11 @@ import socket
 import ssl
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -94,6 +96,21 @@ def _host_name() -> str:
     return re.sub("[^A-Za-z0-9._-]", "-", socket.gethostname())[:_NAME_LENGTH] or "worker"
 
 
+def _time_zone(name: str) -> tzinfo:
+    """Raises ValueError for a name that the IANA database doesn't have."""
+    if name == "UTC":  # without a look at the machine
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):  # the last of a name that is a folder's, or too long for a file's
+        raise ValueError("must be the IANA name of a time zone, like Europe/Bucharest, or UTC") from None
+
+
+def _zone_name(name: str) -> str:
+    _time_zone(name)
+    return name
+
+
 def _whole(default: int, low: int, high: int, unit: str) -> Any:
     return Field(default=default, ge=low, le=high, description=f"a whole number of {unit} from {low} to {high}")
 
@@ -103,7 +120,7 @@ class Source(BaseModel):
 
     `source` names the system that fills the list, and is part of a CDR's identity: two lists of one system share it.
     `take_from` is the old end. `forward_to` is a list that gets a copy of every message, for the application that
-    used to consume `key`.
+    used to consume `key`. `zone` is that of the dialler's clock, for times that it writes without an offset.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -112,6 +129,13 @@ class Source(BaseModel):
     source: str = Field(default="dialler", pattern="^[A-Za-z0-9_-]+$", description="letters, digits, '_' or '-'")
     take_from: Literal["right", "left"] = Field(default="right", description="'right' or 'left'")
     forward_to: str | None = Field(default=None, min_length=1, description="the key of another Redis list")
+    zone: Annotated[str, AfterValidator(_zone_name)] = Field(
+        default="UTC", description="the IANA name of a time zone, like Europe/Bucharest, or UTC"
+    )
+
+    @property
+    def time_zone(self) -> tzinfo:
+        return _time_zone(self.zone)
 
 
 _DEFAULT_SOURCES = (

@@ -34,12 +34,14 @@ from etl.jobs.patience import Patience, Stopped
 from etl.keys import SPOOL as SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
+from etl.settings import Source as ListSettings
 from etl.store import connection as store
 from etl.store import rollup as figures
 from etl.store import schema, sessions
 from etl.store.sessions import Gap
 from etl.store.writer import Books, Writer
 from etl.urls import redacted
+from etl.wire.cdr import NUMBERS
 from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.faults import Reason
 from etl.wire.ids import uuid7
@@ -245,7 +247,7 @@ def sources(settings: Settings, clients: Stores) -> list[Source]:
 
 def tally_of(settings: Settings) -> Tally:
     """A tally for one process of loaders, all at zero."""
-    return Tally([*(source.key for source in settings.sources), SPOOL], [str(reason) for reason in Reason])
+    return Tally([*(source.key for source in settings.sources), SPOOL], [str(reason) for reason in Reason], NUMBERS)
 
 
 def new_id() -> UUID:
@@ -269,7 +271,7 @@ def _loaders(
 
 def decoders_of(settings: Settings) -> dict[str, Decode]:
     """What the messages of each list are, by its key."""
-    lists = {source.key: _of_a_list(settings, source.key, source.source) for source in settings.sources}
+    lists = {source.key: _of_a_list(settings, source) for source in settings.sources}
     return {**lists, SPOOL: _of_the_spool(settings)}
 
 
@@ -282,15 +284,16 @@ def _options(settings: Settings, decode: Decode) -> Options:
     )
 
 
-def _of_a_list(settings: Settings, key: str, system: str) -> Decode:
+def _of_a_list(settings: Settings, source: ListSettings) -> Decode:
     return lambda messages, batch_id, captured_at: Decoding(
         messages,
-        source=system,
-        key=key,
+        source=source.source,
+        key=source.key,
         batch_id=batch_id,
         captured_at=captured_at,
         latest=from_datetime(datetime.now(UTC) + AHEAD),
         max_message_bytes=settings.max_message_bytes,
+        zone=source.time_zone,
     )
 
 

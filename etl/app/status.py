@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 RATES_SECONDS = (60, 3_600)
 GAPS_PERIOD = timedelta(days=1)
+SET_ASIDE_SECONDS = 86_400
 DAYS = 7
 # Of one look at the backlog, two of which make its growth.
 SAMPLE_SECONDS = 1.0
@@ -90,6 +91,14 @@ class Gaps:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """In the last `period_seconds`, how many values of CDRs no column could have, by field; `extra` has them."""
+
+    period_seconds: int
+    values: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ExportDay:
     """`rows` by the ledger; `revision` and `exported_rows` are those of the lake."""
 
@@ -117,6 +126,7 @@ class InPostgres:
     listener: Listener | None
     listener_gaps: Gaps
     open_dead_letters: list[OpenLetters]
+    set_aside: SetAside
     exports: Exports
 
 
@@ -234,6 +244,7 @@ class Reader:
             listener=status.listener(self._engine),
             listener_gaps=gaps(self._engine),
             open_dead_letters=status.open_letters(self._engine),
+            set_aside=SetAside(SET_ASIDE_SECONDS, status.set_aside(self._engine, SET_ASIDE_SECONDS)),
             exports=self._exports_lately(),
         )
 

@@ -38,7 +38,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say what waits, who works on it and how fast, what was loaded last, what nobody heard, which letters are dead,
-    what the lake has, and how long Redis's memory lasts.
+    which values no column could have, what the lake has, and how long Redis's memory lasts.
 
     Exits with 1 if Redis or Postgres couldn't be asked; what the other knows is still printed.
     """
@@ -209,6 +209,9 @@ def _of_postgres(found: "InPostgres", at: datetime) -> "Iterator[RenderableType]
         )
     else:
         yield _line("dead letters", "no dead letters are open")
+    if values := found.set_aside.values:
+        by_field = ", ".join(f"{number:,} of {name}" for name, number in values.items())
+        yield _line("set aside", f"{by_field}, in the last day: no whole numbers, kept in extra")
     if days := found.exports.days:
         yield table_of(
             ("dataset", "day", "rows by the ledger", "revision in the lake", "export"),

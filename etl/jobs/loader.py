@@ -30,6 +30,7 @@ from etl.metrics import (
     EVENTS,
     INSERTED,
     LAG_SECONDS,
+    SET_ASIDE,
     UNCHANGED,
     UPDATED,
     Counts,
@@ -226,5 +227,7 @@ class Loader:
         reasons[Reason.REFUSED_BY_DATABASE] += books.dead - len(records.dead)
         for reason, letters in reasons.items():
             counts.add(DEAD, letters, reason)
+        for name, values in records.set_aside.items():
+            counts.add(SET_ASIDE, values, name)
         counts.observe(BATCH_SECONDS, seconds)
         counts.observe_ages(LAG_SECONDS, map(_DIALED_AT, records.cdrs), now)

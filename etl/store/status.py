@@ -117,6 +117,24 @@ def listener(engine: Engine) -> Listener | None:
         return Listener(*row) if row else None
 
 
+def set_aside(engine: Engine, seconds: int) -> dict[str, int]:
+    """How many values were set aside in the last so many seconds, by field, the most frequent first. What a restore
+    enters has none."""
+    c = load_batches.c
+    since = sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    counted = sa.func.jsonb_each_text(c.set_aside).table_valued("key", "value")
+    values = sa.cast(sa.func.sum(sa.cast(counted.c.value, sa.BigInteger)), sa.BigInteger)
+    query = (
+        sa.select(counted.c.key, values)
+        .select_from(load_batches.join(counted, sa.true()))
+        .where(c.committed_at > since, c.set_aside.is_not(None))
+        .group_by(counted.c.key)
+        .order_by(values.desc(), counted.c.key)
+    )
+    with translated(), engine.connect() as connection:
+        return dict(connection.execute(query).all())
+
+
 def open_letters(engine: Engine) -> list[OpenLetters]:
     """By reason, the most frequent first."""
     c = dead_letters.c

@@ -151,6 +151,7 @@ def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | Non
         *(records.refused(records.cdrs_at[index], detail) for index, detail in calls.refused.items()),
         *(records.refused(records.events_at[index], detail) for index, detail in events.refused.items()),
     ]
+    records.refused_at = {records.cdrs_at[index] for index in calls.refused}
     inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
     unchanged = len(records.cdrs) - inserted - updated - len(calls.refused)
     told = len(records.events) - len(events.refused) + len(records.sessions)
@@ -270,6 +271,7 @@ def _enter_into_the_ledger(connection: sa.Connection, batch: Batch, books: Books
         "source_key": batch.source_key,
         "claimed_at": batch.claimed_at,
         **asdict(books),
+        "set_aside": batch.records.set_aside or None,
     }
     # Waits for another transaction that is entering the same claim, and gives way to it if it commits.
     if connection.execute(insert(load_batches).values(entry).on_conflict_do_nothing()).rowcount == 0:

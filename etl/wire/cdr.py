@@ -1,17 +1,20 @@
 """A CDR message, in either dialect, to one row of `cdrs`.
 
-The strict decoder knows every documented field with its type and refuses all else; nearly every message passes it in
-one call. A payload with fields that nobody documented is read again to keep those, and one with a broken field is read
-a third time to say which. A field that is there twice counts once, with its last value, as JSON parsers everywhere have
-it. Facts: PROTOCOL.md, "CDR, dialect A", "CDR, dialect B", "Dispositions".
+The strict decoder knows every documented field with its types and refuses all else; nearly every message passes it in
+one call. A payload with fields that nobody documented, or with a number that must be looked at digit by digit, is read
+again to keep what was sent, and one with a broken field is read a third time to say which. A field that is there twice
+counts once, with its last value, as JSON parsers everywhere have it. Facts: PROTOCOL.md, "CDR, dialect A", "CDR,
+dialect B", "Numbers as text", "Dispositions".
 """
 
+from datetime import UTC, tzinfo
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 from msgspec.structs import astuple
 
+from etl.wire import numbers
 from etl.wire.envelope import Envelope
 from etl.wire.faults import Reason, Undecodable
 from etl.wire.times import (
@@ -19,14 +22,14 @@ from etl.wire.times import (
     MICROSECONDS_PER_DAY,
     MICROSECONDS_PER_SECOND,
     UNIX_SECONDS_AT_EPOCH,
-    microseconds,
+    reader_of_times,
 )
 
 CDR_TYPES = ("cdr", "call_update", None)
 
-# Both bounds of Postgres' integer, checked by the decoder.
-Int4 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-Leg = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+# A JSON integer is within the bounds, by the decoder; all other spellings are for `etl.wire.numbers`.
+Number = Annotated[int, Meta(ge=numbers.LEAST, le=numbers.MOST)] | float | str
+Leg = Annotated[int, Meta(ge=1, le=numbers.MOST)] | float | str
 Time = int | float | str
 Reference = int | str
 
@@ -82,11 +85,11 @@ class _Payload(msgspec.Struct, gc=False):
     dial_number: Reference | None = None
     recording_url: str | None = None
     contact_ref: Reference | None = None
-    call_time: Int4 | None = None
-    hold_time: Int4 | None = None
-    ring_time: Int4 | None = None
+    call_time: Number | None = None
+    hold_time: Number | None = None
+    ring_time: Number | None = None
     end_reason: str | None = None
-    end_code: Int4 | None = None
+    end_code: Number | None = None
     call_dir: str | None = None
     ref: Reference | None = None
     # dialect B
@@ -98,15 +101,15 @@ class _Payload(msgspec.Struct, gc=False):
     ended_at: Time | None = None
     # newer and older names of the same things
     clid: Reference | None = None
-    isdn_code: Int4 | None = None
-    hold_time_number: Int4 | None = None
-    ring_time_number: Int4 | None = None
+    isdn_code: Number | None = None
+    hold_time_number: Number | None = None
+    ring_time_number: Number | None = None
     call_trail_number: Leg | None = None
     disposition: str | None = None
     # documented, but without a column: kept in `extra`, where null and absent differ
     call_type: Reference | UnsetType | None = UNSET
     call_trail_ref: Reference | UnsetType | None = UNSET
-    ring_time_extension: Int4 | UnsetType | None = UNSET
+    ring_time_extension: Number | UnsetType | None = UNSET
 
 
 class _StrictPayload(_Payload, forbid_unknown_fields=True, gc=False):
@@ -124,44 +127,63 @@ _encode = msgspec.json.Encoder().encode
 _new = tuple.__new__
 _KNOWN = frozenset(_Payload.__struct_fields__)
 _ABSENT = (None, "")
+# The fields whose values can be set aside.
+NUMBERS = tuple(
+    field.name for field in msgspec.structs.fields(_Payload) if field.type in (Number | None, Number | UnsetType | None)
+)
+# Hang-up causes and most durations, as text without frills.
+_few_digits = {str(number): number for number in range(1, 1_000)}.get
+_NOT_WHOLE = "expected a whole number"
 
 Extra = dict[str, Any]
 T = TypeVar("T")
 
 
 class CdrDecoder:
-    """Decodes the CDRs of one claim, which share `source`, `batch_id` and `latest` (the last acceptable time)."""
+    """Decodes the CDRs of one claim, which share `source`, `batch_id`, `latest` (the last acceptable time) and `zone`
+    (that of times without an offset)."""
 
-    def __init__(self, source: str, batch_id: bytes, latest: int) -> None:
+    def __init__(self, source: str, batch_id: bytes, latest: int, zone: tzinfo = UTC) -> None:
         self._source = source
         self._batch_id = batch_id
         self._latest = latest
+        self._read_time = reader_of_times(zone)
+        # Of the message that `open` read last: values that no column can have, as they were sent.
+        self.set_aside: Extra = {}
 
     def strict(self, raw: bytes) -> Cdr:
-        """A CDR of documented fields only. Raises `Undecodable`, or whatever msgspec raises, for any other message."""
-        return self.row(_strict(raw).payload, None)
+        """A CDR of documented fields only, with nothing to set aside. Raises `Undecodable`, or whatever msgspec raises,
+        for any other message."""
+        return self.row(_strict(raw).payload, None, None)
 
     def open(self, message: Envelope) -> Cdr:
-        """A CDR with fields that nobody documented: they go to `extra`, their JSON as it was. Raises as `strict`."""
-        extra = {name: value for name, value in message.fields().items() if name not in _KNOWN}
-        return self.row(_open(message.payload), extra)
+        """A CDR with fields that nobody documented, or with values to set aside: they go to `extra`, their JSON as it
+        was. Raises as `strict`."""
+        self.set_aside = {}
+        sent = message.fields()
+        extra = {name: value for name, value in sent.items() if name not in _KNOWN}
+        return self.row(_open(message.payload), extra, sent)
 
-    def row(self, payload: _Payload, extra: Extra | None) -> Cdr:
-        """The one place where fields become columns; `extra` collects what has no column or contradicts one."""
+    def row(self, payload: _Payload, extra: Extra | None, sent: Extra | None) -> Cdr:
+        """The one place where fields become columns; `extra` collects what has no column or contradicts one. `sent` has
+        the payload's fields as they were; without it, nothing can be set aside."""
         # fmt: off
         (  # all fields at once, in their order above: one by one they take as long as the decoding
             call_ref, dialed_at, extension, number, dial_number, recording_url, contact_ref, call_time, hold_time,
             ring_time, end_reason, end_code, call_dir, campaign_ref,
             uuid, agent, recording_location, answered_at, connected_at, ended_at,
-            clid, isdn_code, hold_time_number, ring_time_number, leg, disposition,
-            call_type, call_trail_ref, ring_time_extension,
+            clid, isdn_code, hold_number, ring_number, leg, disposition, call_type, call_trail_ref, ring_extension,
         ) = astuple(payload)
         # fmt: on
-        if call_ref in _ABSENT:
-            raise Undecodable(Reason.MISSING_FIELD, "call_ref is missing, null or empty")
-        if dialed_at in _ABSENT:
-            raise Undecodable(Reason.MISSING_FIELD, "dialed_at is missing, null or empty")
-        dialed_at = self._time("dialed_at", dialed_at)
+        if call_ref in _ABSENT or dialed_at in _ABSENT:
+            name = "call_ref" if call_ref in _ABSENT else "dialed_at"
+            raise Undecodable(Reason.MISSING_FIELD, f"{name} is missing, null or empty")
+        dialed_at, read = self._time("dialed_at", dialed_at), self._read_number
+        if end_code.__class__ is not int and end_code is not None:  # of the dialler it's text, most often
+            end_code = _few_digits(end_code) or read("end_code", end_code, sent)
+        call_time = call_time if call_time.__class__ is int or call_time is None else read("call_time", call_time, sent)
+        hold_time = hold_time if hold_time is None or hold_time.__class__ is int else read("hold_time", hold_time, sent)
+        ring_time = ring_time if ring_time is None or ring_time.__class__ is int else read("ring_time", ring_time, sent)
         if agent is not None:
             extension, extra = _either(extension, "agent", agent, extra)
         if recording_location is not None:
@@ -169,11 +191,14 @@ class CdrDecoder:
         if clid is not None:
             dial_number, extra = _either(dial_number, "clid", clid, extra)
         if isdn_code is not None:
-            end_code, extra = _either(end_code, "isdn_code", isdn_code, extra)
-        if hold_time_number is not None:
-            hold_time, extra = _either(hold_time, "hold_time_number", hold_time_number, extra)
-        if ring_time_number is not None:
-            ring_time, extra = _either(ring_time, "ring_time_number", ring_time_number, extra)
+            other = isdn_code if isdn_code.__class__ is int else read("isdn_code", isdn_code, sent)
+            end_code, extra = _either(end_code, "isdn_code", other, extra)
+        if hold_number is not None:
+            other = hold_number if hold_number.__class__ is int else read("hold_time_number", hold_number, sent)
+            hold_time, extra = _either(hold_time, "hold_time_number", other, extra)
+        if ring_number is not None:
+            other = ring_number if ring_number.__class__ is int else read("ring_time_number", ring_number, sent)
+            ring_time, extra = _either(ring_time, "ring_time_number", other, extra)
         if disposition is not None:
             # Several raw dispositions mean the same today, so the raw one is kept beside its meaning.
             extra = {**(extra or {}), "disposition": disposition}
@@ -182,47 +207,65 @@ class CdrDecoder:
             extra = {**(extra or {}), "call_type": call_type}
         if call_trail_ref is not UNSET:
             extra = {**(extra or {}), "call_trail_ref": call_trail_ref}
-        if ring_time_extension is not UNSET:
-            extra = {**(extra or {}), "ring_time_extension": ring_time_extension}
+        if ring_extension is not UNSET:
+            extra = {**(extra or {}), "ring_time_extension": read("ring_time_extension", ring_extension, sent)}
         # `Cdr(…)` itself, and a function for what is nearly always text, would take half as long again.
-        return _new(
-            Cdr,
-            (
-                dialed_at // MICROSECONDS_PER_DAY,
-                self._source,
-                str(call_ref) if call_ref.__class__ is int else call_ref,
-                leg or 0,
-                dialed_at,
-                None if answered_at is None else self._time("callee_answered_at", answered_at),
-                None if connected_at is None else self._time("agent_answered_at", connected_at),
-                None if ended_at is None else self._time("ended_at", ended_at),
-                call_time,
-                hold_time,
-                ring_time,
-                call_dir,
-                str(extension) if extension.__class__ is int else extension,
-                str(number) if number.__class__ is int else number,
-                str(dial_number) if dial_number.__class__ is int else dial_number,
-                str(campaign_ref) if campaign_ref.__class__ is int else campaign_ref,
-                str(contact_ref) if contact_ref.__class__ is int else contact_ref,
-                end_reason,
-                end_code,
-                recording_url,
-                uuid,
-                _encode(extra) if extra else None,
-                self._batch_id,
-            ),
-        )
+        # fmt: off
+        return _new(Cdr, (
+            dialed_at // MICROSECONDS_PER_DAY,
+            self._source,
+            str(call_ref) if call_ref.__class__ is int else call_ref,
+            0 if leg is None else self._leg(leg, sent) if leg.__class__ is not int else leg if leg > 1 else 0,
+            dialed_at,
+            None if answered_at is None else self._time("callee_answered_at", answered_at),
+            None if connected_at is None else self._time("agent_answered_at", connected_at),
+            None if ended_at is None else self._time("ended_at", ended_at),
+            call_time, hold_time, ring_time, call_dir,
+            str(extension) if extension.__class__ is int else extension,
+            str(number) if number.__class__ is int else number,
+            str(dial_number) if dial_number.__class__ is int else dial_number,
+            str(campaign_ref) if campaign_ref.__class__ is int else campaign_ref,
+            str(contact_ref) if contact_ref.__class__ is int else contact_ref,
+            end_reason, end_code, recording_url, uuid,
+            None if extra is None else _encode(extra) if sent is None else self._with_set_aside(extra),
+            self._batch_id,
+        ))
+        # fmt: on
 
     def _time(self, name: str, value: Time) -> int:
         """Raises `Undecodable` for a time outside [2000-01-01, latest]."""
         if value.__class__ is int and value < FIRST_MILLISECONDS:  # nearly always
             moment = (value - UNIX_SECONDS_AT_EPOCH) * MICROSECONDS_PER_SECOND
         else:
-            moment = microseconds(value)
+            moment = self._read_time(value)
         if not 0 <= moment <= self._latest:
             raise Undecodable(Reason.OUT_OF_RANGE, f"{name} lies before the year 2000 or more than a day ahead")
         return moment
+
+    def _read_number(self, name: str, value: int | float | str | None, sent: Extra | None) -> int | None:
+        """The number that a field spells. None if there is none, and if its value is set aside as no whole number; that
+        raises `Undecodable` if it can't be, as does a number that is too large."""
+        try:
+            return _whole(name, value, sent)
+        except ValueError:
+            if sent is None:
+                raise Undecodable(Reason.BAD_TYPE, f"{name}: {_NOT_WHOLE}") from None
+            self.set_aside[name] = sent[name]
+            return None
+
+    def _leg(self, value: float | str, sent: Extra | None) -> int:
+        """0 for the first leg. Raises `Undecodable` for what is no leg."""
+        try:
+            leg = _whole("call_trail_number", value, sent)
+        except ValueError:
+            raise Undecodable(Reason.BAD_TYPE, f"call_trail_number: {_NOT_WHOLE}") from None
+        if leg is not None and leg < 1:
+            raise Undecodable(Reason.OUT_OF_RANGE, "call_trail_number: expected 1 or more")
+        return 0 if leg is None or leg == 1 else leg
+
+    def _with_set_aside(self, extra: Extra) -> bytes | None:
+        everything = extra | self.set_aside
+        return _encode(everything) if everything else None
 
 
 def check_fields(payload: Raw) -> None:
@@ -252,8 +295,23 @@ def _is_number_for(expected: Any, value: bytes) -> bool:
     return True
 
 
-def _either(value: T | None, other_name: str, other: T, extra: Extra | None) -> tuple[T | None, Extra | None]:
+def _either(value: T | None, other_name: str, other: T | None, extra: Extra | None) -> tuple[T | None, Extra | None]:
     """A column that two fields name: the first one with a value wins, and a second that differs is kept in `extra`."""
-    if value is None or str(value) == str(other):
+    if value is None or other is None or str(value) == str(other):
         return other if value is None else value, extra
     return value, {**(extra or {}), other_name: other}
+
+
+def _whole(name: str, value: int | float | str | None, sent: Extra | None) -> int | None:
+    """The number that it spells; None if it's empty or null. Raises ValueError if it spells no whole number, and
+    `Undecodable` if it's too large."""
+    try:
+        if isinstance(value, str):
+            return numbers.from_text(value)
+        if not isinstance(value, float):
+            return value
+        if sent is None:
+            raise ValueError("a float may be another number than the one that was sent")
+        return numbers.from_json(bytes(sent[name]).decode())
+    except OverflowError as error:
+        raise Undecodable(Reason.OUT_OF_RANGE, f"{name}: {error}") from None

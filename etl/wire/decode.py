@@ -4,7 +4,9 @@ else with a Redis client, can put on a list makes this raise.
 Decoding is lazy, so that Postgres can take the first rows while the next are decoded: half of a claim's time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, tzinfo
 from typing import Self
 from uuid import UUID
 
@@ -37,6 +39,16 @@ class Records(ABC):
         self.events_at: list[int] = []
         self.sessions: list[Session] = []
         self.dead: list[DeadLetter] = []
+        self._set_aside: dict[int, list[str]] = {}  # fields, by position
+        # Positions of what Postgres refused the last time it was written.
+        self.refused_at: Collection[int] = ()
+
+    @property
+    def set_aside(self) -> Counter[str]:
+        """How many values stand in `extra` because no column can have them, by field: of all CDRs so far, without those
+        that became dead letters."""
+        kept = (fields for position, fields in self._set_aside.items() if position not in self.refused_at)
+        return Counter(field for fields in kept for field in fields)
 
     @abstractmethod
     def stream(self) -> Iterator[Cdr]:
@@ -66,11 +78,12 @@ class Decoding(Records):
         captured_at: int,
         latest: int,
         max_message_bytes: int,
+        zone: tzinfo = UTC,
     ) -> None:
         """`captured_at` is the claim's time, `latest` the last acceptable time of a call, both in microseconds since
-        2000."""
+        2000; `zone` is where times without an offset are read, see `etl.wire.times.microseconds`."""
         super().__init__(messages, max_message_bytes)
-        self._cdr_decoder = CdrDecoder(source, batch_id.bytes, latest)
+        self._cdr_decoder = CdrDecoder(source, batch_id.bytes, latest, zone)
         self._list_events = ListEvents(key, batch_id, captured_at)
 
     def stream(self) -> Iterator[Cdr]:
@@ -102,6 +115,8 @@ class Decoding(Records):
             if isinstance(record, Cdr):
                 self.cdrs.append(record)
                 self.cdrs_at.append(position)
+                if set_aside := self._cdr_decoder.set_aside:
+                    self._set_aside[position] = [*set_aside]
             else:
                 self.events.append(record)
                 self.events_at.append(position)

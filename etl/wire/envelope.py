@@ -16,8 +16,8 @@ from msgspec import Raw
 from etl.wire.faults import Reason, Undecodable
 
 # The types that PROTOCOL.md lists; documents write some in the singular.
-_KINDS = {"campaign": "campaigns", "agent": "agents", "cdr": "cdrs"}
-KNOWN_KINDS = frozenset({"campaigns", "agents", "cdrs", "inbound", "c2d"})
+_KINDS = {"campaign": "campaigns", "agent": "agents", "cdr": "cdrs", "dialer": "dialers"}
+KNOWN_KINDS = frozenset({"campaigns", "agents", "cdrs", "dialers", "inbound", "c2d"})
 _DEFAULT_BASE = "enigma:notifications:"
 
 # Deeper than any dialler nests, shallower than any parser's stack: the same answer on every machine.
@@ -79,14 +79,16 @@ def kind_and_reference(key: str) -> tuple[str, str | None]:
     """The type and the reference in a list's key or a channel's name, the type in the plural.
 
     `enigma:notifications:agent:1002` gives ("agents", "1002"). The base is configurable in the dialler, so outside the
-    documented base the first part that names a known type counts, and else the last part.
+    documented base the first part that names a known type counts, and else the last part. `dialers` has no reference:
+    with anything after it, it's part of a base, such as `dialer:notifications:cdrs`.
     """
     parts = key.removeprefix(_DEFAULT_BASE).split(":")
     kinds = [_KINDS.get(part, part) for part in parts]
     if key.startswith(_DEFAULT_BASE):
         at = 0
     else:
-        at = next((i for i, kind in enumerate(kinds) if kind in KNOWN_KINDS), len(parts) - 1)
+        last = len(parts) - 1
+        at = next((i for i, kind in enumerate(kinds[:-1]) if kind in KNOWN_KINDS and kind != "dialers"), last)
     return kinds[at], ":".join(parts[at + 1 :]) or None
 
 

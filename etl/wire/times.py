@@ -6,10 +6,12 @@ earliest time that the archive accepts is simply 0.
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 
 from etl.wire.faults import Reason, Undecodable
+from etl.wire.numbers import WHITE_SPACE
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 UNIX_SECONDS_AT_EPOCH = 946_684_800
@@ -19,32 +21,59 @@ MICROSECONDS_PER_DAY = 86_400 * MICROSECONDS_PER_SECOND
 # Seconds pass 10^11 in the year 5138, milliseconds passed it in 1973: a number this large counts milliseconds.
 FIRST_MILLISECONDS = 100_000_000_000
 
+_TOO_FAR = "a time is farther away than any call"
+
 # Longer than any number of seconds that a dialler could mean; a bound keeps int() away from megabytes of digits.
-_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
+_DIGITS = 40
+_NUMBER = re.compile(r"([+-]?)([0-9]+)(\.[0-9]+)?")
 _DATE_AND_TIME = len("2015-02-19 23:06:00")
 _SHORTEST = len("20150219T210600")
 _LONGEST = len("2015-02-19T23:06:00.123456789+02:00")  # that a dialler writes
+# What Python's reader of ISO 8601 doesn't take, in capitals: "2015-02-19 21:06:00 GMT", "2015-02-19T24:00:00Z".
+_NAMED_UTC = re.compile(r" ?(?:UTC|GMT|Z)$")
+_END_OF_DAY = re.compile(r"([0-9W-]+[T ])24(:?00(?::?00(?:[.,]0+)?)?(?: ?[Z+-].*)?)")
 
 # Calls come in the order of time, and one's end is the next one's beginning: of four times in a message three were seen
 # just before, and reading one takes as long as decoding all the rest. These are two hours of seconds.
 REMEMBERED = 8_192
 
+ReadTime = Callable[[int | float | str], int]
 
-def microseconds(value: int | float | str) -> int:
+
+def microseconds(value: int | float | str, zone: tzinfo = UTC) -> int:
     """Microseconds since 2000 of epoch seconds, epoch milliseconds, a Ruby time or an ISO 8601 time.
 
-    Accepts integers, floats and strings of digits as Unix time; a time without offset is UTC. Raises `Undecodable`
-    (bad_type) for anything else. The range is the caller's to check.
+    Accepts integers, floats and texts of them as Unix time. A time without an offset is read by the clocks of `zone`:
+    of a time that they show twice the first is meant, and one that they skip is read with the offset before. 24:00:00
+    is the midnight at the end of its day. Raises `Undecodable` (bad_type) for anything else. The range is the caller's
+    to check, but for a number that is no time at all (out_of_range).
     """
-    if isinstance(value, str):
-        if value[4:5] == "-" or not _NUMBER.fullmatch(value):
-            return _remembered(value) if len(value) <= _LONGEST else _from_text(value)
-        value = float(value) if "." in value else int(value)
+    return reader_of_times(zone)(value)
+
+
+@lru_cache(maxsize=64)
+def reader_of_times(zone: tzinfo) -> ReadTime:
+    """`microseconds` for one zone; it remembers what it read."""
+
+    def read(text: str) -> int:
+        return _from_text(text, zone)
+
+    remembered = lru_cache(REMEMBERED)(read)
+
+    def microseconds(value: int | float | str) -> int:
+        if isinstance(value, str):
+            return remembered(value) if len(value) <= _LONGEST else read(value)
+        return _from_unix(value)
+
+    return microseconds
+
+
+def _from_unix(value: int | float) -> int:
     unit = MICROSECONDS_PER_SECOND if value < FIRST_MILLISECONDS else 1_000
     try:
         return round(value * unit) - UNIX_SECONDS_AT_EPOCH * MICROSECONDS_PER_SECOND
     except OverflowError:  # a float so large that as milliseconds it is none
-        raise Undecodable(Reason.OUT_OF_RANGE, "a time is infinitely far away") from None
+        raise Undecodable(Reason.OUT_OF_RANGE, _TOO_FAR) from None
 
 
 def from_datetime(moment: datetime) -> int:
@@ -63,18 +92,41 @@ def to_datetime(moment: int) -> datetime:
     return EPOCH + timedelta(microseconds=moment)
 
 
-def _from_text(text: str) -> int:
+def _from_text(text: str, zone: tzinfo) -> int:
     try:
-        # Ruby prints a space before the offset, and UTC by name: "2015-02-19 23:06:00 +0200", "2015-02-19 21:06:00 UTC"
-        if (space := text.find(" ", _DATE_AND_TIME)) > 0:
-            offset = text[space + 1 :]
-            text = text[:space] + ("Z" if offset == "UTC" else offset)
-        if len(text) < _SHORTEST or not ("T" in text or " " in text):
-            raise ValueError("a date says too little, with an offset too")
-        moment = datetime.fromisoformat(text)
-        return from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        if text[4:5] == "-":  # nearly always
+            return _from_date_and_time(text, zone)
+    except ValueError:
+        pass
+    text = text.strip(WHITE_SPACE).upper() if text.isascii() else ""
+    if number := _NUMBER.fullmatch(text):
+        return _from_unix_text(*number.groups(""))
+    text, days = _NAMED_UTC.sub("Z", text), 0
+    if end_of_day := _END_OF_DAY.fullmatch(text):
+        text, days = f"{end_of_day[1]}00{end_of_day[2]}", 1
+    try:
+        return _from_date_and_time(text, zone, days)
     except ValueError:
         raise Undecodable(Reason.BAD_TYPE, "a time is neither Unix time, nor ISO 8601, nor as Ruby prints it") from None
+    except OverflowError:
+        raise Undecodable(Reason.OUT_OF_RANGE, _TOO_FAR) from None
 
 
-_remembered = lru_cache(REMEMBERED)(_from_text)
+def _from_unix_text(sign: str, whole: str, fraction: str) -> int:
+    whole = whole.lstrip("0") or "0"
+    if len(whole) > _DIGITS:
+        raise Undecodable(Reason.OUT_OF_RANGE, _TOO_FAR)
+    # With a fraction as a float, as a JSON number is: so both are the same moment.
+    return _from_unix(float(sign + whole + fraction[:_DIGITS]) if fraction else int(sign + whole))
+
+
+def _from_date_and_time(text: str, zone: tzinfo, days: int = 0) -> int:
+    """Raises ValueError for what Python can't read, and OverflowError beyond its calendar."""
+    # Ruby prints a space before the offset, and UTC by name: "2015-02-19 23:06:00 +0200", "2015-02-19 21:06:00 UTC"
+    if (space := text.find(" ", _DATE_AND_TIME)) > 0:
+        offset = text[space + 1 :]
+        text = text[:space] + ("Z" if offset == "UTC" else offset)
+    if len(text) < _SHORTEST or not ("T" in text or " " in text):
+        raise ValueError("a date says too little, with an offset too")
+    moment = datetime.fromisoformat(text) + timedelta(days=days)
+    return from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=zone))

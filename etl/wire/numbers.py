@@ -1,0 +1,65 @@
+"""The dialler's many spellings of a whole number, brought to one integer: PROTOCOL.md, "Numbers as text".
+
+Of text, ASCII digits count, with a sign, leading zeros, a fraction of zeros, and ASCII white space around them. Of JSON
+numbers, all that have a whole value. They are read digit by digit: a float would make other numbers of some.
+"""
+
+import re
+from functools import lru_cache
+
+# Both bounds of Postgres' integer, and the most digits that a number between them has.
+LEAST, MOST = -(2**31), 2**31 - 1
+_MOST_DIGITS = 10
+# ASCII's, which is less than `str.strip()` takes for it.
+WHITE_SPACE = " \t\n\r\f\v"
+
+_TEXT = re.compile(r"([+-]?)([0-9]+)(?:\.0+)?")
+_LITERAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
+# An exponent of more digits outweighs all the digits that a message has room for.
+_EXPONENT_DIGITS = 12
+# Hang-up causes are few, and durations repeat. Text that is longer than this is rare, and not worth keeping.
+REMEMBERED = 8_192
+_SHORT = 16  # characters
+
+
+def from_text(text: str) -> int | None:
+    """None if it's empty. Raises ValueError for what is no whole number, and OverflowError for one that Postgres'
+    integer can't hold."""
+    return _remembered(text) if len(text) <= _SHORT else _from_text(text)
+
+
+def from_json(number: str) -> int:
+    """Of a JSON number, given as it was sent. Raises as `from_text`."""
+    found = _LITERAL.fullmatch(number)
+    if not found:
+        raise ValueError("not a JSON number")
+    sign, whole, fraction, exponent_sign, exponent = found.groups(default="")
+    digits = (whole + fraction).lstrip("0")
+    if not digits:
+        return 0
+    power = int(exponent_sign + (exponent.lstrip("0") or "0")[: _EXPONENT_DIGITS + 1])
+    kept = digits.rstrip("0")
+    zeros = power - len(fraction) + len(digits) - len(kept)
+    if zeros < 0:
+        raise ValueError("a number with a fraction")
+    return _within_bounds(sign, kept, zeros)
+
+
+def _from_text(text: str) -> int | None:
+    if not text:
+        return None
+    found = _TEXT.fullmatch(text.strip(WHITE_SPACE))
+    if not found:
+        raise ValueError("not the text of a whole number")
+    return _within_bounds(found[1], found[2].lstrip("0") or "0", 0)
+
+
+_remembered = lru_cache(REMEMBERED)(_from_text)
+
+
+def _within_bounds(sign: str, digits: str, zeros: int) -> int:
+    if len(digits) + zeros <= _MOST_DIGITS:  # int() refuses thousands of digits
+        number = int(sign + digits + "0" * zeros)
+        if LEAST <= number <= MOST:
+            return number
+    raise OverflowError("a number that Postgres' integer can't hold")
