@@ -12,12 +12,11 @@ import re
 import socket
 import ssl
 import tomllib
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -34,52 +33,22 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from etl import urls
 from etl.errors import ConfigurationError
+from etl.keys import clashes
 
 PREFIX = "ETL_"
 CONFIG_VARIABLE = "ETL_CONFIG"  # names the TOML file where no --config does; the one variable that is no field
 
 _MIB = 1024 * 1024
 _NAME_LENGTH = 64  # characters of a worker's name; people read it in log lines and ledger rows
-_POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
-_SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
-_TLS_SCHEMES = ("rediss", "rediss+sentinel")
 _VERIFYING = ("verify-full", "verify-ca")  # of libpq's sslmodes those that look at a certificate in any case
-_SENTINELS = re.compile("(.*@)?[^:,@]+(:[0-9]+)?(,[^:,@]+(:[0-9]+)?)*/[^/]+(/[0-9]*)?")
 _ONE_SOURCE = "an object with at least a key"
 _A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
-_SERVER_NAME = r"[A-Za-z0-9._:/@\[\]-]"
-_SERVER_NAME_LENGTH = 200
-_MALFORMED = "isn't a well-formed URL (are the special characters of its password percent-encoded?)"
-
-
-def _parts(url: SecretStr, schemes: tuple[str, ...]) -> SplitResult:
-    """Splits a URL; the ValueErrors say what is wrong with it without quoting any of it."""
-    text = url.get_secret_value()
-    scheme = text.partition("://")[0]
-    if "://" not in text or scheme not in schemes:
-        raise ValueError(f"must begin with {', '.join(f'{each}://' for each in schemes[:-1])} or {schemes[-1]}://")
-    try:
-        parts = urlsplit(text)
-        if scheme not in _SENTINEL_SCHEMES:  # that one has several hosts, each with a port
-            _ = parts.port  # raises where it's no number, as after a ':' or '/' inside a password
-    except ValueError:
-        raise ValueError(_MALFORMED) from None
-    if parts.fragment:
-        raise ValueError(_MALFORMED)
-    return parts
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
-    parts = _parts(url, _REDIS_SCHEMES)
-    if parts.scheme == "unix" and not parts.path:
-        raise ValueError("lacks the socket's path: unix:///run/redis.sock")
-    # redis-py takes a database that isn't a number for database 0, in silence.
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch("/?[0-9]*", parts.path):
-        raise ValueError("names a database that isn't a number")
-    if parts.scheme in _SENTINEL_SCHEMES and not _SENTINELS.fullmatch(parts.netloc + parts.path):
-        raise ValueError("must look like redis+sentinel://host:26379,host:26379/service/0")
+    urls.check_redis(url.get_secret_value())
     return url
 
 
@@ -90,24 +59,8 @@ def _server_name(name: str) -> str:
     return name
 
 
-def _default_server_name(url: str) -> str:
-    """host:port/db of a Redis URL, path/db of a socket, the service's name of sentinels; never anything of what stands
-    before an `@`, where the password is."""
-    parts = urlsplit(url)
-    if parts.scheme in _SENTINEL_SCHEMES:
-        behind = f"{parts.netloc}{parts.path}".rpartition("@")[2]
-        name = unquote(behind.partition("/")[2].partition("/")[0])
-    elif parts.scheme == "unix":
-        path = parts.path.rpartition("@")[2] if parts.netloc else parts.path
-        name = f"{unquote(path)}/{parse_qs(parts.query).get('db', ['0'])[0]}"
-    else:
-        host = parts.hostname or "localhost"
-        name = f"{f'[{host}]' if ':' in host else host}:{parts.port or 6379}/{parts.path.strip('/') or 0}"
-    return re.sub(_SERVER_NAME.replace("[", "[^", 1), "-", name)[:_SERVER_NAME_LENGTH] or "redis"
-
-
 def _postgres_url(url: SecretStr) -> SecretStr:
-    _parts(url, _POSTGRES_SCHEMES)
+    urls.check_postgres(url.get_secret_value())
     return url
 
 
@@ -120,13 +73,6 @@ def _ca_file(path: Path) -> Path:
     except OSError as error:
         raise ValueError(f"names {path}, which can't be read: {error.strerror}") from None
     return path
-
-
-def _with_options(url: str, options: Mapping[str, object]) -> str:
-    """Those that the URL doesn't have itself are added."""
-    has = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    added = urlencode({name: value for name, value in options.items() if name not in has}, safe="/", quote_via=quote)
-    return f"{url}{'&' if has else '?'}{added}" if added else url
 
 
 def _http(text: str) -> str:
@@ -217,9 +163,11 @@ class Settings(BaseSettings):
         default=None, description="a file of CA certificates"
     )
     redis_name: (
-        Annotated[str, Field(pattern=f"^{_SERVER_NAME}{{1,{_SERVER_NAME_LENGTH}}}$"), AfterValidator(_server_name)]
+        Annotated[
+            str, Field(pattern=f"^{urls.SERVER_NAME}{{1,{urls.SERVER_NAME_LENGTH}}}$"), AfterValidator(_server_name)
+        ]
         | None
-    ) = Field(default=None, description=f"1 to {_SERVER_NAME_LENGTH} letters, digits, or any of . _ : / @ [ ] -")
+    ) = Field(default=None, description=f"1 to {urls.SERVER_NAME_LENGTH} letters, digits, or any of . _ : / @ [ ] -")
     redis_cluster: bool = Field(default=False, description="true or false")
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = Field(
         default=SecretStr("postgresql://127.0.0.1:5432/etl"), description="a postgresql:// URL"
@@ -263,13 +211,13 @@ class Settings(BaseSettings):
     @property
     def server(self) -> str:
         """The name by which the archive knows this Redis: `redis_name`, or what the URL says of it."""
-        return self.redis_name or _default_server_name(self.redis_url.get_secret_value())
+        return self.redis_name or urls.server_name(self.redis_url.get_secret_value())
 
     @property
     def inbox_url(self) -> str:
         """`redis_url` with the CA file, for `etl.inbox`; password included."""
         url = self.redis_url.get_secret_value()
-        return _with_options(url, {"ssl_ca_certs": self.redis_ca_file}) if self.redis_ca_file else url
+        return urls.with_options(url, {"ssl_ca_certs": self.redis_ca_file}) if self.redis_ca_file else url
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -286,20 +234,20 @@ class Settings(BaseSettings):
         """Who names a CA wants the server's certificate to be looked at: libpq alone would take none for an answer."""
         url = self.database_url.get_secret_value()
         if self.database_ca_file:
-            url = _with_options(url, {"sslrootcert": self.database_ca_file})
-        if "sslrootcert" in parse_qs(urlsplit(url).query):
-            url = _with_options(url, {"sslmode": "verify-full"})
-        return url.partition("://")[2]
+            url = urls.with_options(url, {"sslrootcert": self.database_ca_file})
+        if "sslrootcert" in urls.split(url).options:
+            url = urls.with_options(url, {"sslmode": "verify-full"})
+        return urls.of_libpq(url)
 
     @field_validator("redis_ca_file")
     @classmethod
     def _redis_has_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         url = info.data.get("redis_url")
         if path and url:
-            parts = urlsplit(url.get_secret_value())
-            if parts.scheme not in _TLS_SCHEMES:
+            parts = urls.split(url.get_secret_value())
+            if parts.scheme not in urls.TLS_SCHEMES:
                 raise ValueError("goes with a rediss:// or rediss+sentinel:// URL only: others have no TLS")
-            if "ssl_ca_certs" in parse_qs(parts.query):
+            if "ssl_ca_certs" in parts.options:
                 raise ValueError("is given, and ssl_ca_certs in the URL too: name the file once")
         return path
 
@@ -308,7 +256,7 @@ class Settings(BaseSettings):
     def _database_has_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         url = info.data.get("database_url")
         if path and url:
-            options = parse_qs(urlsplit(url.get_secret_value()).query)
+            options = urls.split(url.get_secret_value()).options
             if options.get("sslmode", ["verify-full"])[-1] not in _VERIFYING:
                 raise ValueError(
                     "goes with sslmode=verify-full only, which it brings along: leave sslmode out of the URL"
@@ -333,7 +281,8 @@ class Settings(BaseSettings):
     @field_validator("sources")
     @classmethod
     def _sources_fit_together(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
-        problems = [*_clashes(sources)] if sources else ["is empty: there would be nothing to load"]
+        lists = [(source.key, source.forward_to) for source in sources]
+        problems = [*clashes(lists)] if sources else ["is empty: there would be nothing to load"]
         if problems:
             raise ValueError("\n".join(problems))
         return sources
@@ -366,16 +315,6 @@ _WRONG = {
     "less_than_equal": " is too large:",
     "string_too_short": " is empty:",
 }
-
-
-def _clashes(sources: Iterable[Source]) -> Iterator[str]:
-    times = Counter(source.key for source in sources)
-    for key, count in times.items():
-        if count > 1:
-            yield f"lists the key {key!r} {count} times"
-    for source in sources:
-        if source.forward_to in times:
-            yield f"forwards {source.key!r} to {source.forward_to!r}, which is a source itself: a loop"
 
 
 def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -443,13 +382,3 @@ def _allowed(field: str, inner: list[int | str]) -> str | None:
         return Settings.model_fields[field].description
     attribute = inner[-1]
     return Source.model_fields[attribute].description if isinstance(attribute, str) else _ONE_SOURCE
-
-
-def redacted(url: str) -> str:
-    """The URL without its passwords, for people to read: `redis://loader:***@host/0?password=***`.
-
-    Where a password isn't percent-encoded, more than the password may be hidden, never less.
-    """
-    url = re.sub("://([^:@/]*):.*@", r"://\1:***@", url, flags=re.DOTALL)
-    url = re.sub(r"^(rediss?\+sentinel)://[^:@/]+@", r"\1://***@", url)  # no user there: it's a password
-    return re.sub("([?&][^=&]*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)

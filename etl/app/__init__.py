@@ -31,14 +31,16 @@ from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
+from etl.keys import SPOOL as SPOOL
 from etl.metrics import Tally
-from etl.settings import Settings, redacted
+from etl.settings import Settings
 from etl.settings import Source as ListSettings
 from etl.store import connection as store
 from etl.store import rollup as figures
 from etl.store import schema, sessions
 from etl.store.sessions import Gap
 from etl.store.writer import Books, Writer
+from etl.urls import redacted
 from etl.wire.cdr import NUMBERS
 from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.faults import Reason
@@ -58,8 +60,6 @@ RENEWALS_PER_LEASE = 4
 
 # The listener repeats its small commands: the sooner it gives one up, the sooner it hears again.
 LISTENER_TIMEOUT_SECONDS = 1.0
-# Where the listener puts what it hears.
-SPOOL = "etl:events"
 # A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
 AHEAD = timedelta(days=1)
 

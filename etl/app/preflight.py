@@ -1,12 +1,11 @@
 """The preflight, put together from settings. It opens the lake, and pyarrow comes with it: `etl.app` has neither."""
 
 from collections.abc import Iterator
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from etl import app
+from etl import app, urls
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
-from etl.inbox.connection import SENTINEL_SCHEMES
 from etl.inbox.preflight import line
 from etl.inbox.rights import List, Needs
 from etl.jobs.findings import Finding, of_lake, unreachable
@@ -34,8 +33,10 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
         yield unreachable("Redis", error, "ETL_REDIS_URL")
         return
     try:
-        through_sentinel = urlsplit(url).scheme in SENTINEL_SCHEMES
-        yield from of_redis(client, _needs(settings), _user(url), line(url), through_sentinel)
+        through_sentinel = urls.split(url).scheme in urls.SENTINEL_SCHEMES
+        yield from of_redis(
+            client, _needs(settings), _user(url), line(url), through_sentinel, app.decoders_of(settings)
+        )
     finally:
         client.close()
 
@@ -47,5 +48,5 @@ def _needs(settings: Settings) -> Needs:
 
 def _user(url: str) -> str:
     """Only what stands before a password is a name: before nothing, a sentinel's URL has the password itself."""
-    parts = urlsplit(url)
-    return unquote(parts.username or "") if parts.password is not None and parts.username else "default"
+    user, colon, _ = (urls.split(url).credentials or "").partition(":")
+    return unquote(user) if colon and user else "default"

@@ -22,11 +22,11 @@ class Outcome(NamedTuple):
 
 
 class Campaign(NamedTuple):
-    ref: str | int
+    ref: str
     call_dir: str
     dial_number: str
     outcomes: tuple[Outcome, ...]  # equally likely
-    zone: str = "+0000"  # as its system prints it after a time: with a colon in ISO 8601, without one by Ruby
+    zone: str = "+0000"  # of its system's times; with a colon where the documents print ISO 8601
 
 
 class Call(NamedTuple):
@@ -36,20 +36,24 @@ class Call(NamedTuple):
     campaign: Campaign
     extension: str | None  # None until the floor has given the call to somebody
     number: str
-    contact_ref: str | int | None
+    contact_ref: str | None
     dialed_at: int  # Unix time; the times that follow are seconds
     ring_time: int
     hold_time: int
     call_time: int
     outcome: Outcome
-    recording_url: str | None
     late_by: int  # seconds between the call and its place in the stream
-    oddity: float  # below 0.02 a system of another age, below 0.04 fields that nobody documented
+    oddity: float  # below 0.02 a system of another age, below 0.04 fields that nobody documented; from 0.9 transferred
+    leg: int = 1
 
     @property
     def placed_at(self) -> int:
         """When the call would have been dialled, were it not late."""
         return self.dialed_at + self.late_by
+
+    @property
+    def ended_at(self) -> int:
+        return self.dialed_at + self.ring_time + self.hold_time + self.call_time
 
 
 def _odds(*rows: tuple[int, Outcome]) -> tuple[Outcome, ...]:
@@ -85,7 +89,7 @@ CAMPAIGNS = (
     Campaign("2040", "outbound", "03069990040", _OUTBOUND, "+0200"),
     Campaign("2041", "outbound", "03069990041", _OUTBOUND, "+02:00"),
     Campaign("2042", "outbound", "03069990042", _OUTBOUND, "-0500"),
-    Campaign(2043, "outbound", "03069990043", _OUTBOUND, "+00:00"),
+    Campaign("2043", "outbound", "03069990043", _OUTBOUND, "+00:00"),
     Campaign("3001", "inbound", "03069990901", _INBOUND, "+0200"),
     Campaign("3002", "inbound", "03069990902", _INBOUND, "+01:00"),
 )
@@ -111,7 +115,6 @@ def calls(count: int, until: int, days: int, seed: int, late: float, click2dial:
         clicked = draw() < click2dial
         campaign = _CLICK_DIAL if clicked else CAMPAIGNS[int(len(CAMPAIGNS) * draw())]
         outcome = campaign.outcomes[int(len(campaign.outcomes) * draw())]
-        folder = day_of(dialed_at).isoformat().replace("-", "/")
         yield Call(
             source="click2dial" if clicked else "dialler",
             call_ref=f"c2d-{serial:x}" if clicked else serial,
@@ -119,13 +122,12 @@ def calls(count: int, until: int, days: int, seed: int, late: float, click2dial:
             campaign=campaign,
             extension=None,
             number="" if campaign.call_dir == "inbound" and draw() < 0.15 else _NUMBERS[int(len(_NUMBERS) * draw())],
-            contact_ref=_contact_ref(draw(), dice.getrandbits(16)),
+            contact_ref=_contact_ref(draw(), dice.getrandbits(16), campaign.call_dir == "inbound"),
             dialed_at=dialed_at,
             ring_time=2 + int(28 * draw()),
             hold_time=int(40 * draw() * draw()) if outcome.answered else 0,
             call_time=4 + int(900 * draw() * draw() * draw()) if outcome.connected else 0,
             outcome=outcome,
-            recording_url=f"ftp://pbx.example/recordings/{folder}/{serial}.wav" if outcome.connected else None,
             late_by=late_by,
             oddity=draw(),
         )
@@ -154,7 +156,9 @@ def _moments(count: int, until: int, days: int, draw: Callable[[], float]) -> It
         done += share
 
 
-def _contact_ref(luck: float, number: int) -> str | int | None:
+def _contact_ref(luck: float, number: int, is_inbound: bool) -> str | None:
+    if is_inbound and luck < 0.3:  # nobody has told the dialler who this is
+        return None
     if luck < 0.92:
         return f"M{number:05d}"
-    return number if luck < 0.95 else "" if luck < 0.98 else None
+    return f"{number}" if luck < 0.95 else "" if luck < 0.98 else None

@@ -1,29 +1,54 @@
-"""Plays the simulated dialler into the configured Redis: which message goes onto which list, and what is published."""
+"""Plays the simulated dialler into the configured Redis: which message goes onto which list, and what is published.
+
+Which list takes a kind is read off its key's words here, by the dialler's own names: what the decoder makes of a key
+is another matter.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from etl import app
 from etl.devtools.simulator import Profile, Tally, play
 from etl.errors import ConfigurationError
 from etl.inbox.producer import publish, push
 from etl.settings import Settings, Source
-from etl.wire.envelope import kind_and_reference
 
-_SYSTEM_OF = {"campaigns": "dialler", "cdrs": "dialler", "cdr": "click2dial"}
+
+class _Names(NamedTuple):
+    system: str
+    words: frozenset[str]  # of which one is in the key
+    is_own: bool = False  # written to the dialler's own Redis, if there are two
+
+
+_LISTS = {
+    "campaigns": _Names("dialler", frozenset({"campaigns", "campaign"})),
+    "cdrs": _Names("dialler", frozenset({"cdrs", "cdr"}), is_own=True),
+    "pbx": _Names("dialler", frozenset({"pbx"}), is_own=True),
+    "statuses": _Names("dialler", frozenset({"campaigns", "campaign"}), is_own=True),
+    "cdr": _Names("click2dial", frozenset({"cdr", "cdrs"})),
+}
 
 
 def simulate(
-    settings: Settings, profile: Profile, rate: float | None = None, progress: Callable[[int], None] | None = None
+    settings: Settings,
+    profile: Profile,
+    rate: float | None = None,
+    progress: Callable[[int], None] | None = None,
+    own: Settings | None = None,
 ) -> Tally:
     """Push and publish what `profile` describes, at `rate` messages a second.
 
-    Raises `Outage`, or `ConfigurationError` if no source list takes a kind of message that it asks for.
+    One dialler writes to two Redis servers: `settings` are those of the integrator's, which gets dialect A and what is
+    published, `own` those of its own, which gets dialect B, the internal list and the statuses on lists. Without `own`
+    all goes to one. Raises `Outage`, or `ConfigurationError` if no source list takes a kind of message.
     """
-    lists = {kind: _list_for(kind, settings) for kind in _kinds(profile)}
-    with app.stores(settings) as clients:
+    own = own or settings
+    lists = {kind: _list_for(kind, own if _LISTS[kind].is_own else settings) for kind in _kinds(profile)}
+    with app.stores(settings) as clients, app.stores(own) as own_clients:
 
         def to_redis(kind: str, bodies: list[bytes]) -> None:
-            push(clients.redis, lists[kind].key, bodies, lists[kind].take_from)
+            client = own_clients.redis if _LISTS[kind].is_own else clients.redis
+            push(client, lists[kind].key, bodies, lists[kind].take_from)
 
         def to_listeners(notices: list[tuple[str, bytes]]) -> None:
             publish(clients.redis, notices)
@@ -31,15 +56,27 @@ def simulate(
         return play(profile, to_redis, rate=rate, progress=progress, publish=to_listeners)
 
 
-def _kinds(profile: Profile) -> set[str]:
-    kinds = {"a": {"campaigns"}, "b": {"cdrs"}, "both": {"campaigns", "cdrs"}}[profile.dialect]
-    return kinds | ({"cdr"} if profile.click2dial else set())
+def _kinds(profile: Profile) -> list[str]:
+    wanted = {
+        "campaigns": profile.dialect != "b",
+        "cdrs": profile.dialect != "a",
+        "pbx": profile.pbx,
+        "statuses": profile.events > 0,
+        "cdr": profile.click2dial > 0,
+    }
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]
 
 
 def _list_for(kind: str, settings: Settings) -> Source:
     """The list whose key names the kind, else the first one of the same system: all lists take all kinds."""
-    of_system = [source for source in settings.sources if source.source == _SYSTEM_OF[kind]]
+    names = _LISTS[kind]
+    of_system = [source for source in settings.sources if source.source == names.system]
     if not of_system:
-        raise ConfigurationError(f"no source list is configured for messages of {_SYSTEM_OF[kind]}")
-    named = [source for source in of_system if kind_and_reference(source.key)[0].startswith(kind)]
+        raise ConfigurationError(f"no source list is configured for messages of {names.system}")
+    named = [source for source in of_system if names.words & _words(source.key)]
     return (named or of_system)[0]
+
+
+def _words(key: str) -> set[str]:
+    words = {*key.split(":")}
+    return {"pbx"} if "pbx" in words else words

@@ -14,18 +14,19 @@ from itertools import count
 from random import Random
 from typing import Any, NamedTuple
 
-from etl.devtools.call_centre import HOUR, Call, Campaign
+from etl.devtools.call_centre import HOUR, Call, Campaign, Outcome
 
 SHIFT = 8 * HOUR  # seconds from an agent's login after which the agent goes home; a call in hand is finished first
 STATS_EVERY = 25  # ended calls between two statistics of a campaign
+_TRANSFERRED = Outcome("callee_hungup", 16, answered=True, connected=True)  # what becomes of a further leg
 
 
 class Notice(NamedTuple):
-    """Something published. `payload` lacks only the `ref`."""
+    """Something published. `payload` lacks only the `ref`; the dialler itself has none."""
 
     at: int  # Unix time
-    kind: str  # agents or campaigns
-    ref: str | int  # extension or campaign reference
+    kind: str  # agents, campaigns or dialers
+    ref: str | None  # extension or campaign reference
     sub_type: str
     payload: dict[str, Any]
 
@@ -54,7 +55,7 @@ class Team:
     publishes: bool
     numbers: Iterator[int] = field(default_factory=lambda: count(1001))
     at_home: list[int] = field(default_factory=list)  # a heap: whoever has the lowest number comes first
-    free: dict[str | int, list[Agent]] = field(default_factory=dict)  # by campaign
+    free: dict[str, list[Agent]] = field(default_factory=dict)  # by campaign
 
 
 @dataclass(slots=True)
@@ -91,13 +92,14 @@ class Run:
         return stats
 
 
-def at_work(calls: Iterable[Call], seed: str, publish: bool) -> Iterator[Call | Notice]:
-    """Every call once, with its agent's extension, and with `publish` the notices, in their order.
+def at_work(calls: Iterable[Call], seed: str, publish: bool, legs: bool = False) -> Iterator[Call | Notice]:
+    """Every call once, with its agent's extension, and with `publish` the notices, in their order; with `legs` some
+    calls are transferred, to extensions outside of the floor, and each further leg follows as a call of its own.
 
     Nothing is published about Click2Dial, which does not do so, and about late calls: they are late because Redis was
     away, and what was published then is lost. The calls are the same with and without notices.
     """
-    floor = Floor(Random(f"floor {seed}").random, publish)
+    floor = Floor(Random(f"floor {seed}").random, publish, legs)
     for call in calls:
         floor.go_on_until(call.placed_at)
         floor.dial(call)
@@ -107,14 +109,15 @@ def at_work(calls: Iterable[Call], seed: str, publish: bool) -> Iterator[Call | 
 
 
 class Floor:
-    def __init__(self, draw: Callable[[], float], publish: bool) -> None:
+    def __init__(self, draw: Callable[[], float], publish: bool, legs: bool) -> None:
         self._draw = draw
         self._publish = publish
+        self._legs = legs
         self._now = 0
         self._serial = count()
         self._agenda: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._teams: dict[tuple[str, int], Team] = {}
-        self._runs: dict[str | int, Run] = {}
+        self._runs: dict[str, Run] = {}
         self._told: list[Call | Notice] = []
         self._is_closing = False
 
@@ -150,6 +153,8 @@ class Floor:
     def close(self) -> None:
         """No more calls: those in the air end, the agents go home, the campaigns stop."""
         self._is_closing = True
+        if self._runs:
+            self._say_of_the_dialler("stopping")
         for run in self._runs.values():
             self._say(run.campaign, "stopping")
         for team in self._teams.values():
@@ -162,10 +167,14 @@ class Floor:
             self._say(run.campaign, "stopped")
             if run.campaign.call_dir == "outbound":
                 self._say(run.campaign, "completed")
+        if self._runs:
+            self._say_of_the_dialler("stopped")
 
     # -- what happens
 
     def _start(self, campaign: Campaign) -> Run:
+        if not self._runs:
+            self._say_of_the_dialler("started")
         run = self._runs[campaign.ref] = Run(campaign)
         self._say(campaign, "initialized")
         self._say(campaign, "started")
@@ -195,7 +204,23 @@ class Floor:
             agent.talk_time += call.call_time
             self._turn(agent, "wrapup", "busy")
             self._at(self._now + wrapup, self._end_wrapup, agent, wrapup)
+        self._hang_up(call)
+
+    def _hang_up(self, call: Call) -> None:
         self._told.append(call)
+        if self._legs and call.leg <= _transfers(call):
+            # Everything follows from the call: the floor's dice stay as they were.
+            number = call.uuid >> 8 * call.leg
+            leg = call._replace(
+                leg=call.leg + 1,
+                dialed_at=call.ended_at,
+                ring_time=2 + number % 20,
+                hold_time=0,
+                call_time=5 + number % 300,
+                extension=f"9{number % 1000:03d}",
+                outcome=_TRANSFERRED,
+            )
+            self._at(leg.ended_at + leg.late_by, self._hang_up, leg)
 
     def _end_wrapup(self, agent: Agent, seconds: int) -> None:
         agent.wrapup_time += seconds
@@ -252,7 +277,7 @@ class Floor:
         if before is not None:
             agents[before] -= 1
         payload: dict[str, Any] = {"status": status}
-        if status != "offline":
+        if status not in ("busy", "offline"):  # the agent's call has told it; who is gone has none
             payload["campaign_ref"] = None if status == "logging_in" else agent.campaign.ref
         self._tell("agents", agent.extension, "status", payload)
 
@@ -267,7 +292,10 @@ class Floor:
     def _say(self, campaign: Campaign, status: str) -> None:
         self._tell("campaigns", campaign.ref, "status", {"status": status})
 
-    def _tell(self, kind: str, ref: str | int, sub_type: str, payload: dict[str, Any]) -> None:
+    def _say_of_the_dialler(self, status: str) -> None:
+        self._tell("dialers", None, "status", {"status": status})
+
+    def _tell(self, kind: str, ref: str | None, sub_type: str, payload: dict[str, Any]) -> None:
         if self._publish:
             self._told.append(Notice(self._now, kind, ref, sub_type, payload))
 
@@ -279,6 +307,13 @@ def _team(call: Call, serial: int) -> Team:
     """The dialler's agents have extensions from 1001; everybody else's begin with a number of their team."""
     publishes = call.source == "dialler" and not call.late_by
     return Team("" if publishes else f"{20 + serial}", publishes)
+
+
+def _transfers(call: Call) -> int:
+    """How often the call is transferred."""
+    if call.source != "dialler" or not call.outcome.connected or call.oddity < 0.9:
+        return 0
+    return 2 if call.oddity >= 0.97 else 1
 
 
 def _fate(call: Call) -> str:

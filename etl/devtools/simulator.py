@@ -1,8 +1,11 @@
 """A dialler: what an Enigma dialler and its Click2Dial sibling write, out of a seed, with the truth about each message.
 
-Here are the two CDR dialects of PROTOCOL.md, the mishaps of a real stream (resent and broken messages, a status among
-the CDRs), the envelope of what is published, and the pace; the calls come from call_centre, their agents and the
-notices from floor. Redis isn't here: messages reach it through the callables given to `play`. One profile yields the
+It speaks as the published dialler does, which was run for it (tests/fixtures/dialler.jsonl), not as the documents say
+or the decoder expects: nothing here comes from etl.wire.
+
+Here are the mishaps of a real stream (resent and broken messages, a status among the CDRs), the envelope of what is
+published, and the pace; the calls come from call_centre, their agents and the notices from floor, the CDRs' words from
+dialects. Redis isn't here: messages reach it through the callables given to `play`. One profile yields the
 same bytes at any time, on any machine.
 """
 
@@ -14,23 +17,19 @@ from datetime import UTC, date, datetime
 from heapq import heappop, heappush
 from itertools import islice
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec.json import encode
 
-from etl.devtools.call_centre import CAMPAIGNS, DAY, HOUR, Call, calls, day_of
+from etl.devtools.call_centre import CAMPAIGNS, Call, calls, day_of
+from etl.devtools.dialects import JsonObject, Kind, Speech, renderings
 from etl.devtools.floor import Notice, at_work
-
-Kind = Literal["campaigns", "cdrs", "cdr", "pubsub"]
-JsonObject = dict[str, Any]
 
 GROUP = 500  # messages in a push: large enough that the round trip doesn't show, small enough for a smooth progress bar
 BEAT = 0.05  # seconds between two pushes at a given rate: under what an eye or a latency test would notice
 DIALECT_LAG = 40  # calls by which a call's second dialect may trail its first
 RESEND_LAG = 400  # calls by which a resent message may trail its original: across batches, not only within one
 BASE = "enigma:notifications"  # of every channel's name
-_MINUTES = tuple(f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(24 * 60))
-_RAW_DISPOSITIONS = {"busy": "BUSY", "reject": "DONTCALL", "timeout": "NOANSWER", "error": "CONGESTION"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,12 @@ class Profile:
     Shares lie between 0 and 1. `late` and `click2dial` are shares of the calls; a late call was dialled one to three
     days before its place in the stream, so possibly before the period. `duplicates`, `broken` and `events` are shares
     of the CDR messages: resent verbatim a little later, followed by a broken message, followed by a message on the
-    list that is no CDR. With `pubsub`, what the dialler publishes while the agents work is in the stream, too. None of
-    these four nor `dialect` changes the calls themselves; any other field yields other
-    calls with other call_refs, so that two profiles can be loaded into one database.
+    list that is no CDR. With `pubsub`, what the dialler publishes while the agents work is in the stream, too. With
+    `legs`, the dialler's dialect A has call_trail_number, and some calls are transferred: each further leg is a CDR
+    of its own, beyond `cdrs`. With `pbx`, the internal list gets dialect A, too. With `as_documented`, the dialler
+    speaks as the documents print it: integers, ISO 8601, fields of other versions. None of these nor `dialect` changes
+    the calls themselves; any other field yields other calls with other call_refs, so that two profiles can be loaded
+    into one database.
     """
 
     cdrs: int
@@ -56,6 +58,9 @@ class Profile:
     late: float = 0.0
     click2dial: float = 0.1
     pubsub: bool = False
+    legs: bool = False
+    pbx: bool = False
+    as_documented: bool = False
 
     def __post_init__(self) -> None:
         if self.until.tzinfo is None:
@@ -65,11 +70,17 @@ class Profile:
         for name in ("duplicates", "broken", "events", "late", "click2dial"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is a share, between 0 and 1")
+        if self.dialect == "b" and (self.legs or self.pbx):
+            raise ValueError("legs and pbx need dialect a: the other one has neither")
+
+    @property
+    def speech(self) -> Speech:
+        return Speech(self.dialect, self.legs, self.pbx, self.as_documented)
 
 
 class Message(NamedTuple):
-    # The type in the list's key: campaigns = the dialler's dialect A, cdrs = its dialect B, cdr = Click2Dial's. What is
-    # published is on no list: pubsub.
+    # The list it's for: campaigns = the dialler's dialect A, cdrs = its dialect B, pbx = its internal one (dialect A),
+    # statuses = what is no CDR, cdr = Click2Dial's. What is published is on no list: pubsub.
     kind: Kind
     body: bytes
     # cdr, duplicate, event, broken:<the dead letter's reason> or, of what is published, kind/sub_type. Each dialect's
@@ -85,7 +96,7 @@ class Tally:
     """The simulator's own books, to hold against the database's."""
 
     messages: int = 0  # on lists
-    calls: int = 0  # distinct
+    calls: int = 0  # distinct; a further leg counts as one
     duplicates: int = 0  # copies beyond the first
     events: int = 0
     broken: Counter[str] = field(default_factory=Counter)  # messages by reason
@@ -126,12 +137,13 @@ def play(
     tally, started, sent = Tally(), clock(), 0
     size = GROUP if rate is None else max(1, min(GROUP, int(rate * BEAT)))
     stream = messages(profile)
+    # Of the first copies of a call one stands for it: that in dialect A, if there is one.
+    opening = {"cdr", "cdrs" if profile.dialect == "b" else "campaigns"}
     while group := list(islice(stream, size)):
         if rate is not None:
             sleep(max(0.0, started + sent / rate - clock()))
         for message in group:
-            # In both dialects a call has two first copies: the one in dialect A stands for it.
-            tally.add(message, opens_call=message.kind != "cdrs" or profile.dialect == "b")
+            tally.add(message, opens_call=message.kind in opening)
         _hand_over(group, push, publish)
         sent += len(group)
         if progress is not None:
@@ -170,20 +182,21 @@ def truth(profile: Profile) -> Iterator[Call | Notice]:
     """What happens in the call centre, which the messages tell of: every call with its agent, and every notice."""
     until = int(profile.until.timestamp())
     centre = calls(profile.cdrs, until, profile.days, profile.seed, profile.late, profile.click2dial)
-    return at_work(centre, f"{profile.seed}", profile.pubsub)
+    return at_work(centre, f"{profile.seed}", profile.pubsub, profile.legs)
 
 
 def _schedule(profile: Profile) -> Iterator[tuple[int, int, Message]]:
     """Every message with the present and the moment it is due, both counted in calls."""
     draw = Random(f"stream {profile.seed}").random  # not the calls' dice: mishaps leave the calls as they were
     now = broken = events = 0
+    speech = profile.speech
     for call in truth(profile):
         if isinstance(call, Notice):
             yield now, now, _published(call)
             continue
         now += 1
         due = now
-        for kind, envelope in _renderings(call, profile.dialect, draw() < 0.5):
+        for kind, envelope in renderings(call, speech, b_first=draw() < 0.5):
             identity = (call.source, str(call.call_ref))
             message = Message(kind, encode(envelope), "cdr", identity, day_of(call.dialed_at))
             yield now, due, message
@@ -201,98 +214,15 @@ def _schedule(profile: Profile) -> Iterator[tuple[int, int, Message]]:
             due = now + int(DIALECT_LAG * draw())
 
 
-# -- what is said about a call
-
-
-def _renderings(call: Call, dialect: str, b_first: bool) -> list[tuple[Kind, JsonObject]]:
-    if call.source == "click2dial":
-        return [("cdr", _dialect_a(call))]
-    if dialect == "b":
-        return [("cdrs", _dialect_b(call))]
-    both: list[tuple[Kind, JsonObject]] = [("campaigns", _dialect_a(call))]
-    if dialect == "both":
-        both.insert(0 if b_first else 1, ("cdrs", _dialect_b(call)))
-    return both
-
-
-def _dialect_a(call: Call) -> JsonObject:
-    payload: JsonObject = {
-        "extension": call.extension,
-        "number": call.number,
-        "dial_number": call.campaign.dial_number,
-        "recording_url": call.recording_url,
-        "call_ref": call.call_ref,
-        "contact_ref": call.contact_ref,
-        "dialed_at": call.dialed_at,
-        "call_time": call.call_time,
-        "hold_time": call.hold_time,
-        "end_reason": call.outcome.end_reason,
-        "end_code": call.outcome.end_code,
-        "call_dir": call.campaign.call_dir,
-        "ref": call.campaign.ref,
-    }
-    if call.oddity < 0.01 and call.source == "click2dial":
-        _age(payload)
-    elif call.oddity < 0.02:
-        _renew(payload, call)
-    elif call.oddity < 0.04:
-        payload |= {"sentiment": {"score": 0.25, "tags": ["é", "x"]}, "retries": call.uuid % 4}
-    return {"type": "cdr", "payload": payload}
-
-
-def _age(payload: JsonObject) -> None:
-    """As Click2Dial wrote it before 3.0: raw disposition, the client's number for a reference."""
-    payload["disposition"] = _RAW_DISPOSITIONS.get(payload.pop("end_reason"), "ANSWER")
-    payload["ref"] = payload.pop("number")
-    del payload["hold_time"]
-
-
-def _renew(payload: JsonObject, call: Call) -> None:
-    """As newer systems write it. Only Click2Dial gets a leg: the dialler's dialect B has none to agree with."""
-    payload["clid"] = payload.pop("dial_number")
-    payload["isdn_code"] = payload.pop("end_code")
-    payload["hold_time_number"] = payload.pop("hold_time")
-    payload |= {"ring_time_number": call.ring_time, "call_type": "transfer", "call_trail_ref": f"T-{call.call_ref}"}
-    if call.source == "click2dial":
-        payload["call_trail_number"] = 1 + call.uuid % 3
-
-
-def _dialect_b(call: Call) -> JsonObject:
-    answered_at = call.dialed_at + call.ring_time
-    connected_at = answered_at + call.hold_time
-    ended_at = connected_at + call.call_time
-    uuid, zone, outcome, milliseconds = f"{call.uuid:032x}", call.campaign.zone, call.outcome, call.uuid % 1000
-    payload = {
-        "call_ref": call.call_ref,
-        "uuid": f"{uuid[:8]}-{uuid[8:12]}-{uuid[12:16]}-{uuid[16:20]}-{uuid[20:]}",
-        "agent": call.extension,
-        "recording_location": call.recording_url,
-        # To the whole second, as in dialect A: a fraction would contradict it.
-        "dialed_at": _print_time(call.dialed_at, zone, 0),
-        "callee_answered_at": _print_time(answered_at, zone, milliseconds) if outcome.answered else None,
-        "agent_answered_at": _print_time(connected_at, zone, milliseconds) if outcome.connected else None,
-        "ended_at": _print_time(ended_at, zone, milliseconds) if outcome.end_reason != "failed" else None,
-        "end_reason": outcome.end_reason,
-        "call_dir": call.campaign.call_dir,
-        "ref": call.campaign.ref,
-    }
-    return {"type": "call_update", "payload": payload}
-
-
-def _print_time(seconds: int, zone: str, milliseconds: int) -> str:
-    local = seconds + HOUR * int(zone[:3])
-    day, time_of_day = day_of(local).isoformat(), f"{_MINUTES[local % DAY // 60]}:{local % 60:02d}"
-    return f"{day}T{time_of_day}.{milliseconds:03d}{zone}" if ":" in zone else f"{day} {time_of_day} {zone}"
-
-
 # -- what is not about a call
 
 
 def _published(notice: Notice) -> Message:
-    body = encode({"type": notice.sub_type, "payload": notice.payload | {"ref": notice.ref}})
+    has_ref = notice.ref is not None
+    body = encode({"type": notice.sub_type, "payload": notice.payload | ({"ref": notice.ref} if has_ref else {})})
     identity = ("dialler", str(notice.payload.get("call_ref", "")))
     truth = f"{notice.kind}/{notice.sub_type}"
-    return Message("pubsub", body, truth, identity, None, f"{BASE}:{notice.kind}:{notice.ref}")
+    return Message("pubsub", body, truth, identity, None, f"{BASE}:{notice.kind}{f':{notice.ref}' if has_ref else ''}")
 
 
 def _event(serial: int) -> Message:
@@ -302,7 +232,7 @@ def _event(serial: int) -> Message:
     else:
         status = ("started", "stopping", "stopped", "completed")[serial % 4]
         event = {"type": "status", "payload": {"status": status, "ref": ref}}
-    return Message("campaigns", encode(event), "event", ("dialler", ""), None)
+    return Message("statuses", encode(event), "event", ("dialler", ""), None)
 
 
 def _broken(kind: Kind, envelope: JsonObject, source: str, serial: int) -> Message:
@@ -319,7 +249,7 @@ def _with(name: str, value: object) -> Callable[[JsonObject], bytes]:
 
 def _dialed(seconds: int) -> Callable[[JsonObject], bytes]:
     text = datetime.fromtimestamp(seconds, UTC).isoformat()
-    return lambda cdr: _with("dialed_at", seconds if cdr["type"] == "cdr" else text)(cdr)
+    return lambda cdr: _with("dialed_at", text if cdr["type"] == "call_update" else seconds)(cdr)
 
 
 def _latin1(name: str, value: str) -> Callable[[JsonObject], bytes]:

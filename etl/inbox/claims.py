@@ -27,6 +27,7 @@ from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, LeaseLost, Outage
 from etl.inbox.connection import Client, translated
+from etl.keys import prefix_of
 from etl.wire.ids import unix_ms_of, uuid7
 
 End = Literal["left", "right"]
@@ -328,15 +329,3 @@ def _claimed_as(text: str) -> UUID | None:
         return None
     ours = batch_id.version == 7 and unix_ms_of(batch_id) < LATEST_MS
     return batch_id if ours and str(batch_id) == text else None  # UUID() reads other spellings, too
-
-
-def prefix_of(key: str) -> str:
-    """What the keys of all claims of a source begin with, so that they lie in the source's slot of a cluster."""
-    return key if _hash_tag(key) else f"{{{key}}}"
-
-
-def _hash_tag(key: str) -> str:
-    """What a cluster hashes instead of the whole key: the text in the first pair of braces, if any stands there."""
-    _, opened, rest = key.partition("{")
-    tag, closed, _ = rest.partition("}")
-    return tag if opened and closed else ""

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 import redis
 from redis.backoff import NoBackoff
@@ -27,11 +27,12 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
+from etl import urls
 from etl.errors import ConfigurationError, EtlError, Forbidden, Outage
+from etl.urls import SENTINEL_SCHEMES
 
 Client = redis.Redis | redis.RedisCluster
 
-SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 _DEFAULT_SENTINEL_PORT = 26379
 
 # Longer than any blocking wait, shorter than a lease: a Redis that answers nothing for this long is away.
@@ -78,7 +79,8 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
     What isn't answered within `timeout` seconds is an `Outage`. Connects lazily except to a cluster, whose slots are
     asked for at once: that may raise `Outage`. Raises `ConfigurationError` for a URL with an unknown or wrong option.
     """
-    scheme = urlsplit(url).scheme
+    parts = _split(url)
+    scheme = parts.scheme
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, CONNECT_TIMEOUT_SECONDS),
@@ -91,14 +93,14 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
         # Some answer must come, be it a refusal: with it come TLS 1.3's session tickets, and what lies unread on a
         # fresh connection when it's first used makes redis-py give it up ("Connection not ready").
         del options["driver_info"]
-    _check_options(url)
+    _check_options(parts)
     with translated():
         if cluster:
-            if _database(url):
+            if int(parts.path.strip("/") or 0):
                 raise ConfigurationError("a Redis Cluster has no database but 0")
             return redis.RedisCluster.from_url(url, retry=_never(), **options)
         if scheme in SENTINEL_SCHEMES:
-            return _through_sentinel(url, {"retry": _never(), **options})
+            return _through_sentinel(parts, {"retry": _never(), **options})
         return redis.Redis.from_url(url, retry=_never(), **options)
 
 
@@ -150,19 +152,21 @@ def _never() -> Retry:
     return Retry(NoBackoff(), 0)
 
 
-def _check_options(url: str) -> None:
+def _split(url: str) -> urls.Url:
+    try:
+        return urls.split(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the Redis URL {error}") from None
+
+
+def _check_options(parts: urls.Url) -> None:
     """Quotes neither a value nor an unknown name: they may be the rest of a password that had a `?` in it."""
-    parts = urlsplit(url)
     checks = _URL_OPTIONS.get(parts.scheme, {})
-    for name, values in parse_qs(parts.query, keep_blank_values=True).items():
+    for name, values in parts.options.items():
         if name not in checks:
             raise ConfigurationError(f"the Redis URL has an unknown option; known: {', '.join(checks) or 'none'}")
         if not all(map(checks[name], values)):
             raise ConfigurationError(f"the Redis URL's option {name} is wrong")
-
-
-def _database(url: str) -> int:
-    return int(urlsplit(url).path.strip("/") or 0)
 
 
 class _Master(redis.Redis):
@@ -196,23 +200,22 @@ class _Sentinel(Sentinel):
         raise ConfigurationError(f"the sentinels know no service named {service_name!r}")
 
 
-def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
+def _through_sentinel(parts: urls.Url, options: dict[str, Any]) -> redis.Redis:
     """The current master of `redis[s]+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db]`."""
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    credentials = parts.credentials or ""
     service, _, db = parts.path.strip("/").partition("/")
-    if not hosts or not service:
+    if not all(host.name for host in parts.hosts) or not service:
         raise ConfigurationError("a sentinel URL reads redis+sentinel://host:port,host:port/service/db")
     user, _, password = credentials.partition(":")
     if credentials and not password:
         user, password = "", user
-    said = parse_qs(parts.query)
+    said = parts.options
     sentinel_password = said.get("sentinel_password", [None])[0]
     if parts.scheme.startswith("rediss"):
         given: dict[str, Any] = {name: values[0] for name, values in said.items() if name in _TLS_OPTIONS}
         options = {**options, **given, "ssl": True, "ssl_check_hostname": given.get("ssl_check_hostname") != "false"}
     sentinel: Any = _Sentinel(  # type: ignore[no-untyped-call]
-        [_host_and_port(host) for host in hosts.split(",")],
+        [(host.name, host.port or _DEFAULT_SENTINEL_PORT) for host in parts.hosts],
         sentinel_kwargs={**options, "password": sentinel_password},
         username=unquote(user) or None,
         password=unquote(password) or None,
@@ -221,8 +224,3 @@ def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     )
     master: redis.Redis = sentinel.master_for(unquote(service), redis_class=_Master)
     return master
-
-
-def _host_and_port(text: str) -> tuple[str, int]:
-    host, _, port = text.partition(":")
-    return host, int(port or _DEFAULT_SENTINEL_PORT)

@@ -2,19 +2,22 @@
 the server doesn't tell, is None. Every function may raise `Outage`; rights are in `etl.inbox.rights`.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 
+from etl import urls
 from etl.errors import ConfigurationError, Forbidden
 from etl.inbox.connection import Client, translated
 
 # What takes messages away, as CLIENT LIST names a last command. Our own loaders use BLMOVE and EVALSHA instead.
 _POPS = frozenset({"blpop", "brpop", "brpoplpush", "lpop", "rpop", "rpoplpush", "lmove", "lmpop", "blmpop"})
+# Messages that are read at once: any of them may be as large as Redis takes it.
+_MOST_AT_ONCE = 8
 # Who popped longer ago doesn't do it all the time.
 _RECENTLY_SECONDS = 300
 
@@ -33,6 +36,15 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Ends:
+    """The outermost messages of a list, from its left to its right, and how many wait in all."""
+
+    waiting: int
+    left: list[bytes]
+    right: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Popper:
     """A client that takes messages off some list: which one, Redis doesn't tell."""
 
@@ -44,20 +56,19 @@ class Popper:
 
 def line(url: str) -> Literal["verified", "unverified", "plain", "local"]:
     """How what is said to Redis gets there, by its URL: with TLS, verified or not; without; or within this machine."""
-    parts = urlsplit(url)
+    parts = urls.split(url)
     if parts.scheme.startswith("rediss"):
-        options = parse_qs(parts.query)
+        options = parts.options
         lax = options.get("ssl_cert_reqs", ["required"]) != ["required"] or "false" in options.get(
             "ssl_check_hostname", []
         )
         return "unverified" if lax else "verified"
-    hosts = [each.rpartition(":")[0] or each for each in parts.netloc.rpartition("@")[2].split(",")]
-    return "local" if parts.scheme == "unix" or all(map(_is_here, hosts)) else "plain"
+    return "local" if parts.scheme == "unix" or all(_is_here(host.name) for host in parts.hosts) else "plain"
 
 
 def _is_here(host: str) -> bool:
     with suppress(ValueError):
-        return ip_address(host.strip("[]")).is_loopback
+        return ip_address(host).is_loopback
     return host == "localhost"
 
 
@@ -95,17 +106,41 @@ def poppers(client: Client) -> list[Popper] | None:
     ]
 
 
-def ends(client: Client, key: str, most: int) -> tuple[list[bytes], list[bytes]]:
-    """The messages at the left end of a list and at the right one: at most so many at each, none of them at both.
+def ends(client: Client, key: str, most: int, most_bytes: int) -> Ends:
+    """The messages at either end of a list: at most so many and about as many bytes at each, none of them at both.
 
     Raises `ConfigurationError` if it's no list, or may not be read.
     """
     connection: Any = client
     with translated():
-        each = min(most, int(connection.llen(key)) // 2)
-        if each == 0:
-            return [], []
-        return connection.lrange(key, 0, each - 1), connection.lrange(key, -each, -1)
+        waiting = int(connection.llen(key))
+        left = _in_steps(
+            min(most, waiting - waiting // 2),
+            most_bytes,
+            lambda first, last: connection.lrange(key, first, last),
+        )
+        right = _in_steps(
+            min(most, waiting // 2),
+            most_bytes,
+            lambda first, last: connection.lrange(key, -last - 1, -first - 1)[::-1],
+        )
+    return Ends(waiting, left, right[::-1])
+
+
+def _in_steps(most: int, most_bytes: int, read: Callable[[int, int], list[bytes]]) -> list[bytes]:
+    """Messages from the outermost inwards. Redis doesn't tell how large one is before it's read: so few are read at
+    once that even the largest don't fill the memory, one of them first."""
+    found: list[bytes] = []
+    size, step = 0, 1
+    while len(found) < most and size < most_bytes:
+        last = min(len(found) + step, most) - 1
+        some = read(len(found), last)
+        if not some:  # a loader took the rest meanwhile
+            break
+        found += some
+        size += sum(map(len, some))
+        step = min(2 * step, _MOST_AT_ONCE, max(1, (most_bytes - size) * len(found) // max(size, 1)))
+    return found
 
 
 def of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any]]:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import redis
 
 from etl.errors import ConfigurationError, EtlError, Forbidden
-from etl.inbox.claims import End, prefix_of
+from etl.inbox.claims import End
 from etl.inbox.connection import Client, translated
 from etl.inbox.ears import PROBES
+from etl.keys import prefix_of
 from etl.wire.ids import uuid7
 
 # A command with the arguments that it needs behind its key to be taken for one. None of them is ever carried out.

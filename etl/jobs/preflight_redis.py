@@ -1,35 +1,32 @@
 """Is Redis as the loader needs it: what is asked, in which order, and what is to be thought of the answers. The
-questions themselves are in `etl.inbox.preflight` and `etl.inbox.rights`.
+questions themselves are in `etl.inbox.preflight` and `etl.inbox.rights`; what waits is looked at in
+`etl.jobs.preflight_lists`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from statistics import median
-from typing import Literal
-from uuid import UUID
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
-from etl.errors import ConfigurationError
 from etl.inbox import preflight as inbox
 from etl.inbox import rights
 from etl.inbox.connection import Client
 from etl.inbox.preflight import Node
-from etl.inbox.rights import List, Needs
+from etl.inbox.rights import Needs
 from etl.jobs.findings import Finding, Line, asked, clock, line, reachable
-from etl.wire.age import ended
-from etl.wire.decode import Decoding
-from etl.wire.times import MICROSECONDS_PER_SECOND
+from etl.jobs.loader import Decode
+from etl.jobs.preflight_lists import of_a_list, of_the_spool
 
 NEEDED = (6, 2)  # LMOVE and BLMOVE
-# Messages at each end of a list. A duplicate that the dialler sent late mustn't decide.
-SAMPLE = 20
-# Calls end in another order than they are reported in, by a little.
-APART_SECONDS = 60
-
-# Beyond what any clock says, and beyond what a dialler sends.
-_NO_LIMIT = 2**62
 
 
-def of_redis(client: Client, needs: Needs, user: str, line_is: Line, through_sentinel: bool) -> Iterator[Finding]:
-    """`user` is the one that the URL names, and `line_is` what it says of the way."""
+def of_redis(
+    client: Client,
+    needs: Needs,
+    user: str,
+    line_is: Line,
+    through_sentinel: bool,
+    decoders: Mapping[str, Decode],
+) -> Iterator[Finding]:
+    """`user` is the one that the URL names, and `line_is` what it says of the way; `decoders` has the loaders' own."""
     reached = reachable("Redis", lambda: inbox.reach(client), "ETL_REDIS_URL")
     yield reached
     if reached.verdict == "wrong":
@@ -38,7 +35,9 @@ def of_redis(client: Client, needs: Needs, user: str, line_is: Line, through_sen
     yield from asked("Redis", lambda: _nodes(inbox.nodes(client), through_sentinel))
     yield from asked("Redis rights", lambda: [_rights(client, needs, user)])
     for each in needs.lists:
-        yield from asked(f"list {each.key}", lambda each=each: [_direction(client, each)])  # type: ignore[misc]
+        look = partial(of_a_list, client, each, decoders[each.key])
+        yield from asked(f"list {each.key}", look)
+    yield from asked(f"messages of {needs.spool}", lambda: [of_the_spool(client, needs.spool, decoders[needs.spool])])
     yield from asked("other consumers", lambda: [_consumers(client, needs)])
     yield from asked("clock of Redis", lambda: [clock("Redis", lambda: inbox.clock(client))])
 
@@ -139,44 +138,6 @@ def _rights(client: Client, needs: Needs, user: str) -> Finding:
         says = f"{user} may load and listen, but not see how much memory is left: it lacks {every}"
         return Finding(about, "warning", says, advice)
     return Finding(about, "fine", f"{user} may do all that loading and listening take")
-
-
-def _direction(client: Client, source: List) -> Finding:
-    about = f"list {source.key}"
-    try:
-        ends = inbox.ends(client, source.key, SAMPLE)
-    except ConfigurationError as error:
-        if "WRONGTYPE" in str(error):
-            says = "this key holds something else than a list"
-            return Finding(about, "wrong", says, "name the dialler's list in ETL_SOURCES")
-        raise
-    left, right = (_typical_time(end) for end in ends)
-    if left is None or right is None:
-        says = "too little waits to see which end is the old one"
-        return Finding(about, "unknown", says, "look again when some calls wait")
-    if abs(left - right) < APART_SECONDS:
-        says = "what waits is of one minute: too close to see which end is the old one"
-        return Finding(about, "unknown", says, "look again when more waits")
-    old: Literal["left", "right"] = "left" if left < right else "right"
-    if old == source.take_from:
-        return Finding(about, "fine", f"the oldest is at the {old}, where it's taken from")
-    says = f"the newest is taken first: the oldest is at the {old}, and take_from says {source.take_from}"
-    return Finding(about, "warning", says, f'set take_from = "{old}" for it in ETL_SOURCES')
-
-
-def _typical_time(messages: Sequence[bytes]) -> float | None:
-    """When the calls ended that the messages report, in seconds; None if none of them is a CDR."""
-    decoding = Decoding(
-        messages,
-        source="",
-        key="",
-        batch_id=UUID(int=0),
-        captured_at=0,
-        latest=_NO_LIMIT,
-        max_message_bytes=_NO_LIMIT,
-    )
-    times = [ended(call) for call in decoding.finish().cdrs]
-    return median(times) / MICROSECONDS_PER_SECOND if times else None
 
 
 def _consumers(client: Client, needs: Needs) -> Finding:

@@ -204,6 +204,8 @@ class Dialler:
             "extension": str(1000 + n % 9),
             "recording_url": f"ftp://pbx/{n}.wav",
         }
+        # As the published program says it, and as some systems do.
+        told = fields | {"end_code": "16"} | ({"call_trail_number": 1} if n % 4 == 0 else {})
         row = {
             **_common(n, source),
             **fields,
@@ -211,7 +213,7 @@ class Dialler:
             "end_code": 16,
             "campaign_ref": "2040",
         }
-        return Message(key, cdr(n, dialed_at=int(moment.timestamp()), **fields), (source, str(n)), row)
+        return Message(key, cdr(n, dialed_at=int(moment.timestamp()), **told), (source, str(n)), row)
 
     def _of_click2dial(self, n: int) -> Message:
         return self._in_dialect_a(n, CLICK2DIAL, "click2dial")
@@ -247,7 +249,7 @@ class Dialler:
 
     def _broken(self) -> Message:
         n = self._count()
-        ways = (cdr(n, dialed_at=None), b'{"type": "cdr", %d' % n, cdr(n, call_time=["long"]), b"\xff %d" % n)
+        ways = (cdr(n, dialed_at=None), b'{"type": "cdr", %d' % n, cdr(n, call_time=True), b"\xff %d" % n)
         return Message(self._random.choice((CAMPAIGNS, self._api_key)), self._random.choice(ways))
 
     def _event(self) -> Message:

@@ -47,12 +47,12 @@ def watched(session_folder: Path) -> Iterator[Watched]:
 class Sentinel:
     """A sentinel: the same program, with a file of settings that it rewrites."""
 
-    def __init__(self, folder: Path, master_port: int) -> None:
+    def __init__(self, folder: Path, master_port: int, bind: str = "127.0.0.1", master: str = "127.0.0.1") -> None:
         self.port = free_port()
         self._config = folder / "sentinel.conf"
         self._config.write_text(
-            f'port {self.port}\nbind 127.0.0.1\ndir "{folder}"\n'
-            f"sentinel monitor {SERVICE} 127.0.0.1 {master_port} 1\nsentinel auth-pass {SERVICE} {PASSWORD}\n"
+            f'port {self.port}\nbind {bind}\ndir "{folder}"\n'
+            f"sentinel monitor {SERVICE} {master} {master_port} 1\nsentinel auth-pass {SERVICE} {PASSWORD}\n"
         )
 
     def __enter__(self) -> Self:

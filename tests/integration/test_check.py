@@ -1,8 +1,11 @@
 """The preflight's findings, each on real servers with the fault planted and without it."""
 
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,16 @@ import redis
 
 from etl.app import preflight, status
 from etl.devtools.embedded import PrivateCluster, PrivatePostgres, PrivateRedis
+from etl.devtools.simulator import Profile, messages
 from etl.errors import ConfigurationError
 from etl.inbox.connection import connect
 from etl.inbox.ears import Ears, probe
 from etl.inbox.lock import Lock
 from etl.inbox.producer import push
 from etl.jobs.findings import Finding, skew
+from etl.jobs.preflight_lists import SAMPLE_BYTES
 from etl.settings import Source
+from etl.wire.spool import pack_heard
 from tests.integration.conftest import PASSWORD, Watched
 from tests.store import new_id
 from tests.world import CAMPAIGNS, CLICK2DIAL, DIALED_AT, Archive, api_cdr, cdr, eventually
@@ -456,3 +462,123 @@ def test_given_two_clocks_then_their_difference_is_what_the_way_does_not_explain
 
     assert finding.verdict == verdict
     assert says in finding.says
+
+
+# -- what waits, decoded
+
+
+MESSAGES = f"messages of {CAMPAIGNS}"
+HUNDRED_CALLS = [cdr(n) for n in range(100)]
+
+
+def dead_by_reason(archive: Archive) -> dict[str, int]:
+    """What the loader makes of what waits."""
+    archive.load()
+    rows = archive.rows("SELECT reason, count(*) AS n FROM dead_letters GROUP BY reason")
+    return {row["reason"]: row["n"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("broken", "whole", "verdict"), [(0, 200, "fine"), (1, 199, "warning"), (100, 100, "warning"), (200, 0, "wrong")]
+)
+def test_given_messages_that_wait_then_it_says_how_many_would_be_dead(
+    checked: Archive, broken: int, whole: int, verdict: str
+) -> None:
+    messages = [b"junk %d" % n for n in range(broken)] + [cdr(n) for n in range(whole)]
+    checked.push(*messages)
+
+    finding = findings(checked)[MESSAGES]
+
+    assert finding.verdict == verdict
+    beginning = f"{broken} of 200 would become dead letters (200 wait): {broken} not_json; the first: "
+    assert finding.says.startswith(beginning if broken else "200 of the 200 that wait were decoded: ")
+    assert checked.redis.lrange(CAMPAIGNS, 0, -1) == messages[::-1], "nothing is touched"
+    assert dead_by_reason(checked) == ({"not_json": broken} if broken else {})
+
+
+def test_given_every_way_to_break_a_message_then_its_reason_is_the_loaders(checked: Archive) -> None:
+    profile = Profile(cdrs=40, until=datetime(2024, 5, 17, tzinfo=UTC), dialect="both", broken=1.0, events=0.2)
+    for message in messages(profile):
+        checked.push(message.body, key=CLICK2DIAL if message.kind == "cdr" else CAMPAIGNS)
+
+    found = findings(checked)
+    told = Counter[str]()
+    for key in (CAMPAIGNS, CLICK2DIAL):
+        for count, reason in re.findall(r"(\d+) ([a-z_8]+)[,;]", found[f"messages of {key}"].says.split(" wait):")[1]):
+            told[reason] += int(count)
+
+    assert len(told) == 8
+    assert told == dead_by_reason(checked)
+
+
+def test_given_a_long_list_then_both_its_ends_are_looked_at(checked: Archive) -> None:
+    checked.push(*([b"newest"] * 3 + HUNDRED_CALLS * 5 + [b"oldest"] * 3)[::-1])
+
+    finding = findings(checked)[MESSAGES]
+
+    assert finding.says.startswith("6 of 300 would become dead letters (506 wait): 6 not_json")
+
+
+def test_given_an_odd_number_of_messages_then_each_is_looked_at_once(checked: Archive) -> None:
+    for waiting in (1, 3, 5):
+        checked.redis.delete(CAMPAIGNS)
+        checked.push(*HUNDRED_CALLS[:waiting])
+        assert findings(checked)[MESSAGES].says.startswith(f"{waiting} of the {waiting} that wait were decoded")
+
+
+def test_given_a_broken_message_then_its_example_shows_no_digit(checked: Archive) -> None:
+    payload = '{"number":"\u0660\u0667\u0667 0 0900123","extension":["\x1b[31m\r\n"],"notes":"07700900123'
+    checked.push(payload.encode() + b"\xff0" * 1_000)
+
+    says = findings(checked)[MESSAGES].says
+
+    example = says.partition("the first: ")[2]
+    assert "extension" in example
+    assert "\u0660" not in example
+    assert not any(each.isdigit() for each in example.partition(", in ")[2])
+    assert all(each.isprintable() for each in says)
+    assert len(says) < 300
+
+
+def test_given_a_spool_with_something_else_on_it_then_that_is_told(checked: Archive) -> None:
+    status = b'{"type":"status","payload":{"status":"busy"}}'
+    heard = pack_heard(bytes(16), 0, b"enigma:notifications:agents:1002", status)
+    checked.push(heard, key="etl:events")
+    assert findings(checked)["messages of etl:events"].says.startswith("1 of the 1 that wait were decoded")
+
+    checked.push(status, status, key="etl:events")
+
+    finding = findings(checked)["messages of etl:events"]
+    assert finding.verdict == "wrong"
+    assert "2 not_an_envelope; the first: not written by a listener" in finding.says
+
+
+def test_given_a_limit_on_messages_then_a_longer_one_would_be_dead(checked: Archive) -> None:
+    checked.push(*HUNDRED_CALLS, cdr(1_000, notes="x" * 2_000))
+
+    finding = findings(checked, more={**checked.more, "max_message_bytes": 1_024})[MESSAGES]
+
+    assert finding.says.startswith("1 of 101 would become dead letters (101 wait): 1 too_large")
+
+
+@pytest.mark.parametrize("megabytes", [0.5, 3, 20])
+def test_given_huge_messages_then_only_so_many_bytes_are_read(checked: Archive, megabytes: float) -> None:
+    size = int(megabytes * 2**20)
+    huge = b"x" * size
+    for _ in range(40):
+        checked.push(huge)
+    before = checked.redis.info("stats")["total_net_output_bytes"]
+
+    finding = findings(checked)[MESSAGES]
+
+    read = checked.redis.info("stats")["total_net_output_bytes"] - before
+    assert finding.verdict == "wrong"
+    assert read < 2 * (SAMPLE_BYTES + size) + 2**20
+    checked.redis.delete(CAMPAIGNS)
+
+
+def test_given_one_huge_message_among_small_ones_then_few_more_are_read(checked: Archive) -> None:
+    checked.push(*HUNDRED_CALLS, b"x" * 30 * 2**20, *HUNDRED_CALLS)
+
+    assert findings(checked)[MESSAGES].verdict == "warning"
+    checked.redis.delete(CAMPAIGNS)

@@ -5,7 +5,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,7 @@ import pytest
 
 from etl import app
 from etl.devtools import call_centre, simulator
+from etl.devtools.dialects import renderings
 from etl.devtools.floor import Notice
 from etl.devtools.simulator import Profile
 from etl.wire.ids import uuid7
@@ -38,7 +39,7 @@ from tests.reporting import (
 )
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive
 
-LISTS = {"campaigns": CAMPAIGNS, "cdrs": CDRS, "cdr": CLICK2DIAL}
+LISTS = {"campaigns": CAMPAIGNS, "statuses": CAMPAIGNS, "cdrs": CDRS, "cdr": CLICK2DIAL}
 ROUNDS = 3
 LOST, CORRECTED = 40, 25  # every so manieth call: its CDR never comes, it is corrected
 
@@ -49,13 +50,15 @@ class Story:
     zone: str
 
 
+AT_EIGHT = datetime(2024, 5, 17, 20, tzinfo=UTC)
 STORIES = [
-    Story(Profile(cdrs=700, until=datetime(2024, 5, 17, 20, tzinfo=UTC), days=2, dialect="both", seed=11), "UTC"),
+    Story(Profile(cdrs=700, until=AT_EIGHT, days=2, dialect="both", seed=11), "UTC"),
     # the clock goes forward, then back
     Story(Profile(cdrs=500, until=datetime(2024, 4, 1, 3, tzinfo=UTC), days=2, dialect="a"), "Europe/London"),
     Story(Profile(cdrs=500, until=datetime(2024, 10, 28, 1, tzinfo=UTC), days=2, dialect="both"), "Europe/London"),
-    Story(Profile(cdrs=500, until=datetime(2024, 5, 17, 20, tzinfo=UTC), days=2, dialect="b"), "Asia/Kolkata"),
+    Story(Profile(cdrs=500, until=AT_EIGHT, days=2, dialect="b"), "Asia/Kolkata"),
     Story(Profile(cdrs=500, until=datetime(2024, 5, 17, 6, tzinfo=UTC), days=2, dialect="both"), "America/Los_Angeles"),
+    Story(Profile(cdrs=500, until=AT_EIGHT, days=2, dialect="both", as_documented=True), "Australia/Lord_Howe"),
 ]
 
 
@@ -74,7 +77,7 @@ class World:
 
     @property
     def records(self) -> list[Call]:
-        return [told(call, self.profile.dialect) for call in self.calls.values()]
+        return [told(call, self.profile) for call in self.calls.values()]
 
     @property
     def states(self) -> list[State]:
@@ -149,7 +152,7 @@ def tell(world: World) -> None:
                 call_time=call.call_time + 100, extension="9999", outcome=call_centre.Outcome("hungup", 16, True, True)
             )
             world.calls[call.source, str(call.call_ref)] = better
-            for kind, envelope in simulator._renderings(better, profile.dialect, False):
+            for kind, envelope in renderings(better, profile.speech):
                 archive.push(json.dumps(envelope).encode(), key=LISTS[kind])
     archive.load()
     rollup(archive)
@@ -174,15 +177,17 @@ def is_status(notice: Notice) -> bool:
 
 def change(notice: Notice) -> Change:
     campaign = notice.payload.get("campaign_ref")
-    return Change(str(notice.ref), at(notice.at), notice.payload["status"], str(campaign) if campaign else None)
+    return Change(str(notice.ref), at(notice.at), notice.payload["status"], campaign)
 
 
-def told(call: call_centre.Call, dialect: Literal["a", "b", "both"]) -> Call:
+def told(call: call_centre.Call, profile: Profile) -> Call:
     """What the messages of this call say, all taken together. What they leave out isn't known."""
     clicked = call.source == "click2dial"
-    in_a, in_b = clicked or dialect != "b", not clicked and dialect != "a"
+    in_a, in_b = clicked or profile.dialect != "b", not clicked and profile.dialect != "a"
+    by_documents = clicked or profile.as_documented
     is_old = clicked and call.oddity < 0.01
-    is_new = in_a and not is_old and call.oddity < 0.02
+    is_new = in_a and by_documents and not is_old and call.oddity < 0.02
+    leg = 1 + call.uuid % 3 if is_new and clicked else 0
     end_reason = call.outcome.end_reason
     if is_old:
         end_reason = {"busy": "busy", "reject": "reject", "timeout": "timeout", "error": "error"}.get(
@@ -191,16 +196,16 @@ def told(call: call_centre.Call, dialect: Literal["a", "b", "both"]) -> Call:
     return Call(
         source=call.source,
         call_ref=str(call.call_ref),
-        leg=1 + call.uuid % 3 if is_new and clicked else 0,
+        leg=leg if leg > 1 else 0,
         dialed_at=at(call.dialed_at),
-        campaign=str(call.campaign.ref),
-        contact_ref=None if not in_a or call.contact_ref is None else str(call.contact_ref),
+        campaign=call.campaign.ref if in_a or by_documents else None,
+        contact_ref=call.contact_ref if in_a else None,
         extension=call.extension,
         number=call.number if in_a else None,
         end_reason=end_reason,
         has_answered_at=in_b and call.outcome.answered,
         ring=call.ring_time if is_new or (in_b and call.outcome.answered) else None,
-        hold=call.hold_time if (in_a and not is_old) or (in_b and call.outcome.connected) else None,
+        hold=call.hold_time if (in_a and by_documents and not is_old) or (in_b and call.outcome.connected) else None,
         talk=call.call_time if in_a or call.outcome.connected else None,
     )
 

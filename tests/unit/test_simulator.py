@@ -11,7 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import pytest
@@ -22,6 +22,7 @@ UNTIL = datetime(2024, 5, 17, 14, 30, tzinfo=UTC)  # a Friday
 LIVELY = Profile(
     cdrs=4000, until=UNTIL, seed=7, days=3, dialect="both", duplicates=0.05, broken=0.02, events=0.03, late=0.04
 )
+DOCUMENTED = replace(LIVELY, as_documented=True)
 
 DIALECT_A: dict[str, type | tuple[type, ...]] = {
     "call_ref": (int, str),
@@ -33,14 +34,14 @@ DIALECT_A: dict[str, type | tuple[type, ...]] = {
     "call_time": int,
     "hold_time": int,
     "end_reason": str,
-    "end_code": (int, type(None)),
+    "end_code": (int, str, type(None)),
     "call_dir": str,
     "recording_url": (str, type(None)),
     "ref": (int, str),
 }
 NEWER: dict[str, type | tuple[type, ...]] = {
     "clid": str,
-    "isdn_code": (int, type(None)),
+    "isdn_code": (int, str, type(None)),
     "hold_time_number": int,
     "ring_time_number": int,
     "call_type": str,
@@ -197,7 +198,7 @@ def test_every_reason_of_breakage_gets_its_turn_and_truth_tells_it() -> None:
 
 def test_dialect_a_keeps_to_the_protocol() -> None:
     seen: set[str] = set()
-    for message in cdrs(replace(LIVELY, dialect="a", click2dial=0.3)):
+    for message in cdrs(replace(DOCUMENTED, dialect="a", click2dial=0.3)):
         envelope = json.loads(message.body)
         assert envelope.keys() == {"type", "payload"}
         assert envelope["type"] == "cdr"
@@ -207,7 +208,7 @@ def test_dialect_a_keeps_to_the_protocol() -> None:
         assert message.identity == ("click2dial" if message.kind == "cdr" else "dialler", str(cdr["call_ref"]))
         assert message.dialed_on == datetime.fromtimestamp(cdr["dialed_at"], UTC).date()
         assert isinstance(cdr["call_ref"], str if message.kind == "cdr" else int)
-        assert (cdr["call_time"] > 0) == (cdr["recording_url"] is not None)
+        assert (cdr["call_time"] > 0) == (cdr["recording_url"] not in (None, ".WAV"))
         if message.kind == "campaigns":
             assert (cdr["extension"] is None) == (cdr["call_time"] == 0)
         else:
@@ -216,7 +217,7 @@ def test_dialect_a_keeps_to_the_protocol() -> None:
 
 
 def test_the_ordinary_message_has_the_13_fields_of_dialect_a_in_about_330_bytes() -> None:
-    bodies = [message.body for message in cdrs(replace(LIVELY, dialect="a", click2dial=0.0))]
+    bodies = [message.body for message in cdrs(replace(DOCUMENTED, dialect="a", click2dial=0.0))]
     ordinary = [body for body in bodies if json.loads(body)["payload"].keys() == DIALECT_A.keys()]
     assert len(ordinary) > 0.9 * len(bodies)
     assert 300 < sum(map(len, bodies)) / len(bodies) < 350
@@ -224,7 +225,7 @@ def test_the_ordinary_message_has_the_13_fields_of_dialect_a_in_about_330_bytes(
 
 def test_dialect_b_keeps_to_the_protocol_in_both_notations_of_time() -> None:
     notations: Counter[bool] = Counter()
-    for message in cdrs(replace(LIVELY, dialect="b", click2dial=0.0)):
+    for message in cdrs(replace(DOCUMENTED, dialect="b", click2dial=0.0)):
         envelope = json.loads(message.body)
         assert message.kind == "cdrs"
         assert envelope["type"] == "call_update"
@@ -241,7 +242,7 @@ def test_dialect_b_keeps_to_the_protocol_in_both_notations_of_time() -> None:
 
 
 def test_some_callees_hang_up_in_the_queue_some_callers_withhold_their_number_and_references_vary() -> None:
-    calls = [payload(message) for message in cdrs(replace(LIVELY, dialect="a", click2dial=0.0))]
+    calls = [payload(message) for message in cdrs(replace(DOCUMENTED, dialect="a", click2dial=0.0))]
     assert [c for c in calls if c["extension"] is None and c["end_reason"] == "callee_hungup"]
     assert {c["call_dir"] for c in calls if c["number"] == ""} == {"inbound"}
     assert {type(c["contact_ref"]) for c in calls} == {str, int, type(None)}
@@ -251,9 +252,10 @@ def test_some_callees_hang_up_in_the_queue_some_callers_withhold_their_number_an
     }
 
 
-def test_both_dialects_of_a_call_agree_and_either_comes_first() -> None:
+@pytest.mark.parametrize("profile", [LIVELY, DOCUMENTED], ids=["as the program", "as documented"])
+def test_both_dialects_of_a_call_agree_and_either_comes_first(profile: Profile) -> None:
     pairs: dict[tuple[str, str], list[Message]] = defaultdict(list)
-    for message in cdrs(LIVELY):
+    for message in cdrs(profile):
         if message.kind != "cdr":
             pairs[message.identity].append(message)
     assert Counter(len(pair) for pair in pairs.values()).keys() == {2}
@@ -263,21 +265,23 @@ def test_both_dialects_of_a_call_agree_and_either_comes_first() -> None:
         a, b = (payload(message) for message in sorted(pair))
         assert pair[0].dialed_on == pair[1].dialed_on
         assert a["dialed_at"] == moment(b["dialed_at"]).timestamp()
-        assert [a[name] for name in ("call_ref", "extension", "recording_url", "end_reason", "call_dir", "ref")] == [
-            b[name] for name in ("call_ref", "agent", "recording_location", "end_reason", "call_dir", "ref")
+        assert [a[name] for name in ("call_ref", "extension", "recording_url", "end_reason", "call_dir")] == [
+            b[name] for name in ("call_ref", "agent", "recording_location", "end_reason", "call_dir")
         ]
+        assert b.get("ref", a["ref"]) == a["ref"]
         if b["agent_answered_at"] is not None:
             answered, connected, ended = (
                 moment(b[name]) for name in ("callee_answered_at", "agent_answered_at", "ended_at")
             )
-            assert (connected - answered).total_seconds() == a.get("hold_time", a.get("hold_time_number"))
+            if profile.as_documented:
+                assert (connected - answered).total_seconds() == a.get("hold_time", a.get("hold_time_number"))
             assert (ended - connected).total_seconds() == a["call_time"]
 
 
 def test_events_are_the_lists_other_messages() -> None:
     events = [message for message in messages(LIVELY) if message.truth == "event"]
     assert {json.loads(message.body)["type"] for message in events} == {"status", "queue_calls"}
-    assert {message.kind for message in events} == {"campaigns"}
+    assert {message.kind for message in events} == {"statuses"}
 
 
 def test_duplicates_are_verbatim_and_follow_their_original() -> None:
@@ -290,21 +294,64 @@ def test_duplicates_are_verbatim_and_follow_their_original() -> None:
             seen.add((message.kind, message.body))
 
 
+# -- legs, and the internal list
+
+
+@pytest.mark.parametrize("legs", [False, True])
+def test_the_internal_list_has_each_cdr_of_dialect_a_without_a_type(legs: bool) -> None:
+    client, internal = Counter[bytes](), Counter[bytes]()
+    for message in cdrs(replace(LIVELY, pbx=True, legs=legs)):
+        if message.kind in ("campaigns", "pbx"):
+            inner = json.loads(message.body)
+            assert inner["type"] == ("cdr" if message.kind == "campaigns" else None)
+            (client if message.kind == "campaigns" else internal)[json.dumps(inner["payload"]).encode()] += 1
+    assert client == internal
+
+
+def test_legs_number_a_transferred_calls_cdrs_each_after_the_one_before() -> None:
+    legs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for message in cdrs(replace(LIVELY, dialect="a", click2dial=0.0, legs=True)):
+        legs[message.identity[1]].append(payload(message))
+    assert Counter(len(each) for each in legs.values()).keys() == {1, 2, 3}
+    for of_call in legs.values():
+        assert [leg["call_trail_number"] for leg in of_call] == [*range(1, len(of_call) + 1)]
+        for before, leg in pairwise(of_call):
+            assert leg["dialed_at"] >= before["dialed_at"] + before["call_time"]
+            assert leg["extension"] != before["extension"]
+
+
+def test_legs_leave_the_first_legs_as_they_were() -> None:
+    def first_legs(profile: Profile) -> list[dict[str, Any]]:
+        payloads = [payload(message) for message in cdrs(replace(profile, dialect="a", click2dial=0.0))]
+        return [each for each in payloads if each.pop("call_trail_number", 1) == 1]
+
+    assert first_legs(LIVELY) == first_legs(replace(LIVELY, legs=True))
+
+
+@pytest.mark.parametrize(("legs", "pbx"), [(True, False), (False, True)])
+def test_what_only_dialect_a_has_is_refused_without_it(legs: bool, pbx: bool) -> None:
+    with pytest.raises(ValueError, match="dialect a"):
+        replace(LIVELY, dialect="b", legs=legs, pbx=pbx)
+
+
 # -- play
 
 
+@pytest.mark.parametrize("legs", [False, True])
 @pytest.mark.parametrize("dialect", ["a", "b", "both"])
-def test_the_tally_equals_an_independent_count(dialect: Literal["a", "b", "both"]) -> None:
-    profile = replace(LIVELY, dialect=dialect)
+def test_the_tally_equals_an_independent_count(dialect: Literal["a", "b", "both"], legs: bool) -> None:
+    profile = replace(LIVELY, dialect=dialect, legs=legs and dialect != "b", pbx=legs and dialect != "b")
     stream = list(messages(profile))
-    calls = {(*m.identity, m.dialed_on) for m in stream if m.truth == "cdr"}
+    calls = {(*m.identity, m.dialed_on, payload(m).get("call_trail_number", 1)) for m in stream if m.truth == "cdr"}
+    calls = {(*call[:3], 1 if call[0] == "click2dial" else call[3]) for call in calls}  # a leg alone is a call
     tally = play(profile, lambda kind, bodies: None)
     assert tally.messages == len(stream)
-    assert tally.calls == len(calls) == profile.cdrs
+    assert tally.calls == len(calls)
+    assert len(calls) > profile.cdrs if profile.legs else len(calls) == profile.cdrs
     assert tally.duplicates == sum(m.truth == "duplicate" for m in stream)
     assert tally.events == sum(m.truth == "event" for m in stream)
     assert tally.broken == Counter(m.truth.split(":")[1] for m in stream if m.truth.startswith("broken:"))
-    assert tally.days == Counter((source, day) for source, _, day in calls)
+    assert tally.days == Counter((source, day) for source, _, day, _ in calls)
 
 
 def test_play_pushes_every_message_in_order_within_its_kind_and_tells_the_progress() -> None:

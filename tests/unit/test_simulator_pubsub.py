@@ -24,6 +24,7 @@ FIELDS = {
     "campaigns/status": ({"status", "ref"}, set()),
     "campaigns/dial_preview": ({"callees", "ref"}, set()),
     "campaigns/stats": ({"timers", "counters", "ref"}, {"gauges"}),
+    "dialers/status": ({"status"}, set()),
 }
 # What an agent's status may be followed by; None is who has never been seen.
 AGENT: dict[str | None, set[str]] = {
@@ -107,7 +108,7 @@ def test_agents_log_in_take_calls_wrap_up_and_go_home(profile: Profile) -> None:
     connection: dict[str, object] = {}
     seen: Counter[str] = Counter()
     for _, truth, event in published(profile):
-        agent = event["ref"]
+        agent = event.get("ref", "")
         if truth == "agents/call":
             assert before[agent] == "available", "the connection is told just before the agent is busy"
             assert agent not in connection
@@ -116,7 +117,8 @@ def test_agents_log_in_take_calls_wrap_up_and_go_home(profile: Profile) -> None:
             status = event["status"]
             assert status in AGENT[before.get(agent)]
             if status == "busy":
-                assert connection.pop(agent) == event["campaign_ref"]
+                assert connection.pop(agent) == campaign[agent]
+                assert "campaign_ref" not in event, "the program doesn't say it again"
             if status == "available" and before[agent] == "logging_in":
                 campaign[agent] = event["campaign_ref"]
             if event.get("campaign_ref") is not None:
@@ -170,6 +172,13 @@ def test_campaigns_start_before_their_first_cdr_and_stop_after_their_last() -> N
         assert positions["started"] < min(position for position, cdr in cdrs if cdr["ref"] == ref)
 
 
+def test_the_dialler_starts_first_and_is_stopped_last() -> None:
+    events = published(LIVELY)
+    statuses = [(at, event.payload["status"]) for at, event in enumerate(events) if event.truth == "dialers/status"]
+    assert [status for _, status in statuses] == ["started", "stopping", "stopped"]
+    assert (statuses[0][0], statuses[-1][0]) == (0, len(events) - 1)
+
+
 def test_payloads_have_the_documented_fields_on_the_channel_of_their_reference() -> None:
     seen = set()
     for message in messages(LIVELY):
@@ -181,7 +190,8 @@ def test_payloads_have_the_documented_fields_on_the_channel_of_their_reference()
         assert required <= event.keys() <= required | optional
         kind, sub_type = message.truth.split("/")
         assert json.loads(message.body)["type"] == sub_type
-        assert message.channel == f"enigma:notifications:{kind}:{event['ref']}"
+        reference = "" if kind == "dialers" else f":{event['ref']}"
+        assert message.channel == f"enigma:notifications:{kind}{reference}"
         seen.add(message.truth)
     assert seen == FIELDS.keys()
 

@@ -1,11 +1,12 @@
-"""The calls of a selftest: what the dialler says of each, and the row that must come of it.
+"""The calls of a selftest: what the dialler says of each, in the published program's words, and the rows that must come
+of it.
 
 Both follow from the call's number, so that the truth about a million calls is how many there were. The row is spelled
 out here by hand, not computed by the code that is on trial.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -58,6 +59,11 @@ class Call:
         """It's said twice, and the second time contradicts the first."""
         return self._shape == "corrected"
 
+    @property
+    def is_transferred(self) -> bool:
+        """A further leg of it is said in dialect A."""
+        return self._has_legs and (self._dice >> 10) % 4 == 0
+
     def sayings(self) -> Iterator[Saying]:
         """All that is said of it, the first at once."""
         key, lag = (CLICK2DIAL if self.source == "click2dial" else CAMPAIGNS), self._dice % 400
@@ -78,9 +84,21 @@ class Call:
                 yield Saying(CDRS, self._api_cdr(), lag)
             case _:
                 yield Saying(key, _cdr(first), 0)
+        if self.is_transferred:
+            yield Saying(key, _cdr(self._further_leg), lag // 2)
 
-    def rows(self) -> list[Row]:
-        """The row that must come of it; either of two if it's corrected, for which one a worker loads last is open."""
+    def legs(self) -> dict[int, list[Row]]:
+        """The row that must come of each of its legs; no leg and leg 1 are the first, which is stored as 0."""
+        if not self.is_transferred:
+            return {0: self._first_rows()}
+        fields = self._further_leg
+        row: Row = dict.fromkeys(COLUMNS) | {name: fields[name] for name in COLUMNS if name in fields}
+        day = datetime.fromtimestamp(fields["dialed_at"], UTC).date()
+        row |= {"source": self.source, "call_ref": str(self.number), "leg": 2, "dialed_on": day}
+        return {0: self._first_rows(), 2: [row | {"dialed_at": fields["dialed_at"] * 1_000_000}]}
+
+    def _first_rows(self) -> list[Row]:
+        """Either of two if it's corrected, for which one a worker loads last is open."""
         both = self._shape == "both"
         answered, connected, ended = self._moments
         row: Row = {
@@ -129,6 +147,11 @@ class Call:
         return "both" if share < 65 and self.source == "dialler" else "plain"
 
     @property
+    def _has_legs(self) -> bool:
+        """Its system numbers the legs of a call, in dialect A only."""
+        return self.source == "dialler" and (self._dice >> 8) % 4 == 0
+
+    @property
     def _is_noted(self) -> bool:
         return self._dice % 16 == 0
 
@@ -142,12 +165,12 @@ class Call:
 
     @property
     def _uuid(self) -> str:
-        return f"{self._dice:08x}-0000-4000-8000-{self.number:012x}"
+        return f"0f0b2d3e-{self.number}"
 
     @property
     def _moments(self) -> tuple[int, int, int]:
         """Microseconds since 1970 at which the callee answered, an agent was connected, and the call ended."""
-        answered = self.dialed_at * 1_000_000 + 12_345_000
+        answered = self.dialed_at * 1_000_000 + 12_000_000
         return answered, answered + 3_000_000, answered + 63_000_000
 
     def _client_cdr(self) -> Row:
@@ -166,10 +189,18 @@ class Call:
             "end_reason": reason,
             "end_code": code,
             "call_dir": "inbound" if dice % 5 == 0 else "outbound",
-            "recording_url": f"ftp://pbx/{self.number}.wav",
+            "recording_url": f"/recordings/dialer-07{dice:010d}-{1000 + dice % 50}-{self._uuid}.WAV",
             "campaign_ref": self._campaign,
         }
+        fields |= {"call_trail_number": 1} if self._has_legs else {}
         return fields | ({"note": {"of": [self.number, "é"]}} if self._is_noted else {})
+
+    @property
+    def _further_leg(self) -> Row:
+        """Dialect A of it, too: somebody else took the call over."""
+        first = {name: value for name, value in self._client_cdr().items() if name != "note"}
+        later = {"dialed_at": self.dialed_at + 100, "extension": "9001", "call_time": self._dice % 90}
+        return first | later | {"call_trail_number": 2, "recording_url": None}
 
     def _api_cdr(self) -> bytes:
         """Dialect B."""
@@ -180,34 +211,39 @@ class Call:
             "uuid": self._uuid,
             "agent": fields["extension"],
             "recording_location": fields["recording_url"],
-            "dialed_at": datetime.fromtimestamp(self.dialed_at, UTC).strftime("%Y-%m-%d %H:%M:%S +0000"),
+            "dialed_at": _printed(self.dialed_at * 1_000_000),
             "callee_answered_at": answered,
             "agent_answered_at": connected,
             "ended_at": ended,
             "end_reason": fields["end_reason"],
             "call_dir": fields["call_dir"],
-            "ref": self._campaign,
         }
-        return json.dumps({"type": "call_update", "payload": payload}).encode()
+        return _message("call_update", payload)
 
 
 def _cdr(fields: Row) -> bytes:
     payload = {"ref" if name == "campaign_ref" else name: value for name, value in fields.items()}
-    return json.dumps({"type": "cdr", "payload": payload}, ensure_ascii=False).encode()
+    return _message("cdr", payload | {"end_code": f"{fields['end_code']}"})
+
+
+def _message(sub_type: str, payload: Mapping[str, Any]) -> bytes:
+    envelope = {"type": sub_type, "payload": payload}
+    return json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _printed(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1_000_000, UTC).isoformat(timespec="milliseconds")
+    """As Ruby prints a time."""
+    return datetime.fromtimestamp(microseconds / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S +0000")
 
 
 def event(serial: str) -> bytes:
     """A message that is no CDR; `serial` tells it from all others."""
-    return json.dumps({"type": "status", "payload": {"status": "busy", "ref": "1002", "serial": serial}}).encode()
+    return _message("status", {"status": "busy", "ref": "1002", "serial": serial})
 
 
 def serial_of(raw: bytes) -> str | None:
     """The serial of a message that `event` made; None of any other."""
-    _, found, rest = raw.partition(b'"serial": "')
+    _, found, rest = raw.partition(b'"serial":"')
     return rest.partition(b'"')[0].decode() if found else None
 
 

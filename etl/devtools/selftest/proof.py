@@ -86,9 +86,10 @@ _IN_POSTGRES = {name: f"(extract(epoch FROM {name}) * 1000000)::bigint" for name
 
 
 def _every_call(what: str, truth: Truth, days: Iterable[date], rows: Callable[[date], Rows]) -> Verdict:
-    expected: defaultdict[date, dict[tuple[str, str], Call]] = defaultdict(dict)
+    expected: defaultdict[date, dict[tuple[str, str, int], Call]] = defaultdict(dict)
     for call in truth.every_call():
-        expected[call.dialed_on][call.identity] = call
+        for leg, (row, *_) in call.legs().items():
+            expected[row["dialed_on"]][*call.identity, leg] = call
     total = sum(map(len, expected.values()))
     wrong: defaultdict[str, list[object]] = defaultdict(list)
     for day in sorted({*expected, *days}):
@@ -96,20 +97,21 @@ def _every_call(what: str, truth: Truth, days: Iterable[date], rows: Callable[[d
         for row in rows(day):
             found = dict(zip(COLUMNS, row, strict=True))
             found["extra"] = found["extra"] and json.loads(found["extra"])
-            call_or_none = due.pop((found["source"], found["call_ref"]), None)
+            leg = found["leg"]
+            call_or_none = due.pop((found["source"], found["call_ref"], leg), None)
             if call_or_none is None:
                 wrong["twice or never said"].append(found["call_ref"])
-            elif found not in call_or_none.rows():
+            elif found not in call_or_none.legs()[leg]:
                 wrong["with another content"].append(found["call_ref"])
         if due:
             wrong["missing"] += [call.number for call in due.values()]
-    return Verdict(not wrong, what, f"{total:,} calls" + _examples(wrong))
+    return Verdict(not wrong, what, f"{total:,} calls and further legs" + _examples(wrong))
 
 
 def revisions(engine: Engine, truth: Truth) -> Verdict:
     """Of two versions that contradict each other one is the row, and the other is kept; and nothing else is."""
     query = "SELECT source, call_ref, call_time, end_reason FROM cdr_revisions"
-    stored = "SELECT source, call_ref, call_time, end_reason FROM cdrs"
+    stored = "SELECT source, call_ref, call_time, end_reason FROM cdrs WHERE leg = 0"  # nobody contradicts another
     kept, now = (
         _grouped(read(engine, each), lambda row: (row[0], row[1]), lambda row: (row[2], row[3]))
         for each in (query, stored)
@@ -117,7 +119,7 @@ def revisions(engine: Engine, truth: Truth) -> Verdict:
     wrong: defaultdict[str, list[object]] = defaultdict(list)
     corrected = 0
     for call in truth.every_call():
-        versions = {(row["call_time"], row["end_reason"]) for row in call.rows()}
+        versions = {(row["call_time"], row["end_reason"]) for row in call.legs()[0]}
         known = kept.pop(call.identity, set())
         corrected += call.is_corrected
         if (versions if call.is_corrected else set()) - now.get(call.identity, set()) - known:
