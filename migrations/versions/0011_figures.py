@@ -141,14 +141,19 @@ FROM (
     END
     UNION ALL
     SELECT c.dialed_on, c.source, c.call_ref, 'day in the lake', c.dialed_on, c.leg, c.dialed_at, NULL, NULL, NULL
-    FROM (SELECT source, call_ref, loaded_at, {OF_ROW} FROM cdrs) c
-    CROSS JOIN LATERAL (VALUES (c.dialed_on - 1, c.dialed_on), (c.dialed_on + 1, c.dialed_on + 1)) n (day, midnight)
+    FROM (
+        SELECT source, call_ref, loaded_at, ((dialed_at + interval '12 hours') AT TIME ZONE 'UTC')::date AS nearest,
+            {OF_ROW}
+        FROM cdrs
+    ) c
     WHERE NOT (c.in_a AND c.in_b)
-        AND c.dialed_at - n.midnight::timestamp AT TIME ZONE 'UTC'
+        AND c.dialed_at - c.nearest::timestamp AT TIME ZONE 'UTC'
             BETWEEN interval '-10 seconds' AND interval '10 seconds'
         AND c.loaded_at > (
             SELECT x.dropped_at FROM exports x
-            WHERE x.dataset = 'cdrs' AND x.day = n.day ORDER BY x.revision DESC LIMIT 1
+            WHERE x.dataset = 'cdrs'
+                AND x.day = CASE c.dialed_on WHEN c.nearest THEN c.nearest - 1 WHEN c.nearest - 1 THEN c.nearest END
+            ORDER BY x.revision DESC LIMIT 1
         )
 ) t"""
 
