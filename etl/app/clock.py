@@ -16,6 +16,7 @@ from etl.jobs.schedule import POLL_SECONDS, Schedule, table
 from etl.settings import Settings
 from etl.store import locks, partitions
 from etl.store import rollup as figures
+from etl.store import unite as legs
 from etl.store.connection import Engine
 from etl.store.tables import PARTITIONED
 
@@ -42,6 +43,14 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
         for each in PARTITIONED.values():
             partitions.ensure(engine, each, [today + timedelta(days=n) for n in range(DAYS_AHEAD + 1)])
 
+    def unite(stop: threading.Event) -> None:
+        for day in legs.due(engine):
+            if stop.is_set():
+                return
+            united = legs.unite(engine, day, settings.worker_name)
+            if united.renamed or united.united:
+                log.info("legs_united", day=str(day), renamed=united.renamed, united=united.united)
+
     def rollup(_stop: threading.Event) -> None:
         figures.rollup(engine, since=datetime.now(UTC) - LATELY)
 
@@ -53,6 +62,7 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
         export=partial(_aside, "export", settings),
         prune=partial(_aside, "prune", settings) if settings.keep_days else None,
         partitions=make_partitions,
+        unite=unite,
         prove=partial(_aside, "prove", settings),
         rollup=rollup,
         figures=complete,

@@ -20,6 +20,5 @@ def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> R
             app.decoders_of(settings),
             Writer(engine),
             worker=settings.worker_name,
-            new_batch_id=app.new_id,
             told=told,
         )

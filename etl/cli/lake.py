@@ -188,6 +188,9 @@ def reconcile(
     dataset: ThisDataset = None,
     first: First = None,
     last: Last = None,
+    unite: Annotated[
+        bool, typer.Option("--unite", help="First make calls that 0.1 stored as leg 1 their first leg's rows.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print each day's rows by the ledger, in Postgres and in the lake, and how many calls look like one in two rows.
@@ -199,6 +202,7 @@ def reconcile(
 
     period = _period(None, first, last) or (date.min, date.max)
     with lakeside.opened(settings.load(config, os.environ)) as lake:
+        united = lake.unite(*period) if unite else []
         work = [(each, books) for each in _datasets(dataset) for books in lake.books(each, *period)]
         found = []
         with _progress("reconciling", work, as_json) as told:
@@ -206,8 +210,11 @@ def reconcile(
                 found.append(lake.compare(each, books.day))
                 told(books.rows)
     if as_json:
-        typer.echo(json.dumps({"days": [asdict(each) for each in found]}, default=str))
+        united_days = {"united": [asdict(each) for each in united]} if unite else {}
+        typer.echo(json.dumps({"days": [asdict(each) for each in found], **united_days}, default=str))
     elif found:
+        for day in united:
+            out.print(f"{day.day}: {day.renamed:,} rows of leg 1 are leg 0 now, {day.united:,} more joined theirs")
         columns = ("dataset", "day", "ledger", "postgres", "lake", "twins", "verdict", "why")
         print_rows(columns, [tuple(getattr(each, column) for column in columns) for each in found])
         if pairs := sum(each.twins or 0 for each in found):

@@ -20,10 +20,11 @@ from etl.lake.datasets import Dataset
 from etl.lake.manifest import Manifest
 from etl.lake.target import Target
 from etl.lake.verify import Difference
-from etl.store import days, partitions, twins
+from etl.store import days, partitions, twins, unite
 from etl.store.connection import Engine
 from etl.store.days import Books, Day, Revision, Snapshot, changed
 from etl.store.tables import cdrs
+from etl.store.unite import United
 from etl.wire.erasure import Person
 
 # Verdicts of `compare` that somebody must do something about.
@@ -105,6 +106,12 @@ class Lake:
         if any(each.revision for each in books):
             return books
         return (books or [Books(dataset.name, day, 0, 0, None)]) if self._target.manifest(dataset, day) else []
+
+    def unite(self, first: date, last: date) -> list[United]:
+        """Every day of the period that had calls stored as leg 1 by 0.1, now one row each."""
+        of_the_period = [day for day in unite.days(self._engine) if first <= day <= last]
+        done = [unite.unite(self._engine, day, self._worker) for day in of_the_period]
+        return [each for each in done if each.renamed or each.united]
 
     def search(self, dataset: Dataset, day: date, person: Person) -> int:
         """The person's rows in the day's file."""

@@ -2,6 +2,9 @@
 
 Each group of letters of one claim is one transaction, with a ledger entry of its own; a letter that still can't be
 stored stays where it is, with today's reason.
+
+A replay counts as of when the letters were received: its id sorts just before that of their claim. So what was claimed
+after them, a correction say, stays in force.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +14,7 @@ from uuid import UUID, uuid5
 from etl.jobs.loader import Decode
 from etl.store.dead_letters import Group, Letter
 from etl.store.writer import Batch, Books, Writer
+from etl.wire.ids import before, time_of, uuid7
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
 
@@ -31,14 +35,13 @@ def replay(
     writer: Writer,
     *,
     worker: str,
-    new_batch_id: Callable[[], UUID],
     told: Callable[[int], None],
 ) -> Replayed:
     """`decoders` are those of the loaders, by list; `told` hears how many letters were tried. Raises as `Writer`."""
     replayed = Replayed()
     for list_key, letters in groups:
         if decode := decoders.get(list_key):
-            batch = _decoded(list_key, letters, decode, worker, new_batch_id())
+            batch = _decoded(list_key, letters, decode, worker)
             books = writer.replay(batch, [letter.id for letter in letters])
             replayed.books += books
             replayed.still_dead += len(letters) - books.claimed
@@ -48,12 +51,19 @@ def replay(
     return replayed
 
 
-def _decoded(list_key: str, letters: list[Letter], decode: Decode, worker: str, batch_id: UUID) -> Batch:
+def _decoded(list_key: str, letters: list[Letter], decode: Decode, worker: str) -> Batch:
     """As a claim of the list, taken when the letters were."""
-    claimed_at = letters[0].received_at
+    claimed_at, batch_id = letters[0].received_at, _batch_id(letters[0])
     messages = [_as_claimed(list_key, letter) for letter in letters]
     records = decode(messages, batch_id, from_datetime(claimed_at))
     return Batch(batch_id, worker, list_key, claimed_at, len(letters), records)
+
+
+def _batch_id(first: Letter) -> UUID:
+    claim = first.batch_id
+    if time_of(claim) != first.received_at:  # it isn't from a claim of ours
+        claim = uuid7(int(first.received_at.timestamp() * 1_000))
+    return before(claim, first.position)
 
 
 def _as_claimed(list_key: str, letter: Letter) -> bytes:

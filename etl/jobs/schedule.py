@@ -3,6 +3,7 @@
     export       nightly, every closed day that changed
     prune        nightly, if the settings say how many days Postgres keeps
     partitions   for the days ahead, so that midnight's first claim needn't make one
+    unite        hourly, calls that 0.1 stored as leg 1 become the first leg's rows; nothing to do once they have
     rollup       every ten minutes, the figures of what was loaded lately
     figures      nightly, whatever that missed; and the days that are over get an index of contacts
     prove        weekly, a day of the lake is restored aside and thrown away: would it work?
@@ -39,10 +40,13 @@ class Job:
     act: Act
 
 
-def table(*, export: Act, prune: Act | None, partitions: Act, prove: Act, rollup: Act, figures: Act) -> list[Job]:
+def table(
+    *, export: Act, prune: Act | None, partitions: Act, unite: Act, prove: Act, rollup: Act, figures: Act
+) -> list[Job]:
     """The jobs; no `prune` where Postgres keeps everything."""
     return [
         Job("partitions", "5 * * * *", partitions),
+        Job("unite", "35 * * * *", unite),
         Job("rollup", "*/10 * * * *", rollup),
         Job("figures", "55 1 * * *", figures),
         Job("export", "15 2 * * *", export),

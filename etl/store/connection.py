@@ -11,6 +11,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy.exc import DBAPIError
 
+from etl import __version__
 from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
 
 Engine = sa.Engine
@@ -111,6 +112,8 @@ class _JsonText(Dumper):
 
 def _prepare(connection: psycopg.Connection[Any], _record: object) -> None:
     connection.adapters.register_dumper(_Json, _JsonText)
+    # By this the database tells us from 0.1, which may load beside us and nothing else.
+    connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
     # A claim is acknowledged after the commit: a commit that a crash of Postgres can undo would lose it.
     state = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
     if state == ("off",):

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
+from etl import __version__
 from etl.store import load_back, partitions
 from etl.store.connection import translated
 from etl.store.load_back import Met
@@ -114,7 +115,7 @@ class Day:
         """
         with self._transaction() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {_DROP_WAIT_MS}"))
-            return partitions.forget(connection, self._table, self.day, revision.revision, revision.sha256)
+            return partitions.drop(connection, self._table, self.day, revision.revision, revision.sha256)
 
     @contextmanager
     def staging(self) -> Iterator[str]:
@@ -127,11 +128,11 @@ class Day:
             load_back.drop_staging(connection, name)
 
     def load_back(self, staging: str, revision: Revision, worker: str) -> Met:
-        """The staged rows of the lake's revision join those that are in Postgres, which are newer. Nothing happens if
-        Postgres has all that the ledger knows of.
+        """The staged rows of the lake's revision join those that are in Postgres. Nothing happens if Postgres has all
+        that the ledger knows of.
 
-        If these books don't know the revision, they do from now on. Then either version of a row may be the newer one,
-        and the ledger is led beyond what the revision contains: the next export makes the next one.
+        If these books don't know the revision, they do from now on. Then the ledger is led beyond what the revision
+        contains: the next export makes the next one.
         """
         with self._transaction() as connection:
             rows = load_back.keep_loaders_out(connection, self._table, self.day)
@@ -140,7 +141,7 @@ class Day:
             unknown = known is None or (known.revision, known.sha256) != (revision.revision, revision.sha256)
             if not unknown and not revision.dropped and rows == books.rows:
                 return Met(0, 0, 0)
-            met = load_back.load_back(connection, self._table, self.day, staging, either_is_newer=unknown)
+            met = load_back.load_back(connection, self._table, self.day, staging)
             if unknown:
                 _enter(connection, revision)
                 connection.execute(self._update(revision).values(published_at=sa.func.now()))
@@ -150,7 +151,7 @@ class Day:
                     connection, self._table.name, self.day, met, worker, met.returned - counted, entries
                 )
             elif revision.dropped:
-                if met.met:  # while the day was away, they were counted as new
+                if met.met or met.renamed:  # while the day was away, those it met were counted as new
                     load_back.correct_the_ledger(connection, self._table.name, self.day, met, worker, -met.met)
                 connection.execute(self._update(revision).values(dropped_at=None))
             return met
@@ -208,7 +209,7 @@ def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[Books, int | No
 
 
 def _enter(connection: sa.Connection, revision: Revision) -> None:
-    row: dict[str, Any] = asdict(revision)
+    row: dict[str, Any] = asdict(revision) | {"release": __version__}
     del row["published"], row["dropped"]
     entered = insert(exports).values(row)
     again = {name: entered.excluded[name] for name in row} | {"exported_at": sa.func.now()}

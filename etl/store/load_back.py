@@ -1,5 +1,5 @@
-"""Rows that come back from the lake, and those that arrived in Postgres meanwhile: the newer ones are merged into the
-older, as if they had met in the first place.
+"""Rows that come back from the lake, and those that arrived in Postgres meanwhile: each counts as of its batch_id, as
+if they had met in the first place. What 0.1 exported as a call's leg 1 comes back as its first leg, which is 0.
 
 All of it is one transaction, in which no loader gets into the day: it waits, and then finds the day whole.
 """
@@ -31,24 +31,25 @@ LAKE = "lake"
 @dataclass(frozen=True, slots=True)
 class Met:
     """What came back: rows that Postgres hadn't; and, of those that it had in another version, how many there were and
-    how many of the older ones the newer ones changed."""
+    how many of Postgres' versions changed. `renamed` rows came back as leg 0 and were exported as leg 1."""
 
     returned: int
     met: int
     changed: int
+    renamed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
     key: tuple[str, ...]
-    version: tuple[str, ...]  # what two versions of a row differ in
     row: type[Cdr] | type[Event]
     merge: Callable[[sa.Connection, Sequence[Any]], Merged]
+    first_stays: bool  # of two versions of a row; else they are merged
 
 
 _KINDS = {
-    "cdrs": _Kind(CDR_KEY, ("batch_id", "loaded_at"), Cdr, merge_cdrs),
-    "audit_events": _Kind(EVENT_KEY, ("batch_id",), Event, add_events),
+    "cdrs": _Kind(CDR_KEY, Cdr, merge_cdrs, first_stays=False),
+    "audit_events": _Kind(EVENT_KEY, Event, add_events, first_stays=True),
 }
 
 
@@ -69,36 +70,30 @@ def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> i
     return partitions.count(connection, table, day)
 
 
-def load_back(
-    connection: sa.Connection, table: sa.Table, day: date, staging: str, either_is_newer: bool = False
-) -> Met:
-    """Bring the staged rows into the day's partition, which must exist. What it has of them already is newer, unless
-    `either_is_newer`: then the time at which a version was written decides."""
+def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: str) -> Met:
+    """Bring the staged rows into the day's partition, which must exist."""
     kind, staged = _KINDS[table.name], _staging(table, staging)
-    typed = {c.name: _typed(table, staged, c.name) for c in table.c}
-    both = sa.and_(
-        next(iter(table.c)) == day,
-        *(table.c[name] == typed[name] for name in kind.key),
-        sa.or_(*(table.c[name] != typed[name] for name in kind.version)),
-    )
-    older = both & (table.c.loaded_at < typed["loaded_at"]) if either_is_newer and "loaded_at" in typed else sa.false()
-    newer = both & ~older
-    # 1. The newer versions step aside, …
+    returning = {c.name: _returning(table, staged, c.name) for c in table.c}
+    # 1. Those that aren't there, …
+    rows = sa.select(*returning.values())
+    returned = _insert_into(connection, table, table, rows)
+    # 2. … and then those that are there, but say something else: they step aside, and arrive once more.
+    same_key = [next(iter(table.c)) == day, *(table.c[name] == returning[name] for name in kind.key)]
+    differs = sa.or_(*(c.is_distinct_from(returning[c.name]) for c in table.c if c.name not in kind.key))
     aside = _aside(table, kind.row._fields)
     aside.create(connection)
-    _insert(connection, aside, sa.select(*(table.c[name] for name in kind.row._fields)).where(newer))
-    _insert(connection, aside, sa.select(*(typed[name] for name in kind.row._fields)).where(older))
-    # 2. … the older ones take their places, …
-    older_values = {c.name: typed[c.name] for c in table.c if c.name not in kind.key}
-    connection.execute(sa.update(table).where(newer).values(older_values))
-    returned = _insert_into(connection, table, table, staging)
-    # 3. … and the newer ones arrive once more.
+    _insert(connection, aside, sa.select(*(returning[name] for name in kind.row._fields)).where(*same_key, differs))
+    if kind.first_stays:
+        first = {c.name: returning[c.name] for c in table.c if c.name not in kind.key}
+        came_first = returning["batch_id"] < table.c.batch_id
+        connection.execute(sa.update(table).where(*same_key, differs, came_first).values(first))
     met = changed = 0
     waiting = connection.execute(sa.select(*map(_readable, aside.c)), execution_options={"yield_per": _AT_ONCE})
-    for rows in waiting.partitions():
-        met += len(rows)
-        changed += kind.merge(connection, [_row(kind, row) for row in rows]).updated.total()
-    return Met(returned, met, changed)
+    for some in waiting.partitions():
+        met += len(some)
+        changed += kind.merge(connection, [_row(kind, row) for row in some]).updated.total()
+    renamed = _count_first_legs(connection, staged) if "leg" in table.c else 0
+    return Met(returned, met, changed, renamed)
 
 
 def correct_the_ledger(
@@ -115,12 +110,13 @@ def correct_the_ledger(
         "unchanged": met.met - met.changed,
         "events": 0 if is_cdrs else inserted,
     }
+    changed = met.changed + met.renamed
     for number in range(entries):
         batch_id = uuid7(int(now.timestamp() * 1_000))
         counts = first if number == 0 else dict.fromkeys(first, 0)
         entry = {"batch_id": batch_id, "worker": worker, "source_key": LAKE, "dead": 0, "claimed_at": now, **counts}
         connection.execute(insert(load_batches).values(entry))
-        of_the_day = {"inserted": inserted, "updated": met.changed} if number == 0 else {"inserted": 0, "updated": 0}
+        of_the_day = {"inserted": inserted, "updated": changed} if number == 0 else {"inserted": 0, "updated": 0}
         connection.execute(insert(load_batch_days).values(batch_id=batch_id, dataset=dataset, day=day, **of_the_day))
 
 
@@ -132,7 +128,9 @@ def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: 
     quoted = connection.dialect.identifier_preparer.quote(schema)
     # As it is: a colon in the name begins no parameter. Percent signs are doubled by the quoting.
     connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {quoted}.{table.name} (LIKE {table.name} INCLUDING ALL)")
-    return _insert_into(connection, table, sa.table(table.name, *_columns_of(table), schema=schema), staging)
+    return _insert_into(
+        connection, table, sa.table(table.name, *_columns_of(table), schema=schema), _as_staged(table, staging)
+    )
 
 
 def try_out(connection: sa.Connection, table: sa.Table, day: date, staging: str, compare: bool) -> tuple[int, int]:
@@ -141,7 +139,7 @@ def try_out(connection: sa.Connection, table: sa.Table, day: date, staging: str,
     name = f"trying_{table.name}"
     connection.execute(sa.text(f"CREATE TEMPORARY TABLE {name} (LIKE {table.name} INCLUDING ALL) ON COMMIT DROP"))
     trying = sa.table(name, *_columns_of(table))
-    rows = _insert_into(connection, table, trying, staging)
+    rows = _insert_into(connection, table, trying, _as_staged(table, staging))
     if not compare:
         return rows, 0
     restored, stored = sa.select(*trying.c), sa.select(*table.c).where(next(iter(table.c)) == day)
@@ -149,12 +147,19 @@ def try_out(connection: sa.Connection, table: sa.Table, day: date, staging: str,
     return rows, connection.scalar(sa.select(sa.func.count()).select_from(differing)) or 0
 
 
-def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableClause, staging: str) -> int:
-    """Those of the staged rows that aren't there; returns how many."""
-    staged = _staging(table, staging)
-    values = sa.select(*(_typed(table, staged, c.name) for c in table.c))
-    inserting = insert(target).from_select(table.c.keys(), values).on_conflict_do_nothing()
+def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableClause, rows: sa.Select[Any]) -> int:
+    """Those of the rows, given in the order of the table's columns, that aren't there; returns how many."""
+    inserting = insert(target).from_select(table.c.keys(), rows).on_conflict_do_nothing()
     return connection.execute(inserting.execution_options(preserve_rowcount=True)).rowcount
+
+
+def _as_staged(table: sa.Table, staging: str) -> sa.Select[Any]:
+    staged = _staging(table, staging)
+    return sa.select(*(_typed(table, staged, c.name) for c in table.c))
+
+
+def _count_first_legs(connection: sa.Connection, staged: sa.Table) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(staged).where(staged.c.leg == 1)) or 0
 
 
 def _insert(connection: sa.Connection, table: sa.Table, rows: sa.Select[Any]) -> None:
@@ -191,6 +196,11 @@ def _staging(table: sa.Table, name: str) -> sa.Table:
 def _typed(table: sa.Table, staged: sa.Table, name: str) -> sa.ColumnElement[Any]:
     """What is staged as text, as the archive has it."""
     return sa.cast(staged.c[name], table.c[name].type)
+
+
+def _returning(table: sa.Table, staged: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    """As it's stored from now on: a call's first leg is 0."""
+    return sa.case((staged.c.leg == 1, 0), else_=staged.c.leg) if name == "leg" else _typed(table, staged, name)
 
 
 def _readable(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

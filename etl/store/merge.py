@@ -3,6 +3,13 @@
 The rules (promise 4): a field that the stored CDR lacks is filled in; a field that says something else replaces the
 stored value, and the version that said otherwise goes to `cdr_revisions`; a missing or null field takes nothing away,
 be it a column or a field of `extra`. A time that is only exact to the second agrees with the same second's fraction.
+Two `dialed_at` at most `TOLERANCE` apart don't contradict each other, since the dialects differ by as much: the earlier
+second stays, with its fraction where one says it.
+
+What is newer is decided by the order of claiming, which is that of the batch_ids, and not by the order of committing.
+An older CDR (of a claim that was adopted, of a replayed dead letter, of the lake) only fills in what the row lacks; if
+it contradicts, it goes to `cdr_revisions` itself. The row keeps the newest batch_id that changed it; a repetition that
+says nothing new leaves the row alone, its batch_id included.
 
 Several CDRs of one call in one claim take effect one after the other, in rounds, each of which has a call once.
 """
@@ -10,7 +17,7 @@ Several CDRs of one call in one claim take effect one after the other, in rounds
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +32,8 @@ from etl.wire.event import Event
 WAIT_MS = 10_000
 # Up to here, each day is named in a statement; beyond it, naming them takes longer than planning for those between.
 MANY_DAYS = 100
+# The dialects take a call's time from two programs of the dialler: they were seen a second apart, never ten.
+TOLERANCE = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
@@ -114,25 +123,41 @@ def _merge_round(connection: sa.Connection, number: int, on_days: sa.ColumnEleme
     # 1. New calls. From here on every call of the round is stored, by us or by somebody who has committed.
     for day, count in connection.execute(_INSERT_NEW, {"number": number}):
         merged.inserted[day] += count
-    # 2. Lock those that will change, so that what we compare with stays as it is.
-    changes = connection.execute(_LOCK_CHANGES.where(on_days), {"number": number}).all()
-    if not changes:
-        return
-    # 3. Keep the versions that are contradicted.
-    if contradicted := [change.position for change in changes if change.contradicts]:
+    # 2. Lock those that will change or be contradicted, so that what we compare with stays as it is.
+    found = connection.execute(_LOCK_DIFFERING.where(on_days), {"number": number}).all()
+    # 3. Keep the versions that lose: the stored ones, or the incoming ones if these were claimed before.
+    if contradicted := [each.position for each in found if each.contradicts]:
         connection.execute(_keep_revisions(on_days), {"number": number, "positions": contradicted})
     # 4. Complete or replace.
-    connection.execute(_APPLY_CHANGES, {"number": number, "positions": [change.position for change in changes]})
-    merged.updated.update(change.dialed_on for change in changes)
+    if changes := [each for each in found if each.changes]:
+        connection.execute(_APPLY_CHANGES, {"number": number, "positions": [each.position for each in changes]})
+        merged.updated.update(each.dialed_on for each in changes)
 
 
 def _is_time(column: sa.Column[Any]) -> bool:
     return isinstance(column.type, sa.DateTime)
 
 
+def _whole_second(time: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return sa.func.date_trunc("second", time)
+
+
 def _coarser(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     """`one` is `other` without its fraction of a second."""
-    return one == sa.func.date_trunc("second", other)
+    return one == _whole_second(other)
+
+
+def _are_close(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    return (one - other).between(-TOLERANCE, TOLERANCE)
+
+
+def _earlier_second(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The earlier second of the two, with its fraction where one of them says it."""
+    return sa.case(
+        (_coarser(one, other), other),
+        (_coarser(other, one), one),
+        else_=sa.func.least(one, other),
+    )
 
 
 def _said(extra: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -149,27 +174,36 @@ def _joined(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.Colu
     return one.op("||")(other)
 
 
-def _merged(column: sa.Column[Any], new: Any) -> sa.ColumnElement[Any]:
+def _completed(kind: sa.Column[Any], winner: Any, loser: Any) -> sa.ColumnElement[Any]:
+    """What the winner says, and where it says nothing, the loser."""
+    if isinstance(kind.type, JSONB):
+        # Every field of both; over them, those that the winner has a value for.
+        fields = sa.func.coalesce(_joined(winner, loser), winner, loser)
+        return _joined(fields, sa.func.coalesce(_said(winner), sa.text("'{}'::jsonb")))
+    return sa.func.coalesce(winner, loser)
+
+
+def _merged(old: sa.Column[Any], new: Any, is_older: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
     """What the column holds after `new` was merged into it."""
-    old = column
-    if _is_time(column):
-        return sa.case((_coarser(new, old), old), else_=sa.func.coalesce(new, old))
-    if isinstance(column.type, JSONB):
-        # Every field of both, the stored ones first; over them, those that the new one has a value for.
-        fields = sa.func.coalesce(_joined(new, old), new, old)
-        return _joined(fields, sa.func.coalesce(_said(new), sa.text("'{}'::jsonb")))
-    return sa.func.coalesce(new, old)
+    in_order = sa.case((is_older, _completed(old, old, new)), else_=_completed(old, new, old))
+    if old.name == "dialed_at":
+        return sa.case((_are_close(old, new), _earlier_second(old, new)), else_=in_order)
+    if _is_time(old):
+        return sa.case((_coarser(new, old), old), (_coarser(old, new), new), else_=in_order)
+    return in_order
 
 
 def _differs(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     """Merging would change the stored value."""
-    return _merged(column, incoming.c[column.name]).is_distinct_from(column)
+    return _merged(column, incoming.c[column.name], _IS_OLDER).is_distinct_from(column)
 
 
 def _contradicts(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
-    """Merging would replace a stored value by another, instead of filling one in. Never null: false if either is."""
+    """The two have different values, neither of which completes the other. Never null: false if either is."""
     old, new = column, incoming.c[column.name]
-    if _is_time(column):
+    if column.name == "dialed_at":
+        conflict = sa.not_(_are_close(old, new))
+    elif _is_time(column):
         conflict = sa.and_(old != new, sa.not_(_coarser(new, old)), sa.not_(_coarser(old, new)))
     elif isinstance(column.type, JSONB):
         # Joined either way round, only fields with two values come out differently.
@@ -199,34 +233,45 @@ _INSERT_NEW_EVENTS = _insert_new(
     audit_events, Event._fields, sa.select(incoming_events).order_by(*(incoming_events.c[name] for name in EVENT_KEY))
 )
 
-_LOCK_CHANGES = (
+# A later message of the same claim is newer.
+_IS_OLDER = incoming.c.batch_id < cdrs.c.batch_id
+_CONTRADICTS = sa.or_(*map(_contradicts, _VALUES))
+_CHANGES = sa.or_(*map(_differs, _VALUES))
+
+_LOCK_DIFFERING = (
     sa.select(
         incoming.c.position,
         incoming.c.dialed_on,
-        sa.or_(*map(_contradicts, _VALUES)).label("contradicts"),
+        _CONTRADICTS.label("contradicts"),
+        _CHANGES.label("changes"),
     )
     .join_from(incoming, cdrs, _SAME_CALL)
-    .where(_OF_THE_ROUND, sa.or_(*map(_differs, _VALUES)))
+    .where(_OF_THE_ROUND, sa.or_(_CHANGES, sa.and_(_IS_OLDER, _CONTRADICTS)))
     .order_by(*_IN_TURN)
     .with_for_update(of=cdrs)
 )
 
-_STORED = [*_COLUMNS, "loaded_at"]
-
 
 def _keep_revisions(on_days: sa.ColumnElement[bool]) -> sa.Insert:
-    replaced = sa.select(*(cdrs.c[name] for name in _STORED), incoming.c.batch_id).join_from(incoming, cdrs, _SAME_CALL)
+    """Of each two versions the older, whole, and by which claim's it was replaced."""
+    losers = [sa.case((_IS_OLDER, incoming.c[name]), else_=cdrs.c[name]) for name in _COLUMNS]
+    replaced = sa.select(
+        *losers,
+        sa.case((_IS_OLDER, sa.func.now()), else_=cdrs.c.loaded_at),
+        sa.func.greatest(incoming.c.batch_id, cdrs.c.batch_id),
+    ).join_from(incoming, cdrs, _SAME_CALL)
     return insert(cdr_revisions).from_select(
-        [*_STORED, "replaced_by"], replaced.where(_OF_THE_ROUND, _POSITIONS, on_days)
+        [*_COLUMNS, "loaded_at", "replaced_by"], replaced.where(_OF_THE_ROUND, _POSITIONS, on_days)
     )
 
 
 _upsert = insert(cdrs).from_select(_COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_IN_TURN))
+_IS_OLDER_UPSERT = _upsert.excluded.batch_id < cdrs.c.batch_id
 _APPLY_CHANGES = _upsert.on_conflict_do_update(
     index_elements=CDR_KEY,
     set_={
-        **{column.name: _merged(column, _upsert.excluded[column.name]) for column in _VALUES},
-        "batch_id": _upsert.excluded.batch_id,
+        **{column.name: _merged(column, _upsert.excluded[column.name], _IS_OLDER_UPSERT) for column in _VALUES},
+        "batch_id": sa.func.greatest(_upsert.excluded.batch_id, cdrs.c.batch_id),
         "loaded_at": sa.func.now(),
     },
 )

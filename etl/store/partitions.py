@@ -1,4 +1,4 @@
-"""One partition a day, made when its first row appears, forgotten when the lake has it.
+"""One partition a day, made when its first row appears, dropped when the lake has it.
 
 Only the tables' owner can do either. So functions do it that are the owner's, and whoever loads may call: they are in
 the migrations.
@@ -29,9 +29,9 @@ def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> N
     connection.execute(sa.select(sa.func.lock_partition(table.name, day)))
 
 
-def forget(connection: sa.Connection, table: sa.Table, day: date, revision: int, sha256: str) -> bool:
+def drop(connection: sa.Connection, table: sa.Table, day: date, revision: int, sha256: str) -> bool:
     """Drop the day's partition, unless the books know of anything that this revision of the lake hasn't: then False."""
-    return bool(connection.scalar(sa.select(sa.func.forget_day(table.name, day, revision, sha256))))
+    return bool(connection.scalar(sa.select(sa.func.drop_day(table.name, day, revision, sha256))))
 
 
 def count(connection: sa.Connection, table: sa.Table, day: date) -> int:

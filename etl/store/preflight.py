@@ -25,6 +25,7 @@ _NEEDED = {
     "load_batches": ("SELECT", "INSERT"),
     "load_batch_days": ("SELECT", "INSERT"),
     "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
+    "united_days": ("SELECT",),
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states", "twins")},
     **{
@@ -53,7 +54,8 @@ _LACKING_ON_FUNCTIONS = sa.text(
 _FUNCTIONS = (
     "make_partition(text, date)",
     "lock_partition(text, date)",
-    "forget_day(text, date, integer, text)",
+    "drop_day(text, date, integer, text)",
+    "unite_legs(date, integer, uuid, text)",
     "reporting.index_contacts(date)",
 )
 _LACKING_ELSEWHERE = sa.text(

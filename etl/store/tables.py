@@ -44,11 +44,21 @@ def _time() -> DateTime:
 def _cdr_columns() -> list[Column[object]]:
     """The columns that make up a CDR, in the order of `etl.wire.cdr.Cdr`; `cdrs` and `cdr_revisions` share them."""
     return [
-        Column("dialed_on", Date, nullable=False, comment="UTC day of dialed_at; the partition"),
+        Column(
+            "dialed_on",
+            Date,
+            nullable=False,
+            comment="The UTC day under which the call was stored first: the partition. The dialects' times differ, so"
+            " dialed_at may lie up to 10 s on the other side of midnight",
+        ),
         Column("source", Text, nullable=False, comment="The system that reported the call: dialler or click2dial"),
         Column("call_ref", Text, nullable=False, comment="The call's own reference within its system"),
         Column(
-            "leg", Integer, nullable=False, comment="Leg of a transferred call, from 1; 0 if the system doesn't say"
+            "leg",
+            Integer,
+            nullable=False,
+            comment="Leg of a transferred call: 2 and more as the system counts; 0 is the first, whether the system"
+            " says 1 or nothing",
         ),
         Column("dialed_at", _time(), nullable=False, comment="When the call was placed or came in"),
         Column("answered_at", _time(), comment="When the callee answered (dialect B)"),
@@ -215,6 +225,7 @@ exports = Table(
     Column("exported_at", _time(), nullable=False, server_default=_NOW, comment="When it was written and read back"),
     Column("published_at", _time(), comment="When it was in its place; null if that was never confirmed"),
     Column("dropped_at", _time(), comment="When Postgres forgot the day, on the proof of this revision; null if not"),
+    Column("release", Text, comment="Release of etl that wrote the revision; null: 0.1"),
     PrimaryKeyConstraint("dataset", "day", "revision"),
     comment="The lake's books: one row per dataset, day and revision",
 )
@@ -237,6 +248,14 @@ forgotten = Table(
     Column("files", BigInteger, nullable=False, server_default=text("0"), comment="Files of the lake written anew"),
     CheckConstraint("subject IN ('number', 'contact')", name="subject_check"),
     comment="People who were forgotten: the receipts, without a name in them",
+)
+
+united_days = Table(
+    "united_days",
+    metadata,
+    Column("day", Date, primary_key=True, comment="UTC day of cdrs"),
+    Column("united_at", _time(), nullable=False, comment="When it had no row of leg 1"),
+    comment="Days on which every call's first leg is 0: what 0.1 stored as leg 1 has been united with it",
 )
 
 # A view: it isn't among the tables that migrations are compared with.

@@ -1,7 +1,7 @@
 """One claim, one transaction: records, dead letters and the ledger row commit together or not at all.
 
     CDRs ─── COPY ──▶ cdrs            (the fast way: nothing of it is stored yet)
-       └─ duplicate ─▶ etl.store.merge (the merge way)
+       └─ duplicate ─▶ etl.store.merge (the merge way; etl.store.midnight says which day)
             └─ refused ─▶ halves, until the rows that Postgres can't take are alone: dead letters
 
 The ledger row's primary key is the claim's id. So a claim that was committed but not acknowledged, or that two workers
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field
 from datetime import date, datetime
 from operator import itemgetter
-from typing import TypeVar
+from typing import Generic, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
-from etl.store import merge
+from etl.store import merge, midnight
 from etl.store.connection import translated
 from etl.store.copy import as_date, copy_rows
 from etl.store.merge import Merged, add_events, merge_cdrs
@@ -47,7 +47,22 @@ FROZEN_SECONDS = 60
 _TURN = 0x65746C_03
 
 Row = TypeVar("Row", Cdr, Event)
-Merge = Callable[[sa.Connection, Sequence[Row]], Merged]
+Rows = Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way(Generic[Row]):
+    """How the rows of one table get there, if they can't simply be copied."""
+
+    table: sa.Table
+    columns: Sequence[str]
+    merge: Callable[[sa.Connection, Rows[Row]], Merged]
+    are_apart: Callable[[sa.Connection, Rows[Row]], bool]  # what was copied lies under another day too
+    settled: Callable[[sa.Connection, Rows[Row]], Rows[Row]]  # each under its day
+
+
+_CDRS: _Way[Cdr] = _Way(cdrs, Cdr._fields, merge_cdrs, midnight.are_apart, midnight.settled)
+_EVENTS: _Way[Event] = _Way(audit_events, Event._fields, add_events, lambda *_: False, lambda _, rows: rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +159,8 @@ def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | Non
     if connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch.batch_id)):
         raise _LoadedAlreadyError
     records = batch.records
-    calls = _load(connection, cdrs, Cdr._fields, records.stream, merge_cdrs, fast)
-    events = _load(connection, audit_events, Event._fields, lambda: records.events, add_events)
+    calls = _load(connection, _CDRS, records.stream, fast)
+    events = _load(connection, _EVENTS, lambda: records.events)
     dead = [
         *records.dead,
         *(records.refused(records.cdrs_at[index], detail) for index, detail in calls.refused.items()),
@@ -192,34 +207,30 @@ class _Loaded:
     refused: dict[int, str] = field(default_factory=dict)  # index of the row, what Postgres said
 
 
-def _load(
-    connection: sa.Connection,
-    table: sa.Table,
-    columns: Sequence[str],
-    stream: Callable[[], Iterable[Row]],
-    way: Merge[Row],
-    fast: bool = True,
-) -> _Loaded:
+def _load(connection: sa.Connection, way: _Way[Row], stream: Callable[[], Iterable[Row]], fast: bool = True) -> _Loaded:
     """`stream` gives all rows, each time from the start."""
     loaded = _Loaded()
-    if not fast:
-        _merge_or_halve(connection, list(stream()), 0, way, loaded)
-        return loaded
-    try:
-        with _savepoint(connection):
-            copy_rows(connection, table, columns, stream())
-        loaded.merged.inserted.update(_count_days(stream()))
-    except (RowRefused, Contention):
-        _merge_or_halve(connection, list(stream()), 0, way, loaded)
+    if fast:
+        try:
+            with _savepoint(connection):
+                copy_rows(connection, way.table, way.columns, stream())
+                rows = list(stream())
+                if way.are_apart(connection, rows):
+                    raise _ApartError
+            loaded.merged.inserted.update(_count_days(rows))
+            return loaded
+        except (RowRefused, Contention, _ApartError):
+            pass
+    _merge_or_halve(connection, way.settled(connection, list(stream())), 0, way, loaded)
     return loaded
 
 
 def _merge_or_halve(
-    connection: sa.Connection, rows: Sequence[Row], first: int, way: Merge[Row], loaded: _Loaded
+    connection: sa.Connection, rows: Sequence[Row], first: int, way: _Way[Row], loaded: _Loaded
 ) -> None:
     try:
         with _savepoint(connection):
-            merged = way(connection, rows)
+            merged = way.merge(connection, rows)
         loaded.merged.inserted.update(merged.inserted)
         loaded.merged.updated.update(merged.updated)
     except RowRefused as refusal:
@@ -290,6 +301,10 @@ def _enter_days(connection: sa.Connection, batch: Batch, datasets: dict[str, Mer
     ]
     if days:
         connection.execute(insert(load_batch_days), days)
+
+
+class _ApartError(Exception):
+    """A call that was copied is stored under the neighbouring day: roll back to the savepoint, and merge."""
 
 
 class _LoadedAlreadyError(Exception):

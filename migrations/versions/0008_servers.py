@@ -1,5 +1,7 @@
 """Which Redis server something came from, and what was set aside: columns that an etl of 0.1 leaves null."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -48,5 +50,5 @@ def downgrade() -> None:
     raise NotImplementedError("there is no way back to 0.1: restore the backup that was made before the upgrade")
 
 
-def _add(table: str, name: str, kind: "sa.types.TypeEngine[object]", comment: str) -> None:
+def _add(table: str, name: str, kind: "sa.types.TypeEngine[Any]", comment: str) -> None:
     op.add_column(table, sa.Column(name, kind, nullable=True, comment=comment))

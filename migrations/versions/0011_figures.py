@@ -9,7 +9,7 @@ from types import ModuleType
 from alembic import context, op
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

@@ -13,7 +13,7 @@
 --     etl_reporting_numbers  no user: whoever is granted it sees whole numbers: GRANT etl_reporting_numbers TO …
 --
 -- The loader may not delete a CDR, an event, a dead letter or a line of the ledger, nor change the ledger. A day goes
--- from Postgres through the function forget_day, which refuses unless the books say that the lake has all of it.
+-- from Postgres through the function drop_day, which refuses unless the books say that the lake has all of it.
 
 BEGIN;
 
@@ -61,7 +61,7 @@ BEGIN
             relnamespace = 'reporting'::regnamespace
             OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
                 'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'dead_letters', 'exports', 'forgotten',
-                'listener_sessions', 'load_batch_days', 'load_batches'
+                'listener_sessions', 'load_batch_days', 'load_batches', 'united_days'
             )
             OR oid IN (
                 SELECT inhrelid FROM pg_inherits WHERE inhparent IN ('cdrs'::regclass, 'audit_events'::regclass)
@@ -74,7 +74,7 @@ BEGIN
         SELECT oid FROM pg_proc
         WHERE proowner <> 'etl_owner'::regrole AND (
             pronamespace = 'reporting'::regnamespace
-            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'forget_day')
+            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'drop_day', 'forget_day', 'unite_legs', 'refuse_old_etl', 'refuse_old_exports')
         )
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO etl_owner', function);
@@ -94,13 +94,14 @@ $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_loader, etl_reporting;
 
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
-GRANT SELECT ON alembic_version, audit_gaps TO etl_loader;
+GRANT SELECT ON alembic_version, audit_gaps, united_days TO etl_loader;
 GRANT SELECT, INSERT ON cdr_revisions, load_batches, load_batch_days TO etl_loader;
 GRANT SELECT, INSERT, UPDATE ON cdrs, audit_events, listener_sessions TO etl_loader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_loader; -- a revision that never came to its place is taken back
 GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;
 GRANT EXECUTE ON FUNCTION
-    make_partition(text, date), lock_partition(text, date), forget_day(text, date, integer, text)
+    make_partition(text, date), lock_partition(text, date), drop_day(text, date, integer, text),
+    unite_legs(date, integer, uuid, text), forget_day(text, date, integer, text)
     TO etl_loader;
 GRANT USAGE, CREATE ON SCHEMA etl_staging TO etl_loader;
 

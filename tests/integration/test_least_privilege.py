@@ -163,18 +163,26 @@ def test_given_the_roles_and_the_acl_then_everything_else_works(guarded: Archive
     }
 
 
-def test_given_the_roles_then_etl_owner_upgrades_and_nobody_else(guarded: Archive) -> None:
-    owner = as_role(guarded.database_url.replace("etl_loader@", "postgres@"), "etl_owner")
-    load(guarded, cdr(1))
-    with engine(owner) as connections, connections.begin() as connection:
-        config = schema._config()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0003")
+def test_given_the_roles_then_etl_owner_upgrades_and_nobody_else(guarded: Archive, empty_database_url: str) -> None:
+    """Nobody but the owner, of an archive that 0.1 made."""
+    with psycopg.connect(empty_database_url, autocommit=True) as administrator:
+        administrator.execute(f'ALTER DATABASE "{administrator.info.dbname}" OWNER TO etl_owner')
+        administrator.execute("ALTER SCHEMA public OWNER TO etl_owner")
+    with engine(as_role(empty_database_url, "etl_owner")) as owner:
+        with owner.begin() as connection:
+            config = schema._config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0007")
+        owner_of = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO etl_loader"
+        with owner.begin() as connection:
+            connection.exec_driver_sql(owner_of)
+        with (
+            engine(as_role(empty_database_url, "etl_loader")) as loader,
+            pytest.raises(ConfigurationError, match="must be owner"),
+        ):
+            schema.upgrade(loader)
 
-    with engine(guarded.database_url) as connections, pytest.raises(ConfigurationError, match="must be owner"):
-        schema.upgrade(connections)
-    with engine(owner) as connections:
-        assert schema.upgrade(connections) == ("0003", schema.needed())
+        assert schema.upgrade(owner) == ("0007", schema.needed())
 
 
 # -- Postgres refuses
@@ -233,7 +241,7 @@ def test_given_another_table_then_the_owners_functions_do_nothing(guarded: Archi
     for call in (
         "SELECT make_partition(%s, '2015-02-19')",
         "SELECT lock_partition(%s, '2015-02-19')",
-        "SELECT forget_day(%s, '2015-02-19', 1, '')",
+        "SELECT drop_day(%s, '2015-02-19', 1, '')",
     ):
         with psycopg.connect(guarded.database_url) as connection, pytest.raises(InvalidName):
             connection.execute(call, [dataset])
@@ -252,7 +260,7 @@ def test_given_tables_of_the_loaders_own_then_the_owners_functions_do_not_meet_t
         connection.execute("CREATE TEMPORARY TABLE cdrs (LIKE public.cdrs)")
         connection.execute("SET search_path = pg_temp, public")
         connection.execute("SELECT make_partition('cdrs', '2015-02-20')")
-        forgotten = connection.execute("SELECT forget_day('cdrs', '2015-02-19', 1, '')").fetchone()
+        forgotten = connection.execute("SELECT drop_day('cdrs', '2015-02-19', 1, '')").fetchone()
     assert forgotten == (False,)
     assert guarded.value("SELECT 'cdrs_20150220'::regclass::oid IN (SELECT inhrelid FROM pg_inherits)")
     assert guarded.value("SELECT count(*) FROM cdrs") == 1
@@ -280,7 +288,7 @@ def test_given_a_day_that_the_lake_has_not_then_no_function_forgets_it(guarded: 
         digest = digest[::-1]
 
     with psycopg.connect(guarded.database_url, autocommit=True) as connection:
-        call = "SELECT forget_day('cdrs', '2015-02-19', %s, %s)"
+        call = "SELECT drop_day('cdrs', '2015-02-19', %s, %s)"
         assert connection.execute(call, [number, digest]).fetchone() == (False,)
     assert guarded.value("SELECT count(*) FROM cdrs") >= 1
 
@@ -310,7 +318,7 @@ def test_given_the_reports_role_then_it_asks_the_views_and_no_more(guarded: Arch
         "CREATE TABLE reporting.mine (x int)",
         "CREATE TEMPORARY TABLE mine (x int)",
         "SELECT make_partition('cdrs', '2015-02-20')",
-        "SELECT forget_day('cdrs', '2015-02-19', 1, '')",
+        "SELECT drop_day('cdrs', '2015-02-19', 1, '')",
         "SET ROLE etl_reporting_numbers",
     )
     assert allowed(url, [*secret, *(f"SET TRANSACTION READ WRITE; {statement}" for statement in writing)]) == []
