@@ -1,7 +1,7 @@
 """The figures of an archive of 0.1, when it is upgraded and rollups of 0.1 go on."""
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,7 +13,6 @@ from psycopg.rows import dict_row
 from etl.store import schema
 from tests.store import engine
 
-ROLES = (Path(__file__).parents[2] / "ops/postgres/roles.sql").read_text()
 # As 0.1 keeps them.
 FIGURES = (
     "INSERT INTO reporting.campaign_figures (day, hour, campaign_ref, attempts, answered, reached_agent, abandoned,"
@@ -66,19 +65,27 @@ def test_figures_of_0_1_stay_what_they_are(old: "psycopg.Connection[dict[str, An
     assert old.execute("SELECT DISTINCT twins FROM reporting.rolled_up").fetchall() == [{"twins": None}]
 
 
+@pytest.fixture
+def reader(old: "psycopg.Connection[dict[str, Any]]") -> Iterator[str]:
+    """Whom somebody has let ask a view."""
+    name = f"reader_{os.getpid()}"
+    old.execute(f"CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA reporting TO {name}".encode())
+    old.execute(f"GRANT SELECT ON reporting.load_days TO {name}".encode())
+    yield name
+    old.execute(f"DROP OWNED BY {name}; DROP ROLE {name}".encode())
+
+
 def test_who_may_ask_load_days_may_ask_for_twins_at_once(
-    old: "psycopg.Connection[dict[str, Any]]", empty_database_url: str
+    old: "psycopg.Connection[dict[str, Any]]", empty_database_url: str, reader: str
 ) -> None:
     """Without running roles.sql again, which wants an administrator."""
-    old.execute(ROLES.replace("reporting.twins, ", "").encode())
-    with engine(empty_database_url.replace("postgres@", "etl_owner@")) as connections:
+    with engine(empty_database_url) as connections:
         schema.upgrade(connections)
 
-    privileges = "SELECT has_table_privilege(%s, 'reporting.twins', %s) AS may"
-    for role in ("etl_loader", "etl_reporting"):
-        assert [old.execute(privileges, [role, right]).fetchall() for right in ("SELECT", "INSERT")] == [
-            [{"may": True}],
-            [{"may": False}],
-        ]
-    with psycopg.connect(empty_database_url.replace("postgres@", "etl_reporting@")) as reader:
-        assert reader.execute("SELECT * FROM reporting.twins").fetchall() == []
+    privilege = "SELECT has_table_privilege(%s, 'reporting.twins', %s) AS may"
+    assert [old.execute(privilege, [reader, right]).fetchall() for right in ("SELECT", "INSERT")] == [
+        [{"may": True}],
+        [{"may": False}],
+    ]
+    with psycopg.connect(empty_database_url.replace("postgres@", f"{reader}@")) as connection:
+        assert connection.execute("SELECT * FROM reporting.twins").fetchall() == []
