@@ -37,6 +37,7 @@ class Call:
     ring: int | None
     hold: int | None
     talk: int | None
+    absurd: int = 0  # of these three, how many were sent as something that can't be
 
     @property
     def answered(self) -> bool:
@@ -112,7 +113,7 @@ def _of_a_campaign(calls: Sequence[Call]) -> dict[str, Any]:
     held = [call.hold for call in answered if call.hold is not None]
     contacts = {who for call in calls if (who := _who(call))}
     met = {who for call in reached if (who := _who(call))}
-    talk = sum(call.talk or 0 for call in reached)
+    talked = [call.talk for call in reached if call.talk is not None]
     return {
         "attempts": len(calls),
         "answered": len(answered),
@@ -125,14 +126,16 @@ def _of_a_campaign(calls: Sequence[Call]) -> dict[str, Any]:
         "failed": ends["error"] + ends["failed"],
         "answer_seizure_ratio": ratio(len(answered), len(calls)),
         "abandon_rate": ratio(abandoned, len(answered)),
-        "average_talk_seconds": ratio(talk, len(reached), 1),
+        "average_talk_seconds": ratio(sum(talked), len(talked), 1),
         "average_hold_seconds": ratio(sum(held), len(held), 1),
         "hold_seconds": sum(held),
         "held": len(held),
-        "talk_seconds": talk,
+        "talk_seconds": sum(talked),
         "unique_contacts": len(contacts),
         "contacts_reached": len(met),
         "contact_rate": ratio(len(met), len(contacts)),
+        "absurd_durations": sum(call.absurd > 0 for call in calls),
+        "talked": len(talked),
     }
 
 
@@ -147,8 +150,9 @@ def ratio(part: Decimal | int, whole: Decimal | int, digits: int = 4) -> Decimal
 @dataclass
 class _Agent:
     calls: int = 0
-    talk: int = 0
-    hold: int = 0
+    talks: list[int] = field(default_factory=list)
+    holds: list[int] = field(default_factory=list)
+    absurd: int = 0
     unclosed: int = 0
     spent: defaultdict[str, timedelta] = field(default_factory=lambda: defaultdict(timedelta))  # by status
 
@@ -159,8 +163,9 @@ def agent_figures(calls: Iterable[Call], states: Iterable[State], now: datetime,
         if call.reached_agent:
             agent = agents[*_key(call.dialed_at, zone, per), call.extension]
             agent.calls += 1
-            agent.talk += call.talk or 0
-            agent.hold += call.hold or 0
+            agent.talks += [] if call.talk is None else [call.talk]
+            agent.holds += [] if call.hold is None else [call.hold]
+            agent.absurd += call.absurd > 0
     for state in states:
         began, who = state.change.at, state.change.extension
         if state.closed_by == "login":
@@ -177,16 +182,26 @@ def _of_an_agent(agent: _Agent) -> dict[str, Any]:
     available, busy, wrapup = (spent.get(status, Decimal(0)) for status in ("available", "busy", "wrapup"))
     return {
         "calls": agent.calls,
-        "talk_seconds": agent.talk,
-        "hold_seconds": agent.hold,
-        "average_handle_seconds": ratio(agent.talk + agent.hold, agent.calls, 1),
+        "talk_seconds": sum(agent.talks),
+        "hold_seconds": sum(agent.holds),
+        "average_handle_seconds": _handling(agent.talks, agent.holds),
         "logged_in_seconds": _whole(sum(spent.values(), Decimal(0))),
         "available_seconds": _whole(available),
         "busy_seconds": _whole(busy),
         "wrapup_seconds": _whole(wrapup),
         "occupancy": ratio(busy + wrapup, available + busy + wrapup),
         "unclosed": agent.unclosed,
+        "absurd_durations": agent.absurd,
+        "talked": len(agent.talks),
+        "held": len(agent.holds),
     }
+
+
+def _handling(talks: Sequence[int], holds: Sequence[int]) -> Decimal | None:
+    if not talks:
+        return None
+    hold = Decimal(sum(holds)) / len(holds) if holds else Decimal(0)
+    return ratio(Decimal(sum(talks)) / len(talks) + hold, 1, 1)
 
 
 def _whole(seconds: Decimal) -> Decimal:

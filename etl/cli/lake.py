@@ -193,7 +193,8 @@ def reconcile(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print each day's rows by the ledger, in Postgres and in the lake. Exit code 1 if the books don't balance."""
+    """Print each day's rows by the ledger, in Postgres and in the lake, and how many calls look like one in two rows.
+    Exit code 1 if the books don't balance."""
     from etl import settings
     from etl.app import lakeside
     from etl.cli.printing import out, print_rows
@@ -214,8 +215,13 @@ def reconcile(
     elif found:
         for day in united:
             out.print(f"{day.day}: {day.renamed:,} rows of leg 1 are leg 0 now, {day.united:,} more joined theirs")
-        columns = ("dataset", "day", "ledger", "postgres", "lake", "verdict", "why")
-        print_rows(columns, [tuple(asdict(each).values()) for each in found])
+        columns = ("dataset", "day", "ledger", "postgres", "lake", "twins", "verdict", "why")
+        print_rows(columns, [tuple(getattr(each, column) for column in columns) for each in found])
+        if pairs := sum(each.twins or 0 for each in found):
+            out.print(
+                f"{pairs:,} calls look like one call in two rows, and are counted twice. `etl reconcile --unite` unites"
+                " those of legs 1 and 0; reporting.twins lists them all"
+            )
     else:
         out.print("no day has any rows yet")
     raise typer.Exit(FAILED if any(each.verdict in WRONG for each in found) else 0)

@@ -41,10 +41,10 @@ SOURCES = (
 )
 
 REPORTS = {
-    "calls by disposition": "SELECT end_reason, count(*) AS calls, round(avg(call_time)) AS avg_seconds FROM cdrs"
-    " GROUP BY end_reason ORDER BY calls DESC LIMIT 5",
+    "calls by disposition": "SELECT end_reason, count(*) AS calls, round(avg(talk_seconds)) AS avg_seconds"
+    " FROM reporting.calls GROUP BY end_reason ORDER BY calls DESC LIMIT 5",
     "busiest campaigns": "SELECT campaign_ref AS campaign, count(*) AS attempts,"
-    " count(*) FILTER (WHERE extension IS NOT NULL AND call_time > 0) AS with_agent FROM cdrs"
+    " count(*) FILTER (WHERE extension IS NOT NULL AND talk_seconds > 0) AS with_agent FROM reporting.calls"
     " WHERE source = 'dialler' GROUP BY campaign_ref ORDER BY attempts DESC LIMIT 5",
     "rows by day: the ledger's and the table's": "SELECT day, sum(inserted) AS by_ledger,"
     " (SELECT count(*) FROM cdrs WHERE dialed_on = day) AS in_table FROM load_batch_days"
@@ -78,7 +78,8 @@ ORDER BY nth
 
 # In the lake's folder.
 LAKE_QUERY = (
-    "SELECT dialed_on AS day, count(*) AS calls, count(DISTINCT campaign_ref) AS campaigns, sum(call_time) AS seconds"
+    "SELECT dialed_on AS day, count(*) AS calls, count(DISTINCT campaign_ref) AS campaigns,"
+    " sum(call_time) FILTER (WHERE call_time BETWEEN 0 AND 86400) AS seconds"
     " FROM read_parquet('cdrs/*/*.parquet', hive_partitioning = true) GROUP BY day ORDER BY day"
 )
 

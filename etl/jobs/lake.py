@@ -20,9 +20,10 @@ from etl.lake.datasets import Dataset
 from etl.lake.manifest import Manifest
 from etl.lake.target import Target
 from etl.lake.verify import Difference
-from etl.store import days, partitions, unite
+from etl.store import days, partitions, twins, unite
 from etl.store.connection import Engine
 from etl.store.days import Books, Day, Revision, Snapshot, changed
+from etl.store.tables import cdrs
 from etl.store.unite import United
 from etl.wire.erasure import Person
 
@@ -49,7 +50,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Rows of a day by the ledger, in Postgres (None: no partition) and in the lake (None: no file); the verdict, and
-    why, where it's no good one."""
+    why, where it's no good one. Calls in two rows, as `reporting.twins` has them (None: no CDRs, or not here)."""
 
     dataset: str
     day: date
@@ -58,6 +59,7 @@ class Comparison:
     lake: int | None
     verdict: str
     why: str = ""
+    twins: int | None = None
 
 
 class Lake:
@@ -126,13 +128,15 @@ class Lake:
     def compare(self, dataset: Dataset, day: date) -> Comparison:
         """What each book says of a day, side by side, whoever is at work there."""
         books, partition = days.look(self._engine, dataset.table, day)
+        pairs = twins.count(self._engine, day) if partition is not None and dataset.table is cdrs else None
         try:
             in_file = verify.count_rows(self._target, dataset, day)
         except LakeError as error:
-            return Comparison(dataset.name, day, books.rows, partition, None, "unreadable", str(error))
+            return Comparison(dataset.name, day, books.rows, partition, None, "unreadable", str(error), pairs)
         if days.look(self._engine, dataset.table, day)[0].revision != books.revision:
             return self.compare(dataset, day)  # the file may be another one by now
-        return Comparison(dataset.name, day, books.rows, partition, in_file, *_verdict(books, partition, in_file))
+        verdict, why = _verdict(books, partition, in_file)
+        return Comparison(dataset.name, day, books.rows, partition, in_file, verdict, why, pairs)
 
     def export(self, dataset: Dataset, day: date, told: Told, force: bool = False) -> Outcome:
         """Bring the lake's revision of the day up to date. With `force` although nothing changed, and although rows

@@ -28,7 +28,7 @@ _NEEDED = {
     "united_days": ("SELECT",),
     "retired_servers": ("SELECT", "INSERT"),
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states")},
+    **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states", "twins")},
     **{
         f"reporting.{name}": ("SELECT", "INSERT", "DELETE")
         for name in ("campaign_figures", "agent_call_figures", "agent_state_figures", "status_changes")

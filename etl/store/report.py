@@ -52,29 +52,35 @@ _OUTCOMES = _sums("attempts", "answered", "reached_agent", "abandoned", "voicema
 _OF_OUTCOMES = {
     "answer_seizure_ratio": _ratio("sum(answered)", "sum(attempts)"),
     "abandon_rate": _ratio("sum(abandoned)", "sum(answered)"),
-    "average_talk_seconds": _ratio("sum(talk_seconds)", "sum(reached_agent)", 1),
+    "average_talk_seconds": _ratio("sum(talk_seconds)", "sum(talked)", 1),
     "average_hold_seconds": _ratio("sum(hold_seconds)", "sum(held)", 1),
     **_sums("talk_seconds", "hold_seconds", "held"),
 }
+_CALLS = _OUTCOMES | _OF_OUTCOMES
 _CONTACTS = {name: _of_one(name) for name in ("unique_contacts", "contacts_reached", "contact_rate")}
 _TIMES = _sums("logged_in_seconds", "available_seconds", "busy_seconds", "wrapup_seconds", "unclosed")
+# Last, as in the views.
+_ABSURD = _sums("absurd_durations", "talked")
 _FRESH = {"refreshed_at": "min(refreshed_at)"}
 
 _ASKS = {
-    "campaign": _Ask("campaign_days", ("day", "campaign_ref"), "campaign_ref", _OUTCOMES | _OF_OUTCOMES | _CONTACTS),
-    "hours": _Ask("campaign_hours", ("day", "hour"), None, _OUTCOMES | _OF_OUTCOMES),
+    "campaign": _Ask("campaign_days", ("day", "campaign_ref"), "campaign_ref", _CALLS | _CONTACTS | _ABSURD),
+    "hours": _Ask("campaign_hours", ("day", "hour"), None, _CALLS | _ABSURD),
     "agent": _Ask(
         "agent_days",
         ("day", "extension"),
         "extension",
         {
             **_sums("calls", "talk_seconds", "hold_seconds"),
-            "average_handle_seconds": _ratio("sum(talk_seconds) + sum(hold_seconds)", "sum(calls)", 1),
+            "average_handle_seconds": "round(sum(talk_seconds)::numeric / nullif(sum(talked), 0)"
+            " + coalesce(sum(hold_seconds)::numeric / nullif(sum(held), 0), 0), 1)",
             **_TIMES,
             "occupancy": _ratio(
                 "sum(busy_seconds) + sum(wrapup_seconds)",
                 "sum(available_seconds) + sum(busy_seconds) + sum(wrapup_seconds)",
             ),
+            **_ABSURD,
+            **_sums("held"),
         },
     ),
     "reasons": _Ask(
@@ -85,6 +91,7 @@ _ASKS = {
             "calls": "count(*)",
             "answered": "count(*) FILTER (WHERE answered)",
             "reached_agent": "count(*) FILTER (WHERE reached_agent)",
+            "absurd_durations": "count(*) FILTER (WHERE absurd_durations > 0)",
         },
         also={"disposition": "min(disposition)", "ended_by": "min(ended_by)"},
     ),

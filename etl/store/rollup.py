@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from etl.store import twins
 from etl.store.connection import translated
 
 _DAY = timedelta(days=1)
@@ -42,9 +43,10 @@ def rollup(
 ) -> list[date]:
     """Compute what changed, or was cut by another time zone; the business days that were done, each told when it is.
 
-    With `since`, looks only at what was committed from then on: quick, however long the ledger is. `everything` takes
-    every day for changed. A business day that lies, if only partly, on a day that Postgres forgot keeps the figures it
-    has. Raises `Outage` or `ConfigurationError`.
+    With `since`, looks only at what was committed from then on: quick, however long the ledger is. Without it, twins
+    are counted too, of the days that changed since they were. `everything` takes every day for changed. A business day
+    that lies, if only partly, on a day that Postgres forgot keeps the figures it has. Raises `Outage` or
+    `ConfigurationError`.
     """
     with translated(), engine.connect() as connection:
         ledger = _LEDGER_SINCE if since else _LEDGER
@@ -63,6 +65,8 @@ def rollup(
             for each in changed:
                 if each.business_days() <= done[each.dataset]:
                     connection.execute(_NOTE, each._asdict())
+        if since is None:
+            twins.keep(connection, _LOCK)
     return sorted({*done["cdrs"], *done["audit_events"], *states})
 
 
@@ -154,7 +158,7 @@ _CALLS = (
     sa.text("""
 INSERT INTO reporting.campaign_figures (
     day, hour, campaign_ref, attempts, answered, reached_agent, abandoned, voicemail, busy, no_answer, rejected, failed,
-    talk_seconds, hold_seconds, held, contacts, contacts_reached
+    talk_seconds, hold_seconds, held, contacts, contacts_reached, absurd_durations, talk_unknown
 )
 SELECT :day, hour, campaign_ref, count(*), count(*) FILTER (WHERE answered), count(*) FILTER (WHERE reached_agent),
     count(*) FILTER (WHERE abandoned), count(*) FILTER (WHERE voicemail), count(*) FILTER (WHERE end_reason = 'busy'),
@@ -162,7 +166,8 @@ SELECT :day, hour, campaign_ref, count(*), count(*) FILTER (WHERE answered), cou
     count(*) FILTER (WHERE end_reason IN ('error', 'failed')),
     coalesce(sum(talk_seconds) FILTER (WHERE reached_agent), 0),
     coalesce(sum(hold_seconds) FILTER (WHERE answered), 0), count(hold_seconds) FILTER (WHERE answered),
-    count(DISTINCT contact), count(DISTINCT contact) FILTER (WHERE reached_agent)
+    count(DISTINCT contact), count(DISTINCT contact) FILTER (WHERE reached_agent),
+    count(*) FILTER (WHERE absurd_durations > 0), count(*) FILTER (WHERE reached_agent AND talk_seconds IS NULL)
 FROM (
     SELECT *, coalesce(nullif(contact_ref, ''), nullif(number, '')) AS contact
     FROM reporting.calls_unmasked WHERE day = :day
@@ -170,8 +175,11 @@ FROM (
 GROUP BY GROUPING SETS ((hour, campaign_ref), (campaign_ref))"""),
     sa.text("DELETE FROM reporting.agent_call_figures WHERE day = :day"),
     sa.text("""
-INSERT INTO reporting.agent_call_figures (day, hour, extension, calls, talk_seconds, hold_seconds)
-SELECT :day, hour, extension, count(*), coalesce(sum(talk_seconds), 0), coalesce(sum(hold_seconds), 0)
+INSERT INTO reporting.agent_call_figures (
+    day, hour, extension, calls, talk_seconds, hold_seconds, absurd_durations, talk_unknown, hold_unknown
+)
+SELECT :day, hour, extension, count(*), coalesce(sum(talk_seconds), 0), coalesce(sum(hold_seconds), 0),
+    count(*) FILTER (WHERE absurd_durations > 0), count(*) - count(talk_seconds), count(*) - count(hold_seconds)
 FROM reporting.calls_unmasked WHERE day = :day AND reached_agent
 GROUP BY GROUPING SETS ((hour, extension), (extension))"""),
 )

@@ -2,20 +2,16 @@
 
 from etl.wire.cdr import Cdr
 from etl.wire.decode import Records
-from etl.wire.times import MICROSECONDS_PER_SECOND
-
-# No call lasts longer: a larger or a negative figure is that of a dialler's clock that was set, or never started.
-_LONGEST_CALL_SECONDS = 86_400
+from etl.wire.times import MICROSECONDS_PER_DAY, MICROSECONDS_PER_SECOND
 
 
 def ended(call: Cdr) -> int:
-    """When the call ended, which is when the dialler reports it: microseconds since 2000. Where it isn't said how long
-    it lasted, or nonsense, that is when it was dialled."""
-    if call.ended_at is not None:
-        return call.ended_at
-    seconds = call.call_time or 0
-    lasted = seconds if 0 <= seconds <= _LONGEST_CALL_SECONDS else 0
-    return call.dialed_at + lasted * MICROSECONDS_PER_SECOND
+    """When the call ended, which is when the dialler reports it: microseconds since 2000. An end before the beginning,
+    or more than a day after it, is none: the dialler's clock was set, or it never noted when the call began."""
+    told = call.ended_at, call.dialed_at + (call.call_time or 0) * MICROSECONDS_PER_SECOND
+    return next(
+        (end for end in told if end is not None and 0 <= end - call.dialed_at <= MICROSECONDS_PER_DAY), call.dialed_at
+    )
 
 
 def sent(records: Records) -> int | None:

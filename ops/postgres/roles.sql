@@ -118,7 +118,7 @@ GRANT SELECT ON
     reporting.settings, reporting.end_reasons, reporting.isdn_causes,
     reporting.calls, reporting.events, reporting.agent_states, reporting.campaign_days, reporting.campaign_hours,
     reporting.agent_days, reporting.agent_hours, reporting.contact_history, reporting.call_audit,
-    reporting.unmatched_calls, reporting.load_days
+    reporting.unmatched_calls, reporting.twins, reporting.load_days
     TO etl_reporting;
 
 COMMIT;

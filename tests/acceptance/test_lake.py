@@ -331,9 +331,9 @@ def test_given_days_of_all_kinds_then_reconcile_puts_their_books_side_by_side(ex
 
     assert (result.returncode, result.stderr) == (DONE, "")
     assert cells(result) == [
-        ["cdrs", "2015-02-19", "20", "", "20", "in the lake only", ""],
-        ["cdrs", "2015-02-20", "2", "2", "1", "to export", "changed since its last export"],
-        ["cdrs", "2015-02-21", "1", "1", "", "not exported", ""],
+        ["cdrs", "2015-02-19", "20", "", "20", "", "in the lake only", ""],
+        ["cdrs", "2015-02-20", "2", "2", "1", "0", "to export", "changed since its last export"],
+        ["cdrs", "2015-02-21", "1", "1", "", "0", "not exported", ""],
     ]
 
     exported.rows("DELETE FROM cdrs WHERE dialed_on = '2015-02-21' RETURNING 1")

@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -223,6 +224,33 @@ def test_what_keeps_figures_from_being_trusted_is_said(calls: Archive) -> None:
     assert "1 messages that were received on" in said
     done = etl(calls, "report", "reasons", "--day", today, "--format", "csv")
     assert "etl: 1 messages that were received on" in done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_durations_that_cannot_be_right_are_counted_and_told(archive: Archive, kind: str, tmp_path: Path) -> None:
+    says = "2 calls have a duration that can't be right, below 0 or above a day: it is in no sum and no average"
+    command = ("report", kind, "--day", DAY)
+    archive.push(call(1), call(2, ref="3001"))
+    archive.load()
+    compute(archive)
+    assert "absurd" not in etl(archive, *command).stdout
+    archive.push(call(3, call_time=-1_795_563_614, ref="3001"), call(4, hold_time=86_401))
+    archive.load()
+    compute(archive)
+
+    shown = " ".join(etl(archive, *command).stdout.split())
+    assert says in shown
+    assert "absurd" in shown.replace(says, "")
+    told = report(archive, *command[1:])
+    assert says in told["notes"]
+    assert told["total"]["absurd_durations"] == sum(each["absurd_durations"] for each in told["rows"]) == 2
+    as_csv = etl(archive, *command, "--format", "csv")
+    assert says in as_csv.stderr
+    assert sum(int(each["absurd_durations"]) for each in csv.DictReader(io.StringIO(as_csv.stdout))) == 2
+    page = tmp_path / "page.html"
+    assert etl(archive, *command, "--format", "html", "--output", str(page)).returncode == 0
+    assert escape(says) in page.read_text()
+    assert "absurd times</th>" in page.read_text()
 
 
 def test_yesterday_is_by_the_zone_and_nothing_at_all_says_so(archive: Archive) -> None:

@@ -70,6 +70,7 @@ VIEWS = (
     "contact_history",
     "call_audit",
     "unmatched_calls",
+    "twins",
     "load_days",
 )
 STATUS = b'{"type": "status", "payload": {"status": "available", "ref": "1002"}}'

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -77,11 +78,12 @@ def call(row: dict[str, Any]) -> Call:
         row[name] and row[name].replace(microsecond=0)
         for name in ("dialed_at", "answered_at", "connected_at", "ended_at")
     ]
-    told = [row[name] for name in ("ring_time", "hold_time", "call_time")]
+    sent = [row[name] for name in ("ring_time", "hold_time", "call_time")]
+    between = [None if None in (a, b) else int((b - a).total_seconds()) for a, b in pairwise(moments)]
     ring, hold, talk = (
-        seconds if seconds is not None else None if None in (a, b) else int((b - a).total_seconds())
-        for seconds, a, b in zip(told, moments, moments[1:], strict=False)
+        next((length for length in both if is_sane(length)), None) for both in zip(sent, between, strict=True)
     )
+    first_told = [a if a is not None else b for a, b in zip(sent, between, strict=True)]
     return Call(
         **{
             name: row[name] for name in ("source", "call_ref", "leg", "dialed_at", "contact_ref", "extension", "number")
@@ -92,7 +94,13 @@ def call(row: dict[str, Any]) -> Call:
         ring=ring,
         hold=hold,
         talk=talk,
+        absurd=sum(length is not None and not is_sane(length) for length in first_told),
     )
+
+
+def is_sane(length: int | None) -> bool:
+    """A day has 86,400 seconds."""
+    return length is not None and 0 <= length <= 86_400
 
 
 def assert_kept_is_plain(archive: Archive) -> None:
@@ -131,7 +139,8 @@ def news(dice: Random, first: int) -> dict[str, list[bytes]]:
         agent, reason = dice.choice(["1", "2", None]), dice.choice(["hungup", "busy", "timeout", "voicemail", "odd"])
         about: dict[str, object] = {"end_reason": reason, "ref": dice.choice(["2040", "2041", None])}
         if dice.random() < 0.6:
-            more = {"contact_ref": dice.choice(["M1", "M2", "", None]), "call_time": dice.randrange(90)}
+            more = {"contact_ref": dice.choice(["M1", "M2", "", None]), "call_time": seconds(dice)}
+            more |= {"hold_time": seconds(dice), "ring_time_number": seconds(dice)}
             more |= {
                 "extension": agent,
                 "dialed_at": int(dialed_at.timestamp()),
@@ -139,7 +148,7 @@ def news(dice: Random, first: int) -> dict[str, list[bytes]]:
             }
             calls["enigma:notifications:campaigns"].append(cdr(ref, **about, **more))
         else:
-            times = [(dialed_at + timedelta(seconds=n + dice.random())).isoformat() for n in (9, 11, 70)]
+            times = [(dialed_at + timedelta(seconds=n + dice.random() + wrong(dice))).isoformat() for n in (9, 11, 70)]
             names = ("callee_answered_at", "agent_answered_at", "ended_at")
             known = {name: time if dice.random() < 0.7 else None for name, time in zip(names, times, strict=True)}
             more = {"agent": agent, "dialed_at": dialed_at.isoformat(), **known}
@@ -155,6 +164,17 @@ def news(dice: Random, first: int) -> dict[str, list[bytes]]:
         for number in range(12)
     ]
     return {**calls, SPOOL: heard}
+
+
+def seconds(dice: Random) -> int | None:
+    """Of a call, or of a dialler whose clock was set, or that noted no beginning."""
+    odd = [None, -1, 0, 86_399, 86_400, 86_401, -1_795_563_614, 2**31 - 1, -(2**31)]
+    return dice.randrange(90) if dice.random() < 0.7 else dice.choice(odd)
+
+
+def wrong(dice: Random) -> int:
+    """By how many seconds a moment is."""
+    return 0 if dice.random() < 0.8 else dice.choice([-30, -86_400, 86_330, 86_400, -400_000_000, 2_000_000_000])
 
 
 # -- agents' time

@@ -86,7 +86,8 @@ def test_a_connection_after_midnight_belongs_to_the_call_before_it(archive: Arch
 # -- partitions
 
 ANY_PARTITION = re.compile(r"(?:cdrs|audit_events)_(\d{8})\b")
-PRUNING = {"calls": 0, "events": 0, "call_audit": 1, "unmatched_calls": 1}  # and how many days beside are looked at
+# And how many days beside are looked at.
+PRUNING = {"calls": 0, "events": 0, "call_audit": 1, "unmatched_calls": 1, "twins": 1}
 KEPT = ("campaign_days", "campaign_hours", "agent_days", "agent_hours", "agent_states", "load_days")
 
 

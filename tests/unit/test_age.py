@@ -33,6 +33,13 @@ def unix(seconds: float) -> int:
         (cdr(1, call_time="-1795563614"), unix(DIALED_AT)),
         (cdr(1, call_time="unknown"), unix(DIALED_AT)),
         (api_cdr(1), unix(DIALED_AT + 56)),
+        # a clock that was set back, a beginning that was never noted, a call of more than a day
+        (cdr(1, call_time=-1), unix(DIALED_AT)),
+        (cdr(1, call_time=-1_795_563_614), unix(DIALED_AT)),
+        (cdr(1, call_time=86_400), unix(DIALED_AT + 86_400)),
+        (cdr(1, call_time=86_401), unix(DIALED_AT)),
+        (api_cdr(1, ended_at="2001-01-01T00:00:00Z"), unix(DIALED_AT)),
+        (api_cdr(1, ended_at="2016-01-01T00:00:00Z"), unix(DIALED_AT)),
         (cdr(1, dialed_at=None), None),
         (EVENT, None),
         (b"junk", None),

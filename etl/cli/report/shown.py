@@ -76,14 +76,19 @@ COLUMNS: dict[str, tuple[Shown, ...]] = {
         Shown("reached_agent", "agent", "count", brief=False),
     ),
 }
+_ABSURD = Shown("absurd_durations", "absurd times", "count")
 # What bars are drawn of.
 MEASURE = {"campaign": "attempts", "hours": "attempts", "agent": "calls", "reasons": "calls"}
 
 
 def columns(found: "Report") -> list[Shown]:
-    """Without the day if there's but one."""
-    shown = COLUMNS[found.asked.kind]
+    """Without the day if there's but one; with the calls whose durations can't be right only if there are any."""
+    shown = COLUMNS[found.asked.kind] + ((_ABSURD,) if _absurd(found) else ())
     return [each for each in shown if each.name != "day" or found.asked.first < found.asked.last]
+
+
+def _absurd(found: "Report") -> int:
+    return found.total["absurd_durations"] if found.total else 0
 
 
 def value(row: "Row", column: Shown, found: "Report") -> str:
@@ -175,6 +180,16 @@ def notes(found: "Report") -> list[str]:
         days = _days([each["day"] for each in found.books if each["dead_letters"]])
         said.append(
             f"{letters:,} messages that were received on {days} are dead letters, and may be calls: `etl dead list`"
+        )
+    if absurd := _absurd(found):
+        said.append(
+            f"{absurd:,} calls have a duration that can't be right, below 0 or above a day: it is in no sum and"
+            " no average"
+        )
+    if twins := sum(each["twins"] or 0 for each in found.books):
+        days = _days([each["day"] for each in found.books if each["twins"]])
+        said.append(
+            f"{twins:,} calls of {days} look like one call in two rows, and are counted twice: see `etl reconcile`"
         )
     if found.asked.kind == "agent" and (gaps := [each for each in found.books if each["gap_seconds"]]):
         lost = duration(float(sum(each["gap_seconds"] for each in gaps)))

@@ -1,0 +1,91 @@
+"""The figures of an archive of 0.1, when it is upgraded and rollups of 0.1 go on."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from psycopg.rows import dict_row
+
+from etl.store import schema
+from tests.store import engine
+
+# As 0.1 keeps them.
+FIGURES = (
+    "INSERT INTO reporting.campaign_figures (day, hour, campaign_ref, attempts, answered, reached_agent, abandoned,"
+    " voicemail, busy, no_answer, rejected, failed, talk_seconds, hold_seconds, held, contacts, contacts_reached)"
+    " VALUES (%s, NULL, '2040', 9, 5, 4, 1, 0, 1, 1, 1, 1, 400, 30, 3, 8, 4)",
+    "INSERT INTO reporting.agent_call_figures (day, hour, extension, calls, talk_seconds, hold_seconds)"
+    " VALUES (%s, NULL, '1002', 4, 400, 30)",
+    "INSERT INTO reporting.agent_state_figures (day, hour, extension, logged_in_seconds, available_seconds,"
+    " busy_seconds, wrapup_seconds, unclosed) VALUES (%s, NULL, '1002', 900, 300, 500, 100, 0)",
+    "INSERT INTO reporting.rolled_up (dataset, day, entries, zone) VALUES ('cdrs', %s, 3, 'UTC')",
+)
+NEW = {"absurd_durations": 0}
+NEW_OF_VIEW = {"campaign_days": NEW | {"talked": 4}, "agent_days": NEW | {"talked": 4, "held": 4}}
+
+
+def upgrade(connections: sa.Engine, revision: str) -> None:
+    with connections.begin() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+@pytest.fixture
+def old(empty_database_url: str) -> Iterator["psycopg.Connection[dict[str, Any]]"]:
+    """With figures of a day."""
+    with engine(empty_database_url) as connections:
+        upgrade(connections, "0008")
+    with psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as connection:
+        keep(connection, "2015-02-19")
+        yield connection
+
+
+def keep(connection: "psycopg.Connection[dict[str, Any]]", day: str) -> None:
+    for statement in FIGURES:
+        connection.execute(statement.encode(), [day])
+
+
+def test_figures_of_0_1_stay_what_they_are(old: "psycopg.Connection[dict[str, Any]]", empty_database_url: str) -> None:
+    asked = {view: old.execute(f"SELECT * FROM reporting.{view}".encode()).fetchall() for view in NEW_OF_VIEW}
+    with engine(empty_database_url) as connections:
+        schema.upgrade(connections)
+    keep(old, "2015-02-20")  # by one that still runs
+
+    for view, new in NEW_OF_VIEW.items():
+        (before,) = asked[view]
+        first, second = old.execute(f"SELECT * FROM reporting.{view} ORDER BY day".encode()).fetchall()
+        assert first == before | new
+        same = ("day", "refreshed_at")
+        assert {**second, **{name: first[name] for name in same}} == first
+    assert old.execute("SELECT DISTINCT twins FROM reporting.rolled_up").fetchall() == [{"twins": None}]
+
+
+@pytest.fixture
+def reader(old: "psycopg.Connection[dict[str, Any]]") -> Iterator[str]:
+    """Whom somebody has let ask a view."""
+    name = f"reader_{os.getpid()}"
+    old.execute(f"CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA reporting TO {name}".encode())
+    old.execute(f"GRANT SELECT ON reporting.load_days TO {name}".encode())
+    yield name
+    old.execute(f"DROP OWNED BY {name}; DROP ROLE {name}".encode())
+
+
+def test_who_may_ask_load_days_may_ask_for_twins_at_once(
+    old: "psycopg.Connection[dict[str, Any]]", empty_database_url: str, reader: str
+) -> None:
+    """Without running roles.sql again, which wants an administrator."""
+    with engine(empty_database_url) as connections:
+        schema.upgrade(connections)
+
+    privilege = "SELECT has_table_privilege(%s, 'reporting.twins', %s) AS may"
+    assert [old.execute(privilege, [reader, right]).fetchall() for right in ("SELECT", "INSERT")] == [
+        [{"may": True}],
+        [{"may": False}],
+    ]
+    with psycopg.connect(empty_database_url.replace("postgres@", f"{reader}@")) as connection:
+        assert connection.execute("SELECT * FROM reporting.twins").fetchall() == []
