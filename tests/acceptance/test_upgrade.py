@@ -27,6 +27,9 @@ import redis
 from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, api_cdr, cdr, eventually
 
+# Every step is a process or more, which takes its time where others are at work, too.
+pytestmark = pytest.mark.timeout(300)
+
 SPOOL = "etl:events"
 FOLLOW = ("run", "--follow", "--no-schedule")
 DONE, FAILED, MISUSED = 0, 1, 2
