@@ -44,6 +44,7 @@ _MIB = 1024 * 1024
 _NAME_LENGTH = 64  # characters of a worker's name; people read it in log lines and ledger rows
 _VERIFYING = ("verify-full", "verify-ca")  # of libpq's sslmodes those that look at a certificate in any case
 _ONE_SOURCE = "an object with at least a key"
+_A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
@@ -103,7 +104,7 @@ def _time_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):  # the last of a name that is a folder's, or too long for a file's
-        raise ValueError("must be the IANA name of a time zone, like Europe/Bucharest, or UTC") from None
+        raise ValueError(f"must be {_A_ZONE}") from None
 
 
 def _zone_name(name: str) -> str:
@@ -129,9 +130,7 @@ class Source(BaseModel):
     source: str = Field(default="dialler", pattern="^[A-Za-z0-9_-]+$", description="letters, digits, '_' or '-'")
     take_from: Literal["right", "left"] = Field(default="right", description="'right' or 'left'")
     forward_to: str | None = Field(default=None, min_length=1, description="the key of another Redis list")
-    zone: Annotated[str, AfterValidator(_zone_name)] = Field(
-        default="UTC", description="the IANA name of a time zone, like Europe/Bucharest, or UTC"
-    )
+    zone: Annotated[str, AfterValidator(_zone_name)] = Field(default="UTC", description=_A_ZONE)
 
     @property
     def time_zone(self) -> tzinfo:

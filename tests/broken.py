@@ -168,17 +168,30 @@ TEXTS = ["recording_url", "end_reason", "call_dir", "uuid", "recording_location"
 REFERENCES = ["call_ref", "contact_ref", "ref", "extension", "agent", "number", "dial_number", "clid"]
 REFERENCES += ["call_type", "call_trail_ref"]
 
+# What is no whole number, though it is text or a number: it's set aside where a call can do without it.
+NOT_WHOLE_TEXTS = ["NORMAL_CLEARING", "16.5", "16.", ".5", "1e1", "1E1", "1e400", "0x10", "0b1", "1_000", "1,000"]
+NOT_WHOLE_TEXTS += ["NaN", "Infinity", "-", "+", "+-1", "--1", ".", " ", "1 6", "16 s", "16\x1f", "true", "null"]
+NOT_WHOLE_TEXTS += ["\N{FULLWIDTH DIGIT ONE}6", "\N{ARABIC-INDIC DIGIT THREE}", "\N{SUPERSCRIPT TWO}", "\u20281"]
+NOT_WHOLE_TEXTS += ["16\N{NO-BREAK SPACE}", "0" * 5_000 + "x"]
+NOT_WHOLE_NUMBERS = ["16.5", "-0.5", "1e-1", "1e-400", "16.00000000000000000001", f"1.{'0' * 5_000}1"]
+NOT_WHOLE = [*NOT_WHOLE_NUMBERS, *map(json.dumps, NOT_WHOLE_TEXTS)]
+# Beyond Postgres' integer, in whatever form.
+TOO_LARGE = f"2147483648 -2147483649 2147483648.0 {2**63} {'9' * 5_000} -{'9' * 30} 1e10 -1E10 1e400".split()
+TOO_LARGE += ["99999999999.0", "1e99999999999999999999", f"1{'0' * 5_000}e-4980"]
+TOO_LARGE += map(json.dumps, ["2147483648", " -2147483649 ", "+99999999999", "9" * 5_000, "99999999999.0"])
+
 WRONG_ANYWHERE = ["true", "false", "[]", "{}", "1.5", "-0.0", "1e2"]
 WRONG = [
-    *[(name, value) for name in INTEGERS for value in (*WRONG_ANYWHERE, '"41"', '""', "41.0")],
+    *[(name, value) for name in INTEGERS for value in ("true", "false", "[]", "{}", "[16]")],
+    *[("call_trail_number", value) for value in NOT_WHOLE],
     *[(name, value) for name in TEXTS for value in (*WRONG_ANYWHERE, "0", "5")],
     *[(name, value) for name in REFERENCES for value in WRONG_ANYWHERE],
 ]
 BEYOND = [
-    *[(name, value) for name in INTEGERS for value in ("2147483648", "-2147483649", str(2**63), "-" + "9" * 30)],
-    *[(name, "9" * 5_000) for name in (*INTEGERS, *REFERENCES)],
-    *[("call_trail_number", value) for value in ("0", "-1")],
+    *[(name, value) for name in INTEGERS for value in TOO_LARGE],
+    *[(name, "9" * 5_000) for name in REFERENCES],
+    *[("call_trail_number", value) for value in ("0", "-1", '"0"', '" -1 "', "0.0", "-1e0", '"00"')],
 ]
-BROKEN[Reason.BAD_TYPE] = {f"{name} {value}": having(value, name) for name, value in WRONG}
+BROKEN[Reason.BAD_TYPE] = {f"{name} {value[:30]}": having(value, name) for name, value in WRONG}
 BROKEN[Reason.BAD_TYPE]["a documented field twice, once broken"] = having('"07"', "number", having("{}", "number"))
-BROKEN[Reason.OUT_OF_RANGE] = {f"{name} {value[:20]}": having(value, name) for name, value in BEYOND}
+BROKEN[Reason.OUT_OF_RANGE] = {f"{name} {value[:30]}": having(value, name) for name, value in BEYOND}

@@ -7,7 +7,7 @@ what they mean without asking the code it tests; numbers in undocumented fields 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -33,15 +33,23 @@ LIMIT = 100_000  # bytes
 # One message in, what became of it out
 
 
-def decoding(*messages: bytes, key: str = CAMPAIGNS, batch_id: UUID = BATCH, limit: int = LIMIT) -> Decoding:
+def decoding(
+    *messages: bytes,
+    key: str = CAMPAIGNS,
+    batch_id: UUID = BATCH,
+    limit: int = LIMIT,
+    zone: tzinfo = UTC,
+    latest: datetime = LATEST,
+) -> Decoding:
     return Decoding(
         messages,
         source="dialler",
         key=key,
         batch_id=batch_id,
         captured_at=from_datetime(CLAIMED_AT),
-        latest=from_datetime(LATEST),
+        latest=from_datetime(latest),
         max_message_bytes=limit,
+        zone=zone,
     ).finish()
 
 
@@ -100,6 +108,8 @@ def exactly(text: str | bytes) -> Json:
 
 def typed(value: Json) -> Json:
     """As `exactly` reads it; Python finds true equal to 1, which JSON doesn't."""
+    if isinstance(value, Number):
+        return None if value.value is None else Decimal(value.value)
     if isinstance(value, dict):
         return {name: typed(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -109,6 +119,8 @@ def typed(value: Json) -> Json:
 
 def write(value: Json, ascii_only: bool = True) -> bytes:
     """JSON with every digit of a `Decimal`."""
+    if isinstance(value, Number):
+        return value.json.encode()
     if isinstance(value, Spelled):
         return write(value.text, ascii_only)
     if isinstance(value, Decimal):
@@ -132,6 +144,33 @@ class Spelled:
     moment: datetime
 
 
+@dataclass(frozen=True)
+class Number:
+    """A whole number as a dialler spells it in JSON, and which one it is; None if it's none."""
+
+    json: str
+    value: int | None
+
+
+BLANKS = st.text(" \t\n\r\f\v", max_size=2)
+
+
+@st.composite
+def spellings(draw: st.DrawFn, value: int | None) -> Number:
+    """Of one number all the forms that PROTOCOL.md knows."""
+    zeros = draw(st.integers(0, 3))
+    if value is None:
+        return Number(draw(st.sampled_from(["null", '""'])), None)
+    if draw(st.booleans()):
+        sign = "-" if value < 0 else draw(st.sampled_from(["", "+"] if value else ["", "+", "-"]))
+        fraction = draw(st.sampled_from(["", ".0", ".000"]))
+        text = f"{draw(BLANKS)}{sign}{'0' * zeros}{abs(value)}{fraction}{draw(BLANKS)}"
+        return Number(json.dumps(text), value)
+    literals = [str(value), f"{value}.0", f"{value}.{'0' * zeros}0", f"{value}E+0", f"{value * 10**zeros}e-{zeros}"]
+    literals += [f"{value // 10}e1"] if value % 10 == 0 else [f"{value}e000"]
+    return Number(draw(st.sampled_from(literals)), value)
+
+
 def texts(max_size: int = 20) -> st.SearchStrategy[str]:
     """Any characters that Postgres can hold."""
     return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=max_size)
@@ -145,7 +184,10 @@ ANY_JSON: st.SearchStrategy[Json] = st.recursive(
     max_leaves=8,
 )
 
-SECONDS = st.integers(-(2**31), 2**31 - 1)
+WHOLE = st.integers(-300, 300) | st.integers(-(2**31), 2**31 - 1)
+SECONDS = (st.none() | WHOLE).flatmap(spellings)
+NUMBER_FIELD = SECONDS | st.sampled_from(["NORMAL_CLEARING", "16.5", "1e1", "0x10", "NaN", " ", Decimal("16.50")])
+LEGS = st.none() | st.integers(1, 3) | st.integers(1, 2**31 - 1)
 REFERENCES = st.integers(-(10**25), 10**25) | texts()
 ANY_DAY = st.dates(date(2000, 1, 1), date(2025, 5, 31))
 FEW_DAYS = st.sampled_from([date(2024, month, 1) for month in (2, 3, 11)])  # every one costs a test a partition
@@ -203,20 +245,21 @@ _A = {
     "dial_number": texts(),
     "recording_url": st.none() | texts(),
     "contact_ref": st.none() | REFERENCES,
-    "call_time": SECONDS,
-    "hold_time": SECONDS,
+    "call_time": NUMBER_FIELD,
+    "hold_time": NUMBER_FIELD,
+    "ring_time": NUMBER_FIELD,
     "end_reason": texts(),
-    "end_code": st.none() | SECONDS,
+    "end_code": NUMBER_FIELD,
     "call_dir": st.sampled_from(("outbound", "inbound")),
     "ref": REFERENCES,
     "clid": texts(),
     "call_type": st.sampled_from(("inbound", "outbound", "internal", "transfer-blind")),
     "call_trail_ref": st.none() | REFERENCES,
-    "call_trail_number": st.integers(1, 2**31 - 1),
-    "isdn_code": st.none() | SECONDS,
-    "ring_time_extension": SECONDS,
-    "ring_time_number": SECONDS,
-    "hold_time_number": SECONDS,
+    "call_trail_number": LEGS.flatmap(spellings),
+    "isdn_code": NUMBER_FIELD,
+    "ring_time_extension": NUMBER_FIELD,
+    "ring_time_number": NUMBER_FIELD,
+    "hold_time_number": NUMBER_FIELD,
     "disposition": st.sampled_from(("ANSWER", "CANCEL", "BUSY", "DONTCALL", "NOANSWER", "TORTURE", "what ever")),
 }
 _B = {

@@ -169,6 +169,28 @@ def test_replay_heals_what_can_be_stored_now_and_the_rest_gets_todays_reason(lar
     large.assert_books_balance()
 
 
+def test_given_letters_of_an_older_etl_then_a_replay_heals_text_numbers(archive: Archive) -> None:
+    local = "2015-02-19 23:06:00"
+    letters = (cdr(1, end_code="16"), cdr(2, end_code="17", dialed_at=local), cdr(3, end_code="SIP 486"))
+    archive.push(*(b"x" for _ in letters))
+    archive.load()
+    for position, raw in enumerate(letters):
+        as_then = "UPDATE dead_letters SET raw = %s, reason = 'bad_type' WHERE position = %s RETURNING id"
+        assert archive.rows(as_then, raw, position)
+    archive.sources = [source.model_copy(update={"zone": "Europe/Bucharest"}) for source in archive.sources]
+
+    assert replay(archive)["still_dead"] == 0
+
+    rows = archive.rows("SELECT call_ref, end_code, extra, dialed_at FROM cdrs ORDER BY call_ref")
+    assert [(row["call_ref"], row["end_code"], row["extra"]) for row in rows] == [
+        ("1", 16, None),
+        ("2", 17, None),
+        ("3", None, {"end_code": "SIP 486"}),
+    ]
+    assert len({row["dialed_at"] for row in rows}) == 1
+    assert archive.value("SELECT set_aside FROM load_batches WHERE set_aside IS NOT NULL") == {"end_code": 1}
+
+
 def test_given_nothing_that_can_be_healed_then_the_ledger_is_left_alone(large: Archive) -> None:
     before = large.rows("SELECT * FROM load_batches ORDER BY batch_id")
 

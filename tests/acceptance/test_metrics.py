@@ -38,7 +38,11 @@ def test_the_figures_of_all_workers_are_the_ledgers(archive: Archive, tmp_path: 
         archive.redis.lpush(CAMPAIGNS, *[cdr(ref) for ref in calls], *[cdr(ref) for ref in calls[:100]], b"?", STATUS)
         archive.redis.lpush(CAMPAIGNS, cdr(first, call_time=99))
         archive.redis.lpush(
-            CLICK2DIAL, *[api_cdr(ref) for ref in calls[:20]], cdr(first, call_time="x"), cdr(os.urandom(4_500).hex())
+            CLICK2DIAL,
+            *[api_cdr(ref) for ref in calls[:20]],
+            cdr(first, call_time=["x"]),
+            cdr(first + 1, end_code="NORMAL_CLEARING"),
+            cdr(os.urandom(4_500).hex(), hold_time="x"),
         )
 
     def all_told() -> bool:
@@ -49,15 +53,16 @@ def test_the_figures_of_all_workers_are_the_ledgers(archive: Archive, tmp_path: 
     with Worker(archive, tmp_path / "log", "--workers", "2", ETL_HTTP="127.0.0.1:0", ETL_BATCH_SIZE="50") as worker:
         at = address(worker)
         push(0)
-        eventually(lambda: archive.value("SELECT sum(claimed) FROM load_batches") == 525)
+        eventually(lambda: archive.value("SELECT sum(claimed) FROM load_batches") == 526)
         eventually(all_told)
         # At rest nothing is between commit and count: what the killed one counted stays.
         os.kill(worker.loaders()[0], signal.SIGKILL)
         worker.wait_for("worker_died")
         push(1_000)
-        eventually(lambda: archive.value("SELECT sum(claimed) FROM load_batches") == 1_050)
+        eventually(lambda: archive.value("SELECT sum(claimed) FROM load_batches") == 1_052)
         eventually(all_told)
 
+        assert counted(at, "etl_set_aside_values_total") == {("end_code", CLICK2DIAL): 2}
         letters = archive.rows("SELECT reason, source_key, count(*) AS n FROM dead_letters GROUP BY reason, source_key")
         dead = {(row["reason"], row["source_key"]): row["n"] for row in letters}
         assert counted(at, "etl_dead_letters_total") == dead
@@ -65,10 +70,10 @@ def test_the_figures_of_all_workers_are_the_ledgers(archive: Archive, tmp_path: 
         claims = archive.rows("SELECT source_key, count(*) AS n FROM load_batches GROUP BY source_key")
         assert counted(at, "etl_batch_seconds_count") == {(row["source_key"],): row["n"] for row in claims}
         # Every message that is a CDR by its looks, stored or refused: 2015 is long ago.
-        assert counted(at, "etl_dialed_to_committed_seconds_count") == {(CAMPAIGNS,): 1_002, (CLICK2DIAL,): 42}
+        assert counted(at, "etl_dialed_to_committed_seconds_count") == {(CAMPAIGNS,): 1_002, (CLICK2DIAL,): 44}
         assert counted(at, "etl_dialed_to_committed_seconds_bucket") == {
             ("+Inf", CAMPAIGNS): 1_002,
-            ("+Inf", CLICK2DIAL): 42,
+            ("+Inf", CLICK2DIAL): 44,
         }
 
 

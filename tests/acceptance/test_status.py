@@ -29,7 +29,7 @@ def until(process: "subprocess.Popen[str]", last: str) -> str:
 
 
 def test_given_work_then_it_is_told_for_people_and_for_programs(archive: Archive) -> None:
-    archive.push(*(cdr(n) for n in range(1_200)), b"junk")
+    archive.push(*(cdr(n) for n in range(1_198)), *(cdr(n, end_code="SIP 486", hold_time="") for n in "ab"), b"junk")
     archive.load()
     archive.push(b"waiting")
     archive.push(cdr("held"), key=NASTY)
@@ -53,6 +53,7 @@ def test_given_work_then_it_is_told_for_people_and_for_programs(archive: Archive
         ("listener:", "nobody has ever listened"),
         ("gaps:", "1 in the last day, 1 d 0 h in all"),
         ("not_json", "1", "20"),
+        ("set aside:", "2 of end_code, in the last day: no whole numbers, kept in extra"),
         ("days:", "no rows in the last 7"),
         ("days to export:", " 1 of cdrs"),
         ("last export:", "never"),
@@ -68,6 +69,7 @@ def test_given_work_then_it_is_told_for_people_and_for_programs(archive: Archive
     assert (held["batch_id"], held["worker"], held["messages"]) == (str(claim.batch_id), NASTY, 1)
     assert (told["redis"]["backlog_grows"], told["redis"]["runway_seconds"]) == (False, None)
     assert [each["letters"] for each in told["postgres"]["open_dead_letters"]] == [1]
+    assert told["postgres"]["set_aside"] == {"period_seconds": 86_400, "values": {"end_code": 2}}
     assert told["postgres"]["exports"]["unexported_days"] == {"cdrs": 1, "audit_events": 0}
     assert told["redis_error"] is told["postgres_error"] is None
 
@@ -86,6 +88,7 @@ def test_given_nothing_yet_then_it_says_so_in_words_time_and_again(archive: Arch
         "days to export:   none\n",
     ):
         assert all(words in block for block in blocks)
+    assert "set aside" not in blocks[0]
     assert "\x1b" not in blocks[0]
 
 

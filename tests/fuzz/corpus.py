@@ -14,5 +14,10 @@ def protocol() -> list[bytes]:
     return [base64.b64decode(each["raw_base64"]) if "raw_base64" in each else each["raw"].encode() for each in cases]
 
 
+def dialler() -> list[bytes]:
+    """What the published dialler wrote when it was run."""
+    return [json.loads(line)["raw"].encode() for line in (_FIXTURES / "dialler.jsonl").read_text().splitlines()]
+
+
 def everything() -> list[bytes]:
-    return [*protocol(), *(file.read_bytes() for file in sorted(STORED.iterdir()))]
+    return [*protocol(), *dialler(), *(file.read_bytes() for file in sorted(STORED.iterdir()))]

@@ -2,9 +2,11 @@
 needs `etl.wire` only, and no test tools: the fuzzer's own Python has none."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import UUID
 
+from etl.wire.cdr import NUMBERS, Cdr
 from etl.wire.decode import Decoding, Records, SpoolDecoding
 from etl.wire.faults import Reason
 from etl.wire.spool import pack_heard
@@ -18,6 +20,14 @@ LIMIT = 100_000  # bytes
 GOOD = b'{"type": "cdr", "payload": {"call_ref": 1, "dialed_at": 1424379960}}'
 
 _INT4 = range(-(2**31), 2**31)
+# A whole number in other forms, as JSON: PROTOCOL.md, "Numbers as text".
+_FORMS: tuple[Callable[[int], str], ...] = (
+    lambda number: f'"{number}"',
+    lambda number: f'" {number:+05} "',
+    lambda number: f'"\\t{number}.0\\n"',
+    lambda number: f"{number}.00",
+    lambda number: f"{number * 10}e-1",
+)
 _NEIGHBOURS = [0, 2]  # where the good ones are in a claim of three
 
 
@@ -27,11 +37,52 @@ def check(raw: bytes) -> None:
         records = _of_a_list(key, raw)
         assert records.cdrs_at[:1] + records.cdrs_at[-1:] == _NEIGHBOURS, "a good neighbour is no CDR any more"
         assert _same(records, _of_a_list(key, raw)), "decoded twice, it's something else"
+    if records.cdrs_at == [0, 1, 2] and len(raw) < LIMIT // 20:
+        _check_forms(json.loads(raw, parse_int=_Integer, parse_float=_Other), records)
     _of_the_spool(raw)
     heard = pack_heard(b"\x42" * 16, CAPTURED_AT, CHANNEL, raw)
     records = _of_the_spool(heard)
     assert not records.sessions, "what was heard is a report of a session"
     assert [letter.raw for letter in records.dead] in ([], [raw]), "a dead letter lacks bytes"
+
+
+class _Integer(str):
+    """The digits of a JSON integer."""
+
+
+class _Other(str):
+    """Any other JSON number, as it was sent."""
+
+
+def _check_forms(message: dict[str, Any], records: Records) -> None:
+    """A call stays what it is if its integers come in other forms."""
+    names = {*NUMBERS, "call_trail_number"}
+    if names.isdisjoint(name for name, value in message["payload"].items() if isinstance(value, _Integer)):
+        return
+    for form in _FORMS:
+        payload = {
+            name: _Other(form(int(value))) if name in names and isinstance(value, _Integer) else value
+            for name, value in message["payload"].items()
+        }
+        other = _of_a_list(KEYS[-1], _json({**message, "payload": payload}).encode())
+        assert _told(other.cdrs) == _told(records.cdrs), "in another form a number makes another call"
+        assert other.set_aside == records.set_aside, "in another form a number is set aside"
+
+
+def _json(value: Any) -> str:
+    """With its numbers as they were sent."""
+    if isinstance(value, _Integer | _Other):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{_json(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_json, value)) + "]"
+    return json.dumps(value)
+
+
+def _told(cdrs: list[Cdr]) -> list[tuple[object, ...]]:
+    """The rows; of `extra` what it says, as its white space and escapes were the sender's."""
+    return [(cdr._replace(extra=None), json.loads(cdr.extra or b"{}", parse_int=str, parse_float=str)) for cdr in cdrs]
 
 
 def _of_a_list(key: str, raw: bytes) -> Records:
@@ -69,6 +120,8 @@ def _check_records(records: Records, messages: list[bytes]) -> None:
         assert cdr.call_ref, "a call without a reference"
         numbers = (cdr.leg, cdr.call_time, cdr.hold_time, cdr.ring_time, cdr.end_code)
         assert all(number is None or number in _INT4 for number in numbers), "a number without a column"
+    assert records.set_aside.keys() <= {*NUMBERS}, "set aside, though it's no number's field"
+    assert not records.set_aside or any(cdr.extra for cdr in records.cdrs), "set aside, and kept nowhere"
     for letter in records.dead:
         assert letter.reason in Reason
         assert letter.detail, "a reason without a word"
@@ -111,4 +164,4 @@ def _refuse(name: str) -> None:
 
 
 def _same(one: Records, other: Records) -> bool:
-    return (one.cdrs, one.events, one.dead) == (other.cdrs, other.events, other.dead)
+    return (one.cdrs, one.events, one.dead, one.set_aside) == (other.cdrs, other.events, other.dead, other.set_aside)

@@ -16,9 +16,11 @@ import atheris
 
 with atheris.instrument_imports(include=["etl.wire"]):
     from tests.fuzz.properties import check
-from tests.fuzz.corpus import STORED, protocol
+from tests.fuzz.corpus import STORED, dialler, protocol
 
 LARGEST = 2_000  # bytes: the messages of PROTOCOL.md have some hundreds
+# The forms of PROTOCOL.md's "Numbers as text", and what only looks like one.
+_NUMBERS = ('"16"', '" 16 "', '"+16"', '"0016"', "16.0", '"16.0"', "1e1", '""', "16.5", '"1e1"', "1e400", "1e-1")
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
         found, seeds = Path(folder, "found"), Path(folder, "seeds")
         found.mkdir()
         seeds.mkdir()
-        for number, raw in enumerate(protocol()):
+        for number, raw in enumerate((*protocol(), *dialler())):
             (seeds / str(number)).write_bytes(raw)
         search = [str(found), str(seeds), str(STORED), f"-max_total_time={chosen.minutes * 60:.0f}"]
         code = _libfuzzer(*search, f"-dict={_words(Path(folder))}", "-print_final_stats=1", "-verbosity=0")
@@ -48,7 +50,7 @@ def _libfuzzer(*arguments: str) -> int:
 
 def _words(folder: Path) -> Path:
     """The names and values of the protocol, which nobody would find by flipping bits."""
-    words = {json.dumps(word) for raw in protocol() for word in _strings(raw)}
+    words = {json.dumps(word) for raw in protocol() for word in _strings(raw)} | {*_NUMBERS}
     dictionary = folder / "words"
     dictionary.write_text("".join(f'"{_escaped(word)}"\n' for word in sorted(words)))
     return dictionary

@@ -325,6 +325,22 @@ def test_open_letters_are_told_by_reason(archive: Archive, database: sa.Engine) 
     assert found[0].first_received_at < found[0].last_received_at
 
 
+def test_what_was_set_aside_in_the_last_day_is_told_by_field(archive: Archive, database: sa.Engine) -> None:
+    assert store.set_aside(database, status.SET_ASIDE_SECONDS) == {}
+    load(archive, cdr(1, end_code="x"), cdr(2, end_code="y", hold_time="z"), cdr(3))
+    load(archive, cdr(4, end_code="x", ring_time="x"), cdr(5, ring_time="x"))
+    load(archive, cdr(6, call_time="long ago"))
+    archive.rows(
+        "UPDATE load_batches SET committed_at = now() - interval '25 hours' WHERE set_aside ? 'call_time' RETURNING 1"
+    )
+
+    found = looked_at(archive).postgres
+
+    assert found
+    assert found.set_aside.period_seconds == 86_400
+    assert [*found.set_aside.values.items()] == [("end_code", 3), ("ring_time", 2), ("hold_time", 1)]
+
+
 def test_each_day_tells_what_the_lake_has_of_it(archive: Archive, database: sa.Engine, tmp_path: Path) -> None:
     archive = with_lake(archive, tmp_path)
     load(

@@ -364,6 +364,27 @@ def test_given_rows_that_postgres_refuses_then_they_alone_are_dead_letters(
     archive.assert_books_balance()
 
 
+def test_given_values_that_no_column_can_have_then_the_ledger_counts_them(archive: Archive, writer: Writer) -> None:
+    aside = {"end_code": "NORMAL_CLEARING", "hold_time": "long"}
+    messages = [cdr(1, **aside), cdr(2, **aside), cdr(3, end_code="x"), cdr(4, end_code="16"), cdr(5, dialed_at="x")]
+    for times in (1, 2):  # the fast way, and the merge way
+        assert write(writer, *messages, cdr(random_text(6_000), **aside))
+        assert (
+            archive.rows("SELECT set_aside FROM load_batches")
+            == [{"set_aside": {"end_code": 3, "hold_time": 2}}] * times
+        )
+    write(writer, cdr(4, end_code=16))
+    assert archive.rows("SELECT end_code, extra FROM cdrs ORDER BY call_ref") == [
+        {"end_code": None, "extra": aside},
+        {"end_code": None, "extra": aside},
+        {"end_code": None, "extra": {"end_code": "x"}},
+        {"end_code": 16, "extra": None},
+    ]
+    assert archive.value("SELECT count(*) FROM load_batches WHERE set_aside IS NULL") == 1
+    assert archive.value("SELECT count(*) FROM cdr_revisions") == 0
+    archive.assert_books_balance()
+
+
 def test_given_nothing_but_refused_rows_then_all_are_dead_letters(archive: Archive, writer: Writer) -> None:
     assert write(writer, *REFUSED, REFUSED_EVENT) == Books(claimed=4, dead=4)
     archive.assert_books_balance()

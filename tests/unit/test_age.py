@@ -25,6 +25,13 @@ def unix(seconds: float) -> int:
     [
         (cdr(1, call_time=41), unix(DIALED_AT + 41)),
         (cdr(1, call_time=None), unix(DIALED_AT)),
+        (cdr(1, call_time=0), unix(DIALED_AT)),
+        (cdr(1, call_time=86_400), unix(DIALED_AT + 86_400)),
+        (cdr(1, call_time=86_401), unix(DIALED_AT)),
+        (cdr(1, call_time=2**31 - 1), unix(DIALED_AT)),
+        (cdr(1, call_time=-1), unix(DIALED_AT)),
+        (cdr(1, call_time="-1795563614"), unix(DIALED_AT)),
+        (cdr(1, call_time="unknown"), unix(DIALED_AT)),
         (api_cdr(1), unix(DIALED_AT + 56)),
         (cdr(1, dialed_at=None), None),
         (EVENT, None),

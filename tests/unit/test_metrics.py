@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from etl import metrics
-from etl.metrics import BATCH_SECONDS, CLAIMED, DEAD, LAG_SECONDS, RUNWAY, Exposition, Tally
+from etl.metrics import BATCH_SECONDS, CLAIMED, DEAD, LAG_SECONDS, RUNWAY, SET_ASIDE, Exposition, Tally
 
 KEYS = ("a", "b")
 REASONS = ("not_json", "bad_type")
+FIELDS = ("end_code", "hold_time")
 
 
 def exposed(*tallies: Tally, gauges: metrics.Gauges | None = None) -> dict[str, float]:
@@ -48,17 +49,21 @@ def test_what_a_killed_process_counted_stays() -> None:
 
 
 def test_every_figure_has_its_own_place() -> None:
-    tally = Tally(KEYS, REASONS)
-    places = [(key, counter) for key in KEYS for counter in metrics.COUNTED if counter is not DEAD]
+    tally = Tally(KEYS, REASONS, FIELDS)
+    places = [(key, counter) for key in KEYS for counter in metrics.COUNTED if counter not in (DEAD, SET_ASIDE)]
     for amount, (key, counter) in enumerate(places, start=1):
         tally.of(key).add(counter, amount)
     for amount, (key, reason) in enumerate([(key, reason) for key in KEYS for reason in REASONS], start=100):
         tally.of(key).add(DEAD, amount, reason)
+    for amount, (key, field) in enumerate([(key, field) for key in KEYS for field in FIELDS], start=200):
+        tally.of(key).add(SET_ASIDE, amount, field)
 
     figures = exposed(tally)
     assert [figures[f"{counter.name} {key}"] for key, counter in places] == [*range(1, len(places) + 1)]
     assert figures["etl_dead_letters_total not_json a"] == 100
     assert figures["etl_dead_letters_total bad_type b"] == 103
+    assert figures["etl_set_aside_values_total end_code a"] == 200
+    assert figures["etl_set_aside_values_total hold_time b"] == 203
 
 
 def test_a_bucket_counts_all_that_isnt_above_its_bound() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+from datetime import UTC
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from pydantic import SecretStr
@@ -254,7 +256,25 @@ def test_settings_travel_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
+def test_a_source_may_have_a_time_zone() -> None:
+    (given, default) = load(None, {"ETL_SOURCES": '[{"key": "a", "zone": "Europe/Bucharest"}, {"key": "b"}]'}).sources
+
+    assert (given.zone, given.time_zone) == ("Europe/Bucharest", ZoneInfo("Europe/Bucharest"))
+    assert (default.zone, default.time_zone) == ("UTC", UTC)
+
+
+def test_utc_needs_no_data_about_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare(key: str) -> None:
+        raise ZoneInfoNotFoundError(key)
+
+    monkeypatch.setattr("etl.settings.ZoneInfo", bare)
+    assert load(None, {"ETL_SOURCES": '[{"key": "a"}]'}).sources[0].time_zone is UTC
+    assert the_problem({"ETL_SOURCES": '[{"key": "a", "zone": "Asia/Tokyo"}]'}).endswith(f"must be {A_ZONE}")
+
+
 # What is told when it's wrong
+
+A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +300,21 @@ def test_settings_travel_to_another_process() -> None:
         ("ETL_SOURCES", '[{"key": 5}]', "[0].key must be the key of a Redis list"),
         ("ETL_SOURCES", '[{"key": "a", "take_from": "up"}]', "[0].take_from must be 'right' or 'left'"),
         ("ETL_SOURCES", '[{"key": "a", "source": "a b"}]', "[0].source must be letters, digits, '_' or '-'"),
+        ("ETL_SOURCES", '[{"key": "a", "zone": 2}]', f"[0].zone must be {A_ZONE}"),
+        *(
+            ("ETL_SOURCES", json.dumps([{"key": "a", "zone": zone}]), f"[0].zone must be {A_ZONE}")
+            for zone in (
+                "",
+                "CEST",
+                "Europe",
+                "europe/nowhere",
+                "+02:00",
+                "/etc/localtime",
+                "../UTC",
+                "\0",
+                "Z" * 5_000,
+            )
+        ),
         ("ETL_SOURCES", '[{"key": "a", "take_form": "left"}]', "[0].take_form is unknown: did you mean take_from?"),
     ],
 )

@@ -253,7 +253,11 @@ def test_a_reference_that_both_names_spell_differently_is_one_value() -> None:
 def test_the_leg_of_a_transferred_call() -> None:
     assert a_cdr(call(call_trail_number=2)).leg == 2
     assert a_cdr(call(call_trail_number=2**31 - 1)).leg == 2**31 - 1
-    assert a_cdr(call(call_trail_number=None)).leg == a_cdr(call()).leg == 0
+
+
+def test_no_leg_and_leg_1_are_the_first_one() -> None:
+    for first in (None, "", 1, "1", " +01.0 ", Decimal("1.0")):
+        assert a_cdr(cdr(1, call_trail_number="LEG").replace(b'"LEG"', write(first))) == a_cdr(cdr(1))
 
 
 # What has no column

@@ -1,17 +1,21 @@
 """Every spelling of a moment that a dialler has, and where the range of acceptable times ends."""
 
+import re
 import time
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from etl.wire.faults import Reason
 from etl.wire.times import EPOCH, from_datetime, microseconds
-from tests.wire import LATEST, TO_THE_MILLISECOND, TO_THE_SECOND, Spelled, a_cdr, having, reason, times
+from tests.wire import LATEST, TO_THE_MILLISECOND, TO_THE_SECOND, Spelled, a_cdr, decoding, having, reason, times
 from tests.world import api_cdr, cdr
 
 EVENING = datetime(2015, 2, 19, 21, 6, tzinfo=UTC)
+MIDNIGHT = datetime(2015, 2, 20, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -46,7 +50,34 @@ def read(text: float | str) -> datetime:
         ("2015-02-20T11:06:00+14:00", EVENING),
         ("2015-02-19T23:06+02:00", EVENING),
         ("20150219T210600Z", EVENING),
-        # Without an offset it's UTC
+        # Numbers as text
+        (" 1424379960 ", EVENING),
+        ("\t+1424379960.354\r\n", EVENING + timedelta(milliseconds=354)),
+        ("001424379960", EVENING),
+        ("1424379960.0", EVENING),
+        ("0" * 5_000 + "1424379960", EVENING),
+        ("1424379960." + "0" * 5_000, EVENING),
+        # Small letters, the name of UTC, white space
+        ("2015-02-19t21:06:00z", EVENING),
+        ("2015-02-19t23:06:00.354+02:00", EVENING + timedelta(milliseconds=354)),
+        ("20150219t210600z", EVENING),
+        ("2015-02-19 21:06:00 GMT", EVENING),
+        ("2015-02-19 21:06:00 utc", EVENING),
+        ("2015-02-19T21:06:00.000UTC", EVENING),
+        ("2015-02-19 21:06:00gmt", EVENING),
+        ("2015-02-19 21:06:00 Z", EVENING),
+        (" 2015-02-19 23:06:00 +0200\n", EVENING),
+        # The end of a day
+        ("2015-02-19T24:00:00Z", MIDNIGHT),
+        ("2015-02-20 24:00:00 +1300", MIDNIGHT + timedelta(hours=11)),
+        ("2015-02-19 24:00:00 UTC", MIDNIGHT),
+        ("2015-02-19 24:00:00", MIDNIGHT),
+        ("2015-02-19T24:00:00.000+00:00", MIDNIGHT),
+        ("2015-02-19t24:00z", MIDNIGHT),
+        ("20150219T240000Z", MIDNIGHT),
+        ("2015-12-31T24:00:00Z", datetime(2016, 1, 1, tzinfo=UTC)),
+        ("2016-02-28 24:00:00 UTC", datetime(2016, 2, 29, tzinfo=UTC)),
+        # Without an offset it's UTC, if nobody says otherwise
         ("2015-02-19T21:06:00", EVENING),
         ("2015-02-19 21:06:00", EVENING),
         ("2015-02-19 21:06:00.5", EVENING + timedelta(milliseconds=500)),
@@ -89,11 +120,14 @@ def test_from_10_to_the_11_on_a_number_counts_milliseconds() -> None:
         "1e9",
         "0x54e650f8",
         "٣٣٣٣٣٣٣٣٣٣",
-        " 1424379960",
-        "1424379960 ",
         "1,424,379,960",
-        "9" * 41,
-        "9" * 5_000,
+        "1_424_379_960",
+        "1424379960\N{NO-BREAK SPACE}",
+        "14243799\N{FULLWIDTH DIGIT SIX}0",
+        "+-1424379960",
+        "+",
+        "1424379960.",
+        "0" * 5_000 + "x",
         "2015-02-19",
         "2015-02-19+02:00",
         "2015-W08-4",
@@ -105,6 +139,16 @@ def test_from_10_to_the_11_on_a_number_counts_milliseconds() -> None:
         "2015-02-19 23:06:00 +2400",
         "2015-02-19T23:06:00-24:00",
         "2015-02-19 23:06:00 CET",
+        "2015-02-19 23:06:00 UTC+2",
+        "2015-02-19 23:06:00 +0200 UTC",
+        "2015-02-19T24:00:01Z",
+        "2015-02-19T24:01:00Z",
+        "2015-02-19T24:00:00.001Z",
+        "2015-02-19T24:30Z",
+        "2015-02-19T24",
+        "2015-02-30T24:00:00Z",
+        "2015-02-19T10:00:00 24:00",
+        "2015-02-19\N{LATIN SMALL LETTER LONG S}21:06:00 +0000",
         "2015-02-19 23:06:00 +0200 (CEST)",
         "19/02/2015 23:06:00",
         "Thu Feb 19 23:06:00 2015",
@@ -151,6 +195,10 @@ class TestTheRangeOfTimes:
             '"-1"',
             '"8600000000"',
             f'"{"9" * 40}"',
+            pytest.param(f'"{"9" * 41}"', id="41 digits as text"),
+            pytest.param(f'" -{"9" * 5_000}.5"', id="5000 digits as text"),
+            '"+99999999999999"',
+            '"9999-12-31T24:00:00Z"',
             pytest.param("9" * 40, id="40 digits"),
             pytest.param("9" * 4_300, id="4300 digits"),
             pytest.param("9" * 5_000, id="5000 digits"),
@@ -193,3 +241,52 @@ def test_a_time_without_offset_is_utc_wherever_we_run(monkeypatch: pytest.Monkey
         time.tzset()
         assert read("2015-02-19 21:06:00") == read("1424379960") == EVENING
     time.tzset()
+
+
+# The zone of a clock that writes no offset
+
+BUCHAREST, APIA = ZoneInfo("Europe/Bucharest"), ZoneInfo("Pacific/Apia")
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "moment"),
+    [
+        ("2015-02-19 23:06:00", BUCHAREST, EVENING),
+        ("2015-02-19t23:06:00.354", BUCHAREST, EVENING + timedelta(milliseconds=354)),
+        ("2015-07-01 00:00:00", BUCHAREST, datetime(2015, 6, 30, 21, tzinfo=UTC)),
+        ("2015-02-19 24:00:00", BUCHAREST, datetime(2015, 2, 19, 22, tzinfo=UTC)),
+        # Its clock shows 3:00 to 4:00 twice on 25 October: the first time is meant, which is still summer time.
+        ("2015-10-25 02:59:59", BUCHAREST, datetime(2015, 10, 24, 23, 59, 59, tzinfo=UTC)),
+        ("2015-10-25 03:30:00", BUCHAREST, datetime(2015, 10, 25, 0, 30, tzinfo=UTC)),
+        ("2015-10-25 04:00:00", BUCHAREST, datetime(2015, 10, 25, 2, tzinfo=UTC)),
+        # It shows 3:00 to 4:00 never on 29 March: read with the offset before, which is winter time.
+        ("2015-03-29 02:59:59", BUCHAREST, datetime(2015, 3, 29, 0, 59, 59, tzinfo=UTC)),
+        ("2015-03-29 03:30:00", BUCHAREST, datetime(2015, 3, 29, 1, 30, tzinfo=UTC)),
+        ("2015-03-29 04:00:00", BUCHAREST, datetime(2015, 3, 29, 1, tzinfo=UTC)),
+        # Samoa had no 30 December in 2011.
+        ("2011-12-30 12:00:00", APIA, datetime(2011, 12, 30, 22, tzinfo=UTC)),
+        ("2011-12-29 24:00:00", APIA, datetime(2011, 12, 30, 10, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_offset_is_read_by_the_clocks_of_its_zone(text: str, zone: ZoneInfo, moment: datetime) -> None:
+    assert EPOCH + microseconds(text, zone) * MICROSECOND == moment
+    record = decoding(cdr(1, dialed_at=text), zone=zone).cdrs[0]
+    assert record.dialed_at == from_datetime(moment)
+
+
+@given(times(), st.sampled_from(["Europe/Bucharest", "Pacific/Apia", "America/St_Johns", "UTC"]))
+def test_who_writes_an_offset_or_unix_time_needs_no_zone(spelled: Spelled, zone: str) -> None:
+    assume(not isinstance(spelled.text, str) or not re.fullmatch(r"[0-9-]+[T ][0-9:.]+", spelled.text))
+    assert EPOCH + microseconds(spelled.text, ZoneInfo(zone)) * MICROSECOND == spelled.moment
+
+
+def test_what_was_read_in_one_zone_is_not_remembered_for_another() -> None:
+    text = "2015-02-19 23:06:00"
+    for _ in range(2):
+        assert [microseconds(text, zone) - microseconds(text) for zone in (BUCHAREST, UTC)] == [-7_200_000_000, 0]
+
+
+@given(st.datetimes(), st.sampled_from(["Europe/Bucharest", "Africa/Monrovia", "Asia/Kathmandu"]))
+def test_any_time_without_offset_is_some_moment_in_any_zone(local: datetime, zone: str) -> None:
+    away = microseconds(local.isoformat(), ZoneInfo(zone)) - microseconds(local.isoformat())
+    assert abs(away) < 86_400_000_000
