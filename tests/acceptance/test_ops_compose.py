@@ -250,7 +250,7 @@ def test_each_service_comes_back_keeps_its_data_and_tells_how_it_is() -> None:
     assert mounted == set(kept)
 
 
-def test_a_second_redis_server_has_a_loader_of_its_own_and_the_same_archive() -> None:
+def test_a_second_redis_server_has_its_own_loader_and_the_same_archive() -> None:
     services = compose.services(DOTENV, "second")
     loaders = [load(None, services[name]["environment"]) for name in ("loader", "second-loader")]
 

@@ -104,7 +104,7 @@ def test_given_several_instances_then_names_and_ports_differ_and_one_service_doe
     assert (options["follow"], options["listen"], options["schedule"]) == (True, True, True)
 
 
-def test_given_two_redis_servers_then_each_service_has_settings_of_its_own_and_the_same_archive() -> None:
+def test_given_two_redis_servers_then_each_service_has_its_own_settings() -> None:
     unit = Unit(OPS / "systemd/etl-redis@.service")
     assert unit["Service"]["EnvironmentFile"] == "/etc/etl/%i.env"
     options = understood(in_shell(unit.command))

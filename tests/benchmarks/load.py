@@ -191,6 +191,11 @@ def api_messages(count: int) -> list[bytes]:
     return [_api_message(number) for number in range(count)]
 
 
+def program_messages(count: int) -> list[bytes]:
+    """Client CDRs as the published program writes them: the hang-up cause is text."""
+    return [cdr(number, **_fields(number, 1), end_code="16") for number in range(count)]
+
+
 def in_both_dialects(count: int) -> list[bytes]:
     """So many messages: each call twice, the second time in the other dialect."""
     found = []
@@ -233,6 +238,7 @@ def measure(bench: Bench, runs: int) -> list[Figure]:
         "etl, 1 worker": lambda: bench.etl(1),
         "etl, 2 workers": lambda: bench.etl(2),
         "etl, 1 % duplicates": lambda: bench.etl(1, repeating(bench.messages)),
+        "etl, numbers as text": lambda: bench.etl(1, program_messages(len(bench.messages))),
         "etl, dialect B": lambda: bench.etl(1, api_messages(len(bench.messages))),
         "etl, both dialects of each call": lambda: bench.etl(1, in_both_dialects(len(bench.messages))),
     }

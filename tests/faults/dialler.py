@@ -249,7 +249,7 @@ class Dialler:
 
     def _broken(self) -> Message:
         n = self._count()
-        ways = (cdr(n, dialed_at=None), b'{"type": "cdr", %d' % n, cdr(n, call_time=True), b"\xff %d" % n)
+        ways = (cdr(n, dialed_at=None), b'{"type": "cdr", %d' % n, cdr(n, call_time=["long"]), b"\xff %d" % n)
         return Message(self._random.choice((CAMPAIGNS, self._api_key)), self._random.choice(ways))
 
     def _event(self) -> Message:

@@ -126,7 +126,7 @@ def test_given_a_first_host_that_is_down_then_the_second_is_reached(pair: Pair, 
 
 
 @DRIVERS
-def test_given_a_first_host_that_takes_no_writes_then_the_second_is_reached(pair: Pair, reach: Reach) -> None:
+def test_given_a_first_host_that_takes_no_writes_then_another_is_reached(pair: Pair, reach: Reach) -> None:
     hosts = f"127.0.0.1:{pair.reader},127.0.0.1:{pair.writer}"
     assert reach(settings_of(pair.url(hosts, **WRITABLE))) == pair.writer
     assert reach(settings_of(pair.url(hosts))) == pair.reader, "it isn't asked for more"
@@ -155,7 +155,7 @@ def test_given_a_host_without_a_port_then_it_is_the_usual_one(postgres: PrivateP
     assert reach(settings_of(url)) == 5432
 
 
-def test_given_hosts_that_are_all_away_then_each_is_told_without_a_password(pair: Pair) -> None:
+def test_given_hosts_that_are_all_away_then_no_password_is_told_with_them(pair: Pair) -> None:
     url = pair.url(f"127.0.0.1:{NOBODY_LISTENS},127.0.0.1:{pair.reader}", **WRITABLE)
     with pytest.raises(Outage, match=r"Connection refused.*session is read-only") as raised:
         by_sqlalchemy(settings_of(url))

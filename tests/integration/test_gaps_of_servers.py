@@ -374,7 +374,7 @@ def test_a_gap_ends_the_states_of_those_whom_it_may_have_hidden(
 # Sessions of 0.1 beside ours
 
 
-def test_a_session_that_0_1_brought_in_first_gets_its_server_with_the_next_report(archive: Archive) -> None:
+def test_a_session_that_0_1_brought_in_gets_its_server_by_the_next_one(archive: Archive) -> None:
     report(archive, ("one", ["a:*"], 1, 2, None))
     archive.rows("UPDATE listener_sessions SET server = NULL, patterns = NULL RETURNING 1")  # as 0.1 leaves them
 

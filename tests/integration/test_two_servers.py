@@ -1,0 +1,81 @@
+"""One dialler writes to two Redis servers, each with an archive's process of its own, and one database."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+
+from etl.app import preflight
+from etl.devtools.dialler import simulate
+from etl.devtools.embedded import PrivateRedis
+from etl.devtools.simulator import Profile
+from etl.errors import ConfigurationError
+from etl.settings import Source
+from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive
+
+INTERNAL = "enigma:pbx:cdrs"
+PROFILE = Profile(
+    cdrs=600, until=datetime(2024, 5, 17, 12, tzinfo=UTC), dialect="both", legs=True, pbx=True, events=0.05, broken=0.02
+)
+
+
+@pytest.fixture
+def own(archive: Archive, tmp_path: Path) -> Iterator[Archive]:
+    """The archive's process at the dialler's own Redis, in database 2."""
+    sources = [Source(key=CDRS), Source(key=INTERNAL), Source(key=CAMPAIGNS)]
+    with PrivateRedis(tmp_path / "own") as server, redis.Redis(port=server.port, db=2) as client:
+        url = f"redis://127.0.0.1:{server.port}/2"
+        with Archive(url, archive.database_url, client, sources) as at_it:
+            yield at_it
+
+
+@pytest.fixture
+def at_integrators(archive: Archive) -> Archive:
+    archive.sources = [Source(key=CAMPAIGNS), Source(key=CLICK2DIAL, source="click2dial")]
+    return archive
+
+
+def test_each_server_gets_what_the_program_writes_there(at_integrators: Archive, own: Archive) -> None:
+    tally = simulate(at_integrators.settings(), PROFILE, own=own.settings())
+
+    assert at_integrators.keys() == {CAMPAIGNS, CLICK2DIAL}
+    assert own.keys() == {CDRS, INTERNAL, CAMPAIGNS}
+    assert own.redis.llen(CAMPAIGNS) == tally.events
+    lists = [(archive, source.key) for archive in (own, at_integrators) for source in archive.sources]
+    assert sum(int(archive.redis.llen(key)) for archive, key in lists) == tally.messages
+
+
+@pytest.mark.parametrize("first", ["integrators", "own"])
+def test_a_call_of_both_servers_is_one_row_whichever_is_first(
+    at_integrators: Archive, own: Archive, first: str
+) -> None:
+    tally = simulate(at_integrators.settings(), PROFILE, own=own.settings())
+    for archive in (at_integrators, own) if first == "integrators" else (own, at_integrators):
+        archive.load()
+
+    assert own.value("SELECT count(*) FROM cdrs") == tally.calls > PROFILE.cdrs
+    assert own.value("SELECT count(*) FROM cdr_revisions") == 0
+    assert own.value("SELECT count(*) FROM dead_letters") == sum(tally.broken.values())
+    assert own.value("SELECT count(*) FROM audit_events") == tally.events
+    assert own.value("SELECT count(*) FROM cdrs WHERE leg = 1") == 0, "it's the first leg, which is 0"
+    assert own.value("SELECT count(*) FROM cdrs WHERE leg > 1") > 0
+    whole = "SELECT count(*) FROM cdrs WHERE uuid IS NOT NULL AND contact_ref IS NOT NULL AND campaign_ref IS NOT NULL"
+    assert own.value(whole) > 0, "with the fields of either dialect"
+    own.assert_books_balance()
+    assert at_integrators.keys() == set()
+
+
+def test_the_preflight_of_either_finds_what_is_broken_there_and_no_more(at_integrators: Archive, own: Archive) -> None:
+    simulate(at_integrators.settings(), PROFILE, own=own.settings())
+    for archive in (at_integrators, own):
+        found = {finding.about: finding for finding in preflight.check(archive.settings())}
+        for source in archive.sources:
+            assert found[f"messages of {source.key}"].verdict in ("fine", "warning")
+
+
+def test_given_no_list_for_what_is_the_diallers_own_then_it_is_told(at_integrators: Archive, own: Archive) -> None:
+    own.sources = [Source(key="calls", source="another")]
+    with pytest.raises(ConfigurationError, match="no source list is configured for messages of dialler"):
+        simulate(at_integrators.settings(), PROFILE, own=own.settings())
