@@ -1,5 +1,9 @@
 """One dialler writes to two Redis servers, each with an archive's process of its own, and one database."""
 
+import json
+import random
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,13 +11,16 @@ from pathlib import Path
 import pytest
 import redis
 
+from etl import app
 from etl.app import preflight
 from etl.devtools.dialler import simulate
 from etl.devtools.embedded import PrivateRedis
 from etl.devtools.simulator import Profile
 from etl.errors import ConfigurationError
 from etl.settings import Source
-from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive
+from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, eventually
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "dialler.jsonl"
 
 INTERNAL = "enigma:pbx:cdrs"
 PROFILE = Profile(
@@ -79,3 +86,55 @@ def test_given_no_list_for_what_is_the_diallers_own_then_it_is_told(at_integrato
     own.sources = [Source(key="calls", source="another")]
     with pytest.raises(ConfigurationError, match="no source list is configured for messages of dialler"):
         simulate(at_integrators.settings(), PROFILE, own=own.settings())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_dialler_wrote_to_its_servers_is_ten_calls_in_any_order(
+    at_integrators: Archive, own: Archive, seed: int
+) -> None:
+    """Lists through two processes' settings, a few messages at a time; channels while both listen."""
+    dice = random.Random(seed)
+    lines = [json.loads(line) for line in FIXTURE.read_text().splitlines()]
+    dice.shuffle(lines)
+    sources = {"client": at_integrators, "api": own}
+    lists = {
+        name: sorted({each["list"] for each in lines if each["redis"] == name and "list" in each}) for name in sources
+    }
+    for name, archive in sources.items():
+        archive.sources = [Source(key=key) for key in lists[name]]
+    stop = threading.Event()
+    listeners = [
+        threading.Thread(target=app.listen, args=(archive.settings(worker_name=f"{name}-ear"), stop))
+        for name, archive in sources.items()
+    ]
+    for thread in listeners:
+        thread.start()
+    for archive in sources.values():
+        eventually(lambda archive=archive: archive.redis.pubsub_numpat() > 0)  # type: ignore[misc]
+
+    for each in lines:
+        archive = sources[each["redis"]]
+        if "list" in each:
+            dice.choice([archive.redis.lpush, archive.redis.rpush])(each["list"], each["raw"])
+        else:
+            archive.redis.publish(each["channel"], each["raw"])
+        if dice.random() < 0.2:
+            archive.load(batch_size=dice.choice([1, 2, 5]))
+    stop.set()
+    for thread in listeners:
+        thread.join()
+    for archive in dice.sample([*sources.values()], 2):
+        archive.load()
+
+    assert own.value("SELECT count(*) FROM cdrs") == 10
+    assert own.value("SELECT count(*) FROM cdrs WHERE uuid IS NOT NULL AND number IS NOT NULL AND leg = 0") == 10
+    assert own.value("SELECT count(*) FROM dead_letters") == own.value("SELECT count(*) FROM cdr_revisions") == 0
+    statuses = [each for each in lines if json.loads(each["raw"])["type"] not in ("cdr", "call_update", None)]
+    assert own.value("SELECT count(*) FROM audit_events") == len(statuses)
+    told = "SELECT origin, count(*) AS n FROM audit_events GROUP BY 1"
+    assert {row["origin"]: row["n"] for row in own.rows(told)} == Counter(
+        "list" if "list" in each else "pubsub" for each in statuses
+    )
+    servers = {archive.settings().server for archive in sources.values()}
+    assert {row["server"] for row in own.rows("SELECT DISTINCT server FROM load_batches")} == servers
+    own.assert_books_balance()
