@@ -1,5 +1,5 @@
 """What the operator may set, and how a wrong setting is told. Known to `etl.app`, `etl.supervisor`, `etl.cli`,
-`etl.devtools` and the migrations only; everything lower takes plain arguments. Connecting to what the URLs name
+`etl.lab` and the migrations only; everything lower takes plain arguments. Connecting to what the URLs name
 happens elsewhere.
 
 Values come from the environment (`ETL_BATCH_SIZE`) and from a TOML file (`batch_size`); the environment wins.

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import redis
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.store.writer import Writer
 from tests.store import engine
 from tests.world import Archive, migrate

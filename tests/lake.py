@@ -12,7 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.app import lakeside
+from etl.app import lake as lakeside
 from etl.jobs.lake import WRONG, Lake, Outcome
 from etl.lake.datasets import DATASETS
 from etl.wire.spool import pack_heard

@@ -7,7 +7,7 @@ import psycopg
 import pyarrow.parquet as pq
 from psycopg import sql
 
-from etl.app import forgetting
+from etl.app import forget as forgetting
 from etl.jobs.forget import Found
 from tests.lake import folder, told
 from tests.world import Archive

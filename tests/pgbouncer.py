@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
-from etl.devtools.embedded_postgres import give, owner_of_servers
+from etl.lab.servers.postgres import give, owner_of_servers
 from tests.tools import tool
 from tests.world import eventually
 

@@ -3,7 +3,7 @@
     drain     every source list, one after the other, until nothing is left
     follow    every source list, each in its thread, until SIGTERM or SIGINT
 
-What is done by the clock is in `etl.app.clock`, the lake in `etl.app.lakeside`; several processes are the business of
+What is done by the clock is in `etl.app.schedule`, the lake in `etl.app.lake`; several processes are the business of
 `etl.supervisor`.
 """
 
@@ -23,7 +23,7 @@ from types import FrameType
 from uuid import UUID
 
 from etl import logs
-from etl.app import clock
+from etl.app import schedule as clock
 from etl.errors import EtlError, Outage
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
@@ -33,10 +33,10 @@ from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
 from etl.keys import SPOOL as SPOOL
 from etl.metrics import Tally
+from etl.reporting import rollup as figures
 from etl.settings import Settings
 from etl.settings import Source as ListSettings
 from etl.store import connection as store
-from etl.store import rollup as figures
 from etl.store import schema, sessions
 from etl.store.sessions import Gap
 from etl.store.writer import Books, Writer

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from etl import app
-from etl.app import clock
+from etl.app import schedule as clock
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source

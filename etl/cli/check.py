@@ -20,7 +20,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
     from rich.text import Text
 
     from etl import settings
-    from etl.app import preflight
+    from etl.app import check as preflight
     from etl.cli.printing import out
 
     configured = settings.load(config, os.environ)

@@ -171,7 +171,7 @@ def replay(
     from dataclasses import asdict
 
     from etl import settings
-    from etl.app import letters
+    from etl.app import replay as letters
     from etl.cli.printing import counting, out
     from etl.store import dead_letters
 

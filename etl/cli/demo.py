@@ -9,7 +9,7 @@ import typer
 from etl.cli import app
 
 if TYPE_CHECKING:
-    from etl.devtools.demo import Demo
+    from etl.lab.demo import Demo
 
 
 @app.command(epilog="Examples: [bold]etl demo[/bold] · afterwards [bold]etl demo --psql[/bold]")
@@ -19,7 +19,7 @@ def demo(
     """Start a private Postgres and a private Redis, simulate a dialler, load what it says, and show what came of it."""
     from etl import logs
     from etl.cli.printing import Ledger, counting, heading, out, print_rows, program
-    from etl.devtools import demo as playing
+    from etl.lab import demo as playing
 
     logs.configure(level="warning")
     if psql:
@@ -76,7 +76,7 @@ def demo(
 
 def _show_the_lake(running: "Demo", watched: bool) -> None:
     from etl.cli.printing import counting, heading, out, print_rows
-    from etl.devtools.demo import LAKE_QUERY
+    from etl.lab.demo import LAKE_QUERY
 
     heading("etl export: closed days as Parquet")
     done = 0

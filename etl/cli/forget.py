@@ -32,7 +32,7 @@ def forget(
     and of the contact references beside it; or the other way round. Needs ETL_FORGET_KEY, and the rights of the tables'
     owner. What still waits in Redis is not touched. Safe to run again, and after a crash to be run again."""
     from etl import logs, settings
-    from etl.app import forgetting
+    from etl.app import forget as forgetting
     from etl.cli.printing import counting, err
 
     if (number is None) == (contact is None):

@@ -67,7 +67,8 @@ def export(
 ) -> None:
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
     from etl import settings
-    from etl.app import clock, lakeside
+    from etl.app import lake as lakeside
+    from etl.app import schedule as clock
 
     configured = settings.load(config, os.environ)
     period = _period(day, first, last)
@@ -103,7 +104,7 @@ def verify(
 ) -> None:
     """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
     from etl import settings
-    from etl.app import lakeside
+    from etl.app import lake as lakeside
     from etl.errors import LakeError
     from etl.lake.verify import Difference
 
@@ -147,7 +148,7 @@ def restore(
 ) -> None:
     """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again."""
     from etl import settings
-    from etl.app import lakeside
+    from etl.app import lake as lakeside
     from etl.errors import LakeError
 
     if into and prove:
@@ -174,7 +175,7 @@ def prune(
     """Let Postgres forget days older than that, each after its file was compared with it row by row. Others stay, and
     the reason is said."""
     from etl import settings
-    from etl.app import lakeside
+    from etl.app import lake as lakeside
 
     with lakeside.opened(settings.load(config, os.environ)) as lake:
         last = lakeside.last_day_to_forget(keep_days)
@@ -196,7 +197,7 @@ def reconcile(
     """Print each day's rows by the ledger, in Postgres and in the lake, and how many calls look like one in two rows.
     Exit code 1 if the books don't balance."""
     from etl import settings
-    from etl.app import lakeside
+    from etl.app import lake as lakeside
     from etl.cli.printing import out, print_rows
     from etl.jobs.lake import WRONG
 

@@ -11,7 +11,7 @@ import typer
 from etl.cli import FAILED, AsJson, app
 
 if TYPE_CHECKING:
-    from etl.devtools.selftest.report import Report
+    from etl.lab.selftest.report import Report
 
 _STYLES = {True: ("proved ", "green"), False: ("WRONG  ", "bold red"), None: ("unknown", "dim")}
 
@@ -48,7 +48,7 @@ def selftest(
     """
     from etl import logs
     from etl.cli.printing import counting, out
-    from etl.devtools import selftest as testing
+    from etl.lab import selftest as testing
 
     logs.configure(level="error")
     if report is not None and not report.parent.is_dir():

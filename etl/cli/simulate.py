@@ -39,8 +39,8 @@ def simulate(
     """Push simulated CDRs onto the configured Redis lists, as a dialler would."""
     from etl import settings
     from etl.cli.printing import counting
-    from etl.devtools import dialler
-    from etl.devtools.simulator import Profile
+    from etl.lab import dialler
+    from etl.lab.simulator import Profile
 
     if dialect not in ("a", "b", "both"):
         raise typer.BadParameter("must be a, b or both", param_hint="--dialect")

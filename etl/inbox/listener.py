@@ -22,9 +22,9 @@ import msgspec
 
 from etl.errors import EtlError, Outage
 from etl.inbox.connection import Client
-from etl.inbox.ears import Ears, Heard, probe
 from etl.inbox.lock import Lock
 from etl.inbox.spool import Spooler
+from etl.inbox.subscription import Ears, Heard, probe
 from etl.wire.envelope import kind_and_reference, type_of
 from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session

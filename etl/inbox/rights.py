@@ -18,7 +18,7 @@ import redis
 from etl.errors import ConfigurationError, EtlError, Forbidden
 from etl.inbox.claims import End
 from etl.inbox.connection import Client, translated
-from etl.inbox.ears import PROBES
+from etl.inbox.subscription import PROBES
 from etl.keys import prefix_of
 from etl.wire.ids import uuid7
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from etl.errors import Contention, EtlError, LakeError
 from etl.lake import export, restore, search, verify
 from etl.lake.datasets import Dataset
-from etl.lake.manifest import Manifest
 from etl.lake.target import Target
 from etl.lake.verify import Difference
 from etl.store import days, partitions, twins, unite
@@ -26,6 +25,7 @@ from etl.store.days import Books, Day, Revision, Snapshot, changed
 from etl.store.tables import cdrs
 from etl.store.unite import United
 from etl.wire.erasure import Person
+from etl.wire.manifest import Manifest
 
 # Verdicts of `compare` that somebody must do something about.
 WRONG = frozenset({"unequal", "unreadable"})

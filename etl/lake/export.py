@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from etl.errors import LakeError
 from etl.lake.datasets import Dataset
-from etl.lake.manifest import FOOTER_KEY, Manifest
 from etl.lake.postgres import stream
+from etl.wire.manifest import FOOTER_KEY, Manifest
 
 # Large enough to compress well and to be read in few steps, small enough that two of them are little memory.
 ROW_GROUP = 131_072

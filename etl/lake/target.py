@@ -20,9 +20,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from etl.errors import ConfigurationError, LakeError
-from etl.lake import manifest
 from etl.lake.datasets import Dataset
-from etl.lake.manifest import Manifest
+from etl.wire import manifest
+from etl.wire.manifest import Manifest
 
 DATA, MANIFEST = "part-0.parquet", "_manifest.json"
 # Readers of datasets pass over names that begin with a dot or an underscore.

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etl.errors import LakeError
-from etl.lake import manifest
 from etl.lake.datasets import Dataset
 from etl.lake.export import row_groups
-from etl.lake.manifest import FOOTER_KEY, Manifest
 from etl.lake.postgres import stream
 from etl.lake.target import MANIFEST, Target
+from etl.wire import manifest
+from etl.wire.manifest import FOOTER_KEY, Manifest
 
 # A day that differs everywhere needn't be told row by row.
 MOST_DIFFERENCES = 20

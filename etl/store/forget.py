@@ -32,7 +32,7 @@ FORGET = "forget"
 # Tables that aren't partitioned: changed in one transaction.
 UNDATED = (cdr_revisions, dead_letters)
 _AT_ONCE = 1_000
-# Kept figures are computed anew from what is left; see `etl.store.rollup`.
+# Kept figures are computed anew from what is left; see `etl.reporting.rollup`.
 _FIGURES = (
     ("campaign_figures", "campaign_ref"),
     ("agent_call_figures", "extension"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import etl
-from etl.devtools.embedded import PrivateRedis
+from etl.lab.servers.private import PrivateRedis
 from tests.faults.worker import Worker
 from tests.world import Archive, cdr
 

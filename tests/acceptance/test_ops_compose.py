@@ -17,9 +17,9 @@ import pytest
 import redis
 import yaml
 
-from etl.devtools import embedded_redis
-from etl.devtools._process import launch, log_tail
-from etl.devtools.embedded import PrivatePostgres
+from etl.lab.servers import redis as embedded_redis
+from etl.lab.servers.private import PrivatePostgres
+from etl.lab.servers.process import launch, log_tail
 from etl.settings import load
 from tests import compose
 from tests.compose import CHECKOUT

@@ -14,7 +14,7 @@ import yaml
 import etl
 from etl import app
 from etl.app import monitor
-from etl.devtools.embedded import PrivateRedis
+from etl.lab.servers.private import PrivateRedis
 from etl.settings import Settings, load
 from tests.command_line import in_shell, understood
 

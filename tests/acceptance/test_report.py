@@ -21,7 +21,7 @@ import psycopg
 import pytest
 
 from etl.cli import main
-from etl.store.rollup import rollup
+from etl.reporting.rollup import rollup
 from tests.store import engine
 from tests.tools import tool
 from tests.world import DIALED_AT, Archive, cdr

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.proxy import Proxy
-from etl.devtools.selftest.processes import Program
+from etl.lab.proxy import Proxy
+from etl.lab.selftest.processes import Program
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.world import eventually
 
 

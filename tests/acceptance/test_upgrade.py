@@ -24,7 +24,7 @@ import psycopg
 import pytest
 import redis
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, api_cdr, cdr, eventually
 
 # Every step is a process or more, which takes its time where others are at work, too.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import etl
-from etl.devtools.embedded import PrivateRedis
+from etl.lab.servers.private import PrivateRedis
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psycopg
 
-from etl.devtools.embedded import PrivatePostgres
+from etl.lab.servers.private import PrivatePostgres
 from etl.lake.datasets import DATASETS
 from tests.benchmarks.figures import Figure, ratio
 from tests.world import migrate

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import redis
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.settings import Source
 from tests.benchmarks.figures import Figure, cpu_seconds, memory_mib, parent_of, ratio
 from tests.world import CAMPAIGNS, DIALED_AT, Archive, api_cdr, cdr, eventually, migrate

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from etl.devtools.embedded import PrivatePostgres
-from etl.store import rollup
+from etl.lab.servers.private import PrivatePostgres
+from etl.reporting import rollup
 from tests.store import engine
 from tests.world import migrate
 

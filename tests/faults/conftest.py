@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import redis
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.faults import tally
 from tests.world import Archive, migrate
 

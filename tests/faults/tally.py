@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.proxy import Proxy
-from etl.devtools.selftest.report import machine
+from etl.lab.proxy import Proxy
+from etl.lab.selftest.report import machine
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 
 Fault = tuple[str, str, str]  # what was done, to whom, and when
 

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.faults.worker import Worker
 from tests.scrape import address, get, samples
 from tests.world import Archive, eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from etl.devtools.embedded import PrivateRedis
+from etl.lab.servers.private import PrivateRedis
 from tests.faults import tally
 from tests.faults.child import ADOPT, RENEW, STEPS
 from tests.faults.dialler import Dialler

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.proxy import Proxy
+from etl.lab.proxy import Proxy
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.faults.child import LISTEN
 from tests.faults.floor import Floor, gaps, now
 from tests.faults.worker import Worker

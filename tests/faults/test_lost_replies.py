@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from etl import settings
-from etl.devtools.embedded import PrivateRedis
-from etl.devtools.proxy import Heard, Proxy
 from etl.errors import Outage
 from etl.inbox import connection
 from etl.inbox.claims import Source
+from etl.lab.proxy import Heard, Proxy
+from etl.lab.servers.private import PrivateRedis
 from tests.faults import tally
 from tests.faults.sample import MESSAGES, assert_took_effect_once
 from tests.world import CAMPAIGNS, Archive

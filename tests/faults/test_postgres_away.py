@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from etl.devtools.embedded import PrivatePostgres
+from etl.lab.servers.private import PrivatePostgres
 from tests.faults.dialler import Dialler
 from tests.faults.sample import SEED, SMALL_CLAIMS, leases
 from tests.faults.worker import Worker

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from etl.devtools.embedded import PrivateRedis
+from etl.lab.servers.private import PrivateRedis
 from tests.faults.dialler import Dialler
 from tests.faults.gate import closed_gate
 from tests.faults.sample import SEED, SMALL_CLAIMS

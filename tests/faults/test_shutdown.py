@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
 from etl.jobs.loader import AHEAD
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.faults.gate import closed_gate
 from tests.faults.sample import MESSAGES, assert_took_effect_once, leases
 from tests.faults.worker import Worker

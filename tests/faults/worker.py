@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from etl.devtools import _launcher
+from etl.lab.servers import launcher as _launcher
 from tests.faults import tally
 from tests.faults.child import CONSTANTS
 from tests.world import Archive, eventually

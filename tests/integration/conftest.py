@@ -14,9 +14,9 @@ from typing import Self
 import pytest
 import redis
 
-from etl.devtools._process import launch
-from etl.devtools.embedded import PrivateCluster, PrivateRedis
-from etl.devtools.embedded_redis import find_binary, free_port
+from etl.lab.servers.private import PrivateCluster, PrivateRedis
+from etl.lab.servers.process import launch
+from etl.lab.servers.redis import find_binary, free_port
 from tests.world import eventually
 
 SERVICE = "mymaster"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from etl.store.rollup import rollup
+from etl.reporting.rollup import rollup
 from etl.wire.spool import pack_session
 from tests.integration.test_reporting_rollup import assert_kept_is_plain, status
 from tests.integration.test_reporting_truth import session

@@ -13,16 +13,17 @@ import psycopg
 import pytest
 import redis
 
-from etl.app import preflight, status
-from etl.devtools.embedded import PrivateCluster, PrivatePostgres, PrivateRedis
-from etl.devtools.simulator import Profile, messages
+from etl.app import check as preflight
+from etl.app import status
 from etl.errors import ConfigurationError
 from etl.inbox.connection import connect
-from etl.inbox.ears import Ears, probe
 from etl.inbox.lock import Lock
 from etl.inbox.producer import push
+from etl.inbox.subscription import Ears, probe
 from etl.jobs.findings import Finding, skew
 from etl.jobs.preflight_lists import SAMPLE_BYTES
+from etl.lab.servers.private import PrivateCluster, PrivatePostgres, PrivateRedis
+from etl.lab.simulator import Profile, messages
 from etl.settings import Source
 from etl.wire.spool import pack_heard
 from tests.integration.conftest import PASSWORD, Watched

@@ -13,12 +13,12 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from etl.devtools.embedded import PrivateRedis
 from etl.errors import ConfigurationError, LeaseLost, Outage
 from etl.inbox import claims
 from etl.inbox.claims import Claim, End, Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
+from etl.lab.servers.private import PrivateRedis
 from etl.wire.ids import unix_ms_of, uuid7
 from tests.world import eventually, left
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import redis
 
-from etl.devtools.embedded import PrivateCluster
 from etl.errors import ConfigurationError, Outage
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
+from etl.lab.servers.private import PrivateCluster
 from etl.settings import Source as SourceSettings
 from etl.wire.ids import unix_ms_of
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually, left

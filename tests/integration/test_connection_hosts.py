@@ -14,12 +14,12 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.embedded_redis import command, free_port
 from etl.errors import Outage
 from etl.inbox.connection import connect
 from etl.inbox.preflight import line
 from etl.inbox.producer import push
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
+from etl.lab.servers.redis import command, free_port
 from etl.settings import Settings
 from etl.store import connection as store
 from tests.integration.conftest import PASSWORD, SERVICE, Sentinel, Watched

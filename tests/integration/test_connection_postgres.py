@@ -7,8 +7,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from etl.devtools.embedded import PrivatePostgres
 from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
+from etl.lab.servers.private import PrivatePostgres
 from etl.store import connection, schema
 from etl.store.connection import translated
 from tests.store import at_once, engine

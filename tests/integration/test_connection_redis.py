@@ -13,11 +13,11 @@ import pytest
 import redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from etl.devtools.embedded import PrivateCluster, PrivateRedis
 from etl.errors import ConfigurationError, EtlError, Outage
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, connect, translated
 from etl.inbox.producer import push
+from etl.lab.servers.private import PrivateCluster, PrivateRedis
 from etl.settings import Source as SourceSettings
 from tests.integration.conftest import PASSWORD, BreakingLine, Sentinel, Watched
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually, left

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 import redis
 
-from etl.devtools.embedded import PrivateCluster, PrivateRedis
 from etl.errors import Outage
 from etl.inbox.connection import connect
-from etl.inbox.ears import Ears, Heard, probe
+from etl.inbox.subscription import Ears, Heard, probe
+from etl.lab.servers.private import PrivateCluster, PrivateRedis
 from etl.wire.ids import uuid7
 
 PATTERNS = ("enigma:*", "etl:*")

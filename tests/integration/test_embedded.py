@@ -20,11 +20,11 @@ import redis
 from redis.cluster import RedisCluster
 
 import etl
-from etl.devtools._process import launch, processes_in, wait_until, wheel_folder
-from etl.devtools.embedded import PrivateCluster, PrivatePostgres, PrivateRedis
-from etl.devtools.embedded_postgres import INSTALLATION, LIBRARIES, UNFINISHED
-from etl.devtools.embedded_redis import CommandRefused, command
 from etl.errors import ConfigurationError
+from etl.lab.servers.postgres import INSTALLATION, LIBRARIES, UNFINISHED
+from etl.lab.servers.private import PrivateCluster, PrivatePostgres, PrivateRedis
+from etl.lab.servers.process import launch, processes_in, wait_until, wheel_folder
+from etl.lab.servers.redis import CommandRefused, command
 
 CHECKOUT = Path(etl.__file__).parents[1]
 PATIENCE_SECONDS = 30.0  # for a process to end; only a failing test waits that long
@@ -37,7 +37,7 @@ OWNER_OF_BOTH = """
 import signal
 import sys
 from pathlib import Path
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 folder = Path(sys.argv[1])
@@ -257,7 +257,7 @@ def test_psql_is_at_hand(untouched_postgres: PrivatePostgres) -> None:
 @needs_linux
 def test_an_initdb_that_was_killed_is_done_again(tmp_path: Path) -> None:
     start = (
-        "import sys, pathlib; from etl.devtools.embedded import *; PrivatePostgres(pathlib.Path(sys.argv[1])).start()"
+        "import sys, pathlib; from etl.lab.servers.private import *; PrivatePostgres(pathlib.Path(sys.argv[1])).start()"
     )
     server = PrivatePostgres(tmp_path / "postgres")
     home = server.data.parent
@@ -465,7 +465,7 @@ def test_three_nodes_become_a_cluster_and_stay_one(tmp_path: Path) -> None:
 
 def test_a_missing_wheel_names_the_extra() -> None:
     """Without site-packages there is no wheel, and embedded.py needs nothing else from there."""
-    start = "from pathlib import Path; from etl.devtools.embedded import *; {}(Path('never-made'))"
+    start = "from pathlib import Path; from etl.lab.servers.private import *; {}(Path('never-made'))"
     for server in ("PrivateRedis", "PrivatePostgres"):
         with python("-S", "-c", start.format(server)) as process:
             _, error = process.communicate()

@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from etl.app import forgetting
+from etl.app import forget as forgetting
 from etl.errors import ConfigurationError
-from etl.store import rollup
+from etl.reporting import rollup
 from tests.integration.test_least_privilege import ROLES, as_role
 from tests.lake import (
     DAY,

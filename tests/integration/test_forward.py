@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from etl import app
-from etl.devtools.embedded import PrivateRedis
 from etl.errors import Outage
 from etl.inbox import claims
 from etl.inbox.claims import Claim, End, Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
+from etl.lab.servers.private import PrivateRedis
 from etl.settings import Source as SourceSettings
 from etl.wire.ids import uuid7
 from tests.world import CAMPAIGNS, Archive, cdr, eventually, left

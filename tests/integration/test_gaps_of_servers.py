@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl import app
-from etl.devtools.embedded import PrivateRedis
+from etl.lab.servers.private import PrivateRedis
 from etl.store.sessions import deaf_seconds
 from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session

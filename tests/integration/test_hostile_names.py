@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from etl.app import preflight
-from etl.devtools.embedded import PrivatePostgres
+from etl.app import check as preflight
+from etl.lab.servers.private import PrivatePostgres
 from etl.settings import Source
 from tests.lake import CALLS, DAY, assert_agrees, export, export_and_prune, lake, load, told, with_lake
 from tests.world import Archive, cdr, migrate

@@ -12,8 +12,8 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
-from etl.devtools.embedded import PrivatePostgres
 from etl.errors import LakeError
+from etl.lab.servers.private import PrivatePostgres
 from tests.lake import (
     CALLS,
     DAY,

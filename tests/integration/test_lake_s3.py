@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.app import lakeside
+from etl.app import lake as lakeside
 from etl.errors import LakeError
 from etl.jobs.lake import Outcome
 from etl.lake import target

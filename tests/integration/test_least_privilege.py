@@ -15,12 +15,13 @@ from psycopg.errors import InsufficientPrivilege, InvalidName, ReadOnlySqlTransa
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from etl import app
-from etl.app import letters, preflight
-from etl.devtools.embedded import PrivateRedis
+from etl.app import check as preflight
+from etl.app import replay as letters
 from etl.errors import ConfigurationError
 from etl.inbox import rights
 from etl.inbox.connection import connect
 from etl.inbox.rights import List, Needs
+from etl.lab.servers.private import PrivateRedis
 from etl.settings import Settings
 from etl.store import dead_letters, schema
 from etl.store.dead_letters import Wanted

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from etl import app
-from etl.devtools.embedded import PrivateCluster, PrivateRedis
 from etl.inbox.connection import connect
+from etl.lab.servers.private import PrivateCluster, PrivateRedis
 from tests.world import Archive, eventually
 
 BASE = "enigma:notifications"

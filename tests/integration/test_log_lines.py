@@ -17,12 +17,12 @@ import structlog
 
 import etl
 from etl import logs
-from etl.devtools.embedded import PrivateRedis
-from etl.devtools.proxy import Proxy
 from etl.errors import ConfigurationError, EtlError
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.jobs.lake import What
+from etl.lab.proxy import Proxy
+from etl.lab.servers.private import PrivateRedis
 from tests.lake import export_all, with_lake
 from tests.world import CAMPAIGNS, Archive, cdr
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from etl.store.rollup import rollup
+from etl.reporting.rollup import rollup
 from etl.wire.spool import pack_heard, pack_session
 from etl.wire.times import from_datetime
 from tests.integration.test_reporting_truth import session

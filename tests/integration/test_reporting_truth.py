@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from etl import app
-from etl.devtools import call_centre, simulator
-from etl.devtools.dialects import renderings
-from etl.devtools.floor import Notice
-from etl.devtools.simulator import Profile
+from etl.lab import call_centre, simulator
+from etl.lab.agents import Notice
+from etl.lab.dialects import renderings
+from etl.lab.simulator import Profile
 from etl.wire.ids import uuid7
 from etl.wire.spool import Session, pack_heard, pack_session
 from etl.wire.times import from_datetime

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from etl.devtools import simulator
-from etl.devtools.floor import Notice
-from etl.devtools.simulator import Profile
+from etl.lab import simulator
+from etl.lab.agents import Notice
+from etl.lab.simulator import Profile
 from etl.wire.ids import uuid7
 from etl.wire.spool import pack_heard, pack_session
 from etl.wire.times import from_datetime

@@ -13,7 +13,7 @@ import structlog
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 
-from etl.app import clock
+from etl.app import schedule as clock
 from etl.errors import Outage
 from etl.jobs.schedule import Job, Schedule
 from etl.store import locks

@@ -14,11 +14,11 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.selftest import bring_the_lake_up_to_date, proof
-from etl.devtools.selftest.producers import Dialler, Switchboard, Truth
-from etl.devtools.selftest.site import FORWARD, SOURCES
 from etl.errors import Outage
+from etl.lab.selftest import bring_the_lake_up_to_date, proof
+from etl.lab.selftest.producers import Dialler, Switchboard, Truth
+from etl.lab.selftest.site import FORWARD, SOURCES
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.settings import Settings
 from tests.world import CLICK2DIAL, Archive
 

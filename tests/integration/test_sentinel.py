@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from etl.devtools.embedded import PrivateRedis
 from etl.errors import ConfigurationError
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
+from etl.lab.servers.private import PrivateRedis
 from tests.integration.conftest import PASSWORD, SERVICE, Sentinel, Watched
 from tests.world import CAMPAIGNS, Archive, eventually, left
 

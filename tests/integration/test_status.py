@@ -11,11 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from etl import app
-from etl.app import clock, status
-from etl.devtools.embedded import PrivateCluster
+from etl.app import schedule as clock
+from etl.app import status
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.memory import memory
+from etl.lab.servers.private import PrivateCluster
 from etl.lake.datasets import DATASETS
 from etl.settings import Source as Configured
 from etl.store import status as store

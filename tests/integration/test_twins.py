@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from etl.store.rollup import rollup
+from etl.reporting.rollup import rollup
 from tests.integration.test_reporting_views import ANY_PARTITION
 from tests.lake import DAY, export_and_prune, load, on, restore, with_lake
 from tests.rows import BEGIN, ONLY_A, ONLY_B, row, store

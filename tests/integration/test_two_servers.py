@@ -12,11 +12,11 @@ import pytest
 import redis
 
 from etl import app
-from etl.app import preflight
-from etl.devtools.dialler import simulate
-from etl.devtools.embedded import PrivateRedis
-from etl.devtools.simulator import Profile
+from etl.app import check as preflight
 from etl.errors import ConfigurationError
+from etl.lab.dialler import simulate
+from etl.lab.servers.private import PrivateRedis
+from etl.lab.simulator import Profile
 from etl.settings import Source
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, eventually
 

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from etl.devtools.selftest.memory import Memory
-from etl.devtools.selftest.plan import POSTGRES, REDIS, REDIS_WIRE, plan
+from etl.lab.selftest.memory import Memory
+from etl.lab.selftest.plan import POSTGRES, REDIS, REDIS_WIRE, plan
 
 
 def test_the_same_seed_makes_the_same_plan_and_another_one_another() -> None:

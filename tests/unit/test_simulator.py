@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pytest
 
-from etl.devtools.simulator import GROUP, Message, Profile, messages, play
+from etl.lab.simulator import GROUP, Message, Profile, messages, play
 
 UNTIL = datetime(2024, 5, 17, 14, 30, tzinfo=UTC)  # a Friday
 LIVELY = Profile(
@@ -93,7 +93,7 @@ def assert_types(payload: dict[str, Any], types: dict[str, type | tuple[type, ..
 def test_a_profile_yields_the_same_stream_in_another_process_with_another_hash_seed_and_time_zone() -> None:
     program = f"""if True:
         import datetime, hashlib
-        from etl.devtools.simulator import Profile, messages
+        from etl.lab.simulator import Profile, messages
         print(hashlib.sha256(repr(list(messages({LIVELY!r}))).encode()).hexdigest())
     """
     elsewhere = {**os.environ, "PYTHONHASHSEED": "4711", "TZ": "Asia/Tokyo", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from etl.devtools.simulator import Message, Profile, messages
+from etl.lab.simulator import Message, Profile, messages
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dialler.jsonl"
 PROFILE = Profile(

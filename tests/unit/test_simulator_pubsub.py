@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from etl.devtools.simulator import Message, Profile, messages, play
+from etl.lab.simulator import Message, Profile, messages, play
 
 UNTIL = datetime(2024, 5, 17, 20, 0, tzinfo=UTC)
 LIVELY = Profile(cdrs=4_000, until=UNTIL, seed=3, days=2, dialect="both", duplicates=0.03, late=0.05, pubsub=True)

@@ -17,21 +17,21 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from etl import app
-from etl.app import lakeside
-from etl.devtools._process import wait_until
-from etl.devtools.embedded import PrivatePostgres
-from etl.devtools.selftest import proof
-from etl.devtools.selftest.faults import Saboteur
-from etl.devtools.selftest.memory import Memory
-from etl.devtools.selftest.plan import EXPORTER, LISTENER, LOADERS, SERVERS, STEADY_LISTENER, STEADY_LOADER, plan
-from etl.devtools.selftest.producers import DIALLERS, Dialler, Switchboard, Truth
-from etl.devtools.selftest.proof import Verdict
-from etl.devtools.selftest.report import Report
-from etl.devtools.selftest.servers import Servers, owned, private
-from etl.devtools.selftest.site import FORWARD, SOURCES, Site, site
+from etl.app import lake as lakeside
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.producer import publish, push
+from etl.lab.selftest import proof
+from etl.lab.selftest.faults import Saboteur
+from etl.lab.selftest.memory import Memory
+from etl.lab.selftest.plan import EXPORTER, LISTENER, LOADERS, SERVERS, STEADY_LISTENER, STEADY_LOADER, plan
+from etl.lab.selftest.producers import DIALLERS, Dialler, Switchboard, Truth
+from etl.lab.selftest.proof import Verdict
+from etl.lab.selftest.report import Report
+from etl.lab.selftest.servers import Servers, owned, private
+from etl.lab.selftest.site import FORWARD, SOURCES, Site, site
+from etl.lab.servers.private import PrivatePostgres
+from etl.lab.servers.process import wait_until
 from etl.lake.datasets import DATASETS
 from etl.settings import Settings
 

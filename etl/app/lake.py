@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
 from etl import logs
-from etl.app import clock
+from etl.app import schedule as clock
 from etl.errors import ConfigurationError
 from etl.jobs.lake import Lake, one_by_one
 from etl.lake.datasets import DATASETS

@@ -13,8 +13,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from etl.devtools._process import START_SECONDS, PrivateServer, ServerExited, wait_until, wheel_folder
 from etl.errors import ConfigurationError
+from etl.lab.servers.process import START_SECONDS, PrivateServer, ServerExited, wait_until, wheel_folder
 
 BUS_OFFSET = 10_000  # from a cluster node's port to that of its bus: Redis's own default
 PORTS = range(20_000, 22_768)  # with the bus, below the ports that Linux gives to outgoing connections

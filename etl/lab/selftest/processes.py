@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from etl.devtools._process import launch, wait_until
+from etl.lab.servers.process import launch, wait_until
 
 STOP_SECONDS = 40.0  # within 30 s they promise to be gone; here they may be frozen on the way
 PAUSE_SECONDS = 1.5  # between two commands of an exporter

@@ -14,7 +14,7 @@ from itertools import count
 from random import Random
 from typing import Any, NamedTuple
 
-from etl.devtools.call_centre import HOUR, Call, Campaign, Outcome
+from etl.lab.call_centre import HOUR, Call, Campaign, Outcome
 
 SHIFT = 8 * HOUR  # seconds from an agent's login after which the agent goes home; a call in hand is finished first
 STATS_EVERY = 25  # ended calls between two statistics of a campaign

@@ -15,12 +15,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
-from etl.devtools._process import wait_until
-from etl.devtools.proxy import Heard, Proxy
-from etl.devtools.selftest.plan import LAKE, POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
-from etl.devtools.selftest.processes import Exporter
-from etl.devtools.selftest.site import Site
 from etl.errors import EtlError
+from etl.lab.proxy import Heard, Proxy
+from etl.lab.selftest.plan import LAKE, POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
+from etl.lab.selftest.processes import Exporter
+from etl.lab.selftest.site import Site
+from etl.lab.servers.process import wait_until
 
 
 class Victim(Protocol):

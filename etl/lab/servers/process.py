@@ -25,8 +25,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, NamedTuple, Self
 
-from etl.devtools import _launcher
 from etl.errors import ConfigurationError
+from etl.lab.servers import launcher as _launcher
 
 START_SECONDS = 60.0  # crash recovery on a loaded machine included
 STOP_SECONDS = 60.0  # a checkpoint on a slow disk; after that it's SIGKILL

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from etl import app
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.proxy import Address
 from etl.errors import ConfigurationError
 from etl.inbox import connection as inbox
+from etl.lab.proxy import Address
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.settings import Settings
 
 REDIS_PORT, POSTGRES_PORT = 6379, 5432

@@ -17,13 +17,14 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from etl import app
-from etl.app import clock, lakeside
-from etl.devtools._process import wait_until
-from etl.devtools.dialler import simulate
-from etl.devtools.embedded import PrivatePostgres, PrivateRedis
-from etl.devtools.simulator import Profile, Tally
+from etl.app import lake as lakeside
+from etl.app import schedule as clock
 from etl.errors import ConfigurationError, Outage
 from etl.jobs.lake import Outcome
+from etl.lab.dialler import simulate
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
+from etl.lab.servers.process import wait_until
+from etl.lab.simulator import Profile, Tally
 from etl.lake.datasets import DATASETS
 from etl.lake.verify import Difference
 from etl.settings import Settings, Source

@@ -21,9 +21,9 @@ from typing import Literal, NamedTuple
 
 from msgspec.json import encode
 
-from etl.devtools.call_centre import CAMPAIGNS, Call, calls, day_of
-from etl.devtools.dialects import JsonObject, Kind, Speech, renderings
-from etl.devtools.floor import Notice, at_work
+from etl.lab.agents import Notice, at_work
+from etl.lab.call_centre import CAMPAIGNS, Call, calls, day_of
+from etl.lab.dialects import JsonObject, Kind, Speech, renderings
 
 GROUP = 500  # messages in a push: large enough that the round trip doesn't show, small enough for a smooth progress bar
 BEAT = 0.05  # seconds between two pushes at a given rate: under what an eye or a latency test would notice

@@ -19,8 +19,8 @@ from etl.cli import Config, app
 from etl.cli.lake import a_day
 
 if TYPE_CHECKING:
+    from etl.reporting.figures import Asked, Report
     from etl.store.connection import Engine
-    from etl.store.report import Asked, Report
 
 # A spreadsheet takes a text that begins so for a formula.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -86,7 +86,7 @@ def report(
     """
     from etl import app as application
     from etl import settings
-    from etl.store.report import ask
+    from etl.reporting.figures import ask
 
     if kind is Kind.AGENT and campaigns:
         raise typer.BadParameter("agents' figures aren't kept by campaign: leave --campaign out")
@@ -97,13 +97,13 @@ def report(
     with application.engine_of(settings.load(config, os.environ)) as engine:
         found = ask(engine, _asked(engine, kind, day, first, last, campaigns or []))
     if format_ is Format.TABLE:
-        from etl.cli.report.table import show
+        from etl.reporting.table import show
 
         show(found)
         return
     _write(_rendered(found, format_), output)
     if format_ is Format.CSV:  # the others say it themselves
-        from etl.cli.report.shown import notes
+        from etl.reporting.shown import notes
 
         for note in notes(found):
             typer.echo(f"etl: {note}", err=True)
@@ -112,7 +112,7 @@ def report(
 def _asked(
     engine: "Engine", kind: Kind, day: date | None, first: date | None, last: date | None, campaigns: list[str]
 ) -> "Asked":
-    from etl.store.report import Asked, yesterday
+    from etl.reporting.figures import Asked, yesterday
 
     if day and (first or last):
         raise typer.BadParameter("either --day or --from and --to")
@@ -130,7 +130,7 @@ def _rendered(found: "Report", format_: Format) -> str:
         return json.dumps(_as_json(found), default=_plain) + "\n"
     if format_ is Format.CSV:
         return _as_csv(found)
-    from etl.cli.report.page import page
+    from etl.reporting.page import page
 
     return page(found)
 
@@ -149,7 +149,7 @@ def _write(text: str, output: Path | None) -> None:
 
 
 def _as_json(found: "Report") -> dict[str, Any]:
-    from etl.cli.report.shown import notes
+    from etl.reporting.shown import notes
 
     asked = found.asked
     return {
@@ -177,7 +177,7 @@ def _plain(value: object) -> object:
 
 def _as_csv(found: "Report") -> str:
     """Rows only: a total among them would be summed once more."""
-    from etl.store.report import columns
+    from etl.reporting.figures import columns
 
     names = columns(found.asked)
     text = io.StringIO()

@@ -15,12 +15,12 @@ from typing import Any
 from pydantic import SecretStr
 
 from etl import app
-from etl.devtools.proxy import Proxy
-from etl.devtools.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
-from etl.devtools.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
-from etl.devtools.selftest.processes import Exporter, Program
-from etl.devtools.selftest.servers import Servers, through
 from etl.inbox import connection as inbox
+from etl.lab.proxy import Proxy
+from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
+from etl.lab.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
+from etl.lab.selftest.processes import Exporter, Program
+from etl.lab.selftest.servers import Servers, through
 from etl.settings import Settings, Source
 
 FORWARD = "enigma:app"  # what the application that used to pop Click2Dial's list gets

@@ -13,9 +13,9 @@ from typing import Literal
 from etl import logs
 from etl.errors import EtlError
 from etl.jobs.schedule import POLL_SECONDS, Schedule, table
+from etl.reporting import rollup as figures
 from etl.settings import Settings
 from etl.store import locks, partitions
-from etl.store import rollup as figures
 from etl.store import unite as legs
 from etl.store.connection import Engine
 from etl.store.tables import PARTITIONED

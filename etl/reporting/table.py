@@ -7,11 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from etl.cli.printing import out
-from etl.cli.report.shown import MEASURE, about_totals, as_of, columns, notes, period, title, value
+from etl.reporting.shown import MEASURE, about_totals, as_of, columns, notes, period, title, value
 
 if TYPE_CHECKING:
-    from etl.cli.report.shown import Shown
-    from etl.store.report import Report, Row
+    from etl.reporting.figures import Report, Row
+    from etl.reporting.shown import Shown
 
 BAR = 10  # characters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉"

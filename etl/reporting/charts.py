@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etl.cli.report.shown import count, hour, length, name, seconds, share
 from etl.errors import ConfigurationError
+from etl.reporting.shown import count, hour, length, name, seconds, share
 
 if TYPE_CHECKING:
-    from etl.store.report import Report, Row
+    from etl.reporting.figures import Report, Row
 
 Spec = dict[str, Any]
 Datum = dict[str, Any]

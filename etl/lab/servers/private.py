@@ -5,7 +5,7 @@ This is the front door; what each server wants is in `embedded_postgres` and `em
 wants in `_process`.
 """
 
-from etl.devtools.embedded_postgres import PrivatePostgres
-from etl.devtools.embedded_redis import PrivateCluster, PrivateRedis
+from etl.lab.servers.postgres import PrivatePostgres
+from etl.lab.servers.redis import PrivateCluster, PrivateRedis
 
 __all__ = ["PrivateCluster", "PrivatePostgres", "PrivateRedis"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from etl import app
-from etl.app import lakeside
+from etl.app import lake as lakeside
 from etl.errors import ConfigurationError
 from etl.jobs import forget
 from etl.jobs.forget import Found, Work

@@ -11,7 +11,7 @@ from etl.cli.dead import printable
 from etl.cli.printing import duration
 
 if TYPE_CHECKING:
-    from etl.store.report import Report, Row
+    from etl.reporting.figures import Report, Row
 
 NONE = "(none)"  # a campaign that the dialler didn't say, a disposition that is empty
 DAYS_NAMED = 5  # in a note; the others are counted

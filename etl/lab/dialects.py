@@ -6,7 +6,7 @@ its documents have it. What of it all may be loaded isn't known here.
 
 from typing import Any, Literal, NamedTuple
 
-from etl.devtools.call_centre import DAY, HOUR, Call, day_of
+from etl.lab.call_centre import DAY, HOUR, Call, day_of
 
 Kind = Literal["campaigns", "cdrs", "pbx", "statuses", "cdr", "pubsub"]
 JsonObject = dict[str, Any]

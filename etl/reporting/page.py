@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from etl import __version__
 from etl.cli.dead import printable
-from etl.cli.report.charts import Chart, charts
-from etl.cli.report.shown import Shown, about_totals, as_of, columns, notes, period, title, value
+from etl.reporting.charts import Chart, charts
+from etl.reporting.shown import Shown, about_totals, as_of, columns, notes, period, title, value
 
 if TYPE_CHECKING:
-    from etl.store.report import Report, Row
+    from etl.reporting.figures import Report, Row
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 # What a manager looks at first: of the total.

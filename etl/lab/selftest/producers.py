@@ -16,8 +16,8 @@ from heapq import heappop, heappush
 from random import Random
 from typing import NamedTuple
 
-from etl.devtools.selftest.calls import CAMPAIGNS, CHANNEL, Call, Saying, event, serial_of, undecodable
 from etl.errors import Outage
+from etl.lab.selftest.calls import CAMPAIGNS, CHANNEL, Call, Saying, event, serial_of, undecodable
 
 DIALLERS = 3
 CALLS_OF_A_DIALLER = 10_000_000  # numbers, so that two never use the same

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from etl import app
-from etl.app import lakeside
-from etl.devtools.selftest.calls import COLUMNS, TIMES, Call
-from etl.devtools.selftest.producers import Published, Truth
+from etl.app import lake as lakeside
 from etl.errors import LakeError
+from etl.lab.selftest.calls import COLUMNS, TIMES, Call
+from etl.lab.selftest.producers import Published, Truth
 from etl.lake.datasets import DATASETS
 from etl.settings import Settings
 from etl.store import connection as store
