@@ -15,8 +15,10 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from etl import app, logs
-from etl.app import monitor
+from etl import logs
+from etl.app import load, monitor
+from etl.app.sources import tally_of
+from etl.app.threads import SHUTDOWN_SECONDS, set_from_handler
 from etl.errors import ConfigurationError, EtlError
 from etl.metrics import Tally
 from etl.settings import Settings
@@ -28,7 +30,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 # A worker that lived this long was healthy: its death is a new story, and the pauses begin anew.
 HEALTHY_SECONDS = 60.0
 # A little more than a worker takes to finish or give back what it has in hand.
-KILL_AFTER_SECONDS = app.SHUTDOWN_SECONDS + 3.0
+KILL_AFTER_SECONDS = SHUTDOWN_SECONDS + 3.0
 
 FAILED = 1
 MISCONFIGURED = 2
@@ -42,10 +44,10 @@ def follow(settings: Settings, workers: int, stop: threading.Event, listen: bool
     others stand by. A single one runs in this process. Their metrics are served as one.
 
     Raises what ended a single one, and `ConfigurationError` if one of several says that it's no use."""
-    tallies = [app.tally_of(settings) for _ in range(workers)]
+    tallies = [tally_of(settings) for _ in range(workers)]
     with monitor.serving(settings, tallies):
         if workers == 1:
-            app.follow(settings, stop, tallies[0], listen, schedule)
+            load.follow(settings, stop, tallies[0], listen, schedule)
         else:
             _keep_running(settings, stop, tallies, listen, schedule)
 
@@ -160,7 +162,7 @@ def _raise_for(process: SpawnProcess) -> None:
 def _worker(target: Callable[..., None], settings: Settings, *more: object) -> None:
     """A worker process, from its first line to its last."""
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: app.set_from_handler(stop))
+    signal.signal(signal.SIGTERM, lambda *_: set_from_handler(stop))
     threading.Thread(target=_stop_with_the_parent, args=(stop,), daemon=True).start()
     try:
         target(settings, stop, *more)
@@ -177,9 +179,9 @@ def _stop_with_the_parent(stop: threading.Event) -> None:
 
 def _follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool, schedule: bool) -> None:
     logs.configure()
-    app.follow(settings, stop, tally, listen, schedule)
+    load.follow(settings, stop, tally, listen, schedule)
 
 
 def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:
     logs.configure(level="warning")  # what is loaded is told by the books
-    app.drain(settings, stop, lambda key, books: sender.send((key, books)))
+    load.drain(settings, stop, lambda key, books: sender.send((key, books)))

@@ -16,7 +16,8 @@ import redis
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
-from etl import app
+from etl.app.load import drain
+from etl.app.stores import upgrade
 from etl.settings import Settings, Source
 from etl.store.writer import Books
 
@@ -70,7 +71,7 @@ def api_cdr(call_ref: object, **fields: object) -> bytes:
 
 
 def migrate(database_url: str) -> None:
-    app.upgrade(Settings(database_url=SecretStr(database_url)))
+    upgrade(Settings(database_url=SecretStr(database_url)))
 
 
 def left(client: Any, **options: Any) -> list[bytes]:
@@ -129,7 +130,7 @@ class Archive:
             nonlocal books
             books += more_books
 
-        app.drain(self.settings(**more), threading.Event(), loaded)
+        drain(self.settings(**more), threading.Event(), loaded)
         return books
 
     def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:

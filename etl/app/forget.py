@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from etl import app
 from etl.app import lake as lakeside
+from etl.app.stores import engine_of
 from etl.errors import ConfigurationError
 from etl.jobs import forget
 from etl.jobs.forget import Found, Work
@@ -47,6 +47,6 @@ def opened(settings: Settings, number: str | None, contact: str | None) -> Itera
             " or more that stays the same, as from `openssl rand -hex 32`"
         )
     person = Person(settings.forget_key.get_secret_value(), number, contact)
-    with lakeside.opened(settings) as lake, app.engine_of(settings) as engine:
+    with lakeside.opened(settings) as lake, engine_of(settings) as engine:
         store.check_rights(engine)
         yield Forgetting(person, forget.work(lake), engine, lake, settings.worker_name)

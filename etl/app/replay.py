@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from etl import app
+from etl.app.sources import decoders_of
+from etl.app.stores import engine_of
 from etl.jobs.replay import Replayed
 from etl.jobs.replay import replay as replay_groups
 from etl.settings import Settings
@@ -13,11 +14,11 @@ from etl.store.writer import Writer
 
 def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> Replayed:
     """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
-    with app.engine_of(settings) as engine:
+    with engine_of(settings) as engine:
         schema.check(engine)
         return replay_groups(
             dead_letters.groups(engine, wanted, settings.batch_size),
-            app.decoders_of(settings),
+            decoders_of(settings),
             Writer(engine),
             worker=settings.worker_name,
             server=settings.server,

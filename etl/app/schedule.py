@@ -83,12 +83,12 @@ def _aside(job: Literal["export", "prune", "prove"], settings: Settings, stop: t
 
 
 def _perform(job: str, settings: Settings) -> None:
-    from etl.app import lakeside  # noqa: PLC0415  (it costs memory that only this process is to pay)
+    from etl.app import lake  # noqa: PLC0415  (it costs memory that only this process is to pay)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's, who ends us
     logs.configure()
     try:
-        {"export": lakeside.export, "prune": lakeside.prune, "prove": lakeside.prove}[job](settings)
+        {"export": lake.export, "prune": lake.prune, "prove": lake.prove}[job](settings)
     except EtlError as error:
         log.error("job_failed", job=job, error=str(error))
         sys.exit(FAILED)

@@ -13,8 +13,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal, TypeVar
 from uuid import UUID
 
-from etl import app
 from etl.app import schedule as clock
+from etl.app.sources import AHEAD, decoders_of, sources
+from etl.app.stores import Stores, engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
@@ -201,7 +202,7 @@ def exports(engine: Engine, first_open_day: date) -> Exports:
     last_days = [
         _export_day(books, first_open_day)
         for table in PARTITIONED.values()
-        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + app.AHEAD))
+        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + AHEAD))
     ]
     return Exports(last_days, status.unexported(engine, first_open_day), status.last_exports(engine))
 
@@ -236,8 +237,8 @@ class Reader:
             url = self._settings.redis_url.get_secret_value()
             self._client = inbox.connect(url, self._settings.redis_cluster)
             self._kept.callback(self._client.close)
-        sources = app.sources(self._settings, app.Stores(self._client, self._engine))
-        return in_redis(self._client, sources, app.decoders_of(self._settings), self._runway)
+        lists = sources(self._settings, Stores(self._client, self._engine))
+        return in_redis(self._client, lists, decoders_of(self._settings), self._runway)
 
     def _postgres(self) -> InPostgres:
         schema.check(self._engine)
@@ -264,7 +265,7 @@ class Reader:
 def reader(settings: Settings) -> Iterator[Reader]:
     """Asks nothing yet."""
     with contextlib.ExitStack() as kept:
-        yield Reader(settings, kept.enter_context(app.engine_of(settings)), kept)
+        yield Reader(settings, kept.enter_context(engine_of(settings)), kept)
 
 
 def _tried(read: Callable[[], T]) -> tuple[T | None, str | None]:

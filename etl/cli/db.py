@@ -18,10 +18,10 @@ app.add_typer(db, name="db")
 @db.command(epilog="Example: [bold]etl db upgrade[/bold]")
 def upgrade(config: Config = None) -> None:
     """Bring the schema to the revision that this version of etl needs. Safe to run again."""
-    from etl import app as application
     from etl import settings
+    from etl.app import stores
 
-    before, after = application.upgrade(settings.load(config, os.environ))
+    before, after = stores.upgrade(settings.load(config, os.environ))
     typer.echo(
         f"schema is at {after} already" if before == after else f"schema upgraded: {before or 'empty'} → {after}"
     )
@@ -30,10 +30,10 @@ def upgrade(config: Config = None) -> None:
 @db.command(epilog="Example: [bold]etl db current --json[/bold]")
 def current(config: Config = None, as_json: AsJson = False) -> None:
     """Print the schema's revision, and the one that this version of etl needs."""
-    from etl import app as application
     from etl import settings
+    from etl.app import stores
 
-    has, needs = application.revisions(settings.load(config, os.environ))
+    has, needs = stores.revisions(settings.load(config, os.environ))
     if as_json:
         typer.echo(json.dumps({"current": has, "needed": needs}))
     else:
@@ -43,8 +43,8 @@ def current(config: Config = None, as_json: AsJson = False) -> None:
 @db.command(epilog="Example: [bold]etl db check && etl run[/bold]")
 def check(config: Config = None) -> None:
     """Exit with 0 if the schema is what this version of etl needs, else say what to do and exit with 2."""
-    from etl import app as application
     from etl import settings
+    from etl.app import stores
 
-    application.check(settings.load(config, os.environ))
+    stores.check(settings.load(config, os.environ))
     typer.echo("schema is up to date")

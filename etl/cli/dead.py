@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etl.cli import AsJson, Config, app
+from etl.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,11 +199,6 @@ def replay(
         out.print(f"{number:,} came from {printable(key)}, which these settings don't load: left alone", markup=False)
 
 
-def printable(text: str) -> str:
-    """What a terminal would obey, or show as something else than it is, spelled out; line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 def _wanted(
     ids: Any, reason: str | None, source: str | None, since: datetime | None, until: datetime | None, everything: bool
 ) -> "Wanted":
@@ -238,10 +234,10 @@ def _as_json(letter: "Letter") -> dict[str, Any]:
 
 @contextmanager
 def _opened(config: "Path | None") -> "Iterator[Engine]":
-    from etl import app as application
     from etl import settings
+    from etl.app import stores
     from etl.store import schema
 
-    with application.engine_of(settings.load(config, os.environ)) as engine:
+    with stores.engine_of(settings.load(config, os.environ)) as engine:
         schema.check(engine)
         yield engine

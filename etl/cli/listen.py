@@ -13,12 +13,12 @@ from etl.cli import AsJson, Config, app
 @app.command(epilog="Example: [bold]etl listen[/bold] beside [bold]etl run --follow --no-listen[/bold] elsewhere")
 def listen(config: Config = None) -> None:
     """Record the dialler's PubSub events onto the spool in Redis, until SIGTERM or Ctrl-C. A loader brings them in."""
-    from etl import app as application
     from etl import logs, settings
+    from etl.app import load, threads
 
     configured = settings.load(config, os.environ)
     logs.configure()
-    application.listen(configured, application.stop_on_signals())
+    load.listen(configured, threads.stop_on_signals())
 
 
 @app.command(
@@ -48,10 +48,10 @@ def gaps(
 ) -> None:
     """Print when nobody was proven to listen, by Redis server and pattern: what the dialler published there then may be
     missing from audit_events."""
-    from etl import app as application
     from etl import settings
-    from etl.cli.dead import printable
+    from etl.app import stores
     from etl.cli.printing import out, print_rows
+    from etl.text import printable
 
     if retired is not None:
         if since or until:
@@ -62,7 +62,7 @@ def gaps(
     start = since.replace(tzinfo=UTC) if since else end - timedelta(days=1)
     if start >= end:
         raise typer.BadParameter("must be earlier than --until", param_hint="--since")
-    found = application.gaps(settings.load(config, os.environ), start, end)
+    found = stores.gaps(settings.load(config, os.environ), start, end)
     seconds = [(gap.gap_until - gap.gap_from).total_seconds() for gap in found]
     if as_json:
         rows = [
@@ -97,11 +97,11 @@ def gaps(
 
 
 def _retire(config: Config, server: str, as_json: bool) -> None:
-    from etl import app as application
     from etl import settings
+    from etl.app import stores
     from etl.cli.printing import out
 
-    retired_at = application.retire(settings.load(config, os.environ), server).astimezone(UTC)
+    retired_at = stores.retire(settings.load(config, os.environ), server).astimezone(UTC)
     if as_json:
         typer.echo(json.dumps({"server": server, "retired_at": retired_at.isoformat()}))
     else:

@@ -68,26 +68,6 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def duration(seconds: float) -> str:
-    """For people: its two largest units, which is as exact as anybody wants to know it."""
-    whole = int(seconds)
-    if whole < 1:
-        return "under 1 s"
-    for unit, name, smaller, smaller_name in (
-        (86_400, "d", 3_600, "h"),
-        (3_600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= unit:
-            return f"{whole // unit:,} {name} {whole % unit // smaller} {smaller_name}"
-    return f"{whole} s"
-
-
-def size(number: int) -> str:
-    """Bytes, for people."""
-    return f"{number / 1024**3:,.1f} GiB" if number >= 1024**3 else f"{number / 1024**2:,.1f} MiB"
-
-
 def heading(title: str) -> None:
     out.print(f"\n[bold]{title}[/bold]")
 

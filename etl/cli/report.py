@@ -84,8 +84,8 @@ def report(
     Days are business days, in the zone of reporting.settings. Below the figures stands what keeps them from being
     trusted. Whoever may only read the views may run this too.
     """
-    from etl import app as application
     from etl import settings
+    from etl.app import stores
     from etl.reporting.figures import ask
 
     if kind is Kind.AGENT and campaigns:
@@ -94,12 +94,13 @@ def report(
         raise typer.BadParameter("--output is for csv, json and html")
     if format_ is Format.HTML and not output and sys.stdout.isatty():
         raise typer.BadParameter("a page isn't for a terminal: --output FILE")
-    with application.engine_of(settings.load(config, os.environ)) as engine:
+    with stores.engine_of(settings.load(config, os.environ)) as engine:
         found = ask(engine, _asked(engine, kind, day, first, last, campaigns or []))
     if format_ is Format.TABLE:
+        from etl.cli.printing import out
         from etl.reporting.table import show
 
-        show(found)
+        show(found, out)
         return
     _write(_rendered(found, format_), output)
     if format_ is Format.CSV:  # the others say it themselves

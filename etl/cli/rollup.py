@@ -19,8 +19,8 @@ def rollup(
 ) -> None:
     """Compute the figures of campaigns and agents anew, for the business days that changed since the last time. Days
     that are over get an index of contacts."""
-    from etl import app as application
     from etl import settings
+    from etl.app import stores
     from etl.cli.printing import counting, out
 
     done = 0
@@ -31,7 +31,7 @@ def rollup(
             done += 1
             show(done)
 
-        days = application.rollup(settings.load(config, os.environ), everything, told)
+        days = stores.rollup(settings.load(config, os.environ), everything, told)
     if as_json:
         typer.echo(json.dumps({"days": [str(day) for day in days]}))
     elif days:

@@ -32,28 +32,28 @@ def run(
 
     Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits.
     """
-    from etl import app as application
     from etl import logs, settings, supervisor
+    from etl.app import load, sources, stores, threads
     from etl.cli.printing import Ledger
 
     configured = settings.load(config, os.environ)
-    stop = application.stop_on_signals()
+    stop = threads.stop_on_signals()
     if follow:
         logs.configure()
         supervisor.follow(configured, workers, stop, listen, schedule)
         return
 
     logs.configure(level="warning")
-    application.check(configured)
-    ledger = Ledger(application.waiting(configured), show_progress=sys.stderr.isatty() and not as_json)
+    stores.check(configured)
+    ledger = Ledger(sources.waiting(configured), show_progress=sys.stderr.isatty() and not as_json)
     began = time.monotonic()
     with ledger:
         if workers > 1:
             supervisor.drain(configured, workers, stop, ledger.add)
         else:
-            application.drain(configured, stop, ledger.add)
+            load.drain(configured, stop, ledger.add)
     seconds = time.monotonic() - began
-    left = application.claimed_elsewhere(configured)
+    left = sources.claimed_elsewhere(configured)
     if as_json:
         typer.echo(json.dumps(ledger.as_json(seconds, left)))
     else:

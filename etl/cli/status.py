@@ -57,7 +57,7 @@ def status(
 def _watch(read: "Callable[[], Status]", as_json: bool) -> None:
     from rich.live import Live
 
-    from etl.app import stop_on_signals
+    from etl.app.threads import stop_on_signals
     from etl.cli.printing import out
 
     stop = stop_on_signals()
@@ -108,14 +108,14 @@ def _rendered(found: "Status") -> "Group":
 def _away(name: str, error: str | None) -> "RenderableType":
     from rich.text import Text
 
-    from etl.cli.dead import printable
+    from etl.text import printable
 
     return Text(f"{name} couldn't be asked: {printable(str(error)).removeprefix(f'{name}: ')}", style="bold red")
 
 
 def _of_redis(found: "InRedis") -> "Iterator[RenderableType]":
-    from etl.cli.dead import printable
-    from etl.cli.printing import duration, table_of
+    from etl.cli.printing import table_of
+    from etl.text import duration, printable
 
     yield table_of(
         ("source list", "messages waiting", "the oldest for"),
@@ -143,7 +143,7 @@ def _of_redis(found: "InRedis") -> "Iterator[RenderableType]":
 
 
 def _waiting_for(each: "List") -> str:
-    from etl.cli.printing import duration
+    from etl.text import duration
 
     if each.oldest_waiting_seconds is not None:
         return duration(each.oldest_waiting_seconds)
@@ -151,13 +151,13 @@ def _waiting_for(each: "List") -> str:
 
 
 def _lease(seconds: float) -> str:
-    from etl.cli.printing import duration
+    from etl.text import duration
 
     return f"{duration(seconds)} left" if seconds > 0 else f"ran out {duration(-seconds)} ago"
 
 
 def _memory(found: "InRedis") -> str:
-    from etl.cli.printing import duration, size
+    from etl.text import duration, size
 
     if found.memory is None:
         return "unknown: this user may not use INFO"
@@ -171,8 +171,8 @@ def _memory(found: "InRedis") -> str:
 
 
 def _of_postgres(found: "InPostgres", at: datetime) -> "Iterator[RenderableType]":
-    from etl.cli.dead import printable
-    from etl.cli.printing import duration, table_of
+    from etl.cli.printing import table_of
+    from etl.text import duration, printable
 
     def ago(moment: datetime) -> str:
         return f"{duration(max(0.0, (at - moment).total_seconds()))} ago"

@@ -19,7 +19,8 @@ from etl.lake import export, restore, search, verify
 from etl.lake.datasets import Dataset
 from etl.lake.target import Target
 from etl.lake.verify import Difference
-from etl.store import days, partitions, twins, unite
+from etl.reporting import twins
+from etl.store import days, partitions, unite
 from etl.store.connection import Engine
 from etl.store.days import Books, Day, Revision, Snapshot, changed
 from etl.store.tables import cdrs

@@ -9,6 +9,7 @@ from etl.jobs.findings import Finding, asked, clock, line, reachable
 from etl.store import preflight as store
 from etl.store import schema
 from etl.store.connection import Engine
+from etl.text import size
 
 NEEDED = 14  # pg_inherits.inhdetachpending
 MIB = 1024 * 1024
@@ -86,13 +87,9 @@ def _space(engine: Engine) -> Finding:
         return Finding(about, "unknown", says, f"grant pg_read_all_settings to it, or {ask}")
     if space is None:
         return Finding(about, "unknown", "the server is on another machine, or keeps its folder to itself", ask)
-    says = f"{_size(space.free)} free of {_size(space.total)}; the archive has {_size(space.database)}"
+    says = f"{size(space.free)} free of {size(space.total)}; the archive has {size(space.database)}"
     if space.free < SPACE_WRONG:
         return Finding(about, "wrong", says, "make room, or let `etl prune` forget days that are in the lake")
     if space.free < SPACE_WARNING * space.total:
         return Finding(about, "warning", says, "make room soon; `etl prune` forgets days that are in the lake")
     return Finding(about, "fine", says)
-
-
-def _size(size: int) -> str:
-    return f"{size / 1024**3:,.1f} GiB" if size >= 1024**3 else f"{size / MIB:,.0f} MiB"

@@ -16,11 +16,14 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from etl import app
 from etl.app import lake as lakeside
 from etl.app import schedule as clock
+from etl.app.load import drain, listen
+from etl.app.sources import waiting
+from etl.app.stores import engine_of, gaps, upgrade
 from etl.errors import ConfigurationError, Outage
 from etl.jobs.lake import Outcome
+from etl.keys import SPOOL
 from etl.lab.dialler import simulate
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.process import wait_until
@@ -121,10 +124,10 @@ class Demo:
         heard lies on the spool then."""
         stop = threading.Event()
         with ThreadPoolExecutor(1, "listen") as pool:
-            listening = pool.submit(app.listen, self.settings, stop)
+            listening = pool.submit(listen, self.settings, stop)
             try:
                 # Its first word on the spool is that it's subscribed.
-                if not wait_until(lambda: listening.done() or self.waiting()[app.SPOOL] > 0, LISTEN_SECONDS):
+                if not wait_until(lambda: listening.done() or self.waiting()[SPOOL] > 0, LISTEN_SECONDS):
                     raise Outage("the listener isn't subscribed")
                 since = datetime.now(UTC)
                 result = meanwhile()
@@ -135,14 +138,14 @@ class Demo:
         return result, since, until
 
     def gaps(self, since: datetime, until: datetime) -> list[Gap]:
-        return app.gaps(self.settings, since, until)
+        return gaps(self.settings, since, until)
 
     def waiting(self) -> dict[str, int]:
-        return app.waiting(self.settings)
+        return waiting(self.settings)
 
     def read(self, query: str) -> tuple[list[str], list[Sequence[object]]]:
         """A query's column names and rows."""
-        with app.engine_of(self.settings) as engine:
+        with engine_of(self.settings) as engine:
             return store.read(engine, query)
 
     def export(self, told: Callable[[int], None]) -> tuple[list[Outcome], list[Difference]]:
@@ -162,7 +165,7 @@ class Demo:
             return [column[0] for column in found.description], [*found.fetchall()]
 
     def load(self, loaded: Callable[[str, Books], None]) -> None:
-        app.drain(self.settings, threading.Event(), loaded)
+        drain(self.settings, threading.Event(), loaded)
 
 
 def folder() -> Path:
@@ -185,7 +188,7 @@ def fresh() -> Iterator[Demo]:
                 export_url=str(data / "lake"),
                 export_grace_minutes=0,
             )
-            app.upgrade(settings)
+            upgrade(settings)
             yield Demo(settings, postgres)
 
 

@@ -7,7 +7,7 @@ is another matter.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from etl import app
+from etl.app.stores import stores
 from etl.errors import ConfigurationError
 from etl.inbox.producer import publish, push
 from etl.lab.simulator import Profile, Tally, play
@@ -44,7 +44,7 @@ def simulate(
     """
     own = own or settings
     lists = {kind: _list_for(kind, own if _LISTS[kind].is_own else settings) for kind in _kinds(profile)}
-    with app.stores(settings) as clients, app.stores(own) as own_clients:
+    with stores(settings) as clients, stores(own) as own_clients:
 
         def to_redis(kind: str, bodies: list[bytes]) -> None:
             client = own_clients.redis if _LISTS[kind].is_own else clients.redis

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
-from etl.store.connection import translated
 
 _DAY = timedelta(days=1)
 _EXAMPLES = 10  # campaigns that are named where there's nothing of those that were asked for
@@ -127,7 +126,7 @@ class Report:
 
 def yesterday(engine: sa.Engine) -> date:
     """The last business day that is over. Raises `Outage` or `ConfigurationError`."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return _now(connection)[1].date() - _DAY
 
 
@@ -135,7 +134,7 @@ def ask(engine: sa.Engine, asked: Asked) -> Report:
     """Raises `Outage` or `ConfigurationError`."""
     how = _ASKS[asked.kind]
     period = {"first": asked.first, "last": asked.last}
-    with translated(), engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         zone, now = _now(connection)
         found = [dict(row) for row in connection.execute(_statement(how, asked), _parameters(asked)).mappings()]
         apart = 0 * _DAY if zone == "UTC" else _DAY

@@ -8,9 +8,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from etl import __version__
-from etl.cli.dead import printable
 from etl.reporting.charts import Chart, charts
 from etl.reporting.shown import Shown, about_totals, as_of, columns, notes, period, title, value
+from etl.text import printable
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row

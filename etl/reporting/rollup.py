@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from etl.store import twins
-from etl.store.connection import translated
+from etl.reporting import twins
 
 _DAY = timedelta(days=1)
 # Serialises those who compute figures; any number that nobody else in this database uses will do.
@@ -48,7 +47,7 @@ def rollup(
     that lies, if only partly, on a day that Postgres forgot keeps the figures it has. Raises `Outage` or
     `ConfigurationError`.
     """
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         ledger = _LEDGER_SINCE if since else _LEDGER
         changed = [_Changed(*row) for row in connection.execute(ledger, {"since": since, "everything": everything})]
         connection.rollback()
@@ -73,7 +72,7 @@ def rollup(
 def index_contacts(engine: sa.Engine, today: date) -> None:
     """For `reporting.contact_history`: the days that are over get an index of contacts. Open ones don't, since every
     row that is loaded would pay for it. Raises `Outage`."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         days = [*connection.scalars(_WITHOUT_INDEX, {"last": today - 2 * _DAY})]
         connection.rollback()
         for day in days:

@@ -7,8 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.cli.dead import printable
-from etl.cli.printing import duration
+from etl.text import duration, printable
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row

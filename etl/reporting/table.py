@@ -1,12 +1,13 @@
 """A report on a terminal: rows, a small bar each, totals, and what must be said beside them."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from etl.cli.printing import out
 from etl.reporting.shown import MEASURE, about_totals, as_of, columns, notes, period, title, value
 
 if TYPE_CHECKING:
@@ -17,17 +18,17 @@ BAR = 10  # characters of the longest bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def show(found: "Report") -> None:
+def show(found: "Report", out: Console) -> None:
     out.print(Text(f"{title(found)}: {period(found)}", style="bold"))
     if found.rows:
-        out.print(_table(found))
+        out.print(_table(found, _eighths if out.encoding.lower().startswith("utf") else _hashes))
     for told in filter(None, (about_totals(found), as_of(found))):
         out.print(Text(told, style="dim"))
     for note in notes(found):
         out.print(Text(f"Note: {note}" if found.rows else note, style="yellow" if found.rows else ""))
 
 
-def _table(found: "Report") -> Table:
+def _table(found: "Report", bar: Callable[[int, int], str]) -> Table:
     shown = [column for column in columns(found) if column.brief]
     measure = MEASURE[found.asked.kind]
     most = max((row[measure] for row in found.rows), default=0)
@@ -49,7 +50,7 @@ def _table(found: "Report") -> Table:
                 )
             )
             if column.name == measure:
-                cells.append(Text("" if called else _bar(row[measure], most), style="cyan"))
+                cells.append(Text("" if called else bar(row[measure], most), style="cyan"))
         table.add_row(*cells, style=style)
 
     for row in found.rows:
@@ -65,12 +66,15 @@ def _table(found: "Report") -> Table:
 
 
 def _vain(column: "Shown", called: str | None) -> bool:
-    """What a total has no name for: it isn't of a campaign that nobody named."""
+    """Text columns stay empty in the total row."""
     return called == "all" and column.what == "text"
 
 
-def _bar(number: int, most: int) -> str:
+def _eighths(number: int, most: int) -> str:
     eighths = round(8 * BAR * number / most) if most else 0
-    if not out.encoding.lower().startswith("utf"):
-        return "#" * round(eighths / 8)
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()
+
+
+def _hashes(number: int, most: int) -> str:
+    """For terminals that know no others."""
+    return "#" * round(BAR * number / most) if most else ""

@@ -49,6 +49,7 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
         connect_args={name: value for name, value in _DEFAULTS.items() if name not in sa.make_url(url).query},
     )
     sa.event.listen(engine, "connect", _prepare)
+    sa.event.listen(engine, "handle_error", _translate)
     # Of a connection that breaks, psycopg logs the second error, after it has raised the first.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     return engine
@@ -72,6 +73,11 @@ def translated() -> Iterator[None]:
         raise _ours(error) from error
     except sa.exc.TimeoutError as error:  # no free connection in the pool: all of them hang
         raise Outage(f"Postgres: {error}") from error
+
+
+def _translate(context: sa.engine.ExceptionContext) -> EtlError | None:
+    """What SQLAlchemy raises instead of the driver's error."""
+    return _ours(context.original_exception) if isinstance(context.original_exception, psycopg.Error) else None
 
 
 def _ours(error: BaseException | None) -> EtlError:

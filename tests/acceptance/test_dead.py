@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from etl.app import SPOOL
+from etl.keys import SPOOL
 from etl.wire.spool import pack_heard
 from tests.store import at_once
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr

@@ -9,9 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from etl import app
 from etl.app import gauges, status
 from etl.inbox.claims import Source
+from etl.keys import SPOOL
 from etl.metrics import ASKED, BACKLOG, OLDEST_WAITING, RUNWAY
 from tests.faults.worker import Worker
 from tests.lake import export, load, with_lake
@@ -94,7 +94,7 @@ def test_gauges_tell_how_the_stores_stand(archive: Archive, tmp_path: Path) -> N
         told = {gauge.name: samples(at, gauge.name) for gauge in ASKED}
         assert abs(told.pop("etl_listener_proven_timestamp_seconds")[archive.settings().server,] - time.time()) < 60
 
-    keys = {(key,): 0.0 for key in (*(source.key for source in archive.sources), app.SPOOL)}
+    keys = {(key,): 0.0 for key in (*(source.key for source in archive.sources), SPOOL)}
     assert told == {
         "etl_backlog_messages": keys,
         "etl_oldest_waiting_seconds": keys,
@@ -115,7 +115,7 @@ def test_a_backlog_is_told_with_the_age_of_its_oldest(archive: Archive) -> None:
         told = gauges.gauges(reading.read())
 
     waiting = dict.fromkeys(((source.key,) for source in archive.sources), 0)
-    assert told[BACKLOG] == waiting | {(CAMPAIGNS,): 3, (CLICK2DIAL,): 1, (app.SPOOL,): 0}
+    assert told[BACKLOG] == waiting | {(CAMPAIGNS,): 3, (CLICK2DIAL,): 1, (SPOOL,): 0}
     assert told[OLDEST_WAITING].keys() == told[BACKLOG].keys() - {(CLICK2DIAL,)}, "it doesn't say its age"
     assert 1_000 <= told[OLDEST_WAITING][CAMPAIGNS,] < 1_100
     assert told[RUNWAY] == {}, "growth takes two looks to see"

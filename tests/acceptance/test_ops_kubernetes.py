@@ -12,8 +12,9 @@ import redis
 import yaml
 
 import etl
-from etl import app
 from etl.app import monitor
+from etl.app.threads import SHUTDOWN_SECONDS
+from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateRedis
 from etl.settings import Settings, load
 from tests.command_line import in_shell, understood
@@ -216,14 +217,14 @@ def test_probes_and_scrapers_ask_where_the_program_serves() -> None:
 
 
 def test_given_a_stop_then_there_is_time_to_give_claims_back() -> None:
-    assert PODS["Deployment etl-loader"]["spec"]["terminationGracePeriodSeconds"] > app.SHUTDOWN_SECONDS + 3
+    assert PODS["Deployment etl-loader"]["spec"]["terminationGracePeriodSeconds"] > SHUTDOWN_SECONDS + 3
 
 
 def test_every_list_that_is_loaded_is_scaled_by() -> None:
     scaled = one("ScaledObject", "etl-loader")["spec"]
     lists = [source.key for source in load(FOLDER / "etl.toml", {}).sources]
 
-    assert [trigger["metadata"]["listName"] for trigger in scaled["triggers"]] == [*lists, app.SPOOL]
+    assert [trigger["metadata"]["listName"] for trigger in scaled["triggers"]] == [*lists, SPOOL]
     assert "replicas" not in one("Deployment", "etl-loader")["spec"]  # or each apply would undo what KEDA does
 
 

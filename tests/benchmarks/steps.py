@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
-from etl import app
+from etl.app.sources import decoders_of
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.store.writer import Batch, Writer
@@ -40,7 +40,7 @@ def _load(bench: Bench) -> dict[str, float]:
         yield
         spent[name] += time.process_time() - began
 
-    decode = app.decoders_of(bench.archive.settings())[CAMPAIGNS]
+    decode = decoders_of(bench.archive.settings())[CAMPAIGNS]
     with inbox.connect(bench.archive.redis_url) as client, engine(bench.archive.database_url) as connections:
         source = Source(client, CAMPAIGNS, worker="bench", lease_ms=600_000, batch_size=BATCH)
         writer = Writer(connections)

@@ -1,7 +1,8 @@
 """The real `etl` with one mishap at one step, as a program: `python child.py kill:after_claim run --follow`.
 
 A mishap kills or freezes the whole process at its first arrival at the step. The environment may set the program's
-constants, so that a test needn't wait as long as an operator would: FAULT_CONSTANTS='{"etl.app.SHUTDOWN_SECONDS": 1}'.
+constants, so that a test needn't wait as long as an operator would:
+FAULT_CONSTANTS='{"etl.app.threads.SHUTDOWN_SECONDS": 1}'.
 It's here that failures are injected and not in the product: the steps are public methods, wrapped from outside.
 """
 

@@ -18,7 +18,7 @@ from tests.faults.worker import Worker
 from tests.world import CAMPAIGNS, Archive, eventually
 
 KILLED = -signal.SIGKILL
-RENEWS_OFTEN = {"etl.app.RENEWALS_PER_LEASE": 600.0}
+RENEWS_OFTEN = {"etl.app.threads.RENEWALS_PER_LEASE": 600.0}
 BACKLOG = 200  # messages that a new life of the loader finds: enough to die over
 
 

@@ -9,7 +9,7 @@ from tests.faults.sample import MESSAGES, assert_took_effect_once, leases
 from tests.faults.worker import Worker
 from tests.world import Archive, cdr, eventually
 
-SOON = {"etl.app.SHUTDOWN_SECONDS": 0.5, "etl.app.GIVE_BACK_SECONDS": 0.5}
+SOON = {"etl.app.threads.SHUTDOWN_SECONDS": 0.5, "etl.app.threads.GIVE_BACK_SECONDS": 0.5}
 
 
 def assert_adoptable_at_once(archive: Archive) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from etl import app
+from etl.app.load import follow
+from etl.app.sources import tally_of
 from etl.errors import Outage
 from etl.inbox import claims
 from etl.inbox.claims import Claim, End, Source
@@ -136,7 +137,7 @@ def test_nothing_is_lost_or_doubled_between_two_producers_two_loaders_and_the_ap
 
     def load(name: str) -> None:
         settings = archive.settings(worker_name=name, batch_size=40, linger_ms=0)
-        app.follow(settings, stop, app.tally_of(settings), listen=False)
+        follow(settings, stop, tally_of(settings), listen=False)
 
     def consume() -> None:
         with connect(archive.redis_url) as client:

@@ -19,7 +19,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl import app
+from etl.app.stores import gaps, rollup
 from etl.lab.servers.private import PrivateRedis
 from etl.store.sessions import deaf_seconds
 from etl.wire.ids import uuid7
@@ -321,7 +321,7 @@ def test_a_days_gaps_are_added_by_server_and_not_by_pattern(archive: Archive) ->
     )
 
     assert gap_seconds(archive) == 3600 * (2 + 1.5 + 1)
-    found = app.gaps(archive.settings(), DAY, DAY + timedelta(days=1))
+    found = gaps(archive.settings(), DAY, DAY + timedelta(days=1))
     assert deaf_seconds(found) == {"one": 7200.0, "two": 9000.0}
 
 
@@ -363,7 +363,7 @@ def test_a_gap_ends_the_states_of_those_whom_it_may_have_hidden(
         frame = pack_heard(uuid7(number).bytes, at(hours), b"enigma:notifications:agents:1001", message)
         archive.redis.lpush("etl:events", frame)
     archive.load(redis_name="one")
-    app.rollup(archive.settings(), False, lambda _: None)
+    rollup(archive.settings(), False, lambda _: None)
 
     states = archive.rows("SELECT status, closed_by, state_until FROM reporting.agent_states ORDER BY state_from")
 

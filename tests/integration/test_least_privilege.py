@@ -14,13 +14,14 @@ from alembic import command
 from psycopg.errors import InsufficientPrivilege, InvalidName, ReadOnlySqlTransaction
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from etl import app
 from etl.app import check as preflight
 from etl.app import replay as letters
+from etl.app.stores import engine_of, gaps, rollup
 from etl.errors import ConfigurationError
 from etl.inbox import rights
 from etl.inbox.connection import connect
 from etl.inbox.rights import List, Needs
+from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateRedis
 from etl.settings import Settings
 from etl.store import dead_letters, schema
@@ -149,14 +150,14 @@ def test_given_the_roles_and_the_acl_then_everything_else_works(guarded: Archive
     assert_agrees(guarded)
     # dead letters, gaps, the preflight
     settings = guarded.settings()
-    assert {DAY, DAY + timedelta(days=1)} <= {*app.rollup(settings, False, print)}
+    assert {DAY, DAY + timedelta(days=1)} <= {*rollup(settings, False, print)}
     assert guarded.value("SELECT sum(attempts) FROM reporting.campaign_days") == 3
     assert guarded.value("SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%%(contact_ref)'") == 2
-    with app.engine_of(settings) as connections:
+    with engine_of(settings) as connections:
         first, second = (letter.id for letter in dead_letters.find(connections, Wanted()))
         assert dead_letters.discard(connections, Wanted([first]), "noise") == 1
     assert letters.replay(settings, Wanted([second]), told).still_dead == 1
-    assert app.gaps(settings, today, today)[0:0] == []
+    assert gaps(settings, today, today)[0:0] == []
     found = list(preflight.check(settings))
     assert {finding.about: finding for finding in found if finding.verdict == "wrong"} == {}
     assert {finding.about for finding in found if finding.about.endswith("rights") and finding.verdict == "fine"} == {
@@ -346,7 +347,7 @@ def test_given_the_default_settings_then_the_file_grants_what_the_preflight_asks
     settings = Settings()
     lists = [List(source.key, source.take_from, source.forward_to) for source in settings.sources]
     with connect("redis://127.0.0.1:1/0") as client:  # which connects when it's asked for something
-        minimal = rights.minimal(client, Needs(lists, app.SPOOL, settings.listen_patterns))
+        minimal = rights.minimal(client, Needs(lists, SPOOL, settings.listen_patterns))
 
     assert f"user etl on resetkeys resetchannels -@all {minimal}\n" in ACL
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from etl import app
+from etl.app.load import listen
 from etl.inbox.connection import connect
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
 from tests.world import Archive, eventually
@@ -61,7 +61,7 @@ def listening(archive: Archive, redis_url: str | None = None, **more: Any) -> It
     settings = replace(archive, redis_url=redis_url or archive.redis_url).settings(**more)
     stop = threading.Event()
     waiting = archive.redis.llen("etl:events")
-    thread = threading.Thread(target=app.listen, args=(settings, stop))
+    thread = threading.Thread(target=listen, args=(settings, stop))
     thread.start()
     try:
         eventually(lambda: archive.redis.llen("etl:events") > waiting, what="it never began a session")

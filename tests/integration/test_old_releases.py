@@ -5,7 +5,7 @@ import psycopg
 import pytest
 from psycopg.errors import FeatureNotSupported
 
-from etl import app
+from etl.app.stores import engine_of
 from tests.world import Archive
 
 REFUSED = "older than the archive"
@@ -37,7 +37,7 @@ def test_given_a_0_1_under_another_name_then_its_exports_are_refused(archive: Ar
 
 
 def test_given_our_own_sessions_then_they_say_their_release(archive: Archive) -> None:
-    with app.engine_of(archive.settings()) as engine, engine.connect() as connection:
+    with engine_of(archive.settings()) as engine, engine.connect() as connection:
         for statement in OF_0_1[1:4]:
             connection.exec_driver_sql(statement)
         connection.rollback()

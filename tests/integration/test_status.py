@@ -10,12 +10,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from etl import app
 from etl.app import schedule as clock
 from etl.app import status
+from etl.app.sources import sources
+from etl.app.stores import Stores
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.memory import memory
+from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateCluster
 from etl.lake.datasets import DATASETS
 from etl.settings import Source as Configured
@@ -27,7 +29,6 @@ from tests.lake import EVENTS, export, export_and_prune, heard, lake, load, with
 from tests.store import engine, new_id
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually
 
-SPOOL = app.SPOOL
 NOWHERE = "127.0.0.1:1"
 EVENT = b'{"type": "status", "payload": {"status": "busy", "ref": "1002"}}'
 LONG_AGO = timedelta(days=4_000)
@@ -111,13 +112,13 @@ def test_claims_tell_who_holds_them_and_for_how_long(archive: Archive) -> None:
     assert frozen
     assert busy
     with connect(archive.redis_url) as client:
-        sources = app.sources(archive.settings(), app.Stores(client, None))  # type: ignore[arg-type]
+        lists = sources(archive.settings(), Stores(client, None))  # type: ignore[arg-type]
 
         def ran_out() -> bool:
-            return status.claims(sources)[0].lease_seconds < 0
+            return status.claims(lists)[0].lease_seconds < 0
 
         eventually(ran_out)
-        found = status.claims(sources)
+        found = status.claims(lists)
 
     assert [(each.source_key, each.worker, each.messages, each.batch_id) for each in found] == [
         (CAMPAIGNS, "frozen", 2, frozen.batch_id),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from etl import app
 from etl.app import check as preflight
+from etl.app.load import listen
 from etl.errors import ConfigurationError
 from etl.lab.dialler import simulate
 from etl.lab.servers.private import PrivateRedis
@@ -104,7 +104,7 @@ def test_what_the_dialler_wrote_to_its_servers_is_ten_calls_in_any_order(
         archive.sources = [Source(key=key) for key in lists[name]]
     stop = threading.Event()
     listeners = [
-        threading.Thread(target=app.listen, args=(archive.settings(worker_name=f"{name}-ear"), stop))
+        threading.Thread(target=listen, args=(archive.settings(worker_name=f"{name}-ear"), stop))
         for name, archive in sources.items()
     ]
     for thread in listeners:

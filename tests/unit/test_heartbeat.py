@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from etl import app
+from etl.app.threads import heartbeat
 from etl.settings import Settings
 from tests.world import eventually
 
@@ -36,5 +36,5 @@ def _struck() -> "weakref.ref[_Claim]":
 def test_what_an_error_holds_is_let_go_at_the_next_beat(no_other_collection: None) -> None:
     claim = _struck()
     assert claim() is not None
-    with app._heartbeat(Settings(lease_seconds=10), []):
+    with heartbeat(Settings(lease_seconds=10), []):
         eventually(lambda: claim() is None)

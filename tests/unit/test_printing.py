@@ -2,7 +2,7 @@
 
 import pytest
 
-from etl.cli.printing import duration, size
+from etl.text import duration, size
 
 
 @pytest.mark.parametrize(

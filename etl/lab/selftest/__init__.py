@@ -16,8 +16,10 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from etl import app
+from etl import logs
 from etl.app import lake as lakeside
+from etl.app.sources import claimed_elsewhere, waiting
+from etl.app.stores import engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.producer import publish, push
@@ -40,6 +42,8 @@ LISTEN_SECONDS = 30.0  # until the listener's first word
 QUIET_SECONDS = 120.0  # for leases to run out, pauses to end, and the backlog to be loaded
 
 Told = Callable[[float], None]
+
+log = logs.get()
 
 
 def run(minutes: float, seed: int, told: Told, lent: tuple[str, str] | None = None) -> Report:
@@ -85,7 +89,7 @@ def _start(running: Site) -> None:
     for program in running.programs.values():
         program.start()
     # The first word of a listener on the spool is that it's subscribed; soon a loader has taken it.
-    with app.engine_of(running.settings) as engine:
+    with engine_of(running.settings) as engine:
         if not wait_until(lambda: bool(proof.read(engine, "SELECT FROM listener_sessions")), LISTEN_SECONDS):
             raise EtlError("the listener isn't subscribed, or its loader doesn't load")
 
@@ -171,7 +175,7 @@ def _come_to_rest(running: Site) -> float:
 def _is_quiet(running: Site) -> bool:
     """In this order: a message moves from a list into a claim, never back."""
     time.sleep(0.5)
-    return not any(app.waiting(running.settings).values()) and not app.claimed_elsewhere(running.settings)
+    return not any(waiting(running.settings).values()) and not claimed_elsewhere(running.settings)
 
 
 def _prove(running: Site, truth: Truth) -> Iterator[Verdict]:
@@ -191,9 +195,7 @@ def bring_the_lake_up_to_date(settings: Settings) -> None:
                     try:
                         operation(dataset, books.day, lambda _rows: None)
                     except EtlError as error:
-                        app.log.error(
-                            "selftest_lake_failed", dataset=dataset.name, day=str(books.day), error=str(error)
-                        )
+                        log.error("selftest_lake_failed", dataset=dataset.name, day=str(books.day), error=str(error))
 
 
 def _of_the_processes(running: Site, folder: Path, memory: Memory) -> Iterator[Verdict]:

@@ -11,8 +11,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etl import app
 from etl.app import lake as lakeside
+from etl.app.stores import engine_of, gaps
 from etl.errors import LakeError
 from etl.lab.selftest.calls import COLUMNS, TIMES, Call
 from etl.lab.selftest.producers import Published, Truth
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
 def prove(settings: Settings, truth: Truth, forwarded: Mapping[str, int]) -> Iterator[Verdict]:
     """Everything that Postgres, the lake and the books can tell, once all is quiet. `forwarded` are the lengths of the
     lists that got a copy of each message, by the list they are copies of."""
-    with app.engine_of(settings) as engine:
+    with engine_of(settings) as engine:
         yield in_postgres(engine, truth)
         yield revisions(engine, truth)
         yield list_events(engine, truth)
@@ -150,7 +150,7 @@ def published(settings: Settings, engine: Engine, truth: Truth) -> Iterator[Verd
 
     times = truth.published.values()
     since, until = min(each.began for each in times), max(each.ended for each in times)
-    known = app.gaps(settings, since - BEFORE, until + BEFORE)
+    known = gaps(settings, since - BEFORE, until + BEFORE)
     missing = {s: each for s, each in truth.published.items() if each.confirmed and s not in heard}
     hidden = [serial for serial, each in missing.items() if not any(_may_be_in(each, gap) for gap in known)]
     seconds = sum(max(0.0, (min(gap.gap_until, until) - max(gap.gap_from, since)).total_seconds()) for gap in known)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from etl import app
+from etl.app.stores import revisions
 from etl.errors import ConfigurationError
 from etl.inbox import connection as inbox
 from etl.lab.proxy import Address
@@ -51,7 +51,7 @@ def owned(redis_url: str, database_url: str) -> Servers:
         if connection.dbsize():
             raise ConfigurationError("this Redis isn't empty: a selftest takes an empty database of a test instance")
     settings = Settings(redis_url=SecretStr(redis_url), database_url=SecretStr(database_url))
-    has, _ = app.revisions(settings)
+    has, _ = revisions(settings)
     if has is not None:
         raise ConfigurationError("this Postgres has an archive already: a selftest takes an empty test database")
     return Servers(redis_url, database_url, database_url, redis_at, postgres_at)

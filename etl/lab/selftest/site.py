@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from etl import app
+from etl.app.stores import upgrade
 from etl.inbox import connection as inbox
 from etl.lab.proxy import Proxy
 from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
@@ -78,7 +78,7 @@ def site(servers: Servers, folder: Path) -> Iterator[Site]:
         export_grace_minutes=0,
         http="off",
     )
-    app.upgrade(settings)
+    upgrade(settings)
     with ExitStack() as stack:
         redis_wire = stack.enter_context(Proxy(servers.redis_at))
         postgres_wire = stack.enter_context(Proxy(servers.postgres_at))

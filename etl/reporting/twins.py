@@ -7,12 +7,10 @@ from datetime import date
 
 import sqlalchemy as sa
 
-from etl.store.connection import translated
-
 
 def count(engine: sa.Engine, day: date) -> int:
     """Pairs whose first row is on that UTC day, as it stands in Postgres. Raises `Outage` or `ConfigurationError`."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         found: int = connection.execute(_COUNT, {"day": day}).scalar_one()
         return found
 

@@ -1,0 +1,137 @@
+"""Loading, put together from settings: clients become loaders, and loaders get threads.
+
+    drain     every source list, one after the other, until nothing is left
+    follow    every source list, each in its thread, until SIGTERM or SIGINT
+
+What is done by the clock is in `etl.app.schedule`, the lake in `etl.app.lake`; several processes are the business of
+`etl.supervisor`.
+"""
+
+import contextlib
+import gc
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from etl import logs
+from etl.app import schedule as clock
+from etl.app.sources import decoders_of, sources, tally_of
+from etl.app.stores import Stores, redis_of, stores
+from etl.app.threads import heartbeat, run_in_threads
+from etl.inbox import connection as inbox
+from etl.inbox.claims import Source
+from etl.inbox.listener import Listener, Listening
+from etl.inbox.spool import Spooler
+from etl.jobs.loader import Decode, Loader, Options
+from etl.jobs.patience import Patience, Stopped
+from etl.keys import SPOOL
+from etl.metrics import Tally
+from etl.settings import Settings
+from etl.store import schema
+from etl.store.writer import Books, Writer
+from etl.urls import redacted
+
+# A run that ends by itself doesn't wait longer than this for a store; one that follows waits for ever.
+DRAIN_PATIENCE_SECONDS = 30.0
+# The listener repeats its small commands: the sooner it gives one up, the sooner it hears again.
+LISTENER_TIMEOUT_SECONDS = 1.0
+# Seconds after which a thread that decodes gives way to the one that feeds Postgres, which would soon run dry.
+SWITCH_INTERVAL = 0.001
+# Objects made between two runs of the garbage collector, beside the heartbeat's. A claim makes a hundred thousand, none
+# of them in a cycle.
+GARBAGE_THRESHOLD = 200_000
+
+log = logs.get()
+
+
+def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
+    """Load until every source list is empty, telling of each claim under its list's key.
+
+    Raises `Outage` if a store is away at the start, or for long, and `ConfigurationError`.
+    """
+    with stores(settings) as clients:
+        schema.check(clients.engine)
+        work = _loaders(settings, clients, tally_of(settings), partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS))
+        with heartbeat(settings, [source for source, _ in work]):
+            for source, loader in work:
+                loader.drain(stop, lambda books, key=source.key: loaded(key, books))  # type: ignore[misc]
+
+
+def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
+    """Load, listen to PubSub, and do by the clock what is to be done, until `stop` is set. Then claims in hand are
+    finished, or given back when time is short. What was done is counted in `tally`, which is `tally_of(settings)`.
+
+    Raises what ended a loader or the listener, if anything but `stop` did.
+    """
+    patience = Patience(log, stop, None, tally.beat)
+    with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
+        clients = patience.ride_out(lambda: stack.enter_context(stores(settings)))
+        patience.ride_out(lambda: schema.check(clients.engine))
+        work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
+        with heartbeat(settings, [source for source, _ in work]):
+            log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
+            runs: dict[str, Callable[[threading.Event], None]] = {
+                f"load {source.key}": loader.run for source, loader in work
+            }
+            if listen:
+                prompt = patience.ride_out(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
+                runs["listen"] = _listener(settings, clients.redis, prompt).run
+            if schedule:
+                runs["schedule"] = clock.schedule(settings, clients.engine).run
+            run_in_threads(runs, [source for source, _ in work], stop)
+            log.info("stopped", worker=settings.worker_name)
+
+
+def listen(settings: Settings, stop: threading.Event) -> None:
+    """Listen to PubSub until `stop` is set; what is heard waits on the spool for a loader.
+
+    Raises `ConfigurationError`.
+    """
+    patience = Patience(log, stop)
+    with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
+        redis = patience.ride_out(lambda: stack.enter_context(redis_of(settings)))
+        prompt = patience.ride_out(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
+        run_in_threads({"listen": _listener(settings, redis, prompt).run}, [], stop)
+
+
+def _loaders(
+    settings: Settings, clients: Stores, tally: Tally, patience: Callable[[Callable[[], None]], Patience]
+) -> list[tuple[Source, Loader]]:
+    """`patience` makes one, given what to call while it waits."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    _spare_the_garbage_collector()
+    writer, decoders = Writer(clients.engine), decoders_of(settings)
+    work = []
+    for source in sources(settings, clients):
+        counts = tally.of(source.key)
+        options = _options(settings, decoders[source.key])
+        work.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
+    return work
+
+
+def _options(settings: Settings, decode: Decode) -> Options:
+    return Options(
+        decode=decode,
+        worker=settings.worker_name,
+        batch_size=settings.batch_size,
+        linger_seconds=settings.linger_ms / 1_000,
+        server=settings.server,
+    )
+
+
+def _listener(settings: Settings, redis: inbox.Client, prompt: inbox.Client) -> Listener:
+    listening = Listening(
+        name=settings.worker_name,
+        spool=SPOOL,
+        patterns=settings.listen_patterns,
+        ignore=frozenset(settings.listen_ignore),
+        server=settings.server,
+    )
+    return Listener(prompt, listening, log, Spooler(redis, SPOOL, log))
+
+
+def _spare_the_garbage_collector() -> None:
+    """Going through all that was imported, time and again within a claim, would take a tenth of its time."""
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)

@@ -1,0 +1,84 @@
+"""The lists that are loaded, and what their messages are, from settings."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from etl.app.stores import Stores, stores
+from etl.inbox.claims import Source
+from etl.jobs.loader import Decode
+from etl.keys import SPOOL
+from etl.metrics import Tally
+from etl.settings import Settings
+from etl.settings import Source as ListSettings
+from etl.wire.cdr import NUMBERS
+from etl.wire.decode import Decoding, SpoolDecoding
+from etl.wire.faults import Reason
+from etl.wire.ids import uuid7
+from etl.wire.times import from_datetime
+
+# A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
+AHEAD = timedelta(days=1)
+
+
+def waiting(settings: Settings) -> dict[str, int]:
+    """How many messages wait, by source list. Raises `Outage`."""
+    with stores(settings) as clients:
+        return {source.key: source.waiting() for source in sources(settings, clients)}
+
+
+def claimed_elsewhere(settings: Settings) -> int:
+    """How many claims other workers hold, or left behind with a lease that still runs. Raises `Outage`."""
+    with stores(settings) as clients:
+        return sum(source.claimed_elsewhere() for source in sources(settings, clients))
+
+
+def sources(settings: Settings, clients: Stores) -> list[Source]:
+    """The dialler's lists, and last the spool, which is loaded like any other."""
+    lists = [(source.key, source.take_from, source.forward_to) for source in settings.sources]
+    return [
+        Source(
+            clients.redis,
+            key,
+            worker=settings.worker_name,
+            take_from=take_from,
+            forward_to=forward_to,
+            batch_size=settings.batch_size,
+            lease_ms=settings.lease_seconds * 1_000,
+        )
+        for key, take_from, forward_to in [*lists, (SPOOL, "right", None)]
+    ]
+
+
+def tally_of(settings: Settings) -> Tally:
+    """A tally for one process of loaders, all at zero."""
+    return Tally([*(source.key for source in settings.sources), SPOOL], [str(reason) for reason in Reason], NUMBERS)
+
+
+def new_id() -> UUID:
+    return uuid7(time.time_ns() // 1_000_000)
+
+
+def decoders_of(settings: Settings) -> dict[str, Decode]:
+    """What the messages of each list are, by its key."""
+    lists = {source.key: _of_a_list(settings, source) for source in settings.sources}
+    return {**lists, SPOOL: _of_the_spool(settings)}
+
+
+def _of_a_list(settings: Settings, source: ListSettings) -> Decode:
+    return lambda messages, batch_id, captured_at: Decoding(
+        messages,
+        source=source.source,
+        key=source.key,
+        batch_id=batch_id,
+        captured_at=captured_at,
+        latest=from_datetime(datetime.now(UTC) + AHEAD),
+        max_message_bytes=settings.max_message_bytes,
+        zone=source.time_zone,
+    )
+
+
+def _of_the_spool(settings: Settings) -> Decode:
+    return lambda messages, batch_id, _: SpoolDecoding(
+        messages, batch_id=batch_id, max_message_bytes=settings.max_message_bytes
+    )

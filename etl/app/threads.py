@@ -1,0 +1,108 @@
+"""Threads of a process that follows: started, ended by a signal, and kept alive in Redis meanwhile."""
+
+import _thread
+import contextlib
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+
+from etl import logs
+from etl.errors import EtlError, Outage
+from etl.inbox.claims import Source
+from etl.settings import Settings
+
+# From the signal to the exit 30 s are promised; what isn't finished by now is given back.
+SHUTDOWN_SECONDS = 25.0
+# For giving back, which a Redis that doesn't answer would draw out.
+GIVE_BACK_SECONDS = 2.0
+# How late, at worst, the main thread hears of a signal.
+SIGNAL_POLL_SECONDS = 1.0
+# Leases are renewed this often within their length, so that two may fail.
+RENEWALS_PER_LEASE = 4
+
+log = logs.get()
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set. A second Ctrl-C ends the process at once; that loses nothing either."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            os._exit(128 + number)
+        set_from_handler(stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop
+
+
+def set_from_handler(stop: threading.Event) -> None:
+    """Not at once, for a handler interrupts the main thread anywhere, within the event's own lock too."""
+    if not stop.is_set():
+        _thread.start_new_thread(stop.set, ())
+
+
+@contextlib.contextmanager
+def heartbeat(settings: Settings, sources: list[Source]) -> Iterator[None]:
+    """Renews the leases of the claims in hand, from a thread of its own, and sees to the garbage."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(settings.lease_seconds / RENEWALS_PER_LEASE):
+            # SQLAlchemy's errors are in cycles with the frames that they passed: each holds on to the claim it struck.
+            gc.collect()
+            for source in sources:
+                # The loader says when Redis is away; and a claim that is lost is protected by the ledger.
+                with contextlib.suppress(EtlError):
+                    source.renew_all()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def run_in_threads(
+    runs: Mapping[str, Callable[[threading.Event], None]], sources: list[Source], stop: threading.Event
+) -> None:
+    """Each of `runs` in a thread of its name, until `stop` is set or one of them fails; that failure is raised."""
+    failures: list[BaseException] = []
+
+    def run(work: Callable[[threading.Event], None]) -> None:
+        try:
+            work(stop)
+        except BaseException as failure:
+            failures.append(failure)
+            stop.set()
+
+    threads = [threading.Thread(target=run, args=(work,), name=name, daemon=True) for name, work in runs.items()]
+    for thread in threads:
+        thread.start()
+    # Not for ever: a signal that comes just before the wait begins doesn't end it, and its handler runs after it.
+    while not stop.wait(SIGNAL_POLL_SECONDS):
+        pass
+    deadline = time.monotonic() + SHUTDOWN_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    giving_back = threading.Thread(target=_give_back, args=(sources,), daemon=True)
+    giving_back.start()
+    giving_back.join(GIVE_BACK_SECONDS)
+    if failures:
+        raise failures[0]
+
+
+def _give_back(sources: list[Source]) -> None:
+    """What is still in hand is stuck in a call to a store. Its thread ends with the process; should it commit before
+    that, the ledger tells the next holder."""
+    for source in sources:
+        try:
+            source.give_back_all()
+        except Outage as outage:
+            log.warning("claims_left_to_their_leases", source_key=source.key, error=str(outage))

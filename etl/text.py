@@ -1,0 +1,26 @@
+"""Figures and foreign text, for people to read."""
+
+
+def duration(seconds: float) -> str:
+    """For people: its two largest units, which is as exact as anybody wants to know it."""
+    whole = int(seconds)
+    if whole < 1:
+        return "under 1 s"
+    for unit, name, smaller, smaller_name in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            return f"{whole // unit:,} {name} {whole % unit // smaller} {smaller_name}"
+    return f"{whole} s"
+
+
+def size(number: int) -> str:
+    """Bytes, for people."""
+    return f"{number / 1024**3:,.1f} GiB" if number >= 1024**3 else f"{number / 1024**2:,.1f} MiB"
+
+
+def printable(text: str) -> str:
+    """What a terminal would obey, or show as something else than it is, spelled out; line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
