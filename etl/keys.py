@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 SPOOL = "etl:events"  # the list on which the listener puts what it hears
 
 # What stands behind a list's prefix in our keys, up to the next colon.
-_OURS = ("claims", "claimed", "claim", "listener")
+_OURS = ("claims", "claim", "last", "listener")
 _OF_OUR_OWN = "which is a key of the program's own, beside"
 
 

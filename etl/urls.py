@@ -90,8 +90,8 @@ def of_libpq(url: str) -> str:
         if len(parts.options.get(name, ())) > 1:
             raise ValueError(f"names {name} more than once: several go into one, as in ?host=a,b&port=5432,5433")
     hosts, ports = _hosts_and_ports(parts, options)
-    if len(hosts) < 2:
-        return url.partition("://")[2]
+    if len(hosts) < 2:  # libpq takes a colon without a port, and SQLAlchemy doesn't
+        return re.sub(r"^((?:.*@)?[^@]*?):(?=[/?]|$)", r"\1", url.partition("://")[2], count=1)
     places = [f"host={quote(','.join(hosts), safe=',:/')}", f"port={','.join(map(str, ports))}"]
     rest = [pair for pair in pairs if unquote(pair.partition("=")[0]) not in ("host", "port")]
     credentials = "" if parts.credentials is None else f"{parts.credentials}@"
@@ -110,9 +110,18 @@ def redacted(url: str) -> str:
 
     Where a password isn't percent-encoded, more than the password may be hidden, never less.
     """
-    url = re.sub("([?&][^=&]*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)  # first: an @ may be in there
-    url = re.sub("://([^:@/]*):.*@", r"://\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"^(rediss?\+sentinel)://[^:]*@", r"\1://***@", url)  # no user there: it's a password
+    front, asks, query = url.partition("?")
+    shown = [f"{pair.partition('=')[0]}=***" if _is_password(pair) else pair for pair in query.split("&")]
+    scheme, _, rest = f"{front}{asks}{'&'.join(shown)}".partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user, has_password, _ = credentials.partition(":")
+    if not has_password and scheme.endswith("+sentinel"):
+        user = "***" if credentials else user  # no user there: it's a password
+    return f"{scheme}://{user}{':***' if has_password else ''}{at}{place}"
+
+
+def _is_password(pair: str) -> bool:
+    return "password" in unquote(pair.partition("=")[0]).lower()
 
 
 def server_name(url: str) -> str:

@@ -76,7 +76,7 @@ def migrate(database_url: str) -> None:
 
 def left(client: Any, **options: Any) -> list[bytes]:
     """Every key but those that note when the last claim of a list was made: these stay for ever."""
-    return [key for key in client.keys(**options) if not key.endswith(b":claimed")]
+    return [key for key in client.keys(**options) if not key.endswith(b":last")]
 
 
 @dataclass

@@ -47,7 +47,11 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
         for day in legs.due(engine):
             if stop.is_set():
                 return
-            united = legs.unite(engine, day, settings.worker_name)
+            try:
+                united = legs.unite(engine, day, settings.worker_name)
+            except EtlError as error:  # the next day may go; and this one in an hour
+                log.warning("legs_not_united", day=str(day), error=str(error))
+                continue
             if united.renamed or united.united:
                 log.info("legs_united", day=str(day), renamed=united.renamed, united=united.united)
 

@@ -9,7 +9,7 @@ Each arrow is one Lua script, so each message is in exactly one list at any mome
 
 The order of claiming decides which version of a call is the newer one. So a claim's batch_id has its time from Redis,
 and within a list it's later than that of every claim before: of whichever worker, and wherever clocks go. The time of
-the last claim is noted in `{source}:claimed`. Loaders of 0.1 take their own host's time meanwhile, and note none.
+the last claim is noted in `{source}:last`. Loaders of 0.1 take their own host's time meanwhile, and note none.
 """
 
 import contextlib
@@ -102,7 +102,7 @@ class Source:
         self._lease_ms = lease_ms
         self._prefix = prefix_of(key)
         self._registry = f"{self._prefix}:claims"
-        self._claimed = f"{self._prefix}:claimed"
+        self._last = f"{self._prefix}:last"
         self._check_slots(client)
         self._scripts = {name: _script(client, name) for name in _VERBS}
         self._live: dict[UUID, Claim] = {}
@@ -202,7 +202,7 @@ class Source:
     def _try_to_claim(self, unix_ms: int) -> UUID | None:
         """None if nothing is waiting."""
         batch_id = uuid7(unix_ms)
-        keys = [self.key, self._list_of(batch_id), self._registry, self._claimed]
+        keys = [self.key, self._list_of(batch_id), self._registry, self._last]
         if self._forward_to:
             keys.append(self._forward_to)
         limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
@@ -214,7 +214,7 @@ class Source:
 
         def register(unix_ms: int, noted: bool = True) -> int:
             batch_id = uuid7(unix_ms)
-            keys = [orphan, self._list_of(batch_id), self._registry, self._claimed]
+            keys = [orphan, self._list_of(batch_id), self._registry, self._last]
             return int(self._run("rescue", keys, [name, f"{batch_id}@rescued", unix_ms if noted else ""]))
 
         return register(unix_ms_of(claimed_as), noted=False) if claimed_as else self._in_turn(register)
@@ -222,10 +222,10 @@ class Source:
     def _in_turn(self, step: Callable[[int], T]) -> T:
         """Do `step` with a time later than that of every claim before, once more whenever another was faster."""
         for _ in range(OVERTAKEN_TIMES):
-            unix_ms = int(self._run("next", [self._claimed], []))
+            unix_ms = int(self._run("next", [self._last], []))
             if not 0 < unix_ms < LATEST_MS:
                 raise ConfigurationError(
-                    f"{self._claimed} notes that the last claim was made beyond the year 2100: see that Redis' clock is"
+                    f"{self._last} notes that the last claim was made beyond the year 2100: see that Redis' clock is"
                     " right, and delete that key"
                 )
             with contextlib.suppress(_OvertakenError):

@@ -13,6 +13,7 @@ import redis
 from etl import urls
 from etl.errors import ConfigurationError, Forbidden
 from etl.inbox.connection import Client, translated
+from etl.keys import prefix_of
 
 # What takes messages away, as CLIENT LIST names a last command. Our own loaders use BLMOVE and EVALSHA instead.
 _POPS = frozenset({"blpop", "brpop", "brpoplpush", "lpop", "rpop", "rpoplpush", "lmove", "lmpop", "blmpop"})
@@ -104,6 +105,15 @@ def poppers(client: Client) -> list[Popper] | None:
         for each in clients
         if each.get("cmd") in _POPS and each.get("db") == database and _is_at_it(each)
     ]
+
+
+def last_claim(client: Client, key: str) -> tuple[float, float]:
+    """When the last claim of a list was made, by what is noted beside it, and what time it is by the same server: Unix
+    times. 0 if none was noted."""
+    connection: Any = client
+    with translated():
+        noted = connection.zscore(f"{prefix_of(key)}:last", "last")
+    return float(noted or 0) / 1_000, clock(client)
 
 
 def ends(client: Client, key: str, most: int, most_bytes: int) -> Ends:

@@ -140,7 +140,7 @@ def _uses_of_loading(needs: Needs) -> list[_Use]:
             _Use(key, _escaped(key), _OF_A_SOURCE),
             _Use(f"{prefix_of(key)}:claim:{_new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
             _Use(f"{prefix_of(key)}:claims", f"{_escaped(prefix_of(key))}:*", _OF_A_REGISTRY),
-            _Use(f"{prefix_of(key)}:claimed", f"{_escaped(prefix_of(key))}:*", _OF_THE_LAST_TIME),
+            _Use(f"{prefix_of(key)}:last", f"{_escaped(prefix_of(key))}:*", _OF_THE_LAST_TIME),
         ]
         if forward_to:
             push = "rpush" if take_from == "left" else "lpush"

@@ -4,6 +4,7 @@ questions themselves are in `etl.inbox.preflight` and `etl.inbox.rights`; what w
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from etl.inbox import preflight as inbox
@@ -14,8 +15,11 @@ from etl.inbox.rights import Needs
 from etl.jobs.findings import Finding, Line, asked, clock, line, reachable
 from etl.jobs.loader import Decode
 from etl.jobs.preflight_lists import of_a_list, of_the_spool
+from etl.keys import prefix_of
 
 NEEDED = (6, 2)  # LMOVE and BLMOVE
+# Claims that follow each other within a millisecond are dated a little ahead; a minute of that is a clock's fault.
+AHEAD_SECONDS = 60.0
 
 
 def of_redis(
@@ -38,8 +42,23 @@ def of_redis(
         look = partial(of_a_list, client, each, decoders[each.key])
         yield from asked(f"list {each.key}", look)
     yield from asked(f"messages of {needs.spool}", lambda: [of_the_spool(client, needs.spool, decoders[needs.spool])])
+    keys = [*(each.key for each in needs.lists), needs.spool]
+    yield from asked("time of claims", lambda: [_last_claims(client, keys)])
     yield from asked("other consumers", lambda: [_consumers(client, needs)])
     yield from asked("clock of Redis", lambda: [clock("Redis", lambda: inbox.clock(client))])
+
+
+def _last_claims(client: Client, keys: Sequence[str]) -> Finding:
+    """A claim is never dated before the one before it: so a clock that was ahead once is ahead for ever."""
+    about = "time of claims"
+    for key in keys:
+        last, now = inbox.last_claim(client, key)
+        if last > now + AHEAD_SECONDS:
+            until = datetime.fromtimestamp(last, UTC)
+            says = f"claims of {key} are dated {until:%Y-%m-%d %H:%M:%S} UTC and later: Redis' clock was ahead once"
+            advice = f"see that it's right, stop the loaders, and delete the key {prefix_of(key)}:last"
+            return Finding(about, "warning", says, advice)
+    return Finding(about, "fine", "no list's claims are dated ahead of Redis' clock")
 
 
 def _nodes(nodes: list[Node] | None, through_sentinel: bool) -> list[Finding]:

@@ -3,8 +3,8 @@
 Each group of letters of one claim is one transaction, with a ledger entry of its own; a letter that still can't be
 stored stays where it is, with today's reason.
 
-A replay counts as of when the letters were received: its id sorts just before that of their claim. So what was claimed
-after them, a correction say, stays in force.
+A replay counts as of when the letters were received: its id sorts just after that of their claim. So what was claimed
+later, a correction say, stays in force.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 from etl.jobs.loader import Decode
 from etl.store.dead_letters import Group, Letter
 from etl.store.writer import Batch, Books, Writer
-from etl.wire.ids import before, time_of, uuid7
+from etl.wire.ids import after, time_of, uuid7
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
 
@@ -68,7 +68,7 @@ def _batch_id(first: Letter) -> UUID:
     claim = first.batch_id
     if time_of(claim) != first.received_at:  # it isn't from a claim of ours
         claim = uuid7(int(first.received_at.timestamp() * 1_000))
-    return before(claim, first.position)
+    return after(claim, first.position)
 
 
 def _as_claimed(list_key: str, letter: Letter) -> bytes:

@@ -183,7 +183,7 @@ def _enter_into_the_ledger(connection: sa.Connection, dataset: str, day: date, w
     now = datetime.now(UTC)
     batch_id = uuid7(int(now.timestamp() * 1_000))
     none = dict.fromkeys(("claimed", "inserted", "updated", "unchanged", "events", "dead"), 0)
-    entry = {"batch_id": batch_id, "worker": worker, "source_key": FORGET, "claimed_at": now, **none}
+    entry = {"batch_id": batch_id, "worker": worker, "source_key": FORGET, "server": "", "claimed_at": now, **none}
     connection.execute(insert(load_batches).values(entry))
     of_the_day = {"batch_id": batch_id, "dataset": dataset, "day": day, "inserted": 0, "updated": rows}
     connection.execute(insert(load_batch_days).values(of_the_day))

@@ -75,9 +75,10 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
     """Bring the staged rows into the day's partition, which must exist."""
     kind, staged = _KINDS[table.name], _staging(table, staging)
     returning = {c.name: _returning(table, staged, c.name) for c in table.c}
-    # 1. Those that aren't there, …
+    # 1. Those that aren't there; of a call that 0.1 exported as legs 0 and 1, the former first, …
     rows = sa.select(*returning.values())
-    returned = _insert_into(connection, table, table, rows)
+    first_legs = [staged.c.leg != 1, staged.c.leg == 1] if "leg" in table.c else [sa.true()]
+    returned = sum(_insert_into(connection, table, table, rows.where(which)) for which in first_legs)
     # 2. … and then those that are there in another version: they step aside, and arrive once more.
     same_key = [next(iter(table.c)) == day, *(table.c[name] == returning[name] for name in kind.key)]
     differs = sa.or_(*(table.c[name] != returning[name] for name in kind.version))
@@ -117,7 +118,8 @@ def correct_the_ledger(
     for number in range(entries):
         batch_id = uuid7(int(now.timestamp() * 1_000))
         counts = first if number == 0 else dict.fromkeys(first, 0)
-        entry = {"batch_id": batch_id, "worker": worker, "source_key": LAKE, "dead": 0, "claimed_at": now, **counts}
+        about = {"batch_id": batch_id, "worker": worker, "source_key": LAKE, "server": "", "claimed_at": now}
+        entry = {**about, "dead": 0, **counts}
         connection.execute(insert(load_batches).values(entry))
         of_the_day = {"inserted": inserted, "updated": changed} if number == 0 else {"inserted": 0, "updated": 0}
         connection.execute(insert(load_batch_days).values(batch_id=batch_id, dataset=dataset, day=day, **of_the_day))

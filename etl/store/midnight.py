@@ -93,10 +93,11 @@ def _midnight(call: Cdr) -> int:
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:kind, :midnight)")
 _FIND = """
-SELECT c.source, c.call_ref, c.leg, c.dialed_on,
+SELECT c.source, c.call_ref, n.leg, c.dialed_on,
     (extract(epoch FROM c.dialed_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
 FROM unnest(CAST(:sources AS text[]), CAST(:call_refs AS text[]), CAST(:legs AS integer[])) AS n (source, call_ref, leg)
-JOIN cdrs c ON (c.source, c.call_ref, c.leg) = (n.source, n.call_ref, n.leg)
+JOIN cdrs c ON (c.source, c.call_ref) = (n.source, n.call_ref)
+    AND (c.leg = n.leg OR c.leg = 1 AND n.leg = 0) -- as a 0.1 stores it, until it's united
 WHERE c.dialed_on IN ({days})
 ORDER BY c.dialed_on
 """

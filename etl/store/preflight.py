@@ -17,7 +17,7 @@ from etl.store.tables import STAGING
 # something here changes it in `ops/postgres/roles.sql`, which grants them.
 _NEEDED = {
     "alembic_version": ("SELECT",),
-    "cdrs": ("SELECT", "INSERT", "UPDATE"),
+    "cdrs": ("SELECT", "INSERT"),
     "cdr_revisions": ("SELECT", "INSERT"),
     "audit_events": ("SELECT", "INSERT", "UPDATE"),
     "audit_gaps": ("SELECT",),
@@ -61,6 +61,7 @@ _FUNCTIONS = (
 )
 _LACKING_ELSEWHERE = sa.text(
     "SELECT lacks FROM (VALUES"
+    " (has_any_column_privilege(to_regclass('cdrs'), 'UPDATE'), 'UPDATE on cdrs'),"
     " (has_any_column_privilege(to_regclass('dead_letters'), 'UPDATE'), 'UPDATE on dead_letters'),"
     " (has_schema_privilege(to_regnamespace(:staging), 'USAGE'), 'USAGE on schema ' || :staging),"
     " (has_schema_privilege(to_regnamespace(:staging), 'CREATE'), 'CREATE on schema ' || :staging),"

@@ -164,12 +164,17 @@ load_batches = Table(
     Column("dead", Integer, nullable=False, comment="Messages that became dead letters"),
     Column("claimed_at", _time(), nullable=False, comment="When it was taken off the list"),
     Column("committed_at", _time(), nullable=False, server_default=_NOW, comment="Start of the committing transaction"),
-    Column("server", Text, comment="The Redis server it was taken from, by its name; null: by an etl before 0.2"),
+    Column(
+        "server",
+        Text,
+        comment="The Redis server it was taken from, by its name; empty: from none; null: by an etl before 0.2",
+    ),
     Column(
         "set_aside", JSONB(none_as_null=True), comment="Values that were set aside in extra, counted by field; or null"
     ),
     CheckConstraint("claimed = inserted + updated + unchanged + events + dead", name="books_balance"),
     Index("load_batches_committed_idx", "committed_at"),
+    Index("load_batches_nameless_idx", "committed_at", postgresql_where=text("server IS NULL")),
     Index("load_batches_cdrs_idx", "committed_at", postgresql_where=text("inserted + updated + unchanged > 0")),
     comment="The ledger: one row per claim, committed together with the claim's rows, so a claim takes effect once",
 )

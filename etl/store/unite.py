@@ -62,14 +62,14 @@ SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits JOIN pg_cl
 WHERE inhparent = 'cdrs'::regclass AND relname ~ '_[0-9]{8}$'
 """
 _DAYS = sa.text(f"{_PARTITIONS} ORDER BY 1")
-# A claim that a 0.1 loaded has no server. Releases run side by side for an hour, and this is asked for every hour.
+# What a 0.1 entered into the ledger has no server. A transaction that wrote into the day began less than that before.
 _DUE = sa.text(f"""
 SELECT p.day FROM ({_PARTITIONS}) p LEFT JOIN united_days u USING (day)
 WHERE u.day IS NULL
 UNION
 SELECT d.day FROM load_batches b JOIN load_batch_days d USING (batch_id) JOIN united_days u USING (day)
-WHERE b.server IS NULL AND b.source_key NOT IN ('lake', 'unite', 'forget') AND d.dataset = 'cdrs'
-    AND b.committed_at > now() - interval '25 hours' AND b.committed_at > u.united_at - interval '10 minutes'
+WHERE b.server IS NULL AND b.committed_at > (SELECT min(united_at) FROM united_days) - interval '10 minutes'
+    AND b.committed_at > u.united_at - interval '10 minutes' AND d.dataset = 'cdrs'
     AND d.day IN ({_PARTITIONS})
 ORDER BY 1
 """)  # noqa: S608  (words of our own)

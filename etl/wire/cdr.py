@@ -250,7 +250,7 @@ class CdrDecoder:
         except ValueError:
             if sent is None:
                 raise Undecodable(Reason.BAD_TYPE, f"{name}: {_NOT_WHOLE}") from None
-            self.set_aside[name] = sent[name]
+            self.set_aside[name] = _kept(sent[name])
             return None
 
     def _leg(self, value: float | str, sent: Extra | None) -> int:
@@ -300,6 +300,13 @@ def _either(value: T | None, other_name: str, other: T | None, extra: Extra | No
     if value is None or other is None or str(value) == str(other):
         return other if value is None else value, extra
     return value, {**(extra or {}), other_name: other}
+
+
+def _kept(sent: Raw) -> Raw | str:
+    """As it was sent; but a number with an exponent as text, since Postgres writes its digits out and may have no room
+    for them."""
+    text = bytes(sent).decode()
+    return text if text[0] in "-0123456789" and "e" in text.lower() else sent
 
 
 def _whole(name: str, value: int | float | str | None, sent: Extra | None) -> int | None:

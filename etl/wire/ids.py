@@ -17,11 +17,11 @@ def uuid7(unix_ms: int) -> UUID:
     return UUID(int=high << 64 | low)
 
 
-def before(identifier: UUID, position: int) -> UUID:
-    """A new identifier that sorts just before a version 7 one, and after those made before it for a lower `position`,
-    which is less than 2^24."""
-    earlier = (identifier.int >> 80 << 12 | identifier.int >> 64 & 0xFFF) - 1
-    high = earlier >> 12 << 16 | 0x7000 | earlier & 0xFFF
+def after(identifier: UUID, position: int) -> UUID:
+    """A new identifier that sorts just after a version 7 one, and after those made so for a lower `position`, which is
+    less than 2^24."""
+    later = (identifier.int >> 80 << 12 | identifier.int >> 64 & 0xFFF) + 1
+    high = later >> 12 << 16 | 0x7000 | later & 0xFFF
     low = 0b10 << 62 | position << 38 | secrets.randbits(38)
     return UUID(int=high << 64 | low)
 

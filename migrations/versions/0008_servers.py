@@ -18,7 +18,7 @@ def upgrade() -> None:
         "load_batches",
         "server",
         sa.Text(),
-        "The Redis server it was taken from, by its name; null: by an etl before 0.2",
+        "The Redis server it was taken from, by its name; empty: from none; null: by an etl before 0.2",
     )
     _add(
         "load_batches",

@@ -101,7 +101,13 @@ DECLARE
     partition text := {schema}.partition_name('cdrs', day);
     places tid[];
 BEGIN
-    PERFORM {schema}.lock_partition('cdrs', day);
+    BEGIN
+        PERFORM {schema}.lock_partition('cdrs', day);
+    EXCEPTION WHEN undefined_table THEN  -- the day was dropped meanwhile
+        renamed := 0;
+        united := 0;
+        RETURN;
+    END;
     EXECUTE format('SELECT array(SELECT ctid FROM %1$I.%2$I WHERE leg = 1 LIMIT $1)', {literal}, partition)
         INTO places USING most;
     EXECUTE format($statement${unite_twins}$statement$, {literal}, partition) INTO united USING places;
@@ -110,8 +116,8 @@ BEGIN
     UPDATE {schema}.cdr_revisions SET leg = 0 WHERE dialed_on = day AND leg = 1;
     IF renamed + united > 0 THEN
         INSERT INTO {schema}.load_batches
-            (batch_id, worker, source_key, claimed, inserted, updated, unchanged, events, dead, claimed_at)
-        VALUES (unite_legs.batch_id, unite_legs.worker, 'unite', 0, -united, united, 0, 0, 0, now());
+            (batch_id, worker, source_key, server, claimed, inserted, updated, unchanged, events, dead, claimed_at)
+        VALUES (unite_legs.batch_id, unite_legs.worker, 'unite', '', 0, -united, united, 0, 0, 0, now());
         INSERT INTO {schema}.load_batch_days (batch_id, dataset, day, inserted, updated)
         VALUES (unite_legs.batch_id, 'cdrs', unite_legs.day, -united, renamed + united);
     END IF;
@@ -154,9 +160,7 @@ END
 $$
 """
 
-TOO_OLD = (
-    "this etl is older than the archive, and may load but neither export nor prune nor erase: install the new release"
-)
+TOO_OLD = "this etl is older than the archive, and may load but neither export nor prune nor erase: install a newer etl"
 FORGET_DAY = f"""
 CREATE OR REPLACE FUNCTION {{schema}}.forget_day(dataset text, day date, revision integer, sha256 text) RETURNS boolean
 LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -230,6 +234,10 @@ def upgrade() -> None:
         sa.Column("united_at", sa.DateTime(timezone=True), nullable=False, comment="When it had no row of leg 1"),
         sa.PrimaryKeyConstraint("day"),
         comment="Days on which every call's first leg is 0: what 0.1 stored as leg 1 has been united with it",
+    )
+    # What a 0.1 goes on loading beside its successor.
+    op.create_index(
+        "load_batches_nameless_idx", "load_batches", ["committed_at"], postgresql_where=sa.text("server IS NULL")
     )
     quoted = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema()), quote_literal(current_schema())")
     schema, literal = quoted.one()

@@ -12,7 +12,8 @@
 --     etl_reporting          asks the views of the schema `reporting`, and nothing else; telephone numbers are masked there
 --     etl_reporting_numbers  no user: whoever is granted it sees whole numbers: GRANT etl_reporting_numbers TO …
 --
--- The loader may not delete a CDR, an event, a dead letter or a line of the ledger, nor change the ledger. A day goes
+-- The loader may not delete a CDR, an event, a dead letter or a line of the ledger, nor change the ledger or a CDR's key,
+-- but that unite_legs makes a call that 0.1 stored in two rows (legs 0 and 1) one. A day goes
 -- from Postgres through the function drop_day, which refuses unless the books say that the lake has all of it.
 
 BEGIN;
@@ -96,7 +97,12 @@ REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_loader, etl_reporting;
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
 GRANT SELECT ON alembic_version, audit_gaps, united_days TO etl_loader;
 GRANT SELECT, INSERT ON cdr_revisions, load_batches, load_batch_days, retired_servers TO etl_loader;
-GRANT SELECT, INSERT, UPDATE ON cdrs, audit_events, listener_sessions TO etl_loader;
+GRANT SELECT, INSERT, UPDATE ON audit_events, listener_sessions TO etl_loader;
+GRANT SELECT, INSERT ON cdrs TO etl_loader;
+GRANT UPDATE ( -- and never the key
+    dialed_at, answered_at, connected_at, ended_at, call_time, hold_time, ring_time, call_dir, extension, number,
+    dial_number, campaign_ref, contact_ref, end_reason, end_code, recording_url, uuid, extra, batch_id, loaded_at
+) ON cdrs TO etl_loader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_loader; -- a revision that never came to its place is taken back
 GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;
 GRANT EXECUTE ON FUNCTION

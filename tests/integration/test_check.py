@@ -583,3 +583,13 @@ def test_given_one_huge_message_among_small_ones_then_few_more_are_read(checked:
 
     assert findings(checked)[MESSAGES].verdict == "warning"
     checked.redis.delete(CAMPAIGNS)
+
+
+def test_given_a_time_of_2050_noted_in_redis_then_somebody_says_so(archive: Archive) -> None:
+    """One moment with a wrong clock, and all claims of the list are of that time for ever after."""
+    ahead = int(datetime(2050, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    archive.redis.zadd(f"{{{CAMPAIGNS}}}:last", {"last": ahead})
+    archive.push(b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}')
+    run = archive.run("run")
+    said = [run.stdout, run.stderr, archive.run("check").stdout, archive.run("status").stdout]
+    assert str(archive.value("SELECT captured_on FROM audit_events"))[:4] != "2050" or "2050" in "".join(said)

@@ -24,7 +24,7 @@ from tests.world import eventually, left
 
 KEY = "calls:waiting"
 REGISTRY = "{calls:waiting}:claims"
-CLAIMED = "{calls:waiting}:claimed"
+CLAIMED = "{calls:waiting}:last"
 LEASE_MS = 60_000
 BOTH_ENDS = pytest.mark.parametrize("end", ["right", "left"])
 
@@ -142,7 +142,7 @@ def test_all_keys_of_a_source_lie_in_one_slot(worker: Workers, redis_client: Any
     push(redis_client, key, [b"3"])
 
     keys = set(redis_client.keys())
-    named = {key, f"{prefix}:claims", f"{prefix}:claimed", list_of(claim, prefix)}
+    named = {key, f"{prefix}:claims", f"{prefix}:last", list_of(claim, prefix)}
     assert keys == {each.encode() for each in named}
     assert len({key_slot(each) for each in keys}) == 1
     claim.ack()

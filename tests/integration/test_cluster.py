@@ -104,8 +104,8 @@ def test_a_claim_lives_as_it_does_on_a_single_server(client: Any, key: str, end:
 @pytest.mark.parametrize("key", KEYS)
 def test_on_a_cluster_ids_go_on_from_the_last_on_the_lists_own_node(client: Any, key: str) -> None:
     noted = 2 * 10**12  # in 2033
-    client.zadd(f"{{{key}}}:claimed", {"last": noted})
-    assert client.get_node_from_key(f"{{{key}}}:claimed").port == client.get_node_from_key(key).port
+    client.zadd(f"{{{key}}}:last", {"last": noted})
+    assert client.get_node_from_key(f"{{{key}}}:last").port == client.get_node_from_key(key).port
     push(client, key, [b"1", b"2"])
 
     claims = [source(client, key, worker, batch_size=1).claim() for worker in ("w1", "w2")]

@@ -234,7 +234,7 @@ def test_given_a_cluster_on_ipv6_then_a_call_is_loaded_from_it(archive: Archive,
         command(node.port, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         eventually(lambda: "cluster_state:ok" in command(node.port, "CLUSTER", "INFO"))
         url = f"redis://[::1]:{node.port}"
-        on_it = replace(archive, redis_url=url, more={**archive.more, "redis_cluster": True})
+        on_it = replace(archive, redis_url=url, more={**archive.more, "redis_cluster": True, "redis_name": "cluster"})
         with connect(url, cluster=True) as client:
             push(client, CAMPAIGNS, [cdr(1)])
             result = on_it.run("run", "--json")
@@ -256,3 +256,9 @@ def test_given_a_cluster_on_ipv6_then_a_call_is_loaded_from_it(archive: Archive,
 )
 def test_a_line_is_local_if_every_host_is_this_machine(url: str, kind: str) -> None:
     assert line(url) == kind
+
+
+def test_given_an_empty_port_then_it_is_no_traceback(archive: Archive) -> None:
+    """`postgresql://host:/etl` is libpq's own, and SQLAlchemy's crash. As in 0.1, but with two hosts it works now."""
+    run = archive.run("dead", "list", ETL_DATABASE_URL="postgresql://127.0.0.1:/etl")
+    assert "Traceback" not in run.stderr

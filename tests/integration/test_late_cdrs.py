@@ -358,7 +358,7 @@ def test_a_loader_that_waits_for_the_drop_loads_into_the_day_anew(
             loading.append(pool.submit(archive.load))
             eventually(lambda: somebody_waits(archive))
 
-        with amid(monkeypatch, "etl.store.partitions.forget", begin_to_load, after=True):
+        with amid(monkeypatch, "etl.store.partitions.drop", begin_to_load, after=True):
             assert prune(archive).what == "dropped"
         assert loading[0].result().inserted == 2
     assert_comes_right(archive)

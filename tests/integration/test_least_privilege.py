@@ -399,3 +399,13 @@ def test_given_a_user_then_what_is_not_its_business_is_refused(server: PrivateRe
 
     with client_of(server, user) as client:
         assert [command for command in REFUSED[user] if is_allowed(command)] == []
+
+
+def test_given_the_loader_then_it_can_not_take_a_row_away(guarded: Archive) -> None:
+    """A key can be changed by UPDATE, and unite_legs then deletes: the books balance all the same."""
+    load(guarded, cdr("victim", call_time=77), cdr("other"))
+    with psycopg.connect(guarded.database_url) as loader, pytest.raises(InsufficientPrivilege):
+        loader.execute("UPDATE cdrs SET call_ref = 'other', leg = 1 WHERE call_ref = 'victim'")
+    with psycopg.connect(guarded.database_url) as loader:
+        loader.execute("SELECT unite_legs('2015-02-19', 10, gen_random_uuid(), 'x')")
+    assert guarded.value("SELECT count(*) FROM cdrs") == 2

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etl.store.writer import Books, Writer
-from tests.store import at_once, batch, engine, new_id
-from tests.world import Archive
+from tests.store import at_once, batch, engine, new_id, write
+from tests.world import DIALED_AT, Archive, cdr
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dialler.jsonl"
 MIDNIGHT = datetime(2015, 2, 20, tzinfo=UTC)
@@ -199,3 +199,25 @@ def test_given_what_the_dialler_wrote_in_any_order_then_ten_calls_are_ten_rows(
     assert books == replace(books, claimed=len(pushed), inserted=10, events=len(statuses), dead=0)
     assert archive.value("SELECT count(*) FROM audit_events") == len(statuses)
     archive.assert_books_balance()
+
+
+def test_given_a_dead_correction_of_its_own_claim_if_replayed_then_it_counts(archive: Archive) -> None:
+    """A letter counts as before its whole claim, also before what lay in front of it on the list."""
+    archive.push(cdr(1, end_reason="timeout", call_time=0, end_code=None))
+    archive.push(b'{"type": "cdr", "payload": 5}')
+    archive.load()
+    correction = cdr(1, end_reason="agent_hungup", call_time=77, end_code="16")
+    archive.rows("UPDATE dead_letters SET raw = %s RETURNING 1", correction)  # as 0.1 buried it
+
+    assert "1 are stored now" in archive.run("dead", "replay").stdout
+
+    assert archive.cdr(1)["end_reason"] == "agent_hungup"
+
+
+@pytest.mark.parametrize("number", ["1e-20000", "1e-999999"])
+def test_given_a_tiny_fraction_then_the_call_is_kept(archive: Archive, writer: Writer, number: str) -> None:
+    """PROTOCOL: a JSON number with a fraction isn't worth losing a call. jsonb has no room for this one."""
+    write(
+        writer, b'{"type":"cdr","payload":{"call_ref":"1","dialed_at":%d,"end_code":%s}}' % (DIALED_AT, number.encode())
+    )
+    assert archive.value("SELECT count(*) FROM cdrs") == 1

@@ -14,6 +14,7 @@ from etl.store import unite
 from etl.store.unite import United
 from etl.store.writer import Writer
 from tests.integration.test_merge import COLUMNS, versions
+from tests.integration.test_midnight import MIDNIGHT
 from tests.lake import export, export_and_prune, in_file, restore, with_lake
 from tests.store import engine, new_id, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr
@@ -28,6 +29,11 @@ def as_0_1_stored(archive: Archive, *call_refs: object) -> None:
     """These calls' rows as leg 1."""
     with psycopg.connect(archive.database_url) as connection:
         connection.execute("UPDATE cdrs SET leg = 1 WHERE call_ref = ANY (%s)", [[str(each) for each in call_refs]])
+
+
+def execute(archive: Archive, statement: str, *parameters: object) -> None:
+    with psycopg.connect(archive.database_url) as connection:
+        connection.execute(statement, parameters)
 
 
 def unite_all(archive: Archive) -> list[United]:
@@ -79,7 +85,7 @@ def test_given_more_rows_than_go_at_once_then_all_are_united(
 def test_given_a_0_1_that_goes_on_loading_then_the_day_is_due_again(archive: Archive, writer: Writer) -> None:
     write(writer, cdr(1))
     assert unite_all(archive) == []
-    archive.rows("UPDATE load_batches SET committed_at = now() - interval '26 hours' RETURNING 1")
+    archive.rows("UPDATE load_batches SET committed_at = now() - interval '1 hour' RETURNING 1")
     with engine(archive.database_url) as connections:
         assert unite.due(connections) == []
 
@@ -164,3 +170,51 @@ def test_given_a_file_of_0_1_if_it_is_restored_then_its_twins_are_united(
     lake.assert_books_balance()
     export(lake)
     assert in_the_lake(lake) == [("1", 0), ("2", 0), ("3", 0)]
+
+
+def test_given_legs_1_and_0_of_one_claim_if_restored_then_both_count(lake: Archive, writer: Writer) -> None:
+    """Files are ordered by dialed_at: leg 1, which is a second earlier, comes back first, as leg 0; the real leg
+    0 finds the key taken, has the same batch_id and loaded_at, and is dropped in silence."""
+    write(writer, cdr(1), api_cdr(2, dialed_at="2015-02-19 23:06:01 +0200"))
+    execute(lake, "UPDATE cdrs SET leg = 1 WHERE call_ref = '1'")  # as 0.1 stored both dialects of a claim
+    execute(lake, "UPDATE cdrs SET call_ref = '1' WHERE call_ref = '2'")
+    export_and_prune(lake)
+
+    restore(lake)
+
+    (row,) = lake.rows("SELECT * FROM cdrs")
+    assert row["number"] is not None
+    assert row["uuid"] is not None, "what leg 0 alone said is gone"
+
+
+def test_given_a_0_1_that_loads_while_no_schedule_runs_then_it_is_due(archive: Archive, writer: Writer) -> None:
+    """25 hours without a schedule (all hosts with --no-schedule, or down), and leg 1 stays for ever."""
+    write(writer, cdr(1))
+    with engine(archive.database_url) as connections:
+        for day in unite.due(connections):
+            unite.unite(connections, day, "test")
+        write(writer, cdr(2))  # without a server, as a 0.1 does
+        execute(archive, "UPDATE cdrs SET leg = 1 WHERE call_ref = '2'")
+        execute(archive, "UPDATE load_batches SET committed_at = committed_at - interval '26 hours'")
+        execute(archive, "UPDATE united_days SET united_at = united_at - interval '26 hours'")
+        assert unite.due(connections) != []
+
+
+def test_given_a_day_that_is_dropped_meanwhile_then_uniting_goes_on(archive: Archive, writer: Writer) -> None:
+    """A prune between `due` and `unite_legs`: "Postgres can't do what it was asked", and the other days wait."""
+    write(writer, cdr(1))
+    with engine(archive.database_url) as connections:
+        (day,) = unite.due(connections)
+        execute(archive, "DROP TABLE cdrs_20150219")
+        unite.unite(connections, day, "test")
+
+
+def test_given_a_leg_1_of_0_1_before_midnight_then_b_after_it_joins_it(archive: Archive, writer: Writer) -> None:
+    """Looking across midnight finds leg 0 only: a call of 0.1 that isn't united yet becomes two rows."""
+    write(writer, cdr(1, dialed_at=int(MIDNIGHT.timestamp()) - 1))
+    execute(archive, "UPDATE cdrs SET leg = 1")
+    write(writer, api_cdr(1, dialed_at="2015-02-20 00:00:00 +0000"))
+    with engine(archive.database_url) as connections:
+        for day in unite.due(connections):
+            unite.unite(connections, day, "test")
+    assert archive.value("SELECT count(*) FROM cdrs") == 1

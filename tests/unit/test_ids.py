@@ -5,7 +5,7 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from etl.wire.ids import before, time_of, uuid7
+from etl.wire.ids import after, time_of, uuid7
 
 LAST_MS = 2**48 - 1
 
@@ -48,19 +48,19 @@ def test_identifiers_sort_by_their_time_as_numbers_and_as_text() -> None:
     assert sorted(identifiers, key=str) == identifiers
 
 
-def test_what_comes_before_an_identifier_sorts_just_before_it() -> None:
+def test_what_comes_after_an_identifier_sorts_just_after_it() -> None:
     for unix_ms in (1_424_379_960_000, 2**47):
         for identifier in [uuid7(unix_ms) for _ in range(300)]:
-            earlier = [before(identifier, position) for position in (0, 1, 2, 1_000, 100_000) for _ in range(2)]
+            later = [after(identifier, position) for position in (0, 1, 2, 1_000, 100_000) for _ in range(2)]
 
-            assert uuid7(unix_ms - 2) < min(earlier)
-            assert max(earlier) < identifier
-            assert earlier[::2] == sorted(earlier[::2]), "by position"
-            assert len(set(earlier)) == len(earlier)
-            assert {(each.version, each.variant) for each in earlier} == {(7, RFC_4122)}
+            assert identifier < min(later)
+            assert max(later) < uuid7(unix_ms + 2)
+            assert later[::2] == sorted(later[::2]), "by position"
+            assert len(set(later)) == len(later)
+            assert {(each.version, each.variant) for each in later} == {(7, RFC_4122)}
 
 
-def test_before_the_first_of_a_millisecond_comes_the_millisecond_before() -> None:
-    first = UUID(int=uuid7(1_424_379_960_000).int & ~(0xFFF << 64))
+def test_after_the_last_of_a_millisecond_comes_the_next_millisecond() -> None:
+    last = UUID(int=uuid7(1_424_379_960_000).int | 0xFFF << 64)
 
-    assert time_of(before(first, 0)) == time_of(first) - timedelta(milliseconds=1)
+    assert time_of(after(last, 0)) == time_of(last) + timedelta(milliseconds=1)

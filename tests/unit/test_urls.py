@@ -1,5 +1,6 @@
 """URLs of several hosts: what libpq itself reads in them is what both drivers get, and no password is shown."""
 
+import contextlib
 import itertools
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 from etl.settings import load
-from etl.urls import redacted, split
+from etl.urls import check_postgres, check_redis, redacted, split
 
 HOSTS = st.sampled_from(["db", "db-1.example", "[::1]", "[2001:db8::7]", "10.0.0.1", "%2Frun%2Fpostgresql", ""])
 PORTS = st.sampled_from(["", ":", ":5432", ":5001", ":65535"])
@@ -146,3 +147,20 @@ def test_no_part_of_a_password_is_shown_be_it_encoded_or_not(shape: str) -> None
 )
 def test_a_redacted_url_keeps_everything_but_the_password(url: str, shown: str) -> None:
     assert redacted(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://etl@site:secret@host:6379/0",
+        "redis+sentinel://etl@site:secret@host:26379/svc",
+        "postgresql://etl@server:secret@host:5432/etl",
+        "postgresql://do/main:secret@host:5432/etl",
+        "postgresql://u:p@h/etl?pass%77ord=secret",
+    ],
+)
+def test_given_any_accepted_url_then_its_password_is_not_shown(url: str) -> None:
+    """"""
+    with contextlib.suppress(ValueError):
+        (check_redis if url.startswith("redis") else check_postgres)(url)
+    assert "secret" not in redacted(url)
