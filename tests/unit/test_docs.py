@@ -178,7 +178,7 @@ def test_every_error_that_an_operator_may_read_is_on_the_page() -> None:
 
 
 def _errors_of(tree: ast.AST) -> Iterator[list[str]]:
-    """Of each of our errors that the code makes: its fixed clauses, of which those that pass on a server's have none."""
+    """Of each of our errors that the code makes: its fixed clauses. Some have none, and pass on what a server said."""
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in TOLD and call.args:
             fixed = (each.value for each in ast.walk(call.args[0]) if isinstance(each, ast.Constant))
