@@ -7,7 +7,7 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test check audit faults fuzz bench soak proof wheel clean
+.PHONY: help demo test check audit faults fuzz bench soak proof screenshots wheel clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -45,6 +45,9 @@ soak: .venv/.has-embedded ## ten minutes of kills and outages on private servers
 
 proof: .venv/.has-test ## ops/PROOF.md, from the results of `make bench`, `make soak` and `make faults`
 	@$(BIN)/python -m tests.proof
+
+screenshots: .venv/.has-test ## the pictures in docs/, of a simulated dialler's report; needs chromium
+	@$(BIN)/python -m tests.screenshots
 
 wheel: .venv/.has-test ## dist/*.whl, with the migrations inside
 	@$(BIN)/python -m hatchling build --target wheel

@@ -1,3 +1,3 @@
 """The durable archive of a call centre's dialler: from Redis lists into Postgres, and on into Parquet."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"

@@ -1,7 +1,8 @@
 """What the tests of `etl.wire` share: a message in, what became of it out; and the messages that hypothesis makes up.
 
-Made-up payloads keep to PROTOCOL.md as far as their documented fields go. Times come as `Spelled`, so that a test knows
-what they mean without asking the code it tests; numbers in undocumented fields are `Decimal`, so that none is rounded.
+Made-up payloads keep to docs/protocol.md as far as their documented fields go. Times come as `Spelled`, so that a test
+knows what they mean without asking the code it tests; numbers in undocumented fields are `Decimal`, so that none is
+rounded.
 """
 
 import json
@@ -157,7 +158,7 @@ BLANKS = st.text(" \t\n\r\f\v", max_size=2)
 
 @st.composite
 def spellings(draw: st.DrawFn, value: int | None) -> Number:
-    """Of one number all the forms that PROTOCOL.md knows."""
+    """Of one number all the forms that docs/protocol.md knows."""
     zeros = draw(st.integers(0, 3))
     if value is None:
         return Number(draw(st.sampled_from(["null", '""'])), None)

@@ -15,7 +15,7 @@ DONE, FAILED, MISUSED = 0, 1, 2
 app = typer.Typer(
     help="The durable archive of a call centre's dialler: CDRs from Redis lists into Postgres, none lost, none twice.",
     epilog="Example: [bold]etl db upgrade && etl run[/bold]\n\n"
-    "Settings come from the environment (ETL_REDIS_URL, ETL_DATABASE_URL, …) and a TOML file; see the README. "
+    "Settings come from the environment (ETL_REDIS_URL, ETL_DATABASE_URL, …) and a TOML file; see docs/settings.md. "
     "Exit codes: 0 done, 1 failed, 2 usage or configuration.",
     no_args_is_help=True,
     add_completion=False,

@@ -27,7 +27,7 @@ def simulate(
     broken: Annotated[float, typer.Option(min=0, max=1, help="Share of broken messages.")] = 0.0,
     late: Annotated[float, typer.Option(min=0, max=1, help="Share of calls from one to three days before.")] = 0.0,
     days: Annotated[int, typer.Option(min=1, max=3_650, help="Days over which the calls were dialled.")] = 1,
-    dialect: Annotated[str, typer.Option(help="a, b or both: the CDR's form; see the README.")] = "a",
+    dialect: Annotated[str, typer.Option(help="a, b or both: the CDR's form; see docs/protocol.md.")] = "a",
     pubsub: Annotated[
         bool, typer.Option("--pubsub", help="Publish agents' and campaigns' events too; only who listens hears them.")
     ] = False,

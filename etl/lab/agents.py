@@ -1,7 +1,7 @@
 """The call centre's floor: which agent takes a call, and what the dialler publishes while campaigns and agents work.
 
 The calls come from call_centre, in the order in which they were dialled; they leave in the order in which they ended,
-as their CDRs do, with an agent and between the notices of PROTOCOL.md that belong to them. An agent works for one
+as their CDRs do, with an agent and between the notices of docs/protocol.md that belong to them. An agent works for one
 campaign a shift and is never in two calls at once; there are as many agents as the calls need. How messages look on
 the wire is the simulator's.
 """

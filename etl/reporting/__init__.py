@@ -1,1 +1,1 @@
-"""A manager's figures: computed, kept, drawn and laid out. What they are asked of are the views of the schema `reporting`."""
+"""A manager's figures: computed, kept, drawn and laid out. They are asked of the views of the schema `reporting`."""

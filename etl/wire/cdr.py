@@ -3,7 +3,7 @@
 The strict decoder knows every documented field with its types and refuses all else; nearly every message passes it in
 one call. A payload with fields that nobody documented, or with a number that must be looked at digit by digit, is read
 again to keep what was sent, and one with a broken field is read a third time to say which. A field that is there twice
-counts once, with its last value, as JSON parsers everywhere have it. Facts: PROTOCOL.md, "CDR, dialect A", "CDR,
+counts once, with its last value, as JSON parsers everywhere have it. Facts: docs/protocol.md, "CDR, dialect A", "CDR,
 dialect B", "Numbers as text", "Dispositions".
 """
 

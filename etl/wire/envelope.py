@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from etl.wire.faults import Reason, Undecodable
 
-# The types that PROTOCOL.md lists; documents write some in the singular.
+# The types that docs/protocol.md lists; documents write some in the singular.
 _KINDS = {"campaign": "campaigns", "agent": "agents", "cdr": "cdrs", "dialer": "dialers"}
 KNOWN_KINDS = frozenset({"campaigns", "agents", "cdrs", "dialers", "inbound", "c2d"})
 _DEFAULT_BASE = "enigma:notifications:"

@@ -1,7 +1,7 @@
 """A message that is no CDR to one row of `audit_events`.
 
 Whatever the type, known or of tomorrow: the payload is kept whole, and the fields that reports ask for are lifted from
-it where PROTOCOL.md says what they are. A field of an unexpected kind stays in the payload only, and is no error.
+it where docs/protocol.md says what they are. A field of an unexpected kind stays in the payload only, and is no error.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The dialler's many spellings of a whole number, brought to one integer: PROTOCOL.md, "Numbers as text".
+"""The dialler's many spellings of a whole number, brought to one integer: docs/protocol.md, "Numbers as text".
 
 Of text, ASCII digits count, with a sign, leading zeros, a fraction of zeros, and ASCII white space around them. Of JSON
 numbers, all that have a whole value. They are read digit by digit: a float would make other numbers of some.

@@ -62,7 +62,7 @@ def test_the_wheel_holds_the_migrations_the_scripts_and_nothing_of_the_workshop(
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
 
-    ours = [path for suffix in ("py", "lua") for path in (CHECKOUT / "etl").rglob(f"*.{suffix}")]
+    ours = [path for suffix in ("py", "lua", "css", "typed") for path in (CHECKOUT / "etl").rglob(f"*.{suffix}")]
     migrations = list((CHECKOUT / "migrations").rglob("*.py"))
     assert len([path for path in ours if path.suffix == ".lua"]) >= 5
     assert {str(path.relative_to(CHECKOUT)) for path in ours} <= names

@@ -1,5 +1,5 @@
-"""The messages that a search begins with, and that the suite goes through: those of PROTOCOL.md, and what fuzzing found
-worth keeping."""
+"""The messages that a search begins with, and that the suite goes through: those of docs/protocol.md, and what fuzzing
+found worth keeping."""
 
 import base64
 import json

@@ -20,7 +20,7 @@ LIMIT = 100_000  # bytes
 GOOD = b'{"type": "cdr", "payload": {"call_ref": 1, "dialed_at": 1424379960}}'
 
 _INT4 = range(-(2**31), 2**31)
-# A whole number in other forms, as JSON: PROTOCOL.md, "Numbers as text".
+# A whole number in other forms, as JSON: docs/protocol.md, "Numbers as text".
 _FORMS: tuple[Callable[[int], str], ...] = (
     lambda number: f'"{number}"',
     lambda number: f'" {number:+05} "',

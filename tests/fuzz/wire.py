@@ -1,8 +1,8 @@
 """Looks for a message that breaks `etl.wire`: `python -m tests.fuzz.wire --minutes 5`, or `make fuzz`.
 
-atheris leads the search by the branches that an input reaches. It begins with the messages of PROTOCOL.md and with the
-stored corpus; an input that breaks a property is written to a file, and its name printed. With `--keep` what it found
-on its way is added to the stored corpus: the smallest input for each set of branches.
+atheris leads the search by the branches that an input reaches. It begins with the messages of docs/protocol.md and with
+the stored corpus; an input that breaks a property is written to a file, and its name printed. With `--keep` what it
+found on its way is added to the stored corpus: the smallest input for each set of branches.
 """
 
 import argparse
@@ -18,8 +18,8 @@ with atheris.instrument_imports(include=["etl.wire"]):
     from tests.fuzz.properties import check
 from tests.fuzz.corpus import STORED, dialler, protocol
 
-LARGEST = 2_000  # bytes: the messages of PROTOCOL.md have some hundreds
-# The forms of PROTOCOL.md's "Numbers as text", and what only looks like one.
+LARGEST = 2_000  # bytes: the messages of docs/protocol.md have some hundreds
+# The forms of docs/protocol.md's "Numbers as text", and what only looks like one.
 _NUMBERS = ('"16"', '" 16 "', '"+16"', '"0016"', "16.0", '"16.0"', "1e1", '""', "16.5", '"1e1"', "1e400", "1e-1")
 
 

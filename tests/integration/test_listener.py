@@ -19,7 +19,7 @@ from tests.world import Archive, eventually
 BASE = "enigma:notifications"
 STATUS = {"type": "status", "payload": {"status": "busy", "ref": "1002"}}
 
-# Everything that PROTOCOL.md says of PubSub: channel, message, and what is lifted from it.
+# Everything that docs/protocol.md says of PubSub: channel, message, and what is lifted from it.
 DOCUMENTED: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
     ("campaigns:2040", "status", {"status": "started", "ref": 2040}, {"status": "started", "campaign_ref": "2040"}),
     ("campaign:2040", "status", {"status": "completed"}, {"status": "completed", "campaign_ref": "2040"}),

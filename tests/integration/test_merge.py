@@ -205,7 +205,7 @@ COLUMNS = ("extension", "contact_ref", "hold_time", *TIMES)
 
 
 class Model:
-    """One call's row and its revisions, by the rules as DESIGN.md has them."""
+    """One call's row and its revisions, by the rules as docs/design.md has them."""
 
     def __init__(self) -> None:
         self.row: dict[str, Any] | None = None

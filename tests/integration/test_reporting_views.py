@@ -1,5 +1,5 @@
 """What is true of the views whatever they show: business days in any zone, only the partitions of the days asked for,
-masked numbers, a comment on everything; and the README's questions, asked."""
+masked numbers, a comment on everything; and the cookbook's questions, asked."""
 
 import json
 import re
@@ -28,7 +28,7 @@ from tests.world import CDRS, CLICK2DIAL, DIALED_AT, Archive, api_cdr, cdr
 
 ROOT = Path(__file__).parents[2]
 ROLES = (ROOT / "ops/postgres/roles.sql").read_text()
-README = (ROOT / "README.md").read_text()
+COOKBOOK = (ROOT / "docs/reports.md").read_text()
 
 
 def in_zone(archive: Archive, zone: str) -> None:
@@ -209,12 +209,12 @@ def test_dispositions_and_causes_are_the_protocols(archive: Archive) -> None:
     assert {row["code"] for row in archive.rows("SELECT code FROM reporting.isdn_causes")} == causes
 
 
-# -- the README's questions
+# -- the cookbook's questions
 
 
 def questions() -> dict[str, str]:
     """By the sentence before each, asked of the week until yesterday."""
-    (section,) = re.findall(r"^## Ask it\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    (section,) = re.findall(r"^## The cookbook\n(.*)", COOKBOOK, re.MULTILINE | re.DOTALL)
     later = datetime.now(UTC).date() - timedelta(days=1) - date(2026, 11, 23)
     section = re.sub(r"2026-11-\d\d", lambda day: str(date.fromisoformat(day[0]) + later), section)
     return dict(re.findall(r"^\*\*(.+?)\*\*\n\n```sql\n(.+?)^```$", section, re.MULTILINE | re.DOTALL))
@@ -236,15 +236,17 @@ def asked(guarded: Archive) -> Archive:
             body = pack_heard(event_id, from_datetime(at(notice.at)), message.channel.encode(), body)
         guarded.push(body, key=key)
     noon = now.replace(hour=12) - timedelta(days=1)
-    for hour in (1, 2, 3, 30):  # somebody who is never reached
+    for hour in (1, 2, 3, 30):
         dialed_at = int((noon - timedelta(hours=hour)).timestamp())
-        guarded.push(cdr(hour, dialed_at=dialed_at, contact_ref="M00042", extension=None, end_reason="timeout"))
+        # One that the page asks for; and one that is never reached, as simulated contacts end at 65,535.
+        for number, contact in ((hour, "M00042"), (100 + hour, "M99999")):
+            guarded.push(cdr(number, dialed_at=dialed_at, contact_ref=contact, extension=None, end_reason="timeout"))
     guarded.load()
     rollup(guarded)
     return guarded
 
 
-def test_the_readmes_questions_have_answers(asked: Archive) -> None:
+def test_the_cookbooks_questions_have_answers(asked: Archive) -> None:
     assert len(questions()) == 10
     answers = {}
     with as_role(asked, "etl_reporting") as connection:

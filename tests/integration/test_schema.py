@@ -1,7 +1,9 @@
 """The schema in Postgres: what the migrations make is what `etl.store.tables` says, and every upgrade is safe."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from etl.store.writer import Writer
 from tests.store import at_once, engine, write
 from tests.world import cdr
 
+PAGE = Path(__file__).parents[2] / "docs/schema.md"
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 
 
@@ -78,6 +81,21 @@ def test_given_the_schema_then_every_table_and_column_says_what_it_is(migrated: 
     """
     with migrated.connect() as connection:
         assert connection.execute(sa.text(silent)).all() == []
+
+
+def test_the_page_of_the_schema_has_all_that_there_is_and_no_more(migrated: sa.Engine) -> None:
+    there = """
+        SELECT CASE nspname WHEN 'public' THEN '' ELSE nspname || '.' END || name FROM (
+            SELECT relnamespace, relname FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm') AND NOT relispartition
+            UNION ALL
+            SELECT pronamespace, proname FROM pg_proc
+        ) AS named (namespace, name) JOIN pg_namespace n ON n.oid = namespace
+        WHERE nspname IN ('public', 'reporting', 'etl_staging')
+    """
+    cells = re.findall(r"^\| (`.+?`) \|", PAGE.read_text(), re.MULTILINE)
+
+    with migrated.connect() as connection:
+        assert sorted(connection.scalars(sa.text(there))) == sorted(re.findall("`(.+?)`", " ".join(cells)))
 
 
 def test_given_a_downgrade_then_it_is_refused_and_nothing_changed(migrated: sa.Engine) -> None:

@@ -1,4 +1,4 @@
-"""The simulated dialler: its bytes follow from the profile alone, its CDRs keep to PROTOCOL.md, its tally is true.
+"""The simulated dialler: its bytes follow from the profile alone, its CDRs keep to docs/protocol.md, its tally is true.
 
 What the loader makes of the messages is proved elsewhere, against real stores.
 """

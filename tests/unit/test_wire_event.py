@@ -1,4 +1,4 @@
-"""What is no CDR becomes an event: its payload whole, and lifted out of it what PROTOCOL.md says it is about."""
+"""What is no CDR becomes an event: its payload whole, and lifted out of it what docs/protocol.md says it is about."""
 
 from decimal import Decimal
 from uuid import UUID
