@@ -22,7 +22,7 @@ from etl.app.threads import SHUTDOWN_SECONDS, set_from_handler
 from etl.errors import ConfigurationError, EtlError
 from etl.metrics import Tally
 from etl.settings import Settings
-from etl.store.writer import Books
+from etl.store.ledger import Books
 
 POLL_SECONDS = 0.5
 FIRST_PAUSE_SECONDS = 1.0

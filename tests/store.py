@@ -10,7 +10,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from etl.store import connection
-from etl.store.writer import Batch, Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Batch, Writer
 from etl.wire.decode import Decoding
 from etl.wire.ids import uuid7
 from etl.wire.times import from_datetime

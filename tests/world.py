@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from etl.app.load import drain
 from etl.app.stores import upgrade
 from etl.settings import Settings, Source
-from etl.store.writer import Books
+from etl.store.ledger import Books
 
 CAMPAIGNS = "enigma:notifications:campaigns"
 CDRS = "enigma:notifications:cdrs"

@@ -5,10 +5,9 @@ that load don't import this.
 import contextlib
 import random
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
 
 from etl import logs
-from etl.app import schedule as clock
+from etl.app.days import first_open_day, last_day_to_drop
 from etl.errors import ConfigurationError
 from etl.jobs.lake import Lake, one_by_one
 from etl.lake.datasets import DATASETS
@@ -32,14 +31,9 @@ def opened(settings: Settings) -> Iterator[Lake]:
         engine.dispose()
 
 
-def last_day_to_forget(keep_days: int) -> date:
-    """Postgres keeps this many days before today."""
-    return datetime.now(UTC).date() - timedelta(days=keep_days + 1)
-
-
 def export(settings: Settings) -> None:
     """Every closed day that changed. This and the others tell in the log what became of each day."""
-    before = clock.first_open_day(settings)
+    before = first_open_day(settings)
     with opened(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
         one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)
@@ -49,7 +43,7 @@ def prune(settings: Settings) -> None:
     """Every day that Postgres needn't keep."""
     if settings.keep_days is None:
         raise ConfigurationError("ETL_KEEP_DAYS isn't set: Postgres keeps everything")
-    last = last_day_to_forget(settings.keep_days)
+    last = last_day_to_drop(settings.keep_days)
     with opened(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.prunable(dataset, last)]
         one_by_one(lake.prune, work, log)

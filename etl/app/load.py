@@ -29,7 +29,8 @@ from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
 from etl.store import schema
-from etl.store.writer import Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Writer
 from etl.urls import redacted
 
 # A run that ends by itself doesn't wait longer than this for a store; one that follows waits for ever.

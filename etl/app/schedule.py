@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
 
@@ -28,11 +28,6 @@ FAILED = 1
 
 _spawn = multiprocessing.get_context("spawn")
 log = logs.get()
-
-
-def first_open_day(settings: Settings) -> date:
-    """The earliest day that isn't closed: every day ends at midnight UTC, and a little later for what is on its way."""
-    return (datetime.now(UTC) - timedelta(minutes=settings.export_grace_minutes)).date()
 
 
 def schedule(settings: Settings, engine: Engine) -> Schedule:

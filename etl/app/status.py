@@ -13,19 +13,19 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal, TypeVar
 from uuid import UUID
 
-from etl.app import schedule as clock
+from etl.app.days import first_open_day
 from etl.app.sources import AHEAD, decoders_of, sources
 from etl.app.stores import Stores, engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
-from etl.inbox.memory import Memory, memory
+from etl.inbox.preflight import Memory, memory
 from etl.jobs.loader import Decode
 from etl.jobs.runway import Runway, Sample
 from etl.settings import Settings
 from etl.store import days, schema, sessions, status
 from etl.store.connection import Engine
-from etl.store.days import Books, changed
+from etl.store.days import DayBooks, changed
 from etl.store.status import LastCdr, Listener, OpenLetters, Rate
 from etl.store.tables import PARTITIONED
 from etl.wire.age import sent
@@ -256,7 +256,7 @@ class Reader:
 
     def _exports_lately(self) -> Exports:
         if self._exports is None or time.monotonic() > self._exports_until:
-            self._exports = exports(self._engine, clock.first_open_day(self._settings))
+            self._exports = exports(self._engine, first_open_day(self._settings))
             self._exports_until = time.monotonic() + EXPORTS_EVERY_SECONDS
         return self._exports
 
@@ -275,7 +275,7 @@ def _tried(read: Callable[[], T]) -> tuple[T | None, str | None]:
         return None, str(error)
 
 
-def _export_day(books: Books, first_open_day: date) -> ExportDay:
+def _export_day(books: DayBooks, first_open_day: date) -> ExportDay:
     revision = books.revision
     return ExportDay(
         dataset=books.dataset,
@@ -287,7 +287,7 @@ def _export_day(books: Books, first_open_day: date) -> ExportDay:
     )
 
 
-def _state(books: Books, first_open_day: date) -> ExportState:
+def _state(books: DayBooks, first_open_day: date) -> ExportState:
     if books.day >= first_open_day:
         return "open"
     if books.revision is None:

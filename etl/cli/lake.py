@@ -17,7 +17,7 @@ from etl.cli import FAILED, AsJson, Config, app
 if TYPE_CHECKING:
     from etl.jobs.lake import Outcome
     from etl.lake.datasets import Dataset
-    from etl.store.days import Books
+    from etl.store.days import DayBooks
 
 MIB = 1 << 20
 
@@ -46,7 +46,7 @@ First = Annotated[
 Last = Annotated[date | None, typer.Option("--to", parser=a_day, metavar="DAY", help="Last day.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
-Work = tuple["Dataset", "Books"]
+Work = tuple["Dataset", "DayBooks"]
 
 
 @app.command(
@@ -68,11 +68,11 @@ def export(
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
     from etl import settings
     from etl.app import lake as lakeside
-    from etl.app import schedule as clock
+    from etl.app.days import first_open_day
 
     configured = settings.load(config, os.environ)
     period = _period(day, first, last)
-    open_day = clock.first_open_day(configured)
+    open_day = first_open_day(configured)
     if period and period[1] >= open_day and not force:
         raise typer.BadParameter(
             f"{max(period[0], open_day)} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after"
@@ -178,7 +178,9 @@ def prune(
     from etl.app import lake as lakeside
 
     with lakeside.opened(settings.load(config, os.environ)) as lake:
-        last = lakeside.last_day_to_forget(keep_days)
+        from etl.app.days import last_day_to_drop
+
+        last = last_day_to_drop(keep_days)
         work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, last)]
         _do(work, lambda each, on, _: lake.prune(each, on), "pruning", as_json, lake.would_prune if dry_run else None)
 
@@ -267,7 +269,7 @@ def _do(
     operation: "Callable[[Dataset, date, Callable[[int], None]], Outcome]",
     what: str,
     as_json: bool,
-    foresee: "Callable[[Books], Outcome] | None" = None,
+    foresee: "Callable[[DayBooks], Outcome] | None" = None,
 ) -> None:
     """Day by day, or foreseeing it only; then print what became of each, and exit with 1 if one failed."""
     from etl import logs

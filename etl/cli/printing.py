@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from etl.store.writer import Books
+from etl.store.ledger import Books
 
 UNBOUNDED = 10_000  # characters; a pipe or a file has no width that anything would have to be cut to
 

@@ -189,3 +189,27 @@ def _database(client: redis.Redis) -> int:
 
 def _is_at_it(client: dict[str, str]) -> bool:
     return "b" in client.get("flags", "") or int(client.get("idle", 0)) < _RECENTLY_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one server. The limit is None if the server doesn't tell; if it has no maxmemory, it's the machine's memory,
+    which others use too."""
+
+    server: str
+    used_bytes: int
+    limit_bytes: int | None
+    has_maxmemory: bool
+
+
+def memory(client: Client) -> list[Memory] | None:
+    """Of each server that takes writes; None if INFO is forbidden. Raises `Outage`."""
+    try:
+        return [_memory(name, about) for name, about in of_each(client, "info", "memory")]
+    except ConfigurationError:
+        return None
+
+
+def _memory(name: str, about: dict[str, Any]) -> Memory:
+    most, machine = int(about.get("maxmemory", 0)), int(about.get("total_system_memory", 0))
+    return Memory(name, int(about["used_memory"]), most or machine or None, bool(most))

@@ -17,12 +17,12 @@ from etl.jobs.lake import Lake
 from etl.lake.datasets import DATASETS, Dataset
 from etl.store import forget
 from etl.store.connection import Engine
-from etl.store.days import Books
+from etl.store.days import DayBooks
 from etl.store.forget import Receipt
 from etl.wire.erasure import Person
 
 Told = Callable[[int], None]
-Work = list[tuple[Dataset, Books]]
+Work = list[tuple[Dataset, DayBooks]]
 
 
 class OfADay(NamedTuple):
@@ -83,7 +83,7 @@ def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: st
 
 
 def _day(
-    engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, dataset: Dataset, books: Books
+    engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, dataset: Dataset, books: DayBooks
 ) -> OfADay:
     day = books.day
     in_lake = lake.search(dataset, day, person) if books.revision else 0

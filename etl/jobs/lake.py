@@ -22,7 +22,7 @@ from etl.lake.verify import Difference
 from etl.reporting import twins
 from etl.store import days, partitions, unite
 from etl.store.connection import Engine
-from etl.store.days import Books, Day, Revision, Snapshot, changed
+from etl.store.days import Day, DayBooks, Revision, Snapshot, changed
 from etl.store.tables import cdrs
 from etl.store.unite import United
 from etl.wire.erasure import Person
@@ -74,39 +74,39 @@ class Lake:
         self._worker = worker
         self._log = log
 
-    def books(self, dataset: Dataset, first: date, last: date) -> list[Books]:
+    def books(self, dataset: Dataset, first: date, last: date) -> list[DayBooks]:
         """Every day of the period that the ledger or the lake knows."""
         return days.books(self._engine, dataset.table, first, last)
 
-    def due(self, dataset: Dataset, before: date) -> list[Books]:
+    def due(self, dataset: Dataset, before: date) -> list[DayBooks]:
         """The days before `before` that an export is due for: changed, or left half-way."""
         known = self.books(dataset, date.min, before - timedelta(days=1))
         return [books for books in known if changed(books) or (books.revision and not books.revision.published)]
 
-    def would_export(self, books: Books) -> Outcome:
+    def would_export(self, books: DayBooks) -> Outcome:
         """What `export` is going to do, as far as the books tell."""
         why = "changed since its last export" if books.revision else "never exported"
         return _outcome(books, "due", rows=books.rows, why=why) if changed(books) else _outcome(books, "unchanged")
 
-    def would_prune(self, books: Books) -> Outcome:
+    def would_prune(self, books: DayBooks) -> Outcome:
         """What `prune` is going to do, if the file proves equal."""
         return _prevented(books) or _outcome(books, "due", why="if its file proves equal")
 
-    def exported(self, dataset: Dataset) -> list[Books]:
+    def exported(self, dataset: Dataset) -> list[DayBooks]:
         """The days that the lake has."""
         return [books for books in self.books(dataset, date.min, date.max) if books.revision]
 
-    def prunable(self, dataset: Dataset, last: date) -> list[Books]:
+    def prunable(self, dataset: Dataset, last: date) -> list[DayBooks]:
         """The days up to `last` that Postgres hasn't forgotten."""
         known = self.books(dataset, date.min, last)
         return [books for books in known if changed(books) or not (books.revision and books.revision.dropped)]
 
-    def restorable(self, dataset: Dataset, day: date) -> list[Books]:
+    def restorable(self, dataset: Dataset, day: date) -> list[DayBooks]:
         """The day, if the lake has it, whether or not these books know."""
         books = self.books(dataset, day, day)
         if any(each.revision for each in books):
             return books
-        return (books or [Books(dataset.name, day, 0, 0, None)]) if self._target.manifest(dataset, day) else []
+        return (books or [DayBooks(dataset.name, day, 0, 0, None)]) if self._target.manifest(dataset, day) else []
 
     def unite(self, first: date, last: date) -> list[United]:
         """Every day of the period that had calls stored as leg 1 by 0.1, now one row each."""
@@ -218,7 +218,7 @@ class Lake:
             books = held.books()
             return _prevented(books) or self._drop(held, dataset, books)
 
-    def _drop(self, held: Day, dataset: Dataset, books: Books) -> Outcome:
+    def _drop(self, held: Day, dataset: Dataset, books: DayBooks) -> Outcome:
         revision = self._revision_in_the_lake(held, dataset)
         if revision != books.revision:
             raise LakeError(f"{self._target.path(dataset, held.day)} is revision {revision.revision}, unknown here")
@@ -272,7 +272,7 @@ class Lake:
             held.withdraw(revision)
         self._log.warning("export_settled", dataset=dataset.name, day=str(held.day), revision=revision.revision)
 
-    def _check_lineage(self, held: Day, dataset: Dataset, books: Books) -> None:
+    def _check_lineage(self, held: Day, dataset: Dataset, books: DayBooks) -> None:
         """What lies in the lake was made by these books: else a database that was set back, or another archive, would
         replace rows that it doesn't know of."""
         beside = self._target.manifest(dataset, held.day)
@@ -340,12 +340,12 @@ class Lake:
             elsewhere = "" if revision.url == self._target.url else f" (it was published to {revision.url})"
             raise LakeError(f"{self._target.path(dataset, revision.day)} {is_not}{elsewhere}")
 
-    def _deep(self, held: Day, dataset: Dataset) -> tuple[Books, list[Difference]]:
+    def _deep(self, held: Day, dataset: Dataset) -> tuple[DayBooks, list[Difference]]:
         with held.snapshot() as snapshot:
             return snapshot.books, verify.deep(self._target, dataset, held.day, self._uri, snapshot.id)
 
 
-def _verdict(books: Books, partition: int | None, in_file: int | None) -> tuple[str, str]:
+def _verdict(books: DayBooks, partition: int | None, in_file: int | None) -> tuple[str, str]:
     revision = books.revision
     forgotten = revision is not None and revision.dropped
     if not forgotten and (partition or 0) != books.rows:
@@ -361,7 +361,7 @@ def _verdict(books: Books, partition: int | None, in_file: int | None) -> tuple[
     return ("in the lake only" if forgotten else "equal"), ""
 
 
-def _prevented(books: Books) -> Outcome | None:
+def _prevented(books: DayBooks) -> Outcome | None:
     """What keeps a day in Postgres, by the books."""
     if books.revision is None:
         return _outcome(books, "kept", rows=books.rows, why="never exported")
@@ -424,7 +424,7 @@ def _revision(about: Manifest, url: str) -> Revision:
     )
 
 
-def _outcome(books: Books, what: What, **more: Any) -> Outcome:
+def _outcome(books: DayBooks, what: What, **more: Any) -> Outcome:
     revision = books.revision
     known = {"revision": revision.revision, "rows": revision.rows, "bytes": revision.bytes} if revision else {}
     return Outcome(books.dataset, books.day, what, **(known | more))

@@ -35,7 +35,8 @@ from etl.metrics import (
     UPDATED,
     Counts,
 )
-from etl.store.writer import Batch, Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Batch, Writer
 from etl.wire.cdr import Cdr
 from etl.wire.decode import Records
 from etl.wire.faults import Reason

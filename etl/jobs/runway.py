@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from etl.inbox.memory import Memory
+from etl.inbox.preflight import Memory
 
 # Between the samples that are compared: long enough that a claim's coming and going is no growth, short enough that an
 # outage's end is seen.

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from etl.app import lake as lakeside
-from etl.app import schedule as clock
+from etl.app.days import first_open_day
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
 from etl.app.stores import engine_of, gaps, upgrade
@@ -32,8 +32,8 @@ from etl.lake.datasets import DATASETS
 from etl.lake.verify import Difference
 from etl.settings import Settings, Source
 from etl.store import connection as store
+from etl.store.ledger import Books
 from etl.store.sessions import Gap
-from etl.store.writer import Books
 
 CDRS = 20_000
 LISTEN_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
@@ -150,7 +150,7 @@ class Demo:
 
     def export(self, told: Callable[[int], None]) -> tuple[list[Outcome], list[Difference]]:
         """Every closed day into the lake, and how the files differ from Postgres."""
-        before = clock.first_open_day(self.settings)
+        before = first_open_day(self.settings)
         with lakeside.opened(self.settings) as lake:
             due = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
             outcomes = [lake.export(dataset, day, told) for dataset, day in due]

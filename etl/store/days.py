@@ -18,13 +18,11 @@ from etl import __version__
 from etl.store import load_back, partitions
 from etl.store.connection import translated
 from etl.store.load_back import Met
-from etl.store.locks import locked
+from etl.store.locks import DAYS, locked
 from etl.store.partitions import name_of
 from etl.store.tables import exports, load_batch_days
 from etl.wire.times import EPOCH
 
-# Marks the locks of days: "etl" and the dataset; the other half is the day. Nobody else in this database uses them.
-_LOCKS = {"cdrs": 0x65746C_04, "audit_events": 0x65746C_05}
 # Who drops a partition keeps everybody from the table for a moment, and waits no longer than this for that moment.
 _DROP_WAIT_MS = 2_000
 
@@ -49,7 +47,7 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class DayBooks:
     """What ledger and lake say of a day. `rows` are those that the ledger says there are."""
 
     dataset: str
@@ -59,7 +57,7 @@ class Books:
     revision: Revision | None
 
 
-def changed(books: Books) -> bool:
+def changed(books: DayBooks) -> bool:
     """The ledger knows more of the day than the lake."""
     return books.entries > 0 and (books.revision is None or books.entries != books.revision.entries)
 
@@ -69,7 +67,7 @@ class Snapshot:
     """A moment of the database that other connections can look at too, by its id."""
 
     id: str
-    books: Books
+    books: DayBooks
 
 
 class Day:
@@ -81,7 +79,7 @@ class Day:
         self._table = table
         self.day = day
 
-    def books(self) -> Books:
+    def books(self) -> DayBooks:
         with self._transaction() as connection:
             return next(_books(connection, self._table.name, self.day, self.day))
 
@@ -187,17 +185,17 @@ class Day:
 @contextmanager
 def hold(engine: sa.Engine, table: sa.Table, day: date) -> Iterator[Day | None]:
     """The day under its lock; None if somebody else holds it. Raises `Outage`."""
-    with locked(engine, _LOCKS[table.name], (day - EPOCH.date()).days) as connection:
+    with locked(engine, DAYS[table.name], (day - EPOCH.date()).days) as connection:
         yield Day(connection, table, day) if connection else None
 
 
-def books(engine: sa.Engine, table: sa.Table, first: date, last: date) -> list[Books]:
+def books(engine: sa.Engine, table: sa.Table, first: date, last: date) -> list[DayBooks]:
     """Every day of the period that the ledger or the lake knows, in order. Raises `Outage`."""
     with translated(), engine.connect() as connection:
         return [each for each in _books(connection, table.name, first, last) if each.entries or each.revision]
 
 
-def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[Books, int | None]:
+def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[DayBooks, int | None]:
     """The books of a day and, at the same moment, the rows of its partition; None if there is none. Raises `Outage`."""
     with translated(), engine.connect() as connection, connection.begin():
         connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
@@ -216,7 +214,7 @@ def _enter(connection: sa.Connection, revision: Revision) -> None:
     connection.execute(entered.on_conflict_do_update(index_elements=exports.primary_key, set_=again))
 
 
-def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[Books]:
+def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[DayBooks]:
     """In order of days; of a single day always one."""
     ledger = (
         sa.select(load_batch_days.c.day, sa.func.count(), sa.func.sum(load_batch_days.c.inserted))
@@ -234,7 +232,7 @@ def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> 
     single = [first] if first == last else []
     for day in sorted({*entries, *revisions, *single}):
         count, rows = entries.get(day, (0, 0))
-        yield Books(dataset, day, count, rows, revisions.get(day))
+        yield DayBooks(dataset, day, count, rows, revisions.get(day))
 
 
 def _revision(row: Any) -> Revision:

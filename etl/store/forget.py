@@ -8,27 +8,24 @@ its place, and doesn't contradict it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.errors import ConfigurationError
+from etl.store import ledger
 from etl.store.connection import translated
+from etl.store.ledger import Books
 from etl.store.tables import (
     PARTITIONED,
     cdr_revisions,
     dead_letters,
     forgotten,
-    load_batch_days,
-    load_batches,
 )
 from etl.wire.erasure import KEPT, Person, in_json
-from etl.wire.ids import uuid7
 
-# What the ledger's entries have in place of a source list.
-FORGET = "forget"
 # Tables that aren't partitioned: changed in one transaction.
 UNDATED = (cdr_revisions, dead_letters)
 _AT_ONCE = 1_000
@@ -114,7 +111,16 @@ def erase(
         if changes:
             _add(connection, receipt, table.name, len(changes))
             if day is not None:
-                _enter_into_the_ledger(connection, table.name, day, worker, len(changes))
+                # Of no messages: the day's rows changed, and none came or went.
+                ledger.correct(
+                    connection,
+                    table.name,
+                    day,
+                    source_key=ledger.FORGET,
+                    worker=worker,
+                    books=Books(),
+                    updated=len(changes),
+                )
     return len(changes)
 
 
@@ -177,13 +183,3 @@ def _bound(column: sa.Column[Any], value: Any) -> Any:
 def _add(connection: sa.Connection, receipt: Receipt, column: str, rows: int) -> None:
     of = forgotten.c[column]
     connection.execute(sa.update(forgotten).where(forgotten.c.id == receipt.id).values({of: of + rows}))
-
-
-def _enter_into_the_ledger(connection: sa.Connection, dataset: str, day: date, worker: str, rows: int) -> None:
-    now = datetime.now(UTC)
-    batch_id = uuid7(int(now.timestamp() * 1_000))
-    none = dict.fromkeys(("claimed", "inserted", "updated", "unchanged", "events", "dead"), 0)
-    entry = {"batch_id": batch_id, "worker": worker, "source_key": FORGET, "server": "", "claimed_at": now, **none}
-    connection.execute(insert(load_batches).values(entry))
-    of_the_day = {"batch_id": batch_id, "dataset": dataset, "day": day, "inserted": 0, "updated": rows}
-    connection.execute(insert(load_batch_days).values(of_the_day))

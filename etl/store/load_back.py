@@ -6,26 +6,25 @@ All of it is one transaction, in which no loader gets into the day: it waits, an
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from etl.store import partitions
+from etl.store import ledger, partitions
+from etl.store.ledger import Books
 from etl.store.merge import Merged, add_events, merge_cdrs
-from etl.store.tables import CDR_KEY, EVENT_KEY, STAGING, load_batch_days, load_batches
+from etl.store.tables import CDR_KEY, EVENT_KEY, STAGING
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
-from etl.wire.ids import uuid7
 from etl.wire.times import EPOCH, from_datetime
 
 # For loaders that are in the day just now: none takes longer for a claim.
 _WAIT_MS = 60_000
 # Rows that are merged at once: as in a claim.
 _AT_ONCE = 5_000
-# What correcting entries of the ledger have in place of a source list.
-LAKE = "lake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +102,19 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
 def correct_the_ledger(
     connection: sa.Connection, dataset: str, day: date, met: Met, worker: str, inserted: int, entries: int = 1
 ) -> None:
-    """So many rows more, or less, than were counted: an entry of its own says so, for the ledger itself never changes.
-    If more `entries` than one are wanted, the others are empty."""
-    now = datetime.now(UTC)
+    """So many rows more, or less, than were counted. If more `entries` than one are wanted, the others are empty."""
     is_cdrs = dataset == "cdrs"
-    first = {
-        "claimed": inserted + met.met,
-        "inserted": inserted if is_cdrs else 0,
-        "updated": met.changed if is_cdrs else 0,
-        "unchanged": met.met - met.changed,
-        "events": 0 if is_cdrs else inserted,
-    }
-    changed = met.changed + met.renamed
-    for number in range(entries):
-        batch_id = uuid7(int(now.timestamp() * 1_000))
-        counts = first if number == 0 else dict.fromkeys(first, 0)
-        about = {"batch_id": batch_id, "worker": worker, "source_key": LAKE, "server": "", "claimed_at": now}
-        entry = {**about, "dead": 0, **counts}
-        connection.execute(insert(load_batches).values(entry))
-        of_the_day = {"inserted": inserted, "updated": changed} if number == 0 else {"inserted": 0, "updated": 0}
-        connection.execute(insert(load_batch_days).values(batch_id=batch_id, dataset=dataset, day=day, **of_the_day))
+    books = Books(
+        claimed=inserted + met.met,
+        inserted=inserted if is_cdrs else 0,
+        updated=met.changed if is_cdrs else 0,
+        unchanged=met.met - met.changed,
+        events=0 if is_cdrs else inserted,
+    )
+    of_the_lake = partial(ledger.correct, connection, dataset, day, source_key=ledger.LAKE, worker=worker)
+    of_the_lake(books=books, inserted=inserted, updated=met.changed + met.renamed)
+    for _ in range(entries - 1):
+        of_the_lake(books=Books())
 
 
 def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: str) -> int:

@@ -1,4 +1,5 @@
-"""Locks in Postgres that outlast transactions: they last as long as the connection that took them."""
+"""Advisory locks: the register of their numbers, and those that outlast transactions, as long as the connection that
+took them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,13 @@ import sqlalchemy as sa
 
 from etl.store.connection import translated
 
-# Marks the locks of jobs; any number that nobody else in this database uses will do.
-_JOBS = 0x65746C_06
+# "etl" and a number, which nobody else in this database uses. Migration 0005 has 01, of whoever makes a partition, and
+# `etl.reporting.rollup` has 06 as one number, where those here that are taken with another number are pairs.
+SCHEMA = 0x65746C_02  # upgrades of the schema take turns
+TURN = 0x65746C_03  # and the claim: those who hold the same one take turns
+DAYS = {"cdrs": 0x65746C_04, "audit_events": 0x65746C_05}  # and the day: export, restore and drop exclude each other
+JOBS = 0x65746C_06  # and the job's name: of several hosts with one schedule, one acts
+MIDNIGHT = 0x65746C_07  # and the day that begins: calls that may lie on either side of it
 
 
 @contextmanager
@@ -31,7 +37,7 @@ def locked(engine: sa.Engine, kind: int, number: int) -> Iterator[sa.Connection 
 @contextmanager
 def alone(engine: sa.Engine, job: str) -> Iterator[bool]:
     """Whether nobody else does the job of this name while the context lasts. Raises `Outage`."""
-    with locked(engine, _JOBS, crc32(job.encode()) >> 1) as connection:
+    with locked(engine, JOBS, crc32(job.encode()) >> 1) as connection:
         yield connection is not None
 
 

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from etl.store.copy import as_date
+from etl.store.locks import MIDNIGHT
 from etl.store.merge import TOLERANCE, WAIT_MS
 from etl.wire.cdr import Cdr
 from etl.wire.times import EPOCH, MICROSECONDS_PER_DAY
 
-# Marks the locks of midnights: the other half is the day that begins. Nobody else in this database uses them.
-_MIDNIGHT = 0x65746C_07
 _TOLERANCE = TOLERANCE // TOLERANCE.resolution  # microseconds
 
 _Call = tuple[str, str, int]  # source, call_ref, leg
@@ -73,7 +72,7 @@ def _stored(connection: sa.Connection, near: Sequence[Cdr]) -> dict[_Call, list[
     """Where these calls are stored, on both sides of their midnights; they stay as they are until we have committed."""
     midnights = sorted({_midnight(call) for call in near})
     for midnight in midnights:
-        connection.execute(_LOCK, {"kind": _MIDNIGHT, "midnight": midnight})
+        connection.execute(_LOCK, {"kind": MIDNIGHT, "midnight": midnight})
     # As constants, so that the partitions of all other days aren't even planned for.
     days = ", ".join(f"'{as_date(day)}'" for day in sorted({day for n in midnights for day in (n - 1, n)}))
     sources, call_refs, legs = zip(*{_call(call) for call in near}, strict=True)

@@ -16,10 +16,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from etl.errors import ConfigurationError
+from etl.store import locks
 from etl.store.connection import translated
-
-# Two hosts that upgrade at once take turns; any number that nobody else in this database uses will do.
-_ADVISORY_LOCK = 0x65746C_02
 
 
 @functools.cache
@@ -48,7 +46,7 @@ def check(engine: sa.Engine) -> None:
 def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
     """Bring the database to the needed revision; returns the revisions before and after. Raises as `current`."""
     with translated(), engine.begin() as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
         before = _revision(connection)
         _check_known(before)
         config = _config()

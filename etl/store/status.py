@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from etl.store.connection import Engine, translated
-from etl.store.load_back import LAKE
+from etl.store.ledger import LAKE
 from etl.store.tables import (
     PARTITIONED,
     cdrs,

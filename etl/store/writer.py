@@ -5,30 +5,30 @@
             └─ refused ─▶ halves, until the rows that Postgres can't take are alone: dead letters
 
 The ledger row's primary key is the claim's id. So a claim that was committed but not acknowledged, or that two workers
-hold, takes effect once: that is promise 2, and it's kept by `_enter_into_the_ledger`; `_take_turn` keeps the two from
+hold, takes effect once: that is promise 2, and it's kept by `etl.store.ledger`; `_take_turn` keeps the two from
 working against each other.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from operator import itemgetter
 from typing import Generic, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
-from etl.store import merge, midnight
+from etl.store import ledger, locks, merge, midnight
 from etl.store.connection import translated
 from etl.store.copy import as_date, copy_rows
+from etl.store.ledger import Books
 from etl.store.merge import Merged, add_events, merge_cdrs
 from etl.store.partitions import ensure as ensure_partitions
 from etl.store.sessions import record_sessions
-from etl.store.tables import audit_events, cdrs, dead_letters, load_batch_days, load_batches
+from etl.store.tables import audit_events, cdrs, dead_letters
 from etl.wire.cdr import Cdr
 from etl.wire.decode import Records
 from etl.wire.event import Event
@@ -43,9 +43,6 @@ FAST_WAIT_MS = 200
 # Where a statement began this long ago and Postgres waits for the worker, the worker is frozen or its host is gone; and
 # nobody gets past the locks it holds. One that is well takes a second for a statement.
 FROZEN_SECONDS = 60
-# Marks our advisory locks; any number that nobody else in this database uses will do.
-_TURN = 0x65746C_03
-
 Row = TypeVar("Row", Cdr, Event)
 Rows = Sequence[Row]
 
@@ -77,21 +74,6 @@ class Batch:
     claimed: int
     records: Records
     server: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """What became of messages. The five last add up to the first; for every claim, Postgres checks it."""
-
-    claimed: int = 0
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    events: int = 0
-    dead: int = 0
-
-    def __add__(self, other: "Books") -> "Books":
-        return Books(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Writer:
@@ -139,7 +121,7 @@ class Writer:
     def _end_frozen_workers(self) -> None:
         """Their claims are adopted when their leases run out; and should they thaw, the ledger tells them."""
         with translated(), self._engine.begin() as connection:
-            connection.execute(_END_FROZEN_WORKERS, {"turn": _TURN, "seconds": FROZEN_SECONDS})
+            connection.execute(_END_FROZEN_WORKERS, {"turn": locks.TURN, "seconds": FROZEN_SECONDS})
 
     def _attempt(self, write: Callable[[sa.Connection], Books]) -> Books | None:
         try:
@@ -158,7 +140,7 @@ class Writer:
 def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | None = None, fast: bool = True) -> Books:
     """`letters` are the ids of the dead letters that the messages are; None if they come from a list."""
     _take_turn(connection, batch.batch_id)
-    if connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch.batch_id)):
+    if ledger.has(connection, batch.batch_id):
         raise _LoadedAlreadyError
     records = batch.records
     calls = _load(connection, _CDRS, records.stream, fast)
@@ -174,15 +156,15 @@ def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | Non
     told = len(records.events) - len(events.refused) + len(records.sessions)
     if letters is None:
         books = Books(batch.claimed, inserted, updated, unchanged, told, len(dead))
-        _enter_into_the_ledger(connection, batch, books)
+        _enter(connection, batch, books)
         _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
     else:
         books = Books(batch.claimed - len(dead), inserted, updated, unchanged, told)
         _resolve(connection, batch, letters, dead)
         if books.claimed:
-            _enter_into_the_ledger(connection, batch, books)
+            _enter(connection, batch, books)
     record_sessions(connection, records.sessions, batch.batch_id)
-    _enter_days(connection, batch, {"cdrs": calls.merged, "audit_events": events.merged})
+    ledger.enter_days(connection, batch.batch_id, {"cdrs": calls.merged, "audit_events": events.merged})
     return books
 
 
@@ -190,7 +172,7 @@ def _take_turn(connection: sa.Connection, batch_id: UUID) -> None:
     """Whoever else holds this claim waits here until we are through, and then finds it in the ledger."""
     own = int.from_bytes(batch_id.bytes[-4:], signed=True)
     waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
-    connection.execute(_TAKE_TURN, {"turn": _TURN, "own": own, **waits})
+    connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits})
 
 
 _TAKE_TURN = sa.text(
@@ -278,35 +260,17 @@ def _resolve(connection: sa.Connection, batch: Batch, letters: Sequence[int], de
         raise Contention("somebody else is resolving the same dead letters")
 
 
-def _enter_into_the_ledger(connection: sa.Connection, batch: Batch, books: Books) -> None:
-    entry = {
+def _enter(connection: sa.Connection, batch: Batch, books: Books) -> None:
+    claim = {
         "batch_id": batch.batch_id,
         "worker": batch.worker,
         "source_key": batch.source_key,
         "claimed_at": batch.claimed_at,
         "server": batch.server,
-        **asdict(books),
         "set_aside": batch.records.set_aside or None,
     }
-    # Waits for another transaction that is entering the same claim, and gives way to it if it commits.
-    if connection.execute(insert(load_batches).values(entry).on_conflict_do_nothing()).rowcount == 0:
+    if not ledger.enter(connection, claim, books):
         raise _LoadedAlreadyError
-
-
-def _enter_days(connection: sa.Connection, batch: Batch, datasets: dict[str, Merged]) -> None:
-    days = [
-        {
-            "batch_id": batch.batch_id,
-            "dataset": dataset,
-            "day": day,
-            "inserted": merged.inserted[day],
-            "updated": merged.updated[day],
-        }
-        for dataset, merged in datasets.items()
-        for day in {*merged.inserted, *merged.updated}
-    ]
-    if days:
-        connection.execute(insert(load_batch_days), days)
 
 
 class _ApartError(Exception):

@@ -7,7 +7,7 @@ import pytest
 
 from etl.inbox import connection
 from etl.inbox.claims import Claim, Source
-from etl.store.writer import Books
+from etl.store.ledger import Books
 from etl.wire.ids import uuid7
 from tests.faults.sample import MESSAGES, assert_in_postgres_once, assert_took_effect_once, let_leases_run_out
 from tests.world import CAMPAIGNS, Archive, cdr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etl.store.writer import Books
+from etl.store.ledger import Books
 from tests.faults.gate import closed_gate
 from tests.faults.sample import BROKEN, EVENT, let_leases_run_out
 from tests.faults.worker import Worker

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from etl.jobs.lake import Lake
-from etl.store.writer import Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Writer
 from tests.faults.gate import closed_gate
 from tests.lake import (
     CALLS,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from etl.store.writer import Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Writer
 from tests.store import batch, engine, new_id, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 

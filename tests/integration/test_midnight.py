@@ -8,7 +8,8 @@ from functools import partial
 import psycopg
 import pytest
 
-from etl.store.writer import Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Writer
 from tests.store import at_once, batch, engine, new_id, write
 from tests.world import Archive, api_cdr, cdr
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etl.store.writer import Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Writer
 from tests.store import at_once, batch, engine, new_id, write
 from tests.world import DIALED_AT, Archive, cdr
 

@@ -10,8 +10,9 @@ import pytest
 
 from etl.errors import ConfigurationError
 from etl.store import tables
+from etl.store.ledger import Books
 from etl.store.partitions import ensure
-from etl.store.writer import Books, Writer
+from etl.store.writer import Writer
 from tests.store import at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, cdr
 

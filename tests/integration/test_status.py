@@ -10,13 +10,13 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from etl.app import schedule as clock
 from etl.app import status
+from etl.app.days import first_open_day
 from etl.app.sources import sources
 from etl.app.stores import Stores
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
-from etl.inbox.memory import memory
+from etl.inbox.preflight import memory
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateCluster
 from etl.lake.datasets import DATASETS
@@ -357,7 +357,7 @@ def test_each_day_tells_what_the_lake_has_of_it(archive: Archive, database: sa.E
     load(archive, at_noon(4, "late"), at_noon(20, "late"))
     archive.rows("UPDATE exports SET published_at = NULL WHERE day = %s RETURNING 1", days_ago(6))
 
-    first_open = clock.first_open_day(archive.settings(export_grace_minutes=0))
+    first_open = first_open_day(archive.settings(export_grace_minutes=0))
     found = status.exports(database, first_open)
 
     day = {each.day: each for each in found.days if each.dataset == "cdrs"}

@@ -19,7 +19,8 @@ from etl.errors import Outage
 from etl.store import merge
 from etl.store import writer as writing
 from etl.store.copy import copy_rows
-from etl.store.writer import Books, Writer
+from etl.store.ledger import Books
+from etl.store.writer import Writer
 from tests.store import Hooked, at_once, batch, engine, new_id, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 

@@ -1,0 +1,86 @@
+"""The ledger, `load_batches` and `load_batch_days`: the only way into the books. An entry never changes.
+
+An entry is a claim's, or corrects what days hold without one: a day that came back from the lake, a person who was
+forgotten. (What `unite_legs` enters is in its migration.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from etl.store.merge import Merged
+from etl.store.tables import load_batch_days, load_batches
+from etl.wire.ids import uuid7
+
+# What corrections have in place of a source list.
+LAKE = "lake"
+FORGET = "forget"
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What became of messages. The five last add up to the first; for every entry, Postgres checks it."""
+
+    claimed: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    events: int = 0
+    dead: int = 0
+
+    def __add__(self, other: "Books") -> "Books":
+        return Books(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def has(connection: sa.Connection, batch_id: UUID) -> bool:
+    """The claim was committed before."""
+    return bool(connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch_id)))
+
+
+def enter(connection: sa.Connection, claim: Mapping[str, Any], books: Books) -> bool:
+    """Whether the claim is entered, by its columns and its books: False if the ledger has it already. Waits for another
+    transaction that is entering the same claim, and gives way to it if it commits."""
+    entry = {**claim, **asdict(books)}
+    return connection.execute(insert(load_batches).values(entry).on_conflict_do_nothing()).rowcount > 0
+
+
+def enter_days(connection: sa.Connection, batch_id: UUID, datasets: Mapping[str, Merged]) -> None:
+    """What an entry did to each day, by dataset."""
+    days = [
+        {
+            "batch_id": batch_id,
+            "dataset": dataset,
+            "day": day,
+            "inserted": merged.inserted[day],
+            "updated": merged.updated[day],
+        }
+        for dataset, merged in datasets.items()
+        for day in {*merged.inserted, *merged.updated}
+    ]
+    if days:
+        connection.execute(insert(load_batch_days), days)
+
+
+def correct(
+    connection: sa.Connection,
+    dataset: str,
+    day: date,
+    *,
+    source_key: str,
+    worker: str,
+    books: Books,
+    inserted: int = 0,
+    updated: int = 0,
+) -> None:
+    """An entry of no claim: the day has so many rows more, or less, than were counted, and so many changed."""
+    now = datetime.now(UTC)
+    batch_id = uuid7(int(now.timestamp() * 1_000))
+    about = {"batch_id": batch_id, "worker": worker, "source_key": source_key, "server": "", "claimed_at": now}
+    connection.execute(insert(load_batches).values({**about, **asdict(books)}))
+    of_the_day = {"batch_id": batch_id, "dataset": dataset, "day": day, "inserted": inserted, "updated": updated}
+    connection.execute(insert(load_batch_days).values(of_the_day))
