@@ -1,8 +1,7 @@
 """Which rights the program needs in Redis, and which of them its user lacks.
 
 The commands are those of `claims`, `spool`, `lock`, `subscription`, `preflight` and the scripts in `lua/`: who adds one
-there adds
-it here.
+there adds it here.
 """
 
 import contextlib

@@ -45,8 +45,8 @@ def has(connection: sa.Connection, batch_id: UUID) -> bool:
 def enter(connection: sa.Connection, claim: Mapping[str, Any], books: Books) -> bool:
     """Whether the claim is entered, by its columns and its books: False if the ledger has it already. Waits for another
     transaction that is entering the same claim, and gives way to it if it commits."""
-    entry = {**claim, **asdict(books)}
-    return connection.execute(insert(load_batches).values(entry).on_conflict_do_nothing()).rowcount > 0
+    entering = insert(load_batches).values({**claim, **asdict(books)}).on_conflict_do_nothing()
+    return connection.execute(entering.execution_options(preserve_rowcount=True)).rowcount > 0
 
 
 def enter_days(connection: sa.Connection, batch_id: UUID, datasets: Mapping[str, Merged]) -> None:
