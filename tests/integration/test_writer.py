@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from etl.errors import Outage
-from etl.store import merge
+from etl.store import ledger, merge
 from etl.store import writer as writing
 from etl.store.copy import copy_rows
 from etl.store.ledger import Books
@@ -98,6 +98,18 @@ def test_given_a_claim_that_the_ledger_has_then_nothing_happens_again(archive: A
     assert archive.value("SELECT count(*) FROM audit_events") == 1
     assert archive.value("SELECT count(*) FROM dead_letters") == 1
     assert archive.value("SELECT count(*) FROM load_batches") == 1
+
+
+def test_given_a_claim_that_is_entered_then_it_is_not_entered_again(archive: Archive) -> None:
+    """Also where nobody takes turns: the ledger's key alone would do."""
+    claim = {"batch_id": new_id(), "worker": "w", "source_key": "k", "claimed_at": datetime.now(UTC), "server": "s"}
+    with engine(archive.database_url) as connections:
+        entered = []
+        for _ in range(2):
+            with connections.begin() as connection:
+                entered.append(ledger.enter(connection, claim, Books(claimed=1, inserted=1)))
+
+    assert entered == [True, False]
 
 
 @pytest.mark.parametrize("attempt", range(5))
