@@ -7,6 +7,7 @@ import random
 import string
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
 from typing import Any
