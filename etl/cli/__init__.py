@@ -53,6 +53,7 @@ def main() -> None:
         db,
         dead,
         demo,
+        files,
         forget,
         lake,
         listen,
