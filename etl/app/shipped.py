@@ -28,8 +28,11 @@ FILE_MODE, FOLDER_MODE = 0o644, 0o755
 
 
 def write(folder: Path) -> list[Path]:
-    """Writes them to `folder`, which it makes, and returns their paths below it. Raises `ConfigurationError` if there is
-    something already, since that may have been edited, and `EtlError` if it can't be written."""
+    """Writes them to `folder`, which it makes, and returns their paths below it.
+
+    Raises `ConfigurationError` if there is something already, since that may have been edited, and `EtlError` if it
+    can't be written.
+    """
     try:
         folder.mkdir(parents=True)
         written = []

@@ -22,11 +22,10 @@ import pytest
 
 from etl.cli import main
 from etl.reporting.rollup import rollup
-from tests.store import engine
+from tests.store import ROLES, engine
 from tests.tools import tool
 from tests.world import DIALED_AT, Archive, cdr
 
-ROLES = (Path(__file__).parents[2] / "ops/postgres/roles.sql").read_text()
 DAY, NEXT = "2015-02-19", "2015-02-20"
 PERIOD = ("--from", DAY, "--to", NEXT)
 A_DAY = 86_400  # seconds
