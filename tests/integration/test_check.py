@@ -104,6 +104,7 @@ def test_given_a_store_that_is_away_then_the_others_are_still_looked_at(checked:
     away, there = ("Redis", "Postgres") if which == "redis_url" else ("Postgres", "Redis")
     assert (found[away].verdict, found[there].verdict, found["export target"].verdict) == ("wrong", "fine", "fine")
     assert "refused" in found[away].says
+    assert found[away].advice.startswith("is the server running?")
     assert PASSWORD not in str(found)
     assert f"{away} version" not in found
     assert f"{there} version" in found
