@@ -14,10 +14,9 @@ def files(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Write the files that the documents tell to use: Postgres' roles, Redis' ACL, systemd units, cron lines, compose
-    and Kubernetes files, alerts, dashboards and constraints.txt, as they are in this release.
+    """Write the files that an installation needs: roles, ACL, units, cron lines, compose, alerts, constraints.
 
-    Overwrites nothing: the folder mustn't exist.
+    They are those of this release, laid out as the documents name them. Overwrites nothing: the folder mustn't exist.
     """
     from etl.app import shipped
 
