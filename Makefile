@@ -7,7 +7,7 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test check audit faults fuzz bench soak proof screenshots wheel clean
+.PHONY: help demo test check audit faults fuzz bench soak proof screenshots wheel man clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -51,6 +51,9 @@ screenshots: .venv/.has-test ## the pictures in docs/, of a simulated dialler's 
 
 wheel: .venv/.has-test ## dist/*.whl, with the migrations inside
 	@$(BIN)/python -m hatchling build --target wheel
+
+man: .venv/.has-test ## dist/etl.1, the manual page
+	@$(BIN)/python -m tests.manual dist/etl.1
 
 clean: ## remove .venv, dist and the tools' caches
 	@rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -8,7 +8,7 @@ from typing import Any
 import typer.main
 
 import etl.cli
-from etl.cli import check, db, dead, forget, lake, listen, report, rollup, run, status  # noqa: F401 (they register)
+from etl.cli import check, db, dead, files, forget, lake, listen, report, rollup, run, status  # noqa: F401 (they register)
 
 PROGRAM = "/opt/etl/bin/etl"
 

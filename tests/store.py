@@ -1,9 +1,11 @@
 """Claims for a `Writer`, without Redis: what tests of the store need beside the `archive` fixture's questions."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +18,10 @@ from etl.wire.decode import Decoding
 from etl.wire.ids import uuid7
 from etl.wire.times import from_datetime
 from tests.world import CAMPAIGNS
+
+# For an administrator's connection: as shipped, without the lines that psql keeps to itself.
+ROLES_FILE = Path(__file__).parents[1] / "ops/postgres/roles.sql"
+ROLES = re.sub(r"^\\.*\n", "", ROLES_FILE.read_text(), flags=re.MULTILINE)
 
 
 def batch(messages: Sequence[bytes], batch_id: UUID | None = None, source: str = "dialler") -> Batch:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +15,10 @@ def tool(name: str) -> str:
     if os.environ.get("CI"):
         pytest.fail(f"{name} is missing: .ci/run should have installed it")
     pytest.skip(f"{name} isn't installed")
+
+
+def extra(name: str) -> list[str]:
+    """The packages that an extra of pyproject.toml is made of."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    packages: list[str] = project["optional-dependencies"][name]
+    return packages

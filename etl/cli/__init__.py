@@ -18,7 +18,6 @@ app = typer.Typer(
     "Settings come from the environment (ETL_REDIS_URL, ETL_DATABASE_URL, …) and a TOML file; see docs/settings.md. "
     "Exit codes: 0 done, 1 failed, 2 usage or configuration.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -53,6 +52,7 @@ def main() -> None:
         db,
         dead,
         demo,
+        files,
         forget,
         lake,
         listen,

@@ -139,7 +139,7 @@ class Ledger:
         rate = self.total.claimed / seconds if seconds else 0
         out.print(f"{self.total.claimed:,} messages in {self._claims:,} claims, {seconds:.1f} s ({rate:,.0f}/s)")
         if self.total.dead:
-            out.print(f"{self.total.dead:,} dead letters: see table dead_letters for their reasons and bytes")
+            out.print(f"{self.total.dead:,} dead letters: see `etl dead list` and `etl dead show`")
         if claimed_elsewhere:
             out.print(
                 f"{claimed_elsewhere:,} claims are held by other workers; if one has crashed, "

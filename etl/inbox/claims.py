@@ -26,7 +26,8 @@ from redis.commands.core import Script
 from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, LeaseLost, Outage
-from etl.inbox.connection import Client, translated
+from etl.inbox.connection import Client
+from etl.inbox.wrong_type import naming_wrong_types
 from etl.keys import prefix_of
 from etl.wire.ids import unix_ms_of, uuid7
 
@@ -113,14 +114,14 @@ class Source:
         batch_id = self._in_turn(self._try_to_claim)
         if batch_id is None:
             return None
-        with translated():
+        with self._translated():
             messages = self._client.lrange(self._list_of(batch_id), 0, -1)
         # None: we slept for longer than our lease just now, and the claim was adopted and loaded meanwhile.
         return self._hold(Claim(batch_id, messages, self)) if messages else None
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
-        with translated():
+        with self._translated():
             seconds, micros = self._client.time()
             expired = self._client.zrangebyscore(self._registry, "-inf", seconds * 1000 + micros // 1000)
         entries = map(_parse, expired)
@@ -128,7 +129,7 @@ class Source:
 
     def adopt_own(self) -> Claim | None:
         """Take over one claim that an earlier life of this very worker left behind, without waiting for its lease."""
-        with translated():
+        with self._translated():
             members = self._client.zrange(self._registry, 0, -1)
         entries = [entry for entry in map(_parse, members) if entry.worker == self._worker]
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "any")
@@ -140,7 +141,7 @@ class Source:
         name tells when that was.
         """
         start = f"{self._prefix}:claim:".encode()
-        with translated():
+        with self._translated():
             lists = list(self._scan(start))
         return sum(self._rescue(key, key.removeprefix(start)) for key in lists)
 
@@ -152,26 +153,26 @@ class Source:
         and what waits in one must be taken out of it.
         """
         end = self._old_end.upper()
-        with translated():
+        with self._translated():
             if self._client.llen(self.key):
                 return True
             return self._client.blmove(self.key, self.key, seconds, end, end) is not None
 
     def waiting(self) -> int:
         """How many messages wait in the source list."""
-        with translated():
+        with self._translated():
             return int(self._client.llen(self.key))
 
     def oldest(self, most: int) -> list[bytes]:
         """The oldest waiting messages, at most so many, the oldest first."""
-        with translated():
+        with self._translated():
             if self._old_end == "left":
                 return cast("list[bytes]", self._client.lrange(self.key, 0, most - 1))
             return cast("list[bytes]", self._client.lrange(self.key, -most, -1))[::-1]
 
     def claims(self) -> list[Lease]:
         """Every claim of this source, whoever holds it, the next to run out first."""
-        with translated():
+        with self._translated():
             seconds, micros = self._client.time()
             now = seconds * 1000 + micros // 1000
             entries = [
@@ -185,7 +186,7 @@ class Source:
 
     def claimed_elsewhere(self) -> int:
         """How many claims of this source are held by others."""
-        with translated():
+        with self._translated():
             return int(self._client.zcard(self._registry)) - len(self._live)
 
     def renew_all(self) -> None:
@@ -268,8 +269,14 @@ class Source:
         with self._lock:
             return list(self._live.values())
 
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        """Redis' errors become ours."""
+        return naming_wrong_types(
+            self._client, list=(self.key, self._forward_to), sorted_set=(self._registry, self._last)
+        )
+
     def _run(self, script: str, keys: list[Any], args: list[Any]) -> Any:
-        with translated():
+        with self._translated():
             try:
                 return self._scripts[script](keys=keys, args=args)
             except redis.ResponseError as error:

@@ -3,7 +3,8 @@
 import time
 from importlib.resources import files
 
-from etl.inbox.connection import Client, translated
+from etl.inbox.connection import Client
+from etl.inbox.wrong_type import naming_wrong_types
 
 
 class Lock:
@@ -13,6 +14,7 @@ class Lock:
         folder = files(__package__) / "lua"
         self._hold = client.register_script((folder / "hold.lua").read_text())
         self._let_go = client.register_script((folder / "let_go.lua").read_text())
+        self._client = client
         self._key = key
         self._holder = holder
         self._lease_seconds = lease_seconds
@@ -21,7 +23,7 @@ class Lock:
     def hold(self) -> bool:
         """Take the lock or renew it; false if somebody else has it. Raises `Outage`."""
         asked_at = time.monotonic()
-        with translated():
+        with naming_wrong_types(self._client, string=(self._key,)):
             granted = self._hold(keys=[self._key], args=[self._holder, int(self._lease_seconds * 1_000)])
         self._held_until = asked_at + self._lease_seconds if granted else 0.0
         return bool(granted)
@@ -32,5 +34,5 @@ class Lock:
     def let_go(self) -> None:
         """Raises `Outage`; then the lease runs out by itself."""
         self._held_until = 0.0
-        with translated():
+        with naming_wrong_types(self._client, string=(self._key,)):
             self._let_go(keys=[self._key], args=[self._holder])

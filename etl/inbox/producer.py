@@ -7,11 +7,12 @@ import redis
 
 from etl.inbox.claims import End
 from etl.inbox.connection import Client, translated
+from etl.inbox.wrong_type import naming_wrong_types
 
 
 def push(client: Client, key: str, messages: Sequence[bytes], take_from: End = "right") -> None:
     """Append messages at the new end of a list whose old end is `take_from`. Raises `Outage`."""
-    with translated():
+    with naming_wrong_types(client, list=(key,)):
         if take_from == "right":
             client.lpush(key, *messages)
         else:

@@ -54,6 +54,8 @@ _OF_A_LOCK = ("del", "get", "pexpire", "set")
 _WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
 _OF_THE_EARS = ("psubscribe", "publish", "subscribe")
+# To see who else pops the lists. Who lacks it lacks nothing for the work: that finding alone says so.
+_OF_THE_PREFLIGHT = ("client|list",)
 # A cluster's client asks for its slots, and for where in a command the keys stand.
 _OF_A_CLUSTER = ("cluster|slots", "command")
 
@@ -117,9 +119,14 @@ def lacking(client: Client, needs: Needs) -> Lacking | None:
 
 
 def minimal(client: Client, needs: Needs) -> str:
-    """The rights that loading, listening and the status take, and no other, as ACL SETUSER wants them."""
+    """The rights that loading, listening, status and preflight take, and no other, as ACL SETUSER wants them."""
     uses = [*_uses_of_loading(needs), *_uses_of_listening(needs)]
-    commands = {command for use in uses for command in use.commands} | {*_WITHOUT_KEY, *_ALWAYS, *_OF_THE_EARS}
+    commands = {command for use in uses for command in use.commands} | {
+        *_WITHOUT_KEY,
+        *_ALWAYS,
+        *_OF_THE_EARS,
+        *_OF_THE_PREFLIGHT,
+    }
     if isinstance(client, redis.RedisCluster):
         commands.update(_OF_A_CLUSTER)
     elif client.connection_pool.connection_kwargs.get("db"):

@@ -15,6 +15,11 @@ Verdict = Literal["fine", "warning", "wrong", "unknown"]
 # How what is said to a store gets there.
 Line = Literal["verified", "unverified", "plain", "local"]
 
+# What servers and systems say, in small letters, and what it tells.
+_NOT_RUNNING = ("connection refused", "no such file or directory")
+_NOT_LET_IN = ("refuses us", "authentication failed", "no password supplied", "does not exist")
+_NO_HOST = ("name or service not known", "could not translate host name", "failed to resolve host", "name resolution")
+
 # Leases go by Redis's clock alone, and days are closed an hour late: more than this is still a clock that nobody sets.
 SKEW_SECONDS = 2.0
 
@@ -39,7 +44,18 @@ def reachable(about: str, ask: Callable[[], object], setting: str) -> Finding:
 
 def unreachable(about: str, error: EtlError, setting: str) -> Finding:
     says = str(error).removeprefix(f"{about}: ")
-    return Finding(about, "wrong", says, f"mend {setting}, or what stands between here and there")
+    return Finding(about, "wrong", says, _way_out(says.lower(), setting))
+
+
+def _way_out(says: str, setting: str) -> str:
+    """By what is known: a host that refuses a connection is there, and it's the server on it that isn't."""
+    if any(sign in says for sign in _NOT_RUNNING):
+        return f"is the server running? If it is, correct host and port in {setting}"
+    if any(sign in says for sign in _NOT_LET_IN):
+        return f"correct user, password or database in {setting}"
+    if any(sign in says for sign in _NO_HOST):
+        return f"correct the host in {setting}, or see why its name isn't found"
+    return f"see whether the server is up and reachable from here, and whether {setting} names it"
 
 
 def asked(about: str, ask: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:

@@ -136,7 +136,7 @@ class Loader:
         except LeaseLost:
             self._log.warning("lease_lost")
         seconds = time.monotonic() - began
-        self._tell(claim, books, seconds)
+        self._tell(claim, batch.records, books, seconds)
         if books:
             self._count(batch.records, books, seconds)
         return books or Books()
@@ -209,11 +209,15 @@ class Loader:
         if arrived and self._patience.ride_out(self._source.waiting) < self._options.batch_size:
             stop.wait(self._options.linger_seconds)
 
-    def _tell(self, claim: Claim, books: Books | None, seconds: float) -> None:
+    def _tell(self, claim: Claim, records: Records, books: Books | None, seconds: float) -> None:
         if books is None:
             self._log.warning("already_loaded", claimed=len(claim.messages))
             return
-        self._log.info(
+        # Nothing of it could be read: somebody else's messages, or a decoder that doesn't know them.
+        all_dead = 0 < books.claimed == books.dead
+        more = {"reason": _reasons(records, books).most_common(1)[0][0]} if all_dead else {}
+        level = self._log.warning if all_dead else self._log.info
+        level(
             "loaded",
             adopted=claim.adopted,
             claimed=books.claimed,
@@ -223,6 +227,7 @@ class Loader:
             events=books.events,
             dead=books.dead,
             seconds=round(seconds, 3),
+            **more,
         )
 
     def _count(self, records: Records, books: Books, seconds: float) -> None:
@@ -232,12 +237,16 @@ class Loader:
         counts.add(UPDATED, books.updated)
         counts.add(UNCHANGED, books.unchanged)
         counts.add(EVENTS, books.events)
-        # Those of Postgres are in the books only.
-        reasons = Counter(str(letter.reason) for letter in records.dead)
-        reasons[Reason.REFUSED_BY_DATABASE] += books.dead - len(records.dead)
-        for reason, letters in reasons.items():
+        for reason, letters in _reasons(records, books).items():
             counts.add(DEAD, letters, reason)
         for name, values in records.set_aside.items():
             counts.add(SET_ASIDE, values, name)
         counts.observe(BATCH_SECONDS, seconds)
         counts.observe_ages(LAG_SECONDS, map(_DIALED_AT, records.cdrs), now)
+
+
+def _reasons(records: Records, books: Books) -> Counter[str]:
+    """Of the dead letters; those of Postgres are in the books only."""
+    reasons = Counter(str(letter.reason) for letter in records.dead)
+    reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - len(records.dead)
+    return reasons

@@ -99,7 +99,7 @@ def _appendonly(node: Node) -> Finding | None:
         return _untold("Redis appendonly", node)
     if not node.appendonly:
         says = f"{node.name} doesn't log to disk: a restart loses what waits"
-        advice = "CONFIG SET appendonly yes, and CONFIG REWRITE"
+        advice = _now_and_in_the_file("appendonly yes")
         return Finding("Redis appendonly", "wrong", says, advice)
     if node.appended not in ("ok", None):
         says = f"{node.name} couldn't write to its append-only file"
@@ -107,12 +107,17 @@ def _appendonly(node: Node) -> Finding | None:
     return None
 
 
+def _now_and_in_the_file(line: str) -> str:
+    # Not CONFIG REWRITE: Redis 7.0 writes the users into redis.conf, too, and with an aclfile beside them never starts.
+    return f"CONFIG SET {line}, and the line `{line}` in redis.conf"
+
+
 def _policy(node: Node) -> Finding | None:
     if node.policy is None:
         return _untold("Redis maxmemory-policy", node)
     if node.policy == "noeviction":
         return None
-    advice = "CONFIG SET maxmemory-policy noeviction, and CONFIG REWRITE"
+    advice = _now_and_in_the_file("maxmemory-policy noeviction")
     if node.policy.startswith("volatile-"):
         # Of our keys only the listener's lock has a time to live.
         says = f"{node.name} has {node.policy}: it throws away keys with a time to live; the lists have none"

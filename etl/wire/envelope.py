@@ -134,7 +134,7 @@ def _as_json(text: str) -> Any:
     except RecursionError:
         raise Undecodable(Reason.TOO_DEEP, f"nested deeper than {MAX_DEPTH}") from None
     except json.JSONDecodeError as error:
-        raise Undecodable(Reason.NOT_JSON, f"{error.msg} at character {error.pos}") from None
+        raise Undecodable(Reason.NOT_JSON, f"{error.msg.removesuffix(' at')} at character {error.pos}") from None
 
 
 def _no_constant(name: str) -> Any:

@@ -16,6 +16,9 @@
 -- but that unite_legs makes a call that 0.1 stored in two rows (legs 0 and 1) one. A day goes
 -- from Postgres through the function drop_day, which refuses unless the books say that the lake has all of it.
 
+-- psql alone would go on after an error, and end as if nothing had been.
+\set ON_ERROR_STOP on
+
 BEGIN;
 
 DO $$

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +99,23 @@ def test_given_missed_nights_then_they_are_caught_up_day_by_day_and_a_second_run
     assert told == expected
     assert len(log(first)) == 3, "one line a day"
     assert (second.returncode, second.stdout, second.stderr) == (DONE, "nothing to do\n", "")
+
+
+def test_given_a_terminal_then_export_prints_its_table_and_no_log(lake: Archive) -> None:
+    load(lake, cdr(1), on(1, 1))
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "rb", buffering=0) as ours:
+        done = subprocess.run(
+            [sys.executable, "-m", "etl.cli", "export", "--day", str(DAY)],
+            env=lake.environment(TERM="dumb"), stdout=terminal, stderr=terminal, timeout=60, check=False,
+        )  # fmt: skip
+        os.close(terminal)
+        seen = ours.read(65_536).decode()
+
+    assert done.returncode == DONE, seen
+    assert "exported" in seen
+    assert "day_exported" not in seen
+    assert '{"' not in seen
 
 
 def test_given_choices_of_dataset_and_days_then_only_those_are_exported(lake: Archive) -> None:

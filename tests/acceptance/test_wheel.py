@@ -2,19 +2,26 @@
 
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
-import sysconfig
+import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import etl
+from etl.app import shipped
+from etl.cli import app, files  # noqa: F401 (it registers)
+from etl.errors import ConfigurationError
 from etl.lab.servers.private import PrivateRedis
 
 CHECKOUT = Path(__file__).parents[2]
+runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     run(*pip, "install", "--quiet", "--no-index", "--no-deps", str(wheel), cwd=empty)
     # The folders are added as they are: the .pth files in them, that of an editable install among them, aren't read.
     (site,) = (venv / "lib").glob("python*/site-packages")
-    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    libraries = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "libraries.pth").write_text("\n".join(libraries))
     return Installed(venv, empty)
 
 
@@ -93,3 +101,50 @@ def test_the_installed_program_makes_its_schema_and_loads(
     assert books["total"]["inserted"] == 500
     assert books["total"]["claimed"] == pushed["messages"]
     assert list(installed.empty.iterdir()) == []
+
+
+def test_etl_files_of_the_wheel_writes_what_the_documents_name(installed: Installed) -> None:
+    written = installed.run("etl", "files", "given").splitlines()
+    folder = installed.empty / "given"
+
+    of_the_checkout = [CHECKOUT / path for path in shipped.SHIPPED]
+    expected = [
+        each.relative_to(CHECKOUT)
+        for path in of_the_checkout
+        for each in ([path] if path.is_file() else path.rglob("*"))
+        if each.is_file()
+    ]
+    assert sorted(written) == sorted(f"given/{path}" for path in expected)
+    for path in expected:
+        assert (folder / path).read_bytes() == (CHECKOUT / path).read_bytes()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert modes == {shipped.FILE_MODE}
+
+
+def test_pyproject_and_etl_files_have_one_list() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+
+    assert {path: to for path, to in included.items() if path != "migrations"} == {
+        path: f"etl/files/{path}" for path in shipped.SHIPPED
+    }
+
+
+def test_etl_files_of_a_checkout_writes_them_and_never_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "given"
+    result = runner.invoke(app, ["files", str(folder), "--json"])
+    answer = json.loads(result.output)
+
+    assert answer["folder"] == str(folder)
+    assert {path.split("/")[0] for path in answer["files"]} == {path.split("/")[0] for path in shipped.SHIPPED}
+    (folder / "constraints.txt").write_text("edited")
+    with pytest.raises(ConfigurationError, match="exists already"):
+        shipped.write(folder)
+    assert (folder / "constraints.txt").read_text() == "edited"
+
+
+@pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_etl_files_writes_each_file_that_a_document_says_is_among_them(page: Path) -> None:
+    for path in re.findall(r"etl-files/([\w./@-]*\w)", page.read_text()):
+        assert path.startswith(shipped.SHIPPED), path
+        assert (CHECKOUT / path).exists(), path

@@ -20,11 +20,10 @@ import psycopg
 
 from etl.lab.servers.private import PrivatePostgres
 from etl.reporting import rollup
-from tests.store import engine
+from tests.store import ROLES, engine
 from tests.world import migrate
 
 FIRST, DAYS = date(2026, 9, 1), 30
-ROLES = Path(__file__).parents[2] / "ops/postgres/roles.sql"
 REPORT = Path(__file__).with_suffix(".txt")
 RUNS = 9
 
@@ -85,7 +84,7 @@ def archive(cdrs: int) -> Iterator[PrivatePostgres]:
             migrate(server.url)
             with psycopg.connect(server.url, autocommit=True) as connection:
                 _generate(connection, cdrs)
-                connection.execute(ROLES.read_text())
+                connection.execute(ROLES)
             yield server
 
 

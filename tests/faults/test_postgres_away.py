@@ -12,9 +12,8 @@ from etl.lab.servers.private import PrivatePostgres
 from tests.faults.dialler import Dialler
 from tests.faults.sample import SEED, SMALL_CLAIMS, leases
 from tests.faults.worker import Worker
+from tests.store import ROLES
 from tests.world import Archive, cdr, eventually
-
-ROLES = (Path(__file__).parents[2] / "ops/postgres/roles.sql").read_text()
 
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])

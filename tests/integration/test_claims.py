@@ -2,6 +2,7 @@
 What a claim's messages become is no business of these tests."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -259,7 +260,7 @@ def test_a_forward_list_that_is_none_is_found_before_anything_moves(worker: Work
     push(redis_client, KEY, numbered(3))
     redis_client.set("application", "no list")
 
-    with pytest.raises(ConfigurationError, match="WRONGTYPE"):
+    with pytest.raises(ConfigurationError, match="WRONGTYPE: the key application holds something else than a list"):
         worker(forward_to="application").claim()
 
     assert set(left(redis_client)) == {KEY.encode(), b"application"}
@@ -271,7 +272,7 @@ def test_a_source_that_is_no_list_is_a_configuration_error(worker: Workers, redi
     source = worker()
 
     for step in (source.claim, source.waiting, lambda: source.wait(0.01)):
-        with pytest.raises(ConfigurationError, match="WRONGTYPE"):
+        with pytest.raises(ConfigurationError, match=f"WRONGTYPE: the key {re.escape(KEY)} holds"):
             step()
 
 
@@ -437,7 +438,7 @@ def test_a_note_that_is_no_sorted_set_stops_a_claim_before_it_moves(worker: Work
     redis_client.set(CLAIMED, "mine")
     push(redis_client, KEY, numbered(2))
 
-    with pytest.raises(ConfigurationError, match="WRONGTYPE"):
+    with pytest.raises(ConfigurationError, match=f"WRONGTYPE: the key {re.escape(CLAIMED)} holds"):
         worker().claim()
 
     assert set(redis_client.keys()) == {KEY.encode(), CLAIMED.encode()}

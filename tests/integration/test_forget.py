@@ -11,7 +11,7 @@ import pytest
 from etl.app import forget as forgetting
 from etl.errors import ConfigurationError
 from etl.reporting import rollup
-from tests.integration.test_least_privilege import ROLES, as_role
+from tests.integration.test_least_privilege import as_role
 from tests.lake import (
     DAY,
     SPOOL,
@@ -28,7 +28,7 @@ from tests.lake import (
     with_lake,
 )
 from tests.person import CONTACT, KEY, NUMBER, PERSON, forget, where_the_person_is
-from tests.store import engine
+from tests.store import ROLES, engine
 from tests.world import CLICK2DIAL, Archive, cdr
 
 LATER = DAY + timedelta(days=1)

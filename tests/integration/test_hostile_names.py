@@ -13,9 +13,9 @@ from etl.app import check as preflight
 from etl.lab.servers.private import PrivatePostgres
 from etl.settings import Source
 from tests.lake import CALLS, DAY, assert_agrees, export, export_and_prune, lake, load, told, with_lake
+from tests.store import ROLES
 from tests.world import Archive, cdr, migrate
 
-ROLES = (Path(__file__).parents[2] / "ops/postgres/roles.sql").read_text()
 HOSTILE = (
     "we\"ird'; DROP TABLE cdrs; --",
     "%s %(x)s :x {x} $1 \\",

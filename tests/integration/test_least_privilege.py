@@ -1,6 +1,8 @@
 """The roles and the ACL that we ship: all of etl works with them, and what it shouldn't do is refused."""
 
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -42,11 +44,10 @@ from tests.lake import (
     told,
     with_lake,
 )
-from tests.store import engine
+from tests.store import ROLES, ROLES_FILE, engine
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually
 
 OPS = Path(__file__).parents[2] / "ops"
-ROLES = (OPS / "postgres/roles.sql").read_text()
 ACL = (OPS / "redis/etl.acl").read_text()
 TABLES = (
     "cdrs",
@@ -109,6 +110,15 @@ def guarded(server: PrivateRedis, database_url: str, tmp_path: Path) -> Iterator
             loader = replace(all_rights, database_url=as_role(database_url, "etl_loader"))
             loader._connection = all_rights._connection
             yield with_lake(loader, tmp_path / "lake")
+
+
+@pytest.mark.skipif(not shutil.which("psql"), reason="psql isn't installed")
+def test_given_an_error_then_plain_psql_stops_at_it_and_says_so(empty_database_url: str) -> None:
+    command = ["psql", "--no-psqlrc", "--dbname", empty_database_url, "--file", str(ROLES_FILE)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # of a database without a schema
+
+    assert result.returncode == 3, result.stderr
+    assert result.stderr.count("ERROR") == 1, result.stderr
 
 
 def test_given_the_roles_and_the_acl_then_loading_and_listening_work(guarded: Archive, server: PrivateRedis) -> None:

@@ -264,7 +264,7 @@ def test_a_spool_key_that_is_no_list_ends_the_listener_with_the_reason(archive: 
     archive.redis.set("etl:events", "mine")
     result = archive.run("listen")
     assert result.returncode == 2
-    assert "WRONGTYPE" in result.stderr
+    assert "WRONGTYPE: the key etl:events holds something else than a list" in result.stderr
 
 
 def test_a_user_with_just_the_rights_that_are_needed_can_listen(archive: Archive, redis_server: PrivateRedis) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from etl.errors import Outage
+from etl.errors import ConfigurationError, Outage
 from etl.inbox.connection import connect
 from etl.inbox.lock import Lock
 from tests.world import eventually
@@ -82,3 +82,10 @@ def test_a_full_redis_lets_the_holder_renew(redis_client: "redis.Redis") -> None
             redis_client.set("other", "1")
     finally:
         redis_client.config_set("maxmemory", 0)
+
+
+def test_a_key_that_is_no_string_is_named(redis_client: "redis.Redis") -> None:
+    redis_client.rpush(KEY, "mine")
+
+    with pytest.raises(ConfigurationError, match="WRONGTYPE: the key lock holds something else than a string"):
+        lock(redis_client, "one").hold()

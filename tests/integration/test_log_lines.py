@@ -139,6 +139,18 @@ def test_given_a_claim_that_cannot_be_written_then_giving_it_back_is_told_with_i
     assert [secret for secret in SECRETS if secret in stream.getvalue() + str(raised.value)] == []
 
 
+@pytest.mark.parametrize(("good", "level", "reason"), [(0, "warning", "not_json"), (1, "info", None)])
+def test_given_a_claim_that_is_all_dead_then_it_warns_of_it(
+    archive: Archive, stream: io.StringIO, good: int, level: str, reason: str | None
+) -> None:
+    archive.push(*(cdr(n) for n in range(good)), *(b"junk" for _ in range(20)), b"\xff", b"[]")
+
+    archive.load()
+
+    (line,) = said(stream, "loaded")
+    assert (line["level"], line.get("reason"), line["dead"]) == (level, reason, 22)
+
+
 def test_given_a_backlog_then_no_line_has_the_id_of_another_batch(archive: Archive, stream: io.StringIO) -> None:
     """The next claim is fetched by another thread meanwhile."""
     archive.push(*(cdr(n) for n in range(6)))

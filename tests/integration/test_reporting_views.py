@@ -24,10 +24,10 @@ from etl.wire.times import from_datetime
 from tests.integration.test_reporting_truth import LISTS, at, rollup, session
 from tests.lake import DAY, SPOOL, heard, load, on
 from tests.reporting import day_of, hour_of
+from tests.store import ROLES
 from tests.world import CDRS, CLICK2DIAL, DIALED_AT, Archive, api_cdr, cdr
 
 ROOT = Path(__file__).parents[2]
-ROLES = (ROOT / "ops/postgres/roles.sql").read_text()
 COOKBOOK = (ROOT / "docs/reports.md").read_text()
 
 

@@ -1,5 +1,6 @@
 """The buffer between the listener's ears and the spool list: in order, in groups, bounded, and patient."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,5 +132,5 @@ def test_a_key_that_is_no_list_is_told_and_not_waited_for(redis_client: "redis.R
     buffer.check()
     with running(buffer):
         assert buffer.offer(b"x")
-    with pytest.raises(ConfigurationError, match="WRONGTYPE"):
+    with pytest.raises(ConfigurationError, match=f"WRONGTYPE: the key {re.escape(KEY)} holds"):
         buffer.check()

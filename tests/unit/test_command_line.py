@@ -1,0 +1,68 @@
+"""What comes with the command line: completion for the shell, and the manual page that is made of the help."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from etl.cli import app
+from tests import manual
+
+
+def commands(group: Any, path: str = "etl") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def test_the_manual_has_every_command_and_option() -> None:
+    page = manual.page().replace("\\-", "-")
+
+    everything = list(commands(typer.main.get_command(app)))
+    assert len(everything) > 20
+    for path, command in everything:
+        _, _, section = page.partition(f".SS {path} ")
+        section = section.partition(".SS ")[0]
+        assert section, path
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert [option for option in options if option not in section] == [], path
+    assert "[bold]" not in page
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff isn't installed")
+def test_the_manual_is_understood_by_groff_without_a_warning() -> None:
+    command = ["groff", "-man", "-ww", "-Tutf8", "-K", "utf8"]
+    shown = subprocess.run(command, input=manual.page(), capture_output=True, text=True, check=True)
+
+    assert shown.stderr == ""
+    assert "etl run" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("etl re", {"restore", "reconcile", "report"}), ("etl db ", {"upgrade", "current", "check"})],
+)
+def test_the_shell_completes_commands(words: str, completed: set[str]) -> None:
+    place = str(len(words.split(" ")) - 1)
+    asked = {**os.environ, "_ETL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
+    program = Path(sys.executable).with_name("etl")
+    answer = subprocess.run([program], env=asked, capture_output=True, text=True, check=True)
+
+    assert (set(answer.stdout.split()), answer.stderr) == (completed, "")
+
+
+def test_completion_is_installed_for_the_users_shell_alone(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("etl")
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([program, "--install-completion", "bash"], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    assert ".bash_completions/etl.sh" in (tmp_path / ".bashrc").read_text()
+    assert "_ETL_COMPLETE" in (tmp_path / ".bash_completions/etl.sh").read_text()
