@@ -317,7 +317,8 @@ def test_given_one_release_listens_then_the_other_loads_what_it_heard(
             assert loader.ended() == DONE
         site.etl("new", "db", "upgrade")
         with site.running(listening, "listen", worker="ear") as listener:
-            eventually(site.redis.pubsub_numpat)
+            # Before its first report, a session hasn't begun.
+            eventually(lambda: site.redis.llen(SPOOL) or site.rows("SELECT FROM listener_sessions"))
             for status in spoken:
                 event = json.dumps({"type": "status", "payload": {"status": status, "ref": "1002"}})
                 site.redis.publish("enigma:notifications:agents:1002", event)

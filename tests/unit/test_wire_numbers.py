@@ -142,7 +142,9 @@ def test_what_is_no_whole_number_is_kept_and_counted(name: str, value: str) -> N
 
     (record,), told = out.cdrs, OTHER_NAMES.get(name, name)
     assert out.dead == []
-    assert extra(record) == {name: exactly(value)}
+    # jsonb writes an exponent's digits out, and may have no room for them: such a number is kept as text.
+    has_exponent = value[0] in "-0123456789" and "e" in value.lower()
+    assert extra(record) == {name: value if has_exponent else exactly(value)}
     if told in NAMES:
         left = a_cdr(cdr(1, **{name: None}))
         assert record._replace(extra=None) == left
