@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import answered
 from tests.lake import DAY, SPOOL, export, export_all, file, folder, heard, in_file, load, on, place, prune, with_lake
 from tests.world import Archive, cdr
 
@@ -351,7 +352,7 @@ def test_given_all_kinds_of_days_then_reconcile_compares_their_books(exported: A
 
 @pytest.mark.parametrize("command", ["export", "verify", "restore", "prune", "reconcile"])
 def test_given_help_then_it_has_an_example(archive: Archive, command: str) -> None:
-    result = archive.run(command, "--help")
+    result = answered(archive.environment(), command, "--help")
 
     assert (result.returncode, result.stderr) == (DONE, "")
     assert f"etl {command}" in result.stdout.partition("Example")[2]
@@ -371,7 +372,7 @@ def test_given_help_then_it_has_an_example(archive: Archive, command: str) -> No
     ],
 )
 def test_given_a_wrong_command_line_then_one_line_says_so(archive: Archive, arguments: str, says: str) -> None:
-    assert_one_line(archive.run(*arguments.split()), MISUSED, says, "--help")
+    assert_one_line(answered(archive.environment(), *arguments.split()), MISUSED, says, "--help")
 
 
 # -- trouble

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from etl.settings import Source
+from tests.command_line import answered
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, eventually
 
 UNTIL = ("--until", "2024-05-17T12:00:00")
@@ -128,7 +129,7 @@ def test_given_no_list_for_the_messages_then_it_is_a_clear_error(archive: Archiv
 def test_given_an_impossible_option_then_it_is_named_and_nothing_pushed(
     archive: Archive, option: tuple[str, str]
 ) -> None:
-    result = archive.run("simulate", *option)
+    result = answered(archive.environment(), "simulate", *option)
 
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert option[0] in result.stderr
