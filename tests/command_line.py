@@ -1,16 +1,39 @@
-"""Whether a command line that a file in ops/ has would be understood, without doing what it says."""
+"""Command lines in the test's own process: whether one that a file in ops/ has would be understood, without doing what
+it says; and what the program answers to one, where a process of its own would add nothing but its second."""
 
+import io
+import os
 import re
 import shlex
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
+from unittest import mock
 
+import pytest
 import typer.main
 
 import etl.cli
 from etl.cli import check, db, dead, files, forget, lake, listen, report, rollup, run, status  # noqa: F401 (they register)
 
 PROGRAM = "/opt/etl/bin/etl"
+
+
+def answered(environment: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """For help and for what is refused before anything is done: whoever does more sets up logging and signals, which
+    are the whole process's."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment, clear=True),
+        mock.patch.object(sys, "argv", ["etl", *arguments]),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+        pytest.raises(SystemExit) as ended,
+    ):
+        etl.cli.main()
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
 def understood(arguments: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The servers every test shares: one private Postgres and one private Redis a session, a fresh database and an empty
 Redis for each test. Tests that kill servers start their own."""
 
+import gc
 import itertools
 import os
 import tempfile
@@ -29,6 +30,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 _numbers = itertools.count(1)
+
+
+def pytest_unconfigure() -> None:
+    """A loader freezes what is there when it starts, for the process's life. Python takes none of it apart at the end,
+    and DuckDB, which counts, complains of leaks."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

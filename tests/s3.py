@@ -1,7 +1,6 @@
 """A real S3 server, and the lines to it that tests break."""
 
 import contextlib
-import select
 import signal
 import socket
 import sys
@@ -13,6 +12,7 @@ from urllib.parse import urlencode
 
 from pyarrow import fs
 
+from etl.lab.proxy import Conversation, Relay
 from etl.lab.servers.process import launch
 from etl.lab.servers.redis import free_port
 from tests.world import eventually
@@ -68,68 +68,58 @@ def url(bucket: str, port: int, **options: str) -> str:
     return f"s3://{bucket}/calls?" + urlencode({"endpoint_override": f"127.0.0.1:{port}", "scheme": "http", **options})
 
 
-class Line:
-    """Stands before a server and passes on what clients send, until a request in which `at` occurs. Of that:
+class Line(Relay):
+    """Passes on what clients send, until a request in which `at` occurs. Of that:
 
     cut     the first bytes arrive, then the line breaks
     hold    the first bytes arrive, then nothing more, and `held` is set
     mute    all of it arrives, but the line breaks before the answer comes back
     """
 
-    FIRST_BYTES = 2_000  # beyond those that came with the request's beginning
-
     def __init__(self, server_port: int, at: bytes, then: Literal["cut", "hold", "mute"]) -> None:
+        super().__init__(server_port)
+        self.at, self.then = at, then
         self.held = threading.Event()
+        self.over = threading.Event()
         self.times = 0  # that there was trouble
-        self._server_port, self._at, self._then = server_port, at, then
-        self._over = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._accept)
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
+        self.over.set()
+        super().__exit__()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener was shut down
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+    def conversation(self) -> Conversation:
+        return _Troubled(self)
 
-    def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), client, socket.create_connection(("127.0.0.1", self._server_port)) as server:
-            allowed: int | None = None  # bytes until there is trouble
-            while True:
-                readable, _, _ = select.select([client, server], [], [])
-                if server in readable:
-                    answer = _received(server)
-                    if self._then == "mute" and allowed is not None and b" 100 " not in answer[:20]:
-                        self.times += 1
-                        return
-                    client.sendall(answer)
-                if client in readable:
-                    data = _received(client)
-                    if allowed is None and self._at in data:
-                        allowed = self.FIRST_BYTES
-                        server.sendall(data)
-                    elif allowed is None or self._then == "mute":
-                        server.sendall(data)
-                    else:
-                        server.sendall(data[:allowed])
-                        allowed -= len(data)
-                    if allowed is not None and allowed < 0:
-                        self.times += 1
-                        if self._then == "hold":
-                            self.held.set()
-                            self._over.wait()
-                        return
+
+class _Troubled(Conversation):
+    FIRST_BYTES = 2_000  # beyond those that came with the request's beginning
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._allowed: int | None = None  # bytes until there is trouble
+
+    def command(self, data: bytes, server: socket.socket) -> None:
+        if self._allowed is None or self._line.then == "mute":
+            server.sendall(data)
+            if self._line.at in data:
+                self._allowed = self.FIRST_BYTES
+            return
+        server.sendall(data[: self._allowed])
+        self._allowed -= len(data)
+        if self._allowed < 0:
+            if self._line.then == "hold":
+                self._line.held.set()
+                self._line.over.wait()
+            self._break()
+
+    def answer(self, data: bytes, client: socket.socket) -> None:
+        if self._line.then == "mute" and self._allowed is not None and b" 100 " not in data[:20]:
+            self._break()
+        client.sendall(data)
+
+    def _break(self) -> None:
+        self._line.times += 1
+        raise ConnectionError("broken")
 
 
 class Broken:
@@ -154,14 +144,7 @@ class Broken:
             while True:
                 client, _ = self._listener.accept()
                 with client, contextlib.suppress(OSError):
-                    _received(client)
+                    client.recv(65_536)
                     client.sendall(
                         b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                     )
-
-
-def _received(connection: socket.socket) -> bytes:
-    data = connection.recv(65_536)
-    if not data:
-        raise ConnectionError("closed")
-    return data

@@ -2,19 +2,18 @@
 takes connections with TLS and passes them on without."""
 
 import ipaddress
-import select
 import socket
 import ssl
-import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from etl.lab.proxy import Relay
 
 HANDSHAKE = b"\x16"  # what TLS begins with, and neither Redis nor Postgres does
 SSL_REQUEST = bytes.fromhex("00000008 04d2162f")  # Postgres is asked first whether it has TLS
@@ -74,46 +73,17 @@ def _general_name(host: str) -> x509.GeneralName:
     return x509.DNSName(host)
 
 
-class TlsFront:
-    """Listens on a free port of 127.0.0.1 and passes on to `server`, a port or a socket's path. Who comes without TLS,
-    as a watching sentinel does, is let through as well, and not counted: `secured` counts the others."""
+class TlsFront(Relay):
+    """Passes on to `server` what is said over TLS. Who comes without, as a watching sentinel does, is let through as
+    well, and not counted: `secured` counts the others."""
 
     def __init__(self, server: int | Path, certificate: Path) -> None:
-        self._server = server
+        super().__init__(server)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self.secured = 0
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._accept)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # the listener was shut down
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError), client, self._welcomed(client) as talking, self._connected() as server:
-            while True:
-                readable, _, _ = select.select([talking, server], [], [])
-                if talking in readable:
-                    _pass_on(talking, server)
-                    while isinstance(talking, ssl.SSLSocket) and talking.pending():
-                        _pass_on(talking, server)
-                if server in readable:
-                    _pass_on(server, talking)
-
-    def _welcomed(self, client: socket.socket) -> socket.socket:
+    def welcomed(self, client: socket.socket) -> socket.socket:
         if client.recv(len(SSL_REQUEST), socket.MSG_PEEK) == SSL_REQUEST:
             client.recv(len(SSL_REQUEST))
             client.sendall(b"S")
@@ -122,17 +92,3 @@ class TlsFront:
         secure = self._context.wrap_socket(client, server_side=True)
         self.secured += 1
         return secure
-
-    def _connected(self) -> socket.socket:
-        if isinstance(self._server, int):
-            return socket.create_connection(("127.0.0.1", self._server))
-        server = socket.socket(socket.AF_UNIX)
-        server.connect(str(self._server))
-        return server
-
-
-def _pass_on(one: socket.socket, other: socket.socket) -> None:
-    said = one.recv(65_536)
-    if not said:
-        raise ConnectionError("closed")
-    other.sendall(said)

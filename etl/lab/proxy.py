@@ -1,12 +1,14 @@
-"""A wire between the loader and a store that breaks at the worst moment: a command arrives, and its answer doesn't.
+"""What stands between a client and a server and passes bytes on: a relay, which knows no protocol. And the proxy
+made of it, a wire that breaks at the worst moment: a command arrives, and its answer doesn't.
 
-It knows no protocol. It passes bytes on until a predicate, shown what the loader said since the last answer, wants this
-answer lost, or the command itself; and it can be cut for a while, or swallow all that is said.
+The proxy passes on until a predicate, shown what the loader said since the last answer, wants this answer lost, or the
+command itself; and it can be cut for a while, or swallow all that is said.
 """
 
 import contextlib
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,18 +18,24 @@ Heard = Callable[[bytes], bool]
 Address = int | Path | tuple[str, int]  # a port of this machine, a unix socket, or a host and its port
 
 
-class Proxy:
+class Conversation:
+    """What is done with the bytes of one connection: they are passed on. An OSError ends the connection."""
+
+    def command(self, data: bytes, server: socket.socket) -> None:
+        """The client sent `data`."""
+        server.sendall(data)
+
+    def answer(self, data: bytes, client: socket.socket) -> None:
+        """The server sent `data`."""
+        client.sendall(data)
+
+
+class Relay:
     """Listens on a free port, or on a unix socket at `path`; passes on to `server`."""
 
     def __init__(self, server: Address, path: Path | None = None) -> None:
         self._server = server
         self._listening = _listen(path)
-        self._cut: Heard | None = None
-        self._lose_command = False
-        self._passing = threading.Event()
-        self._passing.set()
-        self._is_cut = False
-        self.cuts = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -35,76 +43,48 @@ class Proxy:
     def port(self) -> int:
         return int(self._listening.getsockname()[1])
 
-    def cut(self, heard: Heard | None, lose_command: bool = False) -> None:
-        """Once, when the loader has said something that `heard` knows, cut its connection instead of passing on the
-        answer; with `lose_command`, instead of passing on what it said. None takes it back."""
-        self._lose_command = lose_command
-        self._cut = heard
+    def welcomed(self, client: socket.socket) -> socket.socket:
+        """How a new client is spoken with. An OSError turns it away."""
+        return client
 
-    def part(self) -> None:
-        """End every connection, and every new one at once."""
-        self._is_cut = True
-        self._end_connections()
+    def conversation(self) -> Conversation:
+        """With a new client."""
+        return Conversation()
 
-    def blackhole(self) -> None:
-        """Pass nothing on, in either direction, and keep every connection open: new ones too."""
-        self._passing.clear()
-
-    def heal(self) -> None:
-        """Pass on again; what was held up first."""
-        self._is_cut = False
-        self._passing.set()
+    def end_connections(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                _shut_down(connection)  # its thread, which may be waiting for it just now, closes it
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+        threading.Thread(target=self._accept, name="relay", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         _shut_down(self._listening)
         self._listening.close()
-        self._passing.set()
-        self._end_connections()
-
-    def _end_connections(self) -> None:
-        with self._lock:
-            for connection in self._open:
-                _shut_down(connection)  # its thread, which may be waiting for it just now, closes it
+        self.end_connections()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                if self._is_cut:
-                    client.close()
-                    continue
-                threading.Thread(target=self._serve, args=(client,), name="proxy", daemon=True).start()
+                threading.Thread(target=self._serve, args=(client,), name="relay", daemon=True).start()
 
-    def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), self._kept(client), self._kept(_connect(self._server)) as server:
-            said = b""
+    def _serve(self, accepted: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            self._kept(accepted),
+            self._kept(self.welcomed(accepted)) as client,
+            self._kept(_connect(self._server)) as server,
+        ):
+            conversation = self.conversation()
             while True:
                 readable, _, _ = select.select([client, server], [], [])
-                self._passing.wait()
                 if client in readable:
-                    command = client.recv(65_536)
-                    said += command
-                    if not command or (self._lose_command and self._wants_it_lost(said)):
-                        return
-                    server.sendall(command)
+                    conversation.command(_received(client), server)
                 if server in readable:
-                    answer = server.recv(65_536)
-                    if not answer or (not self._lose_command and self._wants_it_lost(said)):
-                        return
-                    client.sendall(answer)
-                    said = b""
-
-    def _wants_it_lost(self, said: bytes) -> bool:
-        with self._lock:
-            if self._cut is None or not self._cut(said):
-                return False
-            self._cut = None
-            self.cuts += 1
-            return True
+                    conversation.answer(_received(server), client)
 
     @contextlib.contextmanager
     def _kept(self, connection: socket.socket) -> Iterator[socket.socket]:
@@ -117,6 +97,86 @@ class Proxy:
                 self._open.discard(connection)
             _shut_down(connection)
             connection.close()
+
+
+class Proxy(Relay):
+    def __init__(self, server: Address, path: Path | None = None) -> None:
+        super().__init__(server, path)
+        self._cut: Heard | None = None
+        self._lose_command = False
+        self._always = False
+        self._passing = threading.Event()
+        self._passing.set()
+        self._is_cut = False
+        self.cuts = 0
+
+    def cut(self, heard: Heard | None, lose_command: bool = False, always: bool = False) -> None:
+        """Once, or `always`, when the loader has said something that `heard` knows, cut its connection instead of
+        passing on the answer; with `lose_command`, instead of passing on what it said. None takes it back."""
+        self._lose_command = lose_command
+        self._always = always
+        self._cut = heard
+
+    def part(self) -> None:
+        """End every connection, and every new one at once."""
+        self._is_cut = True
+        self.end_connections()
+
+    def blackhole(self) -> None:
+        """Pass nothing on, in either direction, and keep every connection open: new ones too."""
+        self._passing.clear()
+
+    def heal(self) -> None:
+        """Pass on again; what was held up first."""
+        self._is_cut = False
+        self._passing.set()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._passing.set()
+
+    def welcomed(self, client: socket.socket) -> socket.socket:
+        if self._is_cut:
+            raise ConnectionError("the wire is cut")
+        return client
+
+    def conversation(self) -> Conversation:
+        return _Overheard(self)
+
+    def pass_or_break(self, said: bytes, is_command: bool) -> None:
+        """Return when a command, or the answer to `said`, may be passed on. Raises ConnectionError to lose it."""
+        self._passing.wait()
+        with self._lock:
+            if is_command == self._lose_command and self._cut is not None and self._cut(said):
+                self._cut = self._cut if self._always else None
+                self.cuts += 1
+                raise ConnectionError("lost")
+
+
+class _Overheard(Conversation):
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._said = b""  # since the last answer
+
+    def command(self, data: bytes, server: socket.socket) -> None:
+        self._said += data
+        self._proxy.pass_or_break(self._said, is_command=True)
+        server.sendall(data)
+
+    def answer(self, data: bytes, client: socket.socket) -> None:
+        self._proxy.pass_or_break(self._said, is_command=False)
+        client.sendall(data)
+        self._said = b""
+
+
+def _received(connection: socket.socket) -> bytes:
+    """What has come. Raises ConnectionError at the end."""
+    data = connection.recv(65_536)
+    if not data:
+        raise ConnectionError("closed")
+    while isinstance(connection, ssl.SSLSocket) and connection.pending():  # decrypted already: select doesn't see it
+        data += connection.recv(65_536)
+    return data
 
 
 def _listen(path: Path | None) -> socket.socket:

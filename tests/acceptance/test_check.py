@@ -18,7 +18,7 @@ def checked(archive: Archive, tmp_path: Path) -> Archive:
     return with_lake(archive, tmp_path / "lake")
 
 
-def test_given_nothing_wrong_then_it_exits_with_0_and_has_a_line_for_each_finding(checked: Archive) -> None:
+def test_given_nothing_wrong_then_exit_0_and_a_line_for_each_finding(checked: Archive) -> None:
     as_text, as_json = checked.run("check"), checked.run("check", "--json")
 
     assert (as_text.returncode, as_text.stderr) == (0, "")
@@ -33,9 +33,7 @@ def test_given_nothing_wrong_then_it_exits_with_0_and_has_a_line_for_each_findin
         assert f" {finding['about']}: " in line
 
 
-def test_given_faults_then_each_has_its_line_with_the_way_out_and_it_exits_with_1(
-    checked: Archive, empty_database_url: str
-) -> None:
+def test_given_faults_then_exit_1_and_a_line_with_a_way_out_for_each(checked: Archive, empty_database_url: str) -> None:
     planted = {"ETL_REDIS_URL": f"redis://u:{PASSWORD}@{NOWHERE}/0", "ETL_DATABASE_URL": empty_database_url}
 
     as_text, as_json = checked.run("check", **planted), checked.run("check", "--json", **planted)

@@ -6,9 +6,7 @@ from etl.store import schema
 from tests.world import Archive
 
 
-def test_given_an_empty_database_then_upgrade_makes_the_schema_and_check_agrees(
-    archive: Archive, empty_database_url: str
-) -> None:
+def test_given_an_empty_database_then_upgrade_makes_what_check_wants(archive: Archive, empty_database_url: str) -> None:
     empty = {"ETL_DATABASE_URL": empty_database_url}
     needed = schema.needed()
 

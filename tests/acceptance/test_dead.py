@@ -151,7 +151,7 @@ def large(archive: Archive) -> Archive:
     return archive
 
 
-def test_replay_heals_what_can_be_stored_now_and_the_rest_gets_todays_reason(large: Archive) -> None:
+def test_replay_stores_what_it_can_and_the_rest_gets_todays_reason(large: Archive) -> None:
     dry = large.run("dead", "replay", "--dry-run")
     assert (dry.returncode, dry.stdout) == (0, "5 would be tried\n")
     found = replay(large)

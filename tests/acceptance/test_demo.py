@@ -44,7 +44,7 @@ def test_given_no_demo_yet_then_psql_says_what_to_run(tmp_path: Path) -> None:
     assert result.stderr == "etl: there is no demo to look at yet: run `etl demo` first\n"
 
 
-def test_given_the_demo_twice_then_its_books_add_up_and_its_last_words_can_be_typed(session_folder: Path) -> None:
+def test_given_the_demo_twice_then_books_add_up_and_its_advice_works(session_folder: Path) -> None:
     folder = session_folder / "demo"
     folder.mkdir()
     for _ in range(2):

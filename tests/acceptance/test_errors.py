@@ -9,6 +9,7 @@ import pytest
 
 import etl
 from etl.lab.servers.private import PrivateRedis
+from tests.command_line import answered
 from tests.faults.worker import Worker
 from tests.world import Archive, cdr
 
@@ -48,7 +49,7 @@ def guarded_redis(session_folder: Path) -> Iterator[PrivateRedis]:
         yield server
 
 
-def test_given_a_wrong_password_for_redis_then_one_line_says_so_and_keeps_it(
+def test_given_a_wrong_redis_password_then_one_line_says_so_and_hides_it(
     archive: Archive, guarded_redis: PrivateRedis
 ) -> None:
     url = guarded_redis.url.replace("redis://", f"redis://:{PASSWORD}@")
@@ -94,9 +95,7 @@ def test_given_passwords_and_a_loader_at_work_then_its_log_keeps_them(
 # -- settings and usage
 
 
-def test_given_wrong_settings_then_each_has_its_line_that_names_it_and_keeps_its_value(
-    archive: Archive, tmp_path: Path
-) -> None:
+def test_given_wrong_settings_then_each_is_named_and_no_value_is_shown(archive: Archive, tmp_path: Path) -> None:
     config = tmp_path / "etl.toml"
     config.write_text(f'batch_size = "{PASSWORD}"\nlinger = 3\n')
     wrong = {
@@ -107,7 +106,7 @@ def test_given_wrong_settings_then_each_has_its_line_that_names_it_and_keeps_its
         "ETL_SOURCES": f'[{{"key": "x", "password": "{PASSWORD}"}}]',
     }
 
-    result = archive.run("run", "--config", str(config), **wrong)
+    result = answered(archive.environment(**wrong), "run", "--config", str(config))
 
     assert (result.returncode, result.stdout) == (MISUSED, "")
     lines = [line.split() for line in result.stderr.splitlines()]
@@ -131,7 +130,7 @@ def test_given_wrong_settings_then_each_has_its_line_that_names_it_and_keeps_its
 def test_given_a_wrong_command_line_then_one_line_says_so(
     archive: Archive, arguments: tuple[str, ...], says: str
 ) -> None:
-    assert_one_line(archive.run(*arguments), MISUSED, says, "--help")
+    assert_one_line(answered(archive.environment(), *arguments), MISUSED, says, "--help")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_given_a_wrong_command_line_then_one_line_says_so(
     ids=" ".join,
 )
 def test_given_help_then_it_has_an_example(archive: Archive, command: tuple[str, ...]) -> None:
-    result = archive.run(*command, "--help")
+    result = answered(archive.environment(), *command, "--help")
 
     assert (result.returncode, result.stderr) == (DONE, "")
     assert "Example" in result.stdout
@@ -148,7 +147,7 @@ def test_given_help_then_it_has_an_example(archive: Archive, command: tuple[str,
 
 
 def test_given_no_command_then_the_help_is_shown(archive: Archive) -> None:
-    result = archive.run()
+    result = answered(archive.environment())
 
     assert result.returncode == MISUSED
     assert "Commands" in result.stdout + result.stderr
@@ -156,7 +155,7 @@ def test_given_no_command_then_the_help_is_shown(archive: Archive) -> None:
 
 
 def test_given_version_then_it_is_printed(archive: Archive) -> None:
-    result = archive.run("--version")
+    result = answered(archive.environment(), "--version")
 
     assert (result.returncode, result.stdout, result.stderr) == (DONE, f"etl {etl.__version__}\n", "")
 

@@ -32,7 +32,7 @@ def answered(archive: Archive, answer: str) -> "subprocess.CompletedProcess[str]
     )
 
 
-def test_given_a_person_then_forgetting_asks_first_and_then_leaves_a_receipt_and_nothing_else(archive: Archive) -> None:
+def test_given_a_person_if_forgotten_after_asking_only_a_receipt_is_left(archive: Archive) -> None:
     counted = archive.run("forget", "--number", NUMBER, "--dry-run", "--json")
     assert counted.returncode == 0, counted.stderr
     found = json.loads(counted.stdout)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import answered
 from tests.lake import DAY, SPOOL, export, export_all, file, folder, heard, in_file, load, on, place, prune, with_lake
 from tests.world import Archive, cdr
 
@@ -82,7 +83,7 @@ def assert_day_failed(result: Result, *says: str, day: date = DAY) -> None:
 # -- export
 
 
-def test_given_missed_nights_then_they_are_caught_up_day_by_day_and_a_second_run_does_nothing(lake: Archive) -> None:
+def test_given_missed_nights_then_one_run_catches_up_and_a_second_is_idle(lake: Archive) -> None:
     load(lake, on(1, 1), on(1, 2), EVENT)  # the event is of today
     load(lake, heard(1), key=SPOOL)
 
@@ -138,7 +139,7 @@ def test_given_choices_of_dataset_and_days_then_only_those_are_exported(lake: Ar
     assert not file(lake).exists()
 
 
-def test_given_force_then_a_day_without_changes_is_written_again_and_found_the_same(exported: Archive) -> None:
+def test_given_force_then_an_unchanged_day_is_rewritten_the_same(exported: Archive) -> None:
     before = file(exported).read_bytes()
 
     (plain,) = days(exported.run("export", "--day", str(DAY), "--json"))
@@ -149,7 +150,7 @@ def test_given_force_then_a_day_without_changes_is_written_again_and_found_the_s
     assert file(exported).read_bytes() == before
 
 
-def test_given_a_day_that_is_not_closed_then_it_is_refused_and_force_exports_it(lake: Archive) -> None:
+def test_given_an_open_day_then_it_is_refused_and_force_exports_it(lake: Archive) -> None:
     load(lake, EVENT)
     today = str(lake.value("SELECT captured_on FROM audit_events"))
 
@@ -157,7 +158,7 @@ def test_given_a_day_that_is_not_closed_then_it_is_refused_and_force_exports_it(
     assert outcomes(lake.run("export", "--day", today, "--force", "--json")) == [("audit_events", today, "exported")]
 
 
-def test_given_a_ledger_that_postgres_contradicts_then_the_day_fails_and_force_exports_what_there_is(
+def test_given_a_ledger_with_more_rows_then_the_day_fails_unless_forced(
     lake: Archive,
 ) -> None:
     lake.rows("DELETE FROM cdrs WHERE call_ref = '7' RETURNING 1")
@@ -218,7 +219,7 @@ def test_given_files_that_somebody_harmed_then_verify_says_what_and_where(lake: 
     assert str(DAY) not in {day for _, day, _ in found}, "that one is in order"
 
 
-def test_given_a_day_that_was_never_exported_then_verify_and_restore_say_so(lake: Archive) -> None:
+def test_given_a_day_never_exported_then_verify_and_restore_say_so(lake: Archive) -> None:
     for command in ("verify", "restore"):
         assert_one_line(lake.run(command, "--day", str(DAY)), FAILED, f"{DAY} was never exported")
 
@@ -230,7 +231,7 @@ def test_given_files_in_order_then_verify_says_how_many(exported: Archive) -> No
     assert (deep.returncode, json.loads(deep.stdout)) == (DONE, {"verified": 1, "differences": []})
 
 
-def test_given_rows_that_somebody_changed_in_postgres_then_only_a_deep_verification_finds_them(
+def test_given_rows_changed_in_postgres_then_only_verify_deep_finds_them(
     exported: Archive,
 ) -> None:
     exported.rows("UPDATE cdrs SET end_reason = 'edited' WHERE call_ref = '7' RETURNING 1")
@@ -252,7 +253,7 @@ def test_given_rows_that_somebody_changed_in_postgres_then_only_a_deep_verificat
 # -- restore
 
 
-def test_given_a_day_that_postgres_forgot_then_restore_brings_it_back_and_may_be_run_again(exported: Archive) -> None:
+def test_given_a_dropped_day_then_restore_brings_it_back_and_may_be_rerun(exported: Archive) -> None:
     before = exported.rows("SELECT * FROM cdrs ORDER BY call_ref")
     prune(exported)
 
@@ -293,7 +294,7 @@ def test_given_prove_then_nothing_stays_of_it(exported: Archive) -> None:
 # -- prune
 
 
-def test_given_days_of_all_kinds_then_prune_drops_what_is_proved_and_keeps_the_rest_with_its_reason(
+def test_given_all_kinds_of_days_then_prune_drops_only_the_proved_ones(
     exported: Archive,
 ) -> None:
     load(exported, *(on(n, 1) for n in range(1, 4)))
@@ -339,7 +340,7 @@ def test_given_a_day_that_is_young_then_prune_has_nothing_to_do(lake: Archive) -
 # -- reconcile
 
 
-def test_given_days_of_all_kinds_then_reconcile_puts_their_books_side_by_side(exported: Archive) -> None:
+def test_given_all_kinds_of_days_then_reconcile_compares_their_books(exported: Archive) -> None:
     load(exported, on(1, 1), on(2, 1))
     export(exported, THE_DAY_AFTER)
     prune(exported)
@@ -369,7 +370,7 @@ def test_given_days_of_all_kinds_then_reconcile_puts_their_books_side_by_side(ex
 
 @pytest.mark.parametrize("command", ["export", "verify", "restore", "prune", "reconcile"])
 def test_given_help_then_it_has_an_example(archive: Archive, command: str) -> None:
-    result = archive.run(command, "--help")
+    result = answered(archive.environment(), command, "--help")
 
     assert (result.returncode, result.stderr) == (DONE, "")
     assert f"etl {command}" in result.stdout.partition("Example")[2]
@@ -389,7 +390,7 @@ def test_given_help_then_it_has_an_example(archive: Archive, command: str) -> No
     ],
 )
 def test_given_a_wrong_command_line_then_one_line_says_so(archive: Archive, arguments: str, says: str) -> None:
-    assert_one_line(archive.run(*arguments.split()), MISUSED, says, "--help")
+    assert_one_line(answered(archive.environment(), *arguments.split()), MISUSED, says, "--help")
 
 
 # -- trouble
@@ -412,7 +413,7 @@ def test_given_no_postgres_then_one_line_says_so(archive: Archive) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_given_a_file_where_a_folder_should_be_then_the_day_and_the_file_are_named(lake: Archive, level: int) -> None:
+def test_given_a_file_in_a_folders_place_then_day_and_file_are_named(lake: Archive, level: int) -> None:
     in_the_way = (folder(lake), place(lake))[level]
     in_the_way.parent.mkdir(parents=True, exist_ok=True)
     in_the_way.write_text("mine")
@@ -442,7 +443,7 @@ def read_only(exported: Archive) -> Iterator[Archive]:
         subprocess.run(["umount", str(root)], check=True)
 
 
-def test_given_a_read_only_folder_then_the_day_fails_and_its_revision_stays(read_only: Archive) -> None:
+def test_given_a_read_only_folder_then_the_day_fails_its_revision_stays(read_only: Archive) -> None:
     load(read_only, cdr("late"))
     before = file(read_only).read_bytes()
 
@@ -476,7 +477,7 @@ def incompressible(first: int, last: int) -> list[bytes]:
     return [cdr(n, recording_url=os.urandom(100).hex()) for n in range(first, last)]
 
 
-def test_given_a_full_disk_then_the_day_fails_its_revision_stays_and_no_draft_is_left(small: Archive) -> None:
+def test_given_a_full_disk_then_the_revision_stays_and_no_draft_is_left(small: Archive) -> None:
     load(small, *incompressible(0, 500))
     export(small)
     before = file(small).read_bytes()
@@ -490,7 +491,7 @@ def test_given_a_full_disk_then_the_day_fails_its_revision_stays_and_no_draft_is
     assert small.run("verify").returncode == DONE
 
 
-def test_given_a_file_that_may_not_grow_then_the_day_fails_and_its_revision_stays(lake: Archive) -> None:
+def test_given_a_file_size_limit_then_the_day_fails_its_revision_stays(lake: Archive) -> None:
     export(lake)
     before = file(lake).read_bytes()
     load(lake, *incompressible(100, 2_000))

@@ -228,7 +228,7 @@ def test_every_list_that_is_loaded_is_scaled_by() -> None:
     assert "replicas" not in one("Deployment", "etl-loader")["spec"]  # or each apply would undo what KEDA does
 
 
-def test_given_the_acl_line_for_the_scaler_then_it_can_ask_what_keda_asks_and_nothing_else(tmp_path: Path) -> None:
+def test_given_the_scalers_acl_line_then_it_can_ask_what_keda_asks_only(tmp_path: Path) -> None:
     line = re.findall("^# +(user scaler on .*)$", SECRETS, re.MULTILINE)[0]
     (tmp_path / "users.acl").write_text(f"user default on nopass ~* &* +@all\n{line.replace(' on ', ' on >secret ')}\n")
     # As KEDA does: the type first, as the length is asked for by another command for each type.
@@ -282,7 +282,7 @@ def test_every_container_runs_without_rights_of_its_own() -> None:
     assert "--uid 10001" in (FOLDER.parent / "Dockerfile").read_text()
 
 
-def test_only_the_migration_gets_the_owners_password_and_the_examples_hold_none() -> None:
+def test_only_the_migration_has_the_owners_password_no_example_does() -> None:
     with_owner = {name for name, pod in PODS.items() if "etl-migrate" in str(pod["spec"]["containers"][0]["envFrom"])}
     assert with_owner == {"Job etl-migrate"}
     assert "etl_owner" not in str(one("Secret", "etl")["stringData"])

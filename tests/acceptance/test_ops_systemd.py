@@ -94,7 +94,7 @@ def test_every_timer_starts_a_service_and_is_enabled_by_name() -> None:
         assert Unit(timer)["Install"]["WantedBy"] == "timers.target"
 
 
-def test_given_several_instances_then_names_and_ports_differ_and_one_service_does_what_must_be_done_once() -> None:
+def test_given_several_instances_then_they_differ_and_one_keeps_the_clock() -> None:
     unit = Unit(OPS / "systemd/etl@.service")
 
     assert f"ETL_WORKER_NAME=host-{INSTANCE} ETL_HTTP=127.0.0.1:{INSTANCE} " in unit.command

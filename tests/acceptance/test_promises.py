@@ -364,7 +364,9 @@ def archives(
             site.etl("db", "upgrade")
             if kind == "upgraded":  # numbers as text were dead letters in 0.1
                 site.etl("dead", "replay")
-            lake = shutil.copytree(site.lake, witness_folder / "lake-of-01", dirs_exist_ok=True) if site.lake.exists() else None
+            lake = witness_folder / "lake-of-01" if site.lake.exists() else None
+            if lake is not None:
+                shutil.copytree(site.lake, lake, dirs_exist_ok=True)
             made[kind] = Made(f"made_{kind}", lake, site.waiting(), site.claimed(), site.told)
         return made[kind]
 

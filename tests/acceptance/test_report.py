@@ -22,6 +22,7 @@ import pytest
 
 from etl.cli import main
 from etl.reporting.rollup import rollup
+from tests.command_line import answered
 from tests.store import ROLES, engine
 from tests.tools import extra, tool
 from tests.world import DIALED_AT, Archive, cdr
@@ -299,7 +300,7 @@ def test_who_may_only_ask_views_may_have_reports(calls: Archive) -> None:
     ],
 )
 def test_what_makes_no_sense_is_told(archive: Archive, arguments: list[str], says: str) -> None:
-    done = etl(archive, "report", *arguments)
+    done = answered(archive.environment(), "report", *arguments)
 
     assert done.returncode == 2
     assert says in done.stderr

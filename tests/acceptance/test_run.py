@@ -97,7 +97,7 @@ def test_given_a_claim_that_a_crashed_run_left_then_the_next_run_loads_it(archiv
     archive.assert_books_balance()
 
 
-def test_given_a_claim_that_another_worker_holds_then_it_is_left_alone_and_told(archive: Archive) -> None:
+def test_given_a_claim_of_another_worker_then_it_is_left_and_reported(archive: Archive) -> None:
     leave_a_claim(archive, "somebody-else", cdr(1))
     archive.push(cdr(2))
 
@@ -122,7 +122,7 @@ def test_given_an_empty_database_then_it_says_how_to_make_the_schema(
     assert archive.redis.llen(CAMPAIGNS) == 1
 
 
-def test_given_a_table_we_may_not_write_then_it_is_one_line_and_nothing_is_lost(archive: Archive) -> None:
+def test_given_a_table_without_rights_then_one_line_and_nothing_is_lost(archive: Archive) -> None:
     archive.push(cdr(1))
     with psycopg.connect(archive.database_url) as connection:
         connection.execute(f"ALTER TABLE {load_batches.name} RENAME TO moved_away")
@@ -150,7 +150,7 @@ def push_until(done: threading.Event, archive: Archive, numbers: "itertools.coun
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)])
-def test_given_a_signal_amid_the_load_then_it_ends_with_0_and_the_next_run_has_the_rest(
+def test_given_a_signal_amid_the_load_then_exit_0_and_the_rest_comes_next(
     archive: Archive, log: Path, number: signal.Signals, workers: int
 ) -> None:
     numbers, done = itertools.count(), threading.Event()
@@ -191,9 +191,7 @@ def is_running(pid: int) -> bool:
     return bool(state) and not state.startswith("Z")
 
 
-def test_given_two_workers_if_one_is_killed_then_another_takes_its_place_and_its_name(
-    archive: Archive, log: Path
-) -> None:
+def test_given_two_workers_if_one_is_killed_then_another_has_its_name(archive: Archive, log: Path) -> None:
     with Worker(archive, log, "--workers", "2", ETL_BATCH_SIZE="10") as workers:
         workers.wait_for("started", times=2)
         killed, survivor = workers.loaders()
@@ -213,7 +211,7 @@ def test_given_two_workers_if_one_is_killed_then_another_takes_its_place_and_its
     archive.assert_books_balance()
 
 
-def test_given_a_supervisor_that_is_killed_then_its_workers_end_in_an_orderly_way(archive: Archive, log: Path) -> None:
+def test_given_a_supervisor_that_is_killed_then_its_workers_end_orderly(archive: Archive, log: Path) -> None:
     with Worker(archive, log, "--workers", "2") as workers:
         workers.wait_for("started", times=2)
         pids = workers.loaders()

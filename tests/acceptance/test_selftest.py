@@ -27,7 +27,7 @@ def selftest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
     )
 
 
-def test_given_faults_of_many_kinds_if_they_are_over_then_nothing_is_lost_and_the_report_says_so(
+def test_given_faults_of_many_kinds_then_nothing_is_lost_in_the_report(
     session_folder: Path,
 ) -> None:
     folder = session_folder / "selftest"
@@ -100,7 +100,7 @@ def test_a_process_that_ends_by_itself_is_noted_and_started_again(tmp_path: Path
         program.kill()
 
 
-def test_a_report_into_a_folder_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_report_into_a_missing_folder_is_refused_before_the_start(tmp_path: Path) -> None:
     result = selftest(tmp_path, "--report", str(tmp_path / "nowhere" / "report.md"))
 
     assert (result.returncode, result.stdout) == (2, "")

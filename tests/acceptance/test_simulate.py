@@ -7,12 +7,13 @@ from typing import Literal
 import pytest
 
 from etl.settings import Source
+from tests.command_line import answered
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, eventually
 
 UNTIL = ("--until", "2024-05-17T12:00:00")
 
 
-def test_given_a_simulation_then_its_counts_are_those_of_redis_and_of_postgres(archive: Archive) -> None:
+def test_given_a_simulation_then_redis_and_postgres_count_the_same(archive: Archive) -> None:
     shares = ("--duplicates", "0.1", "--broken", "0.02", "--late", "0.1", "--days", "3", "--dialect", "both")
 
     simulated = archive.run("simulate", "--cdrs", "2000", *shares, *UNTIL, "--json")
@@ -50,7 +51,7 @@ def test_given_the_same_seed_then_the_bytes_are_the_same_and_otherwise_not(archi
     assert (pushed("1") == first, pushed("2") == first) == (True, False)
 
 
-def test_given_a_list_whose_old_end_is_left_then_messages_are_pushed_at_its_right(archive: Archive) -> None:
+def test_given_a_list_taken_from_the_left_then_messages_go_to_its_right(archive: Archive) -> None:
     ends: tuple[Literal["left", "right"], ...] = ("left", "right")
     for old_end in ends:
         archive.sources = [Source(key=f"from {old_end}", source="dialler", take_from=old_end)]
@@ -60,7 +61,7 @@ def test_given_a_list_whose_old_end_is_left_then_messages_are_pushed_at_its_righ
     assert (len(from_left), from_left) == (20, from_right[::-1])
 
 
-def test_given_a_listener_if_events_are_simulated_then_all_that_was_told_is_in_the_audit_trail(
+def test_given_a_listener_then_simulated_events_are_in_the_audit_trail(
     archive: Archive,
 ) -> None:
     with archive.process("run", "--follow") as listener:
@@ -89,7 +90,7 @@ def test_given_a_listener_if_events_are_simulated_then_all_that_was_told_is_in_t
     archive.assert_books_balance()
 
 
-def test_given_events_to_publish_then_their_kinds_are_told_and_none_of_them_lies_on_a_list(archive: Archive) -> None:
+def test_given_events_to_publish_then_kinds_are_shown_and_no_list_has_any(archive: Archive) -> None:
     result = archive.run("simulate", "--cdrs", "50", "--pubsub", *UNTIL)
 
     assert result.returncode == 0
@@ -125,10 +126,10 @@ def test_given_no_list_for_the_messages_then_it_is_a_clear_error(archive: Archiv
         ("--until", "yesterday"),
     ],
 )
-def test_given_an_impossible_option_then_one_line_names_it_and_nothing_is_pushed(
+def test_given_an_impossible_option_then_it_is_named_and_nothing_pushed(
     archive: Archive, option: tuple[str, str]
 ) -> None:
-    result = archive.run("simulate", *option)
+    result = answered(archive.environment(), "simulate", *option)
 
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
     assert option[0] in result.stderr

@@ -66,7 +66,7 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
     return result.stdout
 
 
-def test_the_wheel_holds_the_migrations_the_scripts_and_nothing_of_the_workshop(wheel: Path) -> None:
+def test_the_wheel_holds_migrations_and_scripts_and_no_workshop(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
 

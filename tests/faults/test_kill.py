@@ -42,9 +42,7 @@ def test_a_loader_killed_at_this_step_leaves_everything_to_its_next_life(
 
 
 @pytest.mark.parametrize("step", ADOPT)
-def test_a_loader_killed_while_it_takes_up_a_claim_of_an_earlier_life_leaves_it_to_the_next(
-    archive: Archive, log: Path, step: str
-) -> None:
+def test_a_loader_killed_while_it_adopts_leaves_the_claim_to_the_next(archive: Archive, log: Path, step: str) -> None:
     archive.push(*MESSAGES)
     for mishap in ("kill:after_claim", f"kill:{step}"):
         with Worker(archive, log, mishap=mishap) as worker:
@@ -56,7 +54,7 @@ def test_a_loader_killed_while_it_takes_up_a_claim_of_an_earlier_life_leaves_it_
 
 
 @pytest.mark.parametrize("step", RENEW)
-def test_a_loader_killed_while_it_renews_its_lease_leaves_its_claim_to_its_next_life(
+def test_a_loader_killed_while_it_renews_its_lease_finds_its_claim_again(
     archive: Archive, log: Path, step: str
 ) -> None:
     archive.push(*MESSAGES)
@@ -68,7 +66,7 @@ def test_a_loader_killed_while_it_renews_its_lease_leaves_its_claim_to_its_next_
     assert_took_effect_once(archive)
 
 
-def test_a_loader_killed_within_its_transaction_leaves_its_claim_to_its_next_life(archive: Archive, log: Path) -> None:
+def test_a_loader_killed_within_its_transaction_finds_its_claim_again(archive: Archive, log: Path) -> None:
     archive.push(*MESSAGES)
     with closed_gate(archive) as gate:
         with Worker(archive, log) as killed:
@@ -83,7 +81,7 @@ def test_a_loader_killed_within_its_transaction_leaves_its_claim_to_its_next_lif
     assert_took_effect_once(archive)
 
 
-def test_an_acknowledgement_that_redis_executes_after_the_loaders_death_does_no_harm(
+def test_an_acknowledgement_executed_after_the_loaders_death_is_harmless(
     own_archive: Archive, own_redis: PrivateRedis, log: Path
 ) -> None:
     own_archive.push(*MESSAGES)
@@ -99,7 +97,7 @@ def test_an_acknowledgement_that_redis_executes_after_the_loaders_death_does_no_
     assert_took_effect_once(own_archive)
 
 
-def test_a_loader_killed_ten_times_at_random_loses_nothing_and_repeats_nothing(archive: Archive, log: Path) -> None:
+def test_a_loader_killed_ten_times_at_random_loses_and_repeats_nothing(archive: Archive, log: Path) -> None:
     archive.more = SMALL_CLAIMS
     dialler, dice = Dialler(archive, SEED), random.Random(SEED)
     left_in_hand = 0
@@ -146,9 +144,7 @@ def whole_group(worker: Worker) -> None:
     worker.kill_group()
 
 
-def test_two_workers_killed_singly_and_together_lose_nothing_and_repeat_nothing(
-    archive: Archive, tmp_path: Path
-) -> None:
+def test_two_workers_killed_singly_and_together_lose_and_repeat_nothing(archive: Archive, tmp_path: Path) -> None:
     archive.more = SMALL_CLAIMS
     dialler, dice = Dialler(archive, SEED), random.Random(SEED)
     victims = [one_loader, supervisor, whole_group]

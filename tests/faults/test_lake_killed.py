@@ -104,7 +104,7 @@ def assert_all_are_there(archive: Archive) -> None:
 # The steps in between are those of the next test, too.
 @pytest.mark.parametrize("step", ["draft_half_written", "before_publish", "after_publish"])
 @pytest.mark.parametrize("given", [never_exported, exported_and_changed])
-def test_an_exporter_killed_at_this_step_leaves_one_whole_revision_and_the_next_one_comes_right(
+def test_an_exporter_killed_at_this_step_leaves_one_whole_revision(
     archive: Archive, nursery: Nursery, given: Callable[[Archive], None], step: str
 ) -> None:
     given(archive)
@@ -120,7 +120,7 @@ def test_an_exporter_killed_at_this_step_leaves_one_whole_revision_and_the_next_
 
 
 @pytest.mark.parametrize("step", [*BRING_BACK, *EXPORT])
-def test_an_exporter_of_a_dropped_day_killed_at_this_step_loses_neither_old_rows_nor_late_ones(
+def test_an_exporter_of_a_dropped_day_killed_at_this_step_loses_no_row(
     archive: Archive, nursery: Nursery, step: str
 ) -> None:
     dropped_and_changed(archive)
@@ -137,7 +137,7 @@ def test_an_exporter_of_a_dropped_day_killed_at_this_step_loses_neither_old_rows
 
 
 @pytest.mark.parametrize("step", ["staging_half_filled", "before_load_back_commits", "after_load_back"])
-def test_a_restorer_killed_at_this_step_loses_nothing_and_the_next_one_brings_the_day_back(
+def test_a_restorer_killed_at_this_step_loses_nothing_and_can_be_rerun(
     archive: Archive, nursery: Nursery, step: str
 ) -> None:
     load(archive, *(cdr(n) for n in EVERYONE))
@@ -154,7 +154,7 @@ def test_a_restorer_killed_at_this_step_loses_nothing_and_the_next_one_brings_th
 
 
 @pytest.mark.parametrize("step", PRUNE)
-def test_a_pruner_killed_at_this_step_leaves_the_day_in_postgres_or_forgotten_for_good(
+def test_a_pruner_killed_at_this_step_leaves_the_day_or_has_dropped_it(
     archive: Archive, nursery: Nursery, step: str
 ) -> None:
     load(archive, *(cdr(n) for n in EVERYONE))
@@ -197,7 +197,7 @@ def test_events_of_a_dropped_day_survive_an_exporter_killed_at_this_step(
         "before_complete_commits",
     ],
 )
-def test_a_person_is_forgotten_all_the_same_when_who_did_it_was_killed_at_this_step_and_it_is_run_again(
+def test_given_a_forgetting_killed_at_this_step_then_a_rerun_completes_it(
     archive: Archive, nursery: Nursery, step: str
 ) -> None:
     archive.more = {**archive.more, "forget_key": KEY}
@@ -217,9 +217,7 @@ def test_a_person_is_forgotten_all_the_same_when_who_did_it_was_killed_at_this_s
     assert_all_are_there(archive)
 
 
-def test_the_program_itself_comes_right_after_an_exporter_killed_before_it_published(
-    archive: Archive, nursery: Nursery
-) -> None:
+def test_after_an_exporter_killed_before_publishing_the_program_recovers(archive: Archive, nursery: Nursery) -> None:
     dropped_and_changed(archive)
     nursery.kill_at(archive, "before_publish", "export")
     # In this order each finds what the one before it left.

@@ -58,7 +58,7 @@ def test_a_listener_killed_and_started_again_leaves_a_gap(archive: Archive, log:
 
 
 @pytest.mark.parametrize("step", LISTEN)
-def test_a_listener_killed_at_this_step_leaves_nothing_double_and_nothing_missing_that_it_had_proven(
+def test_a_listener_killed_at_this_step_repeats_and_lacks_nothing_proven(
     archive: Archive, log: Path, step: str
 ) -> None:
     floor = Floor(archive.redis_url)
@@ -264,7 +264,7 @@ def test_a_redis_that_dies_and_comes_back_leaves_a_gap(
     floor.assert_recorded(archive)
 
 
-def test_a_loader_killed_again_and_again_and_a_postgres_that_stops_cost_no_event(
+def test_a_loader_killed_repeatedly_and_a_stopped_postgres_cost_no_event(
     own_archive: Archive, own_postgres: PrivatePostgres, tmp_path: Path
 ) -> None:
     archive = own_archive

@@ -79,7 +79,7 @@ def test_a_wire_that_breaks_at_this_step_costs_and_repeats_nothing(
 
 
 @LOST
-def test_a_wire_that_breaks_while_a_claim_is_adopted_costs_and_repeats_nothing(
+def test_a_wire_that_breaks_amid_an_adoption_loses_and_repeats_nothing(
     archive: Archive, wire: Proxy, lose_command: bool
 ) -> None:
     archive.push(*MESSAGES)
@@ -92,7 +92,7 @@ def test_a_wire_that_breaks_while_a_claim_is_adopted_costs_and_repeats_nothing(
 
 
 @LOST
-def test_a_wire_that_breaks_while_a_lease_is_renewed_costs_neither_the_claim_nor_the_next_renewal(
+def test_a_wire_that_breaks_amid_a_renewal_costs_neither_claim_nor_lease(
     archive: Archive, wire: Proxy, lose_command: bool
 ) -> None:
     archive.push(*MESSAGES)

@@ -17,7 +17,7 @@ from tests.world import Archive, cdr, eventually
 
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
-def test_postgres_that_goes_away_under_load_is_waited_for_and_costs_nothing(
+def test_postgres_going_away_under_load_is_waited_for_and_costs_nothing(
     own_archive: Archive, own_postgres: PrivatePostgres, log: Path, ending: str
 ) -> None:
     archive = own_archive
@@ -82,7 +82,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS.keys())
-def test_postgres_that_refuses_all_work_for_a_while_is_waited_for_and_costs_nothing(
+def test_postgres_refusing_all_work_is_waited_for_and_costs_nothing(
     own_archive: Archive, own_postgres: PrivatePostgres, log: Path, refusal: Refusal
 ) -> None:
     with as_plain_user(own_archive) as archive, administrator(own_archive) as admin:

@@ -13,7 +13,7 @@ from tests.faults.worker import Worker
 from tests.world import Archive, cdr, eventually
 
 
-def test_redis_killed_and_started_under_load_is_waited_for_and_costs_nothing(
+def test_redis_restarted_under_load_is_waited_for_and_costs_nothing(
     own_archive: Archive, own_redis: PrivateRedis, log: Path
 ) -> None:
     own_archive.more = SMALL_CLAIMS
@@ -46,7 +46,7 @@ def test_a_full_redis_is_emptied_by_the_loader(own_archive: Archive, own_redis: 
     own_archive.assert_books_balance()
 
 
-def test_a_redis_that_fills_up_while_a_small_claim_waits_for_postgres_is_emptied_afterwards(
+def test_a_redis_that_fills_up_during_an_outage_is_emptied_afterwards(
     own_archive: Archive, own_redis: PrivateRedis, log: Path
 ) -> None:
     """After a claim that isn't full, the loader would rest until something comes."""

@@ -33,7 +33,7 @@ def test_a_claim_whose_transaction_hangs_is_given_back_at_sigterm(archive: Archi
     assert_another_loads_it(archive)
 
 
-def test_two_workers_whose_transactions_hang_give_back_their_claims_at_sigterm(archive: Archive, log: Path) -> None:
+def test_two_workers_with_hanging_transactions_give_back_at_sigterm(archive: Archive, log: Path) -> None:
     archive.push(*(cdr(n) for n in range(6)))
     archive.more = {"batch_size": 1}
     with closed_gate(archive) as gate, Worker(archive, log, "--workers", "2", constants=SOON) as workers:

@@ -17,9 +17,7 @@ KINDS["all of them"] = [message for messages in KINDS.values() for message in me
 
 
 @pytest.mark.parametrize("step", ["after_claim", "after_decode", "after_write"])
-def test_a_worker_that_wakes_up_after_its_claim_was_adopted_lets_go_of_it_and_works_on(
-    archive: Archive, log: Path, step: str
-) -> None:
+def test_a_worker_that_wakes_up_after_an_adoption_lets_go_and_works_on(archive: Archive, log: Path, step: str) -> None:
     archive.push(*KINDS["all of them"])
     with Worker(archive, log, mishap=f"freeze:{step}") as sleeper:
         sleeper.wait_until_frozen()
@@ -40,9 +38,7 @@ def test_a_worker_that_wakes_up_after_its_claim_was_adopted_lets_go_of_it_and_wo
 
 
 @pytest.mark.parametrize("fate", ["wakes up", "dies"])
-def test_a_rescuer_waits_for_a_worker_that_froze_before_its_commit_until_it_wakes_up_or_dies(
-    archive: Archive, log: Path, fate: str
-) -> None:
+def test_a_rescuer_waits_for_a_worker_that_froze_before_its_commit(archive: Archive, log: Path, fate: str) -> None:
     archive.push(*KINDS["all of them"])
     with Worker(archive, log, mishap="freeze:before_commit") as sleeper, ThreadPoolExecutor() as pool:
         sleeper.wait_until_frozen()
@@ -55,7 +51,7 @@ def test_a_rescuer_waits_for_a_worker_that_froze_before_its_commit_until_it_wake
     archive.assert_books_balance()
 
 
-def test_a_worker_that_stays_frozen_before_its_commit_is_passed_by_and_lets_go_when_it_wakes_up(
+def test_a_worker_frozen_before_its_commit_is_passed_by_and_lets_go(
     archive: Archive, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.push(*KINDS["all of them"])
@@ -75,9 +71,7 @@ def test_a_worker_that_stays_frozen_before_its_commit_is_passed_by_and_lets_go_w
     archive.assert_books_balance()
 
 
-def test_a_worker_that_wakes_up_before_its_rescuer_has_committed_wins_or_loses_as_a_whole(
-    archive: Archive, log: Path
-) -> None:
+def test_a_worker_that_wakes_up_amid_a_rescue_wins_or_loses_as_a_whole(archive: Archive, log: Path) -> None:
     archive.push(*KINDS["all of them"])
     with Worker(archive, log, mishap="freeze:after_decode") as sleeper, ThreadPoolExecutor() as pool:
         sleeper.wait_until_frozen()
@@ -98,9 +92,7 @@ def test_a_worker_that_wakes_up_before_its_rescuer_has_committed_wins_or_loses_a
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_workers_that_write_the_same_claim_at_the_same_time_both_go_on_and_it_counts_once(
-    archive: Archive, kind: str
-) -> None:
+def test_two_workers_that_write_one_claim_both_go_on_and_it_counts_once(archive: Archive, kind: str) -> None:
     messages = KINDS[kind]
     archive.push(*messages)
     with ThreadPoolExecutor() as pool, closed_gate(archive) as gate:

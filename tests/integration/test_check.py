@@ -85,7 +85,7 @@ def minimal_rights(archive: Archive, **more: Any) -> list[str]:
 # -- all of it
 
 
-def test_given_nothing_wrong_then_every_finding_says_so_or_that_it_cannot_be_known(checked: Archive) -> None:
+def test_given_nothing_wrong_then_findings_are_fine_or_unknown(checked: Archive) -> None:
     found = findings(checked)
 
     empty = {LIST: "unknown", f"list {CLICK2DIAL}": "unknown"}
@@ -164,9 +164,7 @@ def test_given_a_replica_then_it_says_to_name_its_master(
     assert "master" in found["Redis replicas"].advice
 
 
-def test_given_a_user_without_rights_then_the_advice_is_a_line_that_mends_it(
-    checked: Archive, server: PrivateRedis
-) -> None:
+def test_given_a_user_without_rights_then_the_advised_line_mends_it(checked: Archive, server: PrivateRedis) -> None:
     checked.sources = (
         Source(key=CAMPAIGNS, forward_to="enigma:app"),
         Source(key=CLICK2DIAL, take_from="left", forward_to="odd[key]*"),
@@ -241,7 +239,7 @@ def test_given_a_right_is_missing_then_it_is_named_and_only_it(
     assert checked.keys() == set()
 
 
-def test_given_that_the_default_user_lacks_a_right_then_no_advice_would_lock_out_the_dialler(checked: Archive) -> None:
+def test_given_a_default_user_without_a_right_then_advice_locks_nobody_out(checked: Archive) -> None:
     administrator: Any = checked.redis  # whose acl_setuser begins with a reset
     administrator.execute_command("ACL", "SETUSER", "default", "-ltrim")
     try:
@@ -263,7 +261,7 @@ def test_given_that_the_default_user_lacks_a_right_then_no_advice_would_lock_out
         ("left", 0, "unknown"),
     ],
 )
-def test_given_waiting_calls_then_it_says_whether_the_oldest_is_taken_first(
+def test_given_waiting_calls_then_it_says_if_the_oldest_is_taken_first(
     checked: Archive, take_from: str, step: int, verdict: str
 ) -> None:
     checked.sources = (Source.model_validate({"key": CAMPAIGNS, "take_from": take_from}),)
@@ -277,7 +275,7 @@ def test_given_waiting_calls_then_it_says_whether_the_oldest_is_taken_first(
     assert checked.redis.llen(CAMPAIGNS) == 10
 
 
-def test_given_other_messages_among_the_calls_then_the_direction_is_still_seen(checked: Archive) -> None:
+def test_given_other_messages_among_calls_then_the_direction_is_seen(checked: Archive) -> None:
     checked.push(b"junk", api_cdr("b"), *calls(20, 1), b'{"type": "status", "payload": {}}')
 
     assert findings(checked)[LIST].verdict == "fine", "and the oldest of them is of dialect B"
@@ -344,7 +342,7 @@ def test_given_a_cluster_then_every_node_is_asked(checked: Archive, cluster: Pri
     assert str(cluster.nodes[2].port) in found["Redis maxmemory-policy"].says
 
 
-def test_given_a_cluster_that_is_taken_for_a_single_server_then_that_is_wrong(
+def test_given_a_cluster_taken_for_a_single_server_then_that_is_wrong(
     checked: Archive, cluster: PrivateCluster
 ) -> None:
     found = findings(checked, redis_url=cluster.url)
@@ -441,7 +439,7 @@ def test_given_a_server_on_this_machine_then_its_disk_is_looked_at(checked: Arch
 # -- the lake and the clocks
 
 
-def test_given_a_place_that_cannot_be_written_then_the_export_target_is_wrong(checked: Archive, tmp_path: Path) -> None:
+def test_given_an_unwritable_place_then_the_export_target_is_wrong(checked: Archive, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     finding = findings(checked, more={"export_url": str(tmp_path / "file" / "lake")})["export target"]
@@ -460,9 +458,7 @@ def test_given_a_place_that_cannot_be_written_then_the_export_target_is_wrong(ch
         (-3_500.0, "warning", "3600 s behind"),
     ],
 )
-def test_given_two_clocks_then_their_difference_is_what_the_way_does_not_explain(
-    theirs: float, verdict: str, says: str
-) -> None:
+def test_given_two_clocks_then_the_round_trip_is_no_difference(theirs: float, verdict: str, says: str) -> None:
     finding = skew("Redis", theirs, asked=100.0, answered=101.0)
 
     assert finding.verdict == verdict

@@ -675,9 +675,7 @@ def test_abandoned_claims_are_adopted_one_by_one_by_whoever_comes(worker: Worker
     assert set(adopted) == abandoned
 
 
-def test_a_worker_that_comes_back_adopts_its_own_claims_before_their_lease_runs_out(
-    worker: Workers, redis_client: Any
-) -> None:
+def test_a_worker_that_comes_back_adopts_its_claims_before_the_lease_ends(worker: Workers, redis_client: Any) -> None:
     push(redis_client, KEY, numbered(6))
     first_life = worker("w1", batch_size=2)
     left = {claim.batch_id: claim.messages for claim in (taken(first_life.claim()) for _ in range(2))}

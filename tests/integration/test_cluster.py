@@ -42,7 +42,7 @@ def test_the_three_lists_lie_on_three_nodes(client: Any) -> None:
     assert len({client.get_node_from_key(key).port for key in KEYS}) == 3
 
 
-def test_a_run_loads_every_list_and_what_was_abandoned_and_what_was_orphaned(clustered: Archive, client: Any) -> None:
+def test_a_run_loads_every_list_and_abandoned_and_orphaned_claims(clustered: Archive, client: Any) -> None:
     clustered.sources = tuple(
         each.model_copy(update={"forward_to": APPLICATION if each.key == CAMPAIGNS else None})
         for each in clustered.sources

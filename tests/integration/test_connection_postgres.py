@@ -62,7 +62,7 @@ def test_given_a_key_twice_then_the_row_is_refused_and_not_quoted(session: sa.Co
     assert "2015" not in str(raised.value)
 
 
-def test_given_a_row_that_its_tables_check_refuses_then_no_partition_is_missing(session: sa.Connection) -> None:
+def test_given_a_row_that_a_check_refuses_then_no_partition_is_missing(session: sa.Connection) -> None:
     columns = "claimed, inserted, updated, unchanged, events, dead, worker, source_key, claimed_at, batch_id"
     with pytest.raises(RowRefused, match="books_balance"):
         attempt(
@@ -97,7 +97,7 @@ def test_given_a_deadlock_then_the_one_who_gives_way_meets_contention(database_u
     assert {type(one), type(two)} == {type(None), Contention}
 
 
-def test_given_no_such_server_database_or_role_then_it_is_an_outage_that_names_it(postgres: PrivatePostgres) -> None:
+def test_given_no_such_server_database_or_role_then_the_outage_names_it(postgres: PrivatePostgres) -> None:
     url = postgres.database_url("nowhere").replace("postgresql", "postgresql+psycopg", 1)
     for wrong, says in (
         (url, 'database "nowhere" does not exist'),
@@ -111,7 +111,7 @@ def test_given_no_such_server_database_or_role_then_it_is_an_outage_that_names_i
         assert "hunter2" not in str(raised.value)
 
 
-def test_given_a_wrong_password_then_the_outage_says_so_and_does_not_show_it(postgres: PrivatePostgres) -> None:
+def test_given_a_wrong_password_then_the_outage_says_so_and_hides_it(postgres: PrivatePostgres) -> None:
     access = postgres.data / "pg_hba.conf"
     before = access.read_text()
     with psycopg.connect(postgres.url, autocommit=True) as administrator:
@@ -128,7 +128,7 @@ def test_given_a_wrong_password_then_the_outage_says_so_and_does_not_show_it(pos
             administrator.execute("DROP ROLE guarded")
 
 
-def test_given_a_server_that_takes_no_more_connections_then_it_is_an_outage(postgres: PrivatePostgres) -> None:
+def test_given_a_server_out_of_connections_then_it_is_an_outage(postgres: PrivatePostgres) -> None:
     with psycopg.connect(postgres.url, autocommit=True) as administrator:
         administrator.execute("CREATE ROLE visitor LOGIN CONNECTION LIMIT 1")
         try:
@@ -139,7 +139,7 @@ def test_given_a_server_that_takes_no_more_connections_then_it_is_an_outage(post
             administrator.execute("DROP ROLE visitor")
 
 
-def test_given_an_option_in_the_url_that_nobody_knows_then_waiting_is_no_use(database_url: str) -> None:
+def test_given_an_unknown_option_in_the_url_then_waiting_is_no_use(database_url: str) -> None:
     url = database_url.replace("postgresql", "postgresql+psycopg", 1)
     with pytest.raises(ConfigurationError, match='invalid connection option "sllmode"'):
         schema.current(connection.connect(f"{url}&sllmode=require"))

@@ -17,9 +17,10 @@ from etl.errors import ConfigurationError, EtlError, Outage
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, connect, translated
 from etl.inbox.producer import push
+from etl.lab.proxy import Proxy
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
 from etl.settings import Source as SourceSettings
-from tests.integration.conftest import PASSWORD, BreakingLine, Sentinel, Watched
+from tests.integration.conftest import PASSWORD, Sentinel, Watched
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually, left
 
 NOBODY_LISTENS = 1  # a port
@@ -157,7 +158,8 @@ def breaking(kind: str, private: PrivateRedis, cluster: PrivateCluster, folder: 
     """A client of the kind whose line breaks at every claim, and one of the server itself."""
     server = cluster.nodes[0] if kind == "cluster" else private
     claim = hashlib.sha1(files("etl.inbox").joinpath("lua", "claim.lua").read_bytes()).hexdigest()
-    with BreakingLine(server.port, claim.encode()) as line, redis.Redis(port=server.port) as direct:
+    with Proxy(server.port) as line, redis.Redis(port=server.port) as direct:
+        line.cut(lambda said: claim.encode() in said, always=True)
         url = f"redis://127.0.0.1:{line.port}/0"
         if kind == "redis":
             with connect(url) as client:

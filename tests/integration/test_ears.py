@@ -54,9 +54,7 @@ def test_a_probe_proves_nothing_before_it_came_back_through_every_node(redis_cli
     assert heard(ears, 2) == [8, Heard(b"enigma:a", b"end")]
 
 
-def test_what_others_say_on_our_channel_and_their_probes_are_neither_proof_nor_event(
-    redis_client: "redis.Redis", ears: Ears
-) -> None:
+def test_strange_messages_and_probes_are_neither_proof_nor_event(redis_client: "redis.Redis", ears: Ears) -> None:
     for message in (b"", b"x", b"1 2", b"1 1 1 1", b"\xff 1 1"):
         redis_client.publish(ears.probe_channel, message)
     probe(redis_client, f"etl:probe:{new_id()}", 42)

@@ -85,7 +85,7 @@ def in_files(archive: Archive) -> list[str]:
     )
 
 
-def test_given_a_person_everywhere_if_forgotten_then_nothing_tells_of_them_and_all_else_is_as_before(
+def test_given_a_person_everywhere_if_forgotten_then_only_they_are_gone(
     archive: Archive,
 ) -> None:
     the_person_is_everywhere(archive)
@@ -152,7 +152,7 @@ def test_given_a_person_everywhere_if_forgotten_then_nothing_tells_of_them_and_a
     assert archive.value(campaigns, DAY + timedelta(days=3)) == ["2040", "click-dial", hashed]
 
 
-def test_given_a_person_that_comes_again_if_forgotten_again_then_the_same_hash_takes_their_place(
+def test_given_a_person_that_comes_again_then_their_hash_is_the_same(
     archive: Archive,
 ) -> None:
     load(archive, cdr(1, **PERSON), cdr(2))

@@ -122,9 +122,7 @@ def test_a_claim_command_that_comes_twice_forwards_nothing(
 
 
 @BOTH_ENDS
-def test_nothing_is_lost_or_doubled_between_two_producers_two_loaders_and_the_application(
-    archive: Archive, end: End
-) -> None:
+def test_two_producers_two_loaders_and_the_application_lose_nothing(archive: Archive, end: End) -> None:
     archive.sources = (SourceSettings(key=CAMPAIGNS, source="dialler", take_from=end, forward_to=APPLICATION),)
     calls = {name: [cdr(f"{name}{number}") for number in range(1_500)] for name in ("a", "b")}
     got: list[bytes] = []

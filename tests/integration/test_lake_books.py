@@ -95,7 +95,7 @@ def test_unchanged_rows_are_the_same_bytes_also_after_they_were_away(archive: Ar
     assert_agrees(archive)
 
 
-def test_exporting_a_dropped_day_by_force_brings_it_back_and_changes_nothing(archive: Archive) -> None:
+def test_a_forced_export_of_a_dropped_day_restores_and_changes_nothing(archive: Archive) -> None:
     load(archive, cdr(1), cdr(2))
     export_and_prune(archive)
     first = sha256(archive)
@@ -115,9 +115,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("statement", BY_HAND.values(), ids=BY_HAND)
-def test_given_rows_that_somebody_removed_the_day_is_not_exported_until_they_are_restored(
-    archive: Archive, statement: str
-) -> None:
+def test_given_removed_rows_then_no_export_until_they_are_restored(archive: Archive, statement: str) -> None:
     load(archive, cdr(1), cdr(2))
     export(archive)
     before = sha256(archive)
@@ -147,7 +145,7 @@ def test_given_rows_that_somebody_removed_the_day_is_not_dropped(archive: Archiv
     assert prune(archive).what == "dropped"
 
 
-def test_given_rows_that_nobody_has_any_more_if_it_is_forced_then_what_is_there_is_exported_and_the_books_tell(
+def test_given_rows_lost_for_good_if_forced_then_the_rest_is_exported(
     archive: Archive,
 ) -> None:
     load(archive, cdr(1), cdr(2))
@@ -207,7 +205,7 @@ def dropped_with_late_ones(archive: Archive) -> None:
     ("state", "then_dropped"),
     [(before_any_export, False), (export, True), (dropped, False), (dropped_with_late_ones, True)],
 )
-def test_given_postgres_set_back_the_day_is_not_exported_until_its_rows_are_taken_over(
+def test_given_postgres_set_back_then_no_export_until_rows_are_taken_over(
     archive: Archive, postgres: PrivatePostgres, state: Callable[[Archive], object], then_dropped: bool
 ) -> None:
     load(archive, cdr(1), cdr(2, call_time=7, hold_time=3), cdr(3))
@@ -309,7 +307,7 @@ DAMAGE: dict[str, Callable[[Archive], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_given_this_damage_the_day_is_not_dropped_and_a_forced_export_mends_it(archive: Archive, damage: str) -> None:
+def test_given_this_damage_then_no_drop_and_a_forced_export_mends_it(archive: Archive, damage: str) -> None:
     load(archive, cdr(1), cdr(2))
     export(archive)
     books = revision(archive)
@@ -337,9 +335,7 @@ def test_given_this_damage_the_day_is_not_dropped_and_a_forced_export_mends_it(a
         "file deleted",
     ],
 )
-def test_given_a_dropped_day_with_this_damage_a_late_cdr_stays_in_postgres_until_somebody_has_looked(
-    archive: Archive, damage: str
-) -> None:
+def test_given_a_dropped_day_with_this_damage_then_late_cdrs_stay(archive: Archive, damage: str) -> None:
     load(archive, cdr(1), cdr(2))
     export_and_prune(archive)
     file_before, manifest = file(archive).read_bytes(), (place(archive) / "_manifest.json").read_bytes()
@@ -374,7 +370,7 @@ def assert_fails(archive: Archive, do: Callable[[], bool]) -> None:
     nobody_holds_a_day(archive)
 
 
-def test_given_a_dropped_day_whose_manifest_is_gone_a_late_cdr_is_exported_with_all_others(archive: Archive) -> None:
+def test_given_a_dropped_day_without_manifest_then_late_cdrs_are_exported(archive: Archive) -> None:
     load(archive, cdr(1))
     export_and_prune(archive)
     (place(archive) / "_manifest.json").unlink()

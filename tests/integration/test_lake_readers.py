@@ -176,7 +176,7 @@ def test_given_a_file_then_it_has_what_readers_need(lake: Archive) -> None:
     assert (statistics.min, statistics.max) == (0, 309)
 
 
-def test_given_a_file_then_its_footer_has_the_manifest_but_for_its_own_length_and_checksum(lake: Archive) -> None:
+def test_given_a_file_then_its_footer_has_the_manifest(lake: Archive) -> None:
     beside = json.loads((place(lake) / "_manifest.json").read_bytes())
     entered = revision(lake)
 
@@ -191,7 +191,7 @@ def test_given_a_file_then_its_footer_has_the_manifest_but_for_its_own_length_an
     assert beside["bytes"] == file(lake).stat().st_size
 
 
-def test_given_a_call_ref_then_duckdb_skips_what_the_bloom_filter_rules_out(lake: Archive) -> None:
+def test_given_a_call_ref_then_duckdb_skips_by_the_bloom_filter(lake: Archive) -> None:
     probe = "SELECT bloom_filter_excludes FROM parquet_bloom_probe('{}', 'call_ref', '{}')"
 
     with duckdb.connect() as db:
@@ -202,7 +202,7 @@ def test_given_a_call_ref_then_duckdb_skips_what_the_bloom_filter_rules_out(lake
     assert unknown.count([(True,)]) > 80
 
 
-def test_given_more_rows_than_a_group_has_then_groups_are_full_but_the_last_and_readers_see_all(
+def test_given_more_rows_than_a_group_has_then_readers_see_all_groups(
     lake: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert export.ROW_GROUP == 131_072

@@ -192,7 +192,7 @@ def test_given_a_file_that_somebody_changed_or_deleted_then_verify_says_so(
     assert [(each.day, each.found) for each in deleted] == [(DAY, "missing")]
 
 
-def test_given_the_same_rows_in_a_folder_and_in_a_bucket_then_the_files_are_the_same(
+def test_given_the_same_rows_then_files_in_folder_and_bucket_are_the_same(
     lake: Archive, store: ObjectStore, bucket: str, tmp_path: Path
 ) -> None:
     load(lake, 0, 500)
@@ -223,7 +223,7 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[int]:
             yield 1
 
 
-def test_given_a_store_that_fails_then_the_day_and_the_file_are_named_and_nothing_happened(
+def test_given_a_store_that_fails_then_day_and_file_are_named(
     lake: Archive, store: ObjectStore, bucket: str, endpoint: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = exported(lake, store, bucket)
@@ -255,7 +255,7 @@ def test_given_a_bucket_that_does_not_exist_then_it_is_named_and_not_made(
     assert_comes_right(lake, store, bucket)
 
 
-def test_given_a_line_that_breaks_amid_an_upload_then_readers_have_the_revision_before(
+def test_given_an_upload_cut_off_then_readers_have_the_revision_before(
     lake: Archive, store: ObjectStore, bucket: str, tmp_path: Path
 ) -> None:
     before = exported(lake, store, bucket)
@@ -270,7 +270,7 @@ def test_given_a_line_that_breaks_amid_an_upload_then_readers_have_the_revision_
     assert_comes_right(lake, store, bucket)
 
 
-def test_given_a_line_that_breaks_amid_the_first_upload_of_a_day_then_readers_have_nothing(
+def test_given_a_days_first_upload_cut_off_then_readers_have_nothing(
     lake: Archive, store: ObjectStore, bucket: str
 ) -> None:
     load(lake, 0, 1_000)
@@ -283,7 +283,7 @@ def test_given_a_line_that_breaks_amid_the_first_upload_of_a_day_then_readers_ha
     assert_comes_right(lake, store, bucket)
 
 
-def test_given_an_upload_whose_answer_is_lost_then_the_file_that_is_there_is_the_revision(
+def test_given_an_upload_with_a_lost_answer_then_its_file_is_the_revision(
     lake: Archive, store: ObjectStore, bucket: str
 ) -> None:
     exported(lake, store, bucket)
@@ -300,7 +300,7 @@ def test_given_an_upload_whose_answer_is_lost_then_the_file_that_is_there_is_the
     assert_comes_right(lake, store, bucket)
 
 
-def test_given_a_large_file_then_a_line_that_breaks_between_its_parts_leaves_the_one_before(
+def test_given_a_large_file_cut_off_amid_its_parts_then_the_old_one_stays(
     lake: Archive, store: ObjectStore, bucket: str, tmp_path: Path
 ) -> None:
     large = tmp_path / "large"
@@ -359,7 +359,7 @@ def test_given_a_wrong_url_then_one_line_says_so(archive: Archive, wrong: str, s
     assert SECRET not in result.stderr
 
 
-def test_given_google_s_store_out_of_reach_then_the_day_fails_and_nothing_hangs(archive: Archive) -> None:
+def test_given_gcs_out_of_reach_then_the_day_fails_and_nothing_hangs(archive: Archive) -> None:
     load(archive, 0, 1)
 
     result = run_impatiently(

@@ -62,7 +62,7 @@ def call_times(archive: Archive, day: date = DAY) -> dict[str, Any]:
 # -- what a late CDR does
 
 
-def test_given_an_exported_day_if_a_late_cdr_comes_then_the_next_revision_has_it(archive: Archive) -> None:
+def test_given_an_exported_day_then_the_next_revision_has_a_late_cdr(archive: Archive) -> None:
     load(archive, cdr(1))
     assert export(archive).revision == 1
     assert export(archive).what == "unchanged"
@@ -92,9 +92,7 @@ LATE: dict[str, tuple[list[list[bytes]], dict[str, int], list[str]]] = {
 
 
 @pytest.mark.parametrize("late", LATE)
-def test_given_a_dropped_day_if_this_comes_late_then_the_file_has_it_and_all_it_had(
-    archive: Archive, late: str
-) -> None:
+def test_given_a_dropped_day_if_this_is_late_then_the_file_has_all(archive: Archive, late: str) -> None:
     claims, expected, replaced = LATE[late]
     load(archive, cdr(1), cdr(2, call_time=7))
     export_and_prune(archive)
@@ -115,7 +113,7 @@ def test_given_a_dropped_day_if_this_comes_late_then_the_file_has_it_and_all_it_
     assert_agrees(archive)
 
 
-def test_given_a_dropped_day_if_it_is_restored_among_late_cdrs_then_nothing_is_lost_or_doubled(
+def test_given_a_dropped_day_restored_among_late_cdrs_then_nothing_is_lost(
     archive: Archive,
 ) -> None:
     load(archive, cdr(1), cdr(2))
@@ -128,7 +126,7 @@ def test_given_a_dropped_day_if_it_is_restored_among_late_cdrs_then_nothing_is_l
     assert call_times(archive) == {"1": 41, "2": 5, "3": 41}
 
 
-def test_given_a_dropped_day_of_events_if_some_come_again_and_some_are_new_then_the_file_loses_none(
+def test_given_a_dropped_day_of_events_if_more_come_then_none_is_lost(
     archive: Archive,
 ) -> None:
     load(archive, *map(heard, (1, 2, 3)), key=SPOOL)
@@ -197,7 +195,7 @@ A, B = (False, 1, {"call_time": 7}), (True, 1, {"call_time": 41, "note": "x"})
 @example(taken=[[B, A], "export", "prune", [A], "restore", [B], "prune", [A, B]])
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(taken=steps)
-def test_whatever_is_dropped_in_between_the_file_ends_as_if_nothing_had_been(
+def test_whatever_is_dropped_in_between_the_file_ends_the_same(
     archive: Archive, writer: Writer, opened: Lake, taken: list[Any]
 ) -> None:
     number = next(pairs_of_days)
@@ -330,7 +328,7 @@ def test_if_a_loader_is_about_to_commit_into_the_day_then_it_stays(
     assert_comes_right(archive)
 
 
-def test_if_a_loader_commits_while_the_pruner_waits_for_it_then_the_day_stays(archive: Archive) -> None:
+def test_if_a_loader_commits_while_the_pruner_waits_then_the_day_stays(archive: Archive) -> None:
     load(archive, cdr(1))
     export(archive)
     archive.push(cdr(2))
@@ -379,7 +377,7 @@ MOMENTS = (
 @pytest.mark.parametrize(
     ("moment", "after"), [*((moment, False) for moment in MOMENTS), (MOMENTS[2], True), (MOMENTS[-1], True)]
 )
-def test_while_a_dropped_day_is_exported_late_cdrs_of_it_and_of_others_are_neither_lost_nor_doubled(
+def test_while_a_dropped_day_is_exported_no_late_cdr_is_lost_or_doubled(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, moment: str, after: bool
 ) -> None:
     load(archive, cdr(1), cdr(2), cdr(3))
@@ -397,7 +395,7 @@ def test_while_a_dropped_day_is_exported_late_cdrs_of_it_and_of_others_are_neith
     assert [len(in_file(archive, DAY + timedelta(days=n))) for n in (1, 2)] == [1, 1]
 
 
-def test_a_loader_that_comes_while_the_day_is_brought_back_waits_and_finds_it_whole(
+def test_a_loader_that_comes_amid_a_restore_waits_and_finds_the_whole_day(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(archive, cdr(1), cdr(2, hold_time=9))
@@ -429,7 +427,7 @@ def somebody_waits(archive: Archive) -> bool:
     )
 
 
-def test_while_a_loader_runs_days_are_exported_pruned_and_restored_and_nothing_is_lost_or_doubled(
+def test_while_a_loader_runs_export_prune_and_restore_lose_nothing(
     archive: Archive,
 ) -> None:
     """Calls of three days, each told four times with another call_time, to a real loader; the lake has no rest."""

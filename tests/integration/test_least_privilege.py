@@ -265,7 +265,7 @@ def test_given_a_day_without_a_name_then_it_gets_no_partition(guarded: Archive, 
     assert allowed(guarded.database_url, [f"SELECT make_partition('cdrs', '{day}')"], InvalidName) == []
 
 
-def test_given_tables_of_the_loaders_own_then_the_owners_functions_do_not_meet_them(guarded: Archive) -> None:
+def test_given_tables_of_the_loader_then_the_owners_functions_miss_them(guarded: Archive) -> None:
     """A search path is anybody's to set, and temporary tables come first in it."""
     load(guarded, cdr(1))
     with psycopg.connect(guarded.database_url, autocommit=True) as connection:
@@ -353,7 +353,7 @@ def test_given_the_file_as_it_is_then_nobody_gets_in(tmp_path: Path) -> None:
                     client.execute_command("PING")
 
 
-def test_given_the_default_settings_then_the_file_grants_what_the_preflight_asks_for() -> None:
+def test_given_default_settings_then_the_file_grants_what_preflight_asks() -> None:
     settings = Settings()
     lists = [List(source.key, source.take_from, source.forward_to) for source in settings.sources]
     with connect("redis://127.0.0.1:1/0") as client:  # which connects when it's asked for something

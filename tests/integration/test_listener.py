@@ -141,7 +141,7 @@ def test_what_is_no_event_becomes_a_dead_letter_that_names_its_channel(archive: 
     archive.assert_books_balance()
 
 
-def test_what_postgres_refuses_becomes_a_dead_letter_and_takes_nothing_with_it(archive: Archive) -> None:
+def test_what_postgres_refuses_becomes_a_dead_letter_and_nothing_else_does(archive: Archive) -> None:
     too_much = b'{"type": "status", "payload": {"n": 1e999999}}'
     with listening(archive):
         publish(archive, f"{BASE}:agents:7", too_much)
@@ -179,7 +179,7 @@ def test_any_channel_can_be_told(archive: Archive) -> None:
         (f"{BASE}:agents:1*", f"{BASE}:agents:[!0]*", f"{BASE}:?gents:*"),
     ],
 )
-def test_patterns_that_overlap_record_a_message_once_and_equal_messages_each(
+def test_overlapping_patterns_record_a_message_once_and_equal_ones_each(
     archive: Archive, patterns: tuple[str, ...]
 ) -> None:
     with listening(archive, listen_patterns=patterns):
@@ -242,7 +242,7 @@ for name, value in (
     GARBAGE.append(b"session " + json.dumps({**SESSION, name: value}).encode() + b"\n")
 
 
-def test_garbage_on_the_spool_becomes_dead_letters_and_takes_nothing_with_it(archive: Archive) -> None:
+def test_garbage_on_the_spool_becomes_dead_letters_and_nothing_else_does(archive: Archive) -> None:
     archive.redis.lpush("etl:events", *GARBAGE)
     with listening(archive):
         publish(archive, f"{BASE}:agents:8", STATUS)

@@ -46,7 +46,7 @@ def test_renewing_makes_the_lease_anew(redis_client: "redis.Redis") -> None:
     assert redis_client.pttl(KEY) > 50_000
 
 
-def test_a_holder_knows_that_its_lease_has_run_out_before_another_can_get_it(redis_client: "redis.Redis") -> None:
+def test_a_holder_knows_that_its_lease_ran_out_before_another_gets_it(redis_client: "redis.Redis") -> None:
     for _ in range(5):
         one, other = lock(redis_client, "one", 0.1), lock(redis_client, "other", 0.1)
         eventually(one.hold)

@@ -105,7 +105,7 @@ def is_an_ack(said_to_redis: bytes) -> bool:
     return b"*6\r\n$7\r\nEVALSHA" in said_to_redis and b"\r\n$1\r\n2\r\n" in said_to_redis
 
 
-def test_given_a_batch_with_all_kinds_of_trouble_then_each_of_its_lines_has_its_id_and_none_says_what_was_in_it(
+def test_given_a_batch_with_troubles_then_its_lines_have_its_id_no_data(
     fragile: Archive, lines_that_break: tuple[Proxy, Proxy], stream: io.StringIO
 ) -> None:
     to_redis, to_postgres = lines_that_break
@@ -125,9 +125,7 @@ def test_given_a_batch_with_all_kinds_of_trouble_then_each_of_its_lines_has_its_
     assert [secret for secret in SECRETS if secret in stream.getvalue()] == []
 
 
-def test_given_a_claim_that_cannot_be_written_then_giving_it_back_is_told_with_its_id(
-    fragile: Archive, stream: io.StringIO
-) -> None:
+def test_given_a_claim_that_cannot_be_written_then_its_return_is_logged(fragile: Archive, stream: io.StringIO) -> None:
     fragile.push(cdr(1, **TOLD))
     fragile._connection.execute("ALTER TABLE cdrs RENAME COLUMN number TO elsewhere")
 
@@ -163,9 +161,7 @@ def test_given_a_backlog_then_no_line_has_the_id_of_another_batch(archive: Archi
     assert structlog.contextvars.get_contextvars() == {}
 
 
-def test_given_stores_that_refuse_us_then_neither_the_log_nor_the_error_has_a_password(
-    fragile: Archive, stream: io.StringIO
-) -> None:
+def test_given_stores_that_refuse_us_then_no_log_or_error_has_a_password(fragile: Archive, stream: io.StringIO) -> None:
     fragile.push(cdr(1, **TOLD))
     wrong: dict[str, Any] = {
         "redis_url": fragile.redis_url.replace(PASSWORD, f"{PASSWORD}x"),
@@ -179,7 +175,7 @@ def test_given_stores_that_refuse_us_then_neither_the_log_nor_the_error_has_a_pa
     assert [secret for secret in SECRETS if secret in stream.getvalue()] == []
 
 
-def test_given_a_redis_that_does_not_know_a_command_then_what_came_with_it_is_not_told(tmp_path: Path) -> None:
+def test_given_a_command_that_redis_lacks_then_its_arguments_stay_unlogged(tmp_path: Path) -> None:
     """It says: unknown command, with args beginning with …"""
     with (
         PrivateRedis(tmp_path / "redis", {"rename-command": 'LPUSH ""'}) as server,

@@ -86,9 +86,7 @@ def test_given_two_systems_with_the_same_call_ref_then_they_are_two_calls(archiv
 # -- one field after the other
 
 
-def test_given_more_fields_then_the_row_is_completed_and_nothing_is_superseded(
-    archive: Archive, writer: Writer
-) -> None:
+def test_given_more_fields_then_the_row_is_completed_not_superseded(archive: Archive, writer: Writer) -> None:
     write(writer, cdr(88, extension=None, recording_url=None))
     before = archive.cdr(88)
     batch_id = new_id()
@@ -172,7 +170,7 @@ def test_given_undocumented_fields_then_they_are_merged_one_by_one(
         ("21:06:57.25Z", "21:06:56Z", "21:06:56Z", True),
     ],
 )
-def test_given_a_time_to_the_second_then_it_agrees_with_its_fractions_and_with_no_others(
+def test_given_a_time_to_the_second_then_it_agrees_with_its_fractions_only(
     archive: Archive, writer: Writer, stored: str, said: str, left: str, kept: bool
 ) -> None:
     write(writer, api_cdr(88, ended_at=f"2015-02-19T{stored}"))
@@ -268,7 +266,7 @@ def _meet(name: str, old: Any, new: Any, is_older: bool) -> tuple[Any, bool]:
     claims=[[{"dialed_at": "2015-02-19T21:06:00Z", "x": 1}], [{"dialed_at": "2015-02-19T21:06:00Z", "x": None}]],
     committed=[0, 1, 2],
 )
-def test_given_any_cdrs_of_a_call_then_row_and_revisions_are_what_the_rules_say(
+def test_given_any_cdrs_of_a_call_then_row_and_revisions_follow_the_rules(
     archive: Archive, writer: Writer, claims: list[list[dict[str, Any]]], committed: list[int]
 ) -> None:
     call_ref, model = str(next(numbers)), Model()
@@ -312,9 +310,7 @@ WHERE starts_with(relname, 'cdrs_2') ORDER BY relname
 
 
 @pytest.mark.parametrize("analyzed", [True, False], ids=["with statistics", "without"])
-def test_given_large_days_then_merging_probes_their_keys_and_leaves_other_days_alone(
-    archive: Archive, analyzed: bool
-) -> None:
+def test_given_large_days_then_merging_probes_keys_of_these_days_only(archive: Archive, analyzed: bool) -> None:
     days = [DIALED_AT + day * 86_400 for day in range(8)]
     with engine(archive.database_url) as connections:
         for day in days:

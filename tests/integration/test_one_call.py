@@ -169,7 +169,7 @@ def lists() -> dict[tuple[str, str], list[bytes]]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_given_what_the_dialler_wrote_in_any_order_then_ten_calls_are_ten_rows(
+def test_given_the_diallers_messages_in_any_order_then_ten_calls_ten_rows(
     archive: Archive, database_url: str, seed: int
 ) -> None:
     dice, everything = random.Random(seed), lists()
@@ -202,7 +202,7 @@ def test_given_what_the_dialler_wrote_in_any_order_then_ten_calls_are_ten_rows(
     archive.assert_books_balance()
 
 
-def test_given_a_dead_correction_of_its_own_claim_if_replayed_then_it_counts(archive: Archive) -> None:
+def test_given_a_dead_correction_of_its_claim_if_replayed_then_it_counts(archive: Archive) -> None:
     """A letter counts as before its whole claim, also before what lay in front of it on the list."""
     archive.push(cdr(1, end_reason="timeout", call_time=0, end_code=None))
     archive.push(b'{"type": "cdr", "payload": 5}')

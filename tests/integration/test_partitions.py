@@ -29,9 +29,7 @@ def partitions(archive: Archive, table: str = "cdrs") -> list[str]:
     return [row["name"] for row in archive.rows(query, table)]
 
 
-def test_given_the_first_rows_of_days_however_far_apart_then_each_gets_its_partition(
-    archive: Archive, writer: Writer
-) -> None:
+def test_given_the_first_rows_of_days_then_each_day_gets_its_partition(archive: Archive, writer: Writer) -> None:
     first, last = "2000-01-01T00:00:00Z", "2024-02-29T23:59:59.999999Z"
     messages = [cdr(1, dialed_at=first), cdr(2), cdr(3, dialed_at=last), EVENT]
 
@@ -44,7 +42,7 @@ def test_given_the_first_rows_of_days_however_far_apart_then_each_gets_its_parti
     archive.assert_books_balance()
 
 
-def test_given_a_partition_then_it_has_the_key_and_the_comments_of_its_table(archive: Archive, writer: Writer) -> None:
+def test_given_a_partition_then_it_has_its_tables_key_and_comments(archive: Archive, writer: Writer) -> None:
     write(writer, cdr(1))
 
     with psycopg.connect(archive.database_url) as connection, pytest.raises(psycopg.errors.UniqueViolation):
@@ -56,9 +54,7 @@ def test_given_a_partition_then_it_has_the_key_and_the_comments_of_its_table(arc
     assert archive.rows(comments, "cdrs_20150219", "cdrs_20150219") == archive.rows(comments, "cdrs", "cdrs")
 
 
-def test_given_workers_that_want_the_same_days_then_each_partition_is_made_once(
-    archive: Archive, database_url: str
-) -> None:
+def test_given_workers_that_want_the_same_days_then_each_is_made_once(archive: Archive, database_url: str) -> None:
     def load(worker: int) -> Books | None:
         with engine(database_url) as connections:
             messages = [days_later(f"{worker}-{day}", day) for day in range(6)]
@@ -88,9 +84,7 @@ def long_transaction(archive: Archive, writer: Writer, request: pytest.FixtureRe
 
 
 @pytest.mark.usefixtures("long_transaction")
-def test_given_a_long_transaction_on_the_table_then_a_partition_is_made_meanwhile(
-    archive: Archive, writer: Writer
-) -> None:
+def test_given_a_long_transaction_then_a_partition_is_made_meanwhile(archive: Archive, writer: Writer) -> None:
     written: list[Books | None] = []
     thread = threading.Thread(target=lambda: written.append(write(writer, days_later("new", 1))), daemon=True)
     thread.start()

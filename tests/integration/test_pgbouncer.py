@@ -53,9 +53,7 @@ def test_only_session_mode_keeps_a_second_host_from_a_job_that_one_is_at(pooled:
 
 
 @pytest.mark.parametrize(("pooled", "setting"), [("session", "on"), ("transaction", "off")], indirect=["pooled"])
-def test_only_session_mode_keeps_commits_as_durable_as_the_loader_wants_them(
-    archive: Archive, pooled: Archive, setting: str
-) -> None:
+def test_only_session_mode_keeps_commits_as_durable_as_asked(archive: Archive, pooled: Archive, setting: str) -> None:
     database = archive.value("SELECT current_database()")
     with psycopg.connect(archive.database_url, autocommit=True) as administrator:
         administrator.execute(f'ALTER DATABASE "{database}" SET synchronous_commit = off')

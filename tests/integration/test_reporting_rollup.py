@@ -300,7 +300,7 @@ def test_a_forgotten_day_keeps_its_figures_until_the_lake_brings_it_back(
     assert attempts(archive) == {DAY: 3}
 
 
-def test_a_business_day_that_lies_partly_on_a_forgotten_one_keeps_its_figures(
+def test_a_business_day_partly_on_a_dropped_day_keeps_its_figures(
     archive: Archive, database: sa.Engine, tmp_path: Path
 ) -> None:
     with_lake(archive, tmp_path / "lake")

@@ -63,7 +63,7 @@ def test_given_the_migrations_then_the_schema_is_what_the_tables_say(migrated: s
     assert differences(migrated) == []
 
 
-def test_given_a_used_database_then_the_schema_is_still_what_the_tables_say(migrated: sa.Engine) -> None:
+def test_given_a_used_database_then_the_schema_is_what_the_tables_say(migrated: sa.Engine) -> None:
     write(Writer(migrated), cdr(1), EVENT, b"junk")
 
     assert differences(migrated) == []
@@ -114,7 +114,7 @@ def test_given_an_empty_database_then_upgrading_twice_is_upgrading_once(empty: s
     schema.check(empty)
 
 
-def test_given_hosts_that_upgrade_at_once_then_one_does_and_the_others_see_it_done(empty_database_url: str) -> None:
+def test_given_hosts_that_upgrade_at_once_then_only_one_does(empty_database_url: str) -> None:
     def upgrade() -> tuple[str | None, str]:
         with engine(empty_database_url) as connections:
             return schema.upgrade(connections)
@@ -139,7 +139,7 @@ def test_given_an_old_schema_then_the_error_says_what_to_run(migrated: sa.Engine
         schema.check(migrated)
 
 
-def test_given_a_schema_of_tomorrow_then_neither_loading_nor_upgrading_touches_it(migrated: sa.Engine) -> None:
+def test_given_a_schema_of_tomorrow_then_neither_load_nor_upgrade_touch_it(migrated: sa.Engine) -> None:
     set_revision(migrated, "9999")
 
     for step in (schema.check, schema.upgrade):
@@ -148,7 +148,7 @@ def test_given_a_schema_of_tomorrow_then_neither_loading_nor_upgrading_touches_i
     assert schema.current(migrated) == "9999"
 
 
-def test_given_a_table_of_revisions_that_makes_no_sense_then_it_is_a_clear_error(migrated: sa.Engine) -> None:
+def test_given_a_senseless_table_of_revisions_then_it_is_a_clear_error(migrated: sa.Engine) -> None:
     set_revision(migrated, "0001", "0002")
 
     for step in (schema.current, schema.check, schema.upgrade):

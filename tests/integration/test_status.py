@@ -150,7 +150,7 @@ def test_given_a_cluster_then_the_memory_of_each_node_is_told(cluster: PrivateCl
     assert sorted(each.server.rpartition(":")[2] for each in found) == sorted(str(node.port) for node in cluster.nodes)
 
 
-def test_given_a_user_without_info_then_the_memory_is_unknown_and_all_else_is_told(archive: Archive) -> None:
+def test_given_a_user_without_info_then_only_the_memory_is_unknown(archive: Archive) -> None:
     administrator: Any = archive.redis
     administrator.execute_command("ACL", "SETUSER", "blind", "reset", "on", ">x", "~*", "&*", "+@all", "-info")
     try:
@@ -214,7 +214,7 @@ def test_the_last_cdr_is_found_though_events_came_after_it(archive: Archive, dat
     assert store.last_cdr(database) == store.LastCdr(committed, archive.cdr(1)["dialed_at"])
 
 
-def test_given_its_day_is_in_the_lake_only_then_the_last_call_is_known_from_there(
+def test_given_its_day_is_in_the_lake_only_then_the_last_call_is_known(
     archive: Archive, database: sa.Engine, tmp_path: Path
 ) -> None:
     load(with_lake(archive, tmp_path), at_noon(3, 1), at_noon(9, 2))
@@ -231,7 +231,7 @@ def read_so_far(archive: Archive, *tables: str) -> int:
     return int(archive.value(from_tables, list(tables)) + archive.value(from_indexes, list(tables)))
 
 
-def test_given_a_long_ledger_then_only_its_end_is_read_and_only_the_last_day(archive: Archive) -> None:
+def test_given_a_long_ledger_then_only_its_last_day_is_read(archive: Archive) -> None:
     load(archive, *[at_noon(days, days) for days in range(1, 5)])
     with psycopg.connect(archive.database_url, autocommit=True) as connection:
         connection.execute("UPDATE load_batches SET committed_at = now() - interval '1 day'")

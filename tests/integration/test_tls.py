@@ -151,7 +151,7 @@ def test_given_another_ca_then_one_line_says_so_and_how_to_mend_it(
 
 
 @pytest.mark.parametrize("store", ["redis", "database"])
-def test_given_a_name_that_the_certificate_does_not_have_then_it_is_refused(secure: Archive, store: str) -> None:
+def test_given_a_name_that_the_certificate_lacks_then_it_is_refused(secure: Archive, store: str) -> None:
     url = f"{store}_url"
     elsewhere = replace(secure, **{url: getattr(secure, url).replace("localhost", "127.0.0.1")})
     secure.push(cdr(1))

@@ -42,7 +42,7 @@ def unite_all(archive: Archive) -> list[United]:
     return [each for each in done if each.renamed or each.united]
 
 
-def test_given_legs_1_then_they_are_the_first_leg_alone_or_with_their_twins(archive: Archive, writer: Writer) -> None:
+def test_given_legs_1_then_they_are_the_first_leg_with_or_without_twin(archive: Archive, writer: Writer) -> None:
     write(writer, *(cdr(n) for n in range(5)), cdr("next day", dialed_at=NEXT_DAY))
     as_0_1_stored(archive, *range(4))
     write(writer, *(api_cdr(n) for n in range(2)), cdr(3, call_trail_number=2))

@@ -218,7 +218,7 @@ def test_a_number_that_numeric_holds_is_stored_exactly(archive: Archive, number:
     assert exactly(archive.value("SELECT payload::text FROM audit_events"))["x"] == Decimal(number)
 
 
-def test_what_only_postgres_refuses_is_a_dead_letter_and_its_neighbours_load(archive: Archive) -> None:
+def test_what_only_postgres_refuses_is_a_dead_letter_its_neighbours_load(archive: Archive) -> None:
     refused = [
         having("1e131072", message=call(call_ref="a")),
         having("[1e-16384]", message=call(call_ref="b")),

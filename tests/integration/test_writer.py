@@ -62,7 +62,7 @@ def took_the_merge_way(writer: Writer, database_url: str) -> bool:
 
 
 @pytest.mark.parametrize("times", [2, 5])
-def test_given_a_message_several_times_in_one_claim_then_it_takes_effect_once(
+def test_given_a_message_repeated_in_one_claim_then_it_takes_effect_once(
     archive: Archive, writer: Writer, times: int
 ) -> None:
     assert write(writer, *[cdr(88)] * times) == Books(claimed=times, inserted=1, unchanged=times - 1)
@@ -130,7 +130,7 @@ def test_given_workers_that_hold_the_same_claim_then_one_takes_effect(
 
 
 @pytest.mark.parametrize("same_claim", [True, False], ids=["the same claim", "another claim with the same calls"])
-def test_given_a_worker_that_froze_in_its_transaction_then_others_get_past_it(
+def test_given_a_worker_frozen_in_its_transaction_then_others_get_past_it(
     archive: Archive, writer: Writer, other: Writer, monkeypatch: pytest.MonkeyPatch, same_claim: bool
 ) -> None:
     batch_id = new_id()
@@ -232,9 +232,7 @@ def test_given_books_that_do_not_balance_then_postgres_refuses_them(
         connection.execute(f"UPDATE load_batches SET {figure} = {figure} + 1")
 
 
-def test_given_only_events_or_only_junk_or_nothing_then_the_claim_is_booked_all_the_same(
-    archive: Archive, writer: Writer
-) -> None:
+def test_given_only_events_or_junk_or_nothing_then_the_claim_is_booked(archive: Archive, writer: Writer) -> None:
     assert write(writer, EVENT, EVENT) == Books(claimed=2, events=2)
     assert write(writer, b"junk") == Books(claimed=1, dead=1)
     assert write(writer) == Books()
@@ -255,7 +253,7 @@ def test_given_only_new_calls_then_they_take_the_fast_way(archive: Archive, writ
 # -- several workers
 
 
-def test_given_a_list_that_repeats_itself_then_the_fast_way_is_not_tried_until_it_brings_news(
+def test_given_a_list_that_repeats_itself_then_the_fast_way_waits_for_news(
     archive: Archive, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
@@ -278,9 +276,7 @@ def test_given_a_list_that_repeats_itself_then_the_fast_way_is_not_tried_until_i
     archive.assert_books_balance()
 
 
-def test_given_workers_with_the_same_calls_in_opposite_orders_then_neither_has_to_give_way(
-    archive: Archive, database_url: str
-) -> None:
+def test_given_workers_with_calls_in_opposite_orders_then_none_gives_way(archive: Archive, database_url: str) -> None:
     calls = range(2_000)
     with engine(database_url) as connections, engine(database_url) as other_connections:
         writer, other = Writer(connections), Writer(other_connections)
@@ -296,7 +292,7 @@ def test_given_workers_with_the_same_calls_in_opposite_orders_then_neither_has_t
     archive.assert_books_balance()
 
 
-def test_given_a_row_that_another_is_writing_then_the_merge_way_waits_for_it(archive: Archive, writer: Writer) -> None:
+def test_given_a_row_that_another_is_writing_then_the_merge_waits_for_it(archive: Archive, writer: Writer) -> None:
     write(writer, cdr("the day's partition"))
     merging = f"{SESSIONS} AND wait_event_type = 'Lock' AND query LIKE '%%INSERT INTO cdrs %%'"
 
@@ -314,7 +310,7 @@ def test_given_a_row_that_another_is_writing_then_the_merge_way_waits_for_it(arc
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "serializable"])
-def test_given_workers_that_contradict_each_other_then_the_order_of_claims_decides(
+def test_given_workers_in_contradiction_then_the_order_of_claims_decides(
     archive: Archive, database_url: str, isolation: str
 ) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -401,7 +397,7 @@ def test_given_nothing_but_refused_rows_then_all_are_dead_letters(archive: Archi
     archive.assert_books_balance()
 
 
-def test_given_an_event_that_postgres_refuses_then_it_alone_is_a_dead_letter(archive: Archive, writer: Writer) -> None:
+def test_given_an_event_that_postgres_refuses_then_it_is_a_dead_letter(archive: Archive, writer: Writer) -> None:
     assert write(writer, EVENT, cdr(1), REFUSED_EVENT, EVENT) == Books(claimed=4, inserted=1, events=2, dead=1)
 
     (letter,) = archive.rows("SELECT position, raw FROM dead_letters")
@@ -421,7 +417,7 @@ def test_given_a_refused_message_then_its_calls_other_versions_load(archive: Arc
 # -- Postgres as it happens to be
 
 
-def test_given_a_server_that_commits_without_waiting_then_our_sessions_wait(archive: Archive) -> None:
+def test_given_a_server_with_asynchronous_commits_then_our_sessions_wait(archive: Archive) -> None:
     with psycopg.connect(archive.database_url, autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{connection.info.dbname}" SET synchronous_commit = off')
 
@@ -441,7 +437,7 @@ def test_given_other_settings_for_clients_then_text_arrives_as_it_was(
     assert (archive.cdr(88)["contact_ref"], archive.cdr(88)["extra"]) == (name, {"note": name})
 
 
-def test_given_a_connection_that_breaks_amid_a_claim_then_it_is_an_outage_and_nothing_took_effect(
+def test_given_a_connection_that_breaks_amid_a_claim_then_no_effect(
     archive: Archive, writer: Writer, caplog: pytest.LogCaptureFixture
 ) -> None:
     messages = [cdr(n) for n in range(3_000)]
@@ -460,7 +456,7 @@ def test_given_a_connection_that_breaks_amid_a_claim_then_it_is_an_outage_and_no
     archive.assert_books_balance()
 
 
-def test_given_messages_with_json_of_every_kind_then_it_is_stored_as_it_was(archive: Archive, writer: Writer) -> None:
+def test_given_messages_with_json_of_every_kind_then_it_is_stored_as_is(archive: Archive, writer: Writer) -> None:
     extra = {"a": None, "b": [1, 2.5, "x", {"c": False}], "d": {"e": 10**30}, "ключ": "\t\"\\'"}
 
     write(writer, cdr(88, **extra))

@@ -30,7 +30,7 @@ def test_given_the_same_person_then_the_hash_is_the_same_and_needs_the_key() -> 
     assert NUMBER not in by_number().hash
 
 
-def test_given_a_row_then_what_stands_beside_the_person_goes_too_and_its_identity_stays() -> None:
+def test_given_a_row_then_the_person_goes_and_its_identity_stays() -> None:
     row = {"number": NUMBER, "contact_ref": CONTACT, "call_ref": NUMBER, "campaign_ref": "2040", "leg": 1, "uuid": None}
     both = {"number": hashed(NUMBER), "contact_ref": hashed(CONTACT)}
     assert by_number().row(row) == by_contact().row(row) == both
@@ -57,7 +57,7 @@ def test_given_a_column_with_the_number_in_it_then_the_number_is_replaced(
     assert by_number().row(before) == {name: value.replace("#", hashed(NUMBER)) for name, value in after.items()}
 
 
-def test_given_json_then_every_other_token_stays_as_it_is_to_the_last_digit() -> None:
+def test_given_json_then_every_other_token_stays_to_the_last_digit() -> None:
     callees = (
         f'{{"callees": [{{"number": "{NUMBER}", "contact_ref": "{CONTACT}"}}, {{"contact_ref": "M1", "number": 741}}],'
         ' "rate": 0.10000000000000000000001, "call_ref": 741484437, "é\\n": 1e400, "big": 741484437000, "x": "M0042"}'
@@ -96,9 +96,7 @@ def test_given_a_short_number_then_only_what_is_called_a_number_is_one() -> None
     ],
 )
 @pytest.mark.parametrize("person", [by_number(), by_contact()])
-def test_given_a_message_in_whatever_state_then_the_person_is_gone_and_all_other_bytes_stay(
-    raw: bytes, person: Person
-) -> None:
+def test_given_any_message_then_only_the_persons_bytes_are_gone(raw: bytes, person: Person) -> None:
     def seen(message: bytes) -> bytes:
         return message.replace(b"\\u0030", b"0")
 

@@ -22,7 +22,7 @@ def runway(*samples: Sample) -> float | None:
     return computed.seconds()
 
 
-def test_given_a_backlog_that_grows_then_it_is_the_free_memory_by_its_growth() -> None:
+def test_given_a_growing_backlog_then_it_is_the_free_memory_by_its_growth() -> None:
     assert runway(sample(10, 0, 200_000), sample(14, 5, 240_000)) == (LIMIT - 240_000) / 10_000
 
 

@@ -185,7 +185,7 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Authority(tmp_path_factory.mktemp("a ca")).ca  # a space in its path
 
 
-def test_a_ca_file_becomes_part_of_the_urls_and_the_certificate_is_verified(ca: Path) -> None:
+def test_a_ca_file_becomes_part_of_the_urls_which_then_verify(ca: Path) -> None:
     settings = load(
         None,
         {
@@ -373,7 +373,7 @@ def test_an_unknown_variable_is_told_with_the_closest_known_one(unknown: str, me
     assert the_problem({unknown: "1"}) == f"{unknown} is unknown: did you mean {meant}?"
 
 
-def test_a_name_that_the_settings_library_would_take_for_itself_is_unknown_too(file: Path) -> None:
+def test_a_name_that_the_settings_library_reserves_is_unknown_too(file: Path) -> None:
     file.write_text('_env_file = "x"')
 
     assert the_problem({}, file) == f"_env_file in {file} is unknown"

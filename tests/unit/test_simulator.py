@@ -90,7 +90,7 @@ def assert_types(payload: dict[str, Any], types: dict[str, type | tuple[type, ..
 # -- the same profile, the same bytes
 
 
-def test_a_profile_yields_the_same_stream_in_another_process_with_another_hash_seed_and_time_zone() -> None:
+def test_a_profile_yields_the_same_stream_in_another_process_and_zone() -> None:
     program = f"""if True:
         import datetime, hashlib
         from etl.lab.simulator import Profile, messages
@@ -143,7 +143,7 @@ def test_mishaps_and_click2dial_take_the_shares_asked_for() -> None:
     assert not [message for message in cdrs(replace(LIVELY, click2dial=0.0)) if message.kind == "cdr"]
 
 
-def test_late_calls_lie_a_day_or_more_before_their_place_in_the_stream_and_others_are_told_as_they_end() -> None:
+def test_late_calls_lie_a_day_or_more_before_their_place_in_the_stream() -> None:
     def behind(profile: Profile) -> list[int]:
         """Seconds by which each call is older than the newest call before it."""
         dialed = [payload(message)["dialed_at"] for message in cdrs(profile)]
@@ -156,7 +156,7 @@ def test_late_calls_lie_a_day_or_more_before_their_place_in_the_stream_and_other
     assert max(behind(replace(LIVELY, dialect="a", late=0.0))) < 3_600
 
 
-def test_without_late_ones_the_calls_fill_the_period_mostly_in_office_hours() -> None:
+def test_without_late_calls_the_period_is_filled_mostly_in_office_hours() -> None:
     dialed = [
         datetime.fromtimestamp(payload(m)["dialed_at"], UTC) for m in cdrs(Profile(cdrs=5000, until=UNTIL, days=3))
     ]
@@ -216,7 +216,7 @@ def test_dialect_a_keeps_to_the_protocol() -> None:
     assert seen == DIALECT_A.keys() | NEWER.keys() | UNDOCUMENTED
 
 
-def test_the_ordinary_message_has_the_13_fields_of_dialect_a_in_about_330_bytes() -> None:
+def test_the_ordinary_message_has_13_fields_in_about_330_bytes() -> None:
     bodies = [message.body for message in cdrs(replace(DOCUMENTED, dialect="a", click2dial=0.0))]
     ordinary = [body for body in bodies if json.loads(body)["payload"].keys() == DIALECT_A.keys()]
     assert len(ordinary) > 0.9 * len(bodies)
@@ -241,7 +241,7 @@ def test_dialect_b_keeps_to_the_protocol_in_both_notations_of_time() -> None:
     assert min(notations[True], notations[False]) > 100
 
 
-def test_some_callees_hang_up_in_the_queue_some_callers_withhold_their_number_and_references_vary() -> None:
+def test_some_hang_up_in_the_queue_and_some_withhold_their_number() -> None:
     calls = [payload(message) for message in cdrs(replace(DOCUMENTED, dialect="a", click2dial=0.0))]
     assert [c for c in calls if c["extension"] is None and c["end_reason"] == "callee_hungup"]
     assert {c["call_dir"] for c in calls if c["number"] == ""} == {"inbound"}
@@ -354,7 +354,7 @@ def test_the_tally_equals_an_independent_count(dialect: Literal["a", "b", "both"
     assert tally.days == Counter((source, day) for source, _, day, _ in calls)
 
 
-def test_play_pushes_every_message_in_order_within_its_kind_and_tells_the_progress() -> None:
+def test_play_pushes_all_in_order_within_their_kind_with_progress() -> None:
     pushed: dict[str, list[bytes]] = defaultdict(list)
     sizes: list[int] = []
     heard: list[int] = []
@@ -374,7 +374,7 @@ def test_play_pushes_every_message_in_order_within_its_kind_and_tells_the_progre
 
 
 @pytest.mark.parametrize("rate", [3.0, 200.0, 1_000_000.0])
-def test_at_a_rate_no_message_is_pushed_before_its_time_and_a_slow_push_is_caught_up_on(rate: float) -> None:
+def test_at_a_rate_no_message_is_early_and_a_slow_push_is_caught_up_on(rate: float) -> None:
     now, pushed = 100.0, 0
 
     def sleep(seconds: float) -> None:

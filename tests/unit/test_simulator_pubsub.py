@@ -130,7 +130,7 @@ def test_agents_log_in_take_calls_wrap_up_and_go_home(profile: Profile) -> None:
     assert seen.keys() == {status for status in AGENT if status}
 
 
-def test_every_call_with_an_agent_was_connected_before_its_cdr_and_no_other_call_was() -> None:
+def test_every_call_with_an_agent_and_no_other_is_connected_before_its_cdr() -> None:
     connections: dict[int, Event] = {}
     for event in published(LIVELY):
         if event.truth == "agents/call":
@@ -179,7 +179,7 @@ def test_the_dialler_starts_first_and_is_stopped_last() -> None:
     assert (statuses[0][0], statuses[-1][0]) == (0, len(events) - 1)
 
 
-def test_payloads_have_the_documented_fields_on_the_channel_of_their_reference() -> None:
+def test_payloads_have_the_documented_fields_on_their_references_channel() -> None:
     seen = set()
     for message in messages(LIVELY):
         if message.kind != "pubsub":
@@ -220,7 +220,7 @@ def test_statistics_add_up_to_the_cdrs() -> None:
         assert stats["timers"]["talk_time"] == sum(cdr["call_time"] for cdr in own)
 
 
-def test_the_tally_of_what_is_published_equals_an_independent_count_and_the_rest_stays_as_without() -> None:
+def test_the_tally_of_what_is_published_equals_an_independent_count() -> None:
     heard: list[tuple[str, bytes]] = []
     tally = play(LIVELY, lambda kind, bodies: None, publish=heard.extend)
     assert heard == [(m.channel, m.body) for m in messages(LIVELY) if m.kind == "pubsub"]
@@ -230,7 +230,7 @@ def test_the_tally_of_what_is_published_equals_an_independent_count_and_the_rest
     assert tally == play(replace(LIVELY, pubsub=False), lambda kind, bodies: None)
 
 
-def test_played_without_a_listener_for_it_a_connection_is_published_before_its_cdr_is_pushed() -> None:
+def test_played_without_listener_a_connection_is_published_before_its_cdr() -> None:
     connected: set[int] = set()
 
     def publish(notices: list[tuple[str, bytes]]) -> None:

@@ -229,7 +229,7 @@ def test_another_name_fills_the_same_column(other: str, field: str, column: str,
 
 
 @pytest.mark.parametrize(("other", "field", "column", "value", "first"), OTHER_NAMES)
-def test_if_both_names_are_there_and_differ_the_first_counts_and_the_other_is_kept(
+def test_if_both_names_are_there_the_first_counts_the_other_is_kept(
     other: str, field: str, column: str, value: Json, first: Json
 ) -> None:
     for message in (call(**{other: value, field: first}), call(**{field: first, other: value})):

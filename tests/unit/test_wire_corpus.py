@@ -12,7 +12,7 @@ from tests.fuzz.properties import check
 from tests.wire import having
 
 
-def test_every_stored_message_has_one_outcome_and_what_decodes_can_be_loaded() -> None:
+def test_every_stored_message_has_one_outcome_and_can_be_loaded_if_decoded() -> None:
     messages = corpus.everything()
     assert len(messages) > len(corpus.protocol()) + 50
     for raw in messages:

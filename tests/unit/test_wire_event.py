@@ -236,7 +236,7 @@ def test_each_event_has_an_id_of_its_own() -> None:
     assert {len(event_id) for event_id in ids} == {16}
 
 
-def test_the_id_depends_on_the_place_in_the_claim_and_not_on_what_stands_before() -> None:
+def test_the_id_depends_on_the_place_in_the_claim_only() -> None:
     others = [cdr(2), b"", event("x", {})]
     assert decoding(*MESSAGES[:2], MESSAGES[2]).events[-1] == decoding(*others[:2], MESSAGES[2]).events[-1]
 
