@@ -62,7 +62,7 @@ def page(found: "Report") -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{_text(heading)}</title>
 <style>
-{(files("etl.cli.report") / "page.css").read_text()}</style>
+{(files("etl.reporting") / "page.css").read_text()}</style>
 </head>
 <body><main>
 {content}
