@@ -9,23 +9,7 @@ from typing import Any
 import typer.main
 
 import etl
-from etl.cli import (  # noqa: F401 (they register)
-    app,
-    check,
-    db,
-    dead,
-    demo,
-    files,
-    forget,
-    lake,
-    listen,
-    report,
-    rollup,
-    run,
-    selftest,
-    simulate,
-    status,
-)
+from etl.cli import registered
 
 DESCRIPTION = "the durable archive of a call centre's dialler"
 
@@ -34,7 +18,7 @@ _MARKUP = re.compile(r"\[/?bold\]")
 
 def page() -> str:
     """In troff's man macros."""
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(registered())
     context = group.make_context("etl", [], resilient_parsing=True)
     lines = [
         f'.TH ETL 1 "" "etl {etl.__version__}"',

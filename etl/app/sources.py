@@ -1,8 +1,6 @@
 """The lists that are loaded, and what their messages are, from settings."""
 
-import time
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 from etl.app.stores import Stores, stores
 from etl.inbox.claims import Source
@@ -14,7 +12,6 @@ from etl.settings import Source as ListSettings
 from etl.wire.cdr import NUMBERS
 from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.faults import Reason
-from etl.wire.ids import uuid7
 from etl.wire.times import from_datetime
 
 # A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
@@ -53,10 +50,6 @@ def sources(settings: Settings, clients: Stores) -> list[Source]:
 def tally_of(settings: Settings) -> Tally:
     """A tally for one process of loaders, all at zero."""
     return Tally([*(source.key for source in settings.sources), SPOOL], [str(reason) for reason in Reason], NUMBERS)
-
-
-def new_id() -> UUID:
-    return uuid7(time.time_ns() // 1_000_000)
 
 
 def decoders_of(settings: Settings) -> dict[str, Decode]:

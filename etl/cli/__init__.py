@@ -44,9 +44,9 @@ def etl(
     pass
 
 
-def main() -> None:
-    """The console script. An error is one line on stderr; a traceback is a bug."""
-    # They register their commands.
+def registered() -> typer.Typer:
+    """The program with all its commands."""
+    # Each registers its own.
     from etl.cli import (  # noqa: F401
         check,
         db,
@@ -64,8 +64,13 @@ def main() -> None:
         status,
     )
 
+    return app
+
+
+def main() -> None:
+    """The console script. An error is one line on stderr; a traceback is a bug."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(registered()(standalone_mode=False))
     except typer.TyperException as error:  # an unknown option or the like
         if message := error.format_message():  # none if the help was printed instead
             _say(f"{message} (try --help)")

@@ -176,10 +176,9 @@ def prune(
     the reason is said."""
     from etl import settings
     from etl.app import lake as lakeside
+    from etl.app.days import last_day_to_drop
 
     with lakeside.opened(settings.load(config, os.environ)) as lake:
-        from etl.app.days import last_day_to_drop
-
         last = last_day_to_drop(keep_days)
         work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, last)]
         _do(work, lambda each, on, _: lake.prune(each, on), "pruning", as_json, lake.would_prune if dry_run else None)

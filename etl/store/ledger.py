@@ -66,6 +66,11 @@ def enter_days(connection: sa.Connection, batch_id: UUID, datasets: Mapping[str,
         connection.execute(insert(load_batch_days), days)
 
 
+def new_id() -> UUID:
+    """Of an entry that is no claim's."""
+    return uuid7(int(datetime.now(UTC).timestamp() * 1_000))
+
+
 def correct(
     connection: sa.Connection,
     dataset: str,
@@ -78,9 +83,14 @@ def correct(
     updated: int = 0,
 ) -> None:
     """An entry of no claim: the day has so many rows more, or less, than were counted, and so many changed."""
-    now = datetime.now(UTC)
-    batch_id = uuid7(int(now.timestamp() * 1_000))
-    about = {"batch_id": batch_id, "worker": worker, "source_key": source_key, "server": "", "claimed_at": now}
+    batch_id = new_id()
+    about = {
+        "batch_id": batch_id,
+        "worker": worker,
+        "source_key": source_key,
+        "server": "",
+        "claimed_at": datetime.now(UTC),
+    }
     connection.execute(insert(load_batches).values({**about, **asdict(books)}))
     of_the_day = {"batch_id": batch_id, "dataset": dataset, "day": day, "inserted": inserted, "updated": updated}
     connection.execute(insert(load_batch_days).values(of_the_day))

@@ -6,13 +6,13 @@ both, and enters it into the ledger.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 
 import sqlalchemy as sa
 
+from etl.store import ledger
 from etl.store.connection import translated
 from etl.store.merge import WAIT_MS
-from etl.wire.ids import uuid7
 
 # Rows in one transaction, in which loaders stay out of the day: half a second.
 AT_ONCE = 10_000
@@ -42,7 +42,7 @@ def unite(engine: sa.Engine, day: date, worker: str) -> United:
     """Until the day has no row of leg 1. Raises `Outage`; what was done until then is done."""
     total = United(day)
     while True:
-        batch_id = uuid7(int(datetime.now(UTC).timestamp() * 1_000))
+        batch_id = ledger.new_id()
         with translated(), engine.begin() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))
             some = connection.execute(_UNITE, {"day": day, "most": AT_ONCE, "id": batch_id, "worker": worker}).one()

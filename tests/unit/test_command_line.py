@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from etl.cli import app
+from etl.cli import registered
 from tests import manual
 
 
@@ -26,7 +26,7 @@ def commands(group: Any, path: str = "etl") -> Iterator[tuple[str, Any]]:
 def test_the_manual_has_every_command_and_option() -> None:
     page = manual.page().replace("\\-", "-")
 
-    everything = list(commands(typer.main.get_command(app)))
+    everything = list(commands(typer.main.get_command(registered())))
     assert len(everything) > 20
     for path, command in everything:
         _, _, section = page.partition(f".SS {path} ")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from etl.cli import demo, selftest, simulate  # noqa: F401  (they register)
 from etl.errors import ConfigurationError, EtlError, Forbidden, LakeError, Outage
 from etl.settings import CONFIG_VARIABLE, PREFIX, Settings, Source
 from etl.wire.faults import Reason
