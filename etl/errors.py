@@ -25,6 +25,10 @@ class Contention(Outage):
     """Another transaction is in the way, for a moment: the same step again will find it gone. Nothing took effect."""
 
 
+class Busy(EtlError):
+    """Another etl does this just now: it needn't be done twice. Nothing took effect."""
+
+
 class RowRefused(EtlError):
     """Postgres refuses the data itself: at least one row of this statement can never be stored as it is."""
 

@@ -123,6 +123,17 @@ def _whole(default: int, low: int, high: int, unit: str) -> Any:
     return Field(default=default, ge=low, le=high, description=f"a whole number of {unit} from {low} to {high}")
 
 
+_A_FILE_MODE = 'octal permissions like "0640", by which at least the owner may read and write'
+
+
+def _file_mode(value: object) -> int:
+    """As `chmod` takes it."""
+    mode = int(value, 8) if isinstance(value, str) and re.fullmatch("[0-7]{3,4}", value) else value
+    if not isinstance(mode, int) or mode & ~0o666 or mode & 0o600 != 0o600:
+        raise ValueError(f"must be {_A_FILE_MODE}")
+    return mode
+
+
 class Source(BaseModel):
     """One Redis list to load from.
 
@@ -197,6 +208,8 @@ class Settings(BaseSettings):
 
     export_url: str = Field(default="./lake", min_length=1, description="a folder, or an s3://, gs:// or abfs:// URL")
     export_grace_minutes: int = _whole(60, 0, 1_440, "minutes")
+    lake_history_days: int = _whole(7, 0, 36_500, "days")
+    lake_file_mode: Annotated[int, BeforeValidator(_file_mode)] = Field(default=0o640, description=_A_FILE_MODE)
     keep_days: int | None = Field(default=None, ge=1, le=36_500, description="a whole number of days from 1 to 36500")
 
     forget_key: SecretStr | None = Field(default=None, min_length=32, description="a secret of 32 characters or more")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from etl.app import lake as lakeside
 from etl.jobs.lake import WRONG, Lake, Outcome
+from etl.lake import layout
 from etl.lake.datasets import DATASETS
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
@@ -37,8 +38,23 @@ def folder(archive: Archive) -> Path:
 
 
 def place(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Path:
-    """A day's folder."""
-    return folder(archive) / dataset / f"{DATASETS[dataset].day}={day}"
+    """A day's folder, for plain readers."""
+    return folder(archive) / layout.folder(DATASETS[dataset], day)
+
+
+def revisions(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> list[Path]:
+    """The files of a day's revisions, the latest last."""
+    return sorted((folder(archive) / layout.revisions(DATASETS[dataset], day)).glob("r*.parquet"))
+
+
+def revision_file(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Path:
+    """The current one's."""
+    known = revision(archive, day, dataset)
+    return folder(archive) / layout.revision(DATASETS[dataset], day, known["revision"], known["sha256"])
+
+
+def manifest_file(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Path:
+    return revision_file(archive, day, dataset).with_suffix(".json")
 
 
 def file(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Path:
@@ -184,6 +200,17 @@ def assert_nothing_half_written_is_read(archive: Archive) -> None:
         assert len(seen_by_a_reader(archive, dataset)) == sum(said_in_the_footer(path)["rows"] for path in paths)
 
 
+def assert_only_what_the_books_know(archive: Archive) -> None:
+    """No file but revisions of the books, their manifests, and the copies for plain readers."""
+    known = set()
+    for row in archive.rows("SELECT dataset, day, revision, sha256 FROM exports"):
+        dataset = DATASETS[row["dataset"]]
+        name = layout.revision(dataset, row["day"], row["revision"], row["sha256"])
+        known |= {name, layout.manifest(name), layout.plain(dataset, row["day"])}
+    paths = {str(path.relative_to(folder(archive))) for path in folder(archive).rglob("*") if not path.is_dir()}
+    assert paths <= known
+
+
 def assert_comes_right(archive: Archive) -> None:
     """Without help: the next export, verification and reconciliation find or make everything equal."""
     wait_until_nobody_is_left(archive)
@@ -201,14 +228,14 @@ def assert_agrees(archive: Archive) -> None:
                 assert compared.verdict not in WRONG, compared
                 if books.revision is None:
                     continue
-                assert opened.verify(dataset, books.day, deep=True) == []
+                found = opened.verify(dataset, books.day, deep=True)
+                assert (found.wrong, found.notes) == ([], [])
                 stored = in_file(archive, books.day, dataset.name)
                 assert len(stored) == books.rows
                 if not books.revision.dropped:
                     assert without_traces(stored) == without_traces(in_postgres(archive, books.day, dataset.name))
     assert_nothing_half_written_is_read(archive)
-    for path in folder(archive).rglob("*"):
-        assert path.is_dir() or path.name in ("part-0.parquet", "_manifest.json"), path
+    assert_only_what_the_books_know(archive)
     assert (
         archive.rows("SELECT * FROM load_batches WHERE claimed <> inserted + updated + unchanged + events + dead") == []
     )

@@ -21,7 +21,7 @@ from etl.settings import Settings
 def check(settings: Settings) -> Iterator[Finding]:
     """Everything that can be looked at, one by one. Raises `ConfigurationError` if a URL is wrong in itself."""
     inbox.connect(settings.inbox_url).close()  # lazy: it looks at the URL only
-    target = Target(settings.export_url)
+    target = Target(settings.export_url, settings.lake_file_mode)
     with engine_of(settings) as engine:
         yield from _of_redis(settings)
         yield from of_postgres(engine)

@@ -5,11 +5,14 @@ that load don't import this.
 import contextlib
 import random
 from collections.abc import Iterator
+from datetime import timedelta
 
 from etl import logs
 from etl.app.days import first_open_day, last_day_to_drop
 from etl.errors import ConfigurationError
+from etl.jobs import sweep as sweeping
 from etl.jobs.lake import Lake, one_by_one
+from etl.jobs.sweep import Swept
 from etl.lake.datasets import DATASETS
 from etl.lake.target import Target
 from etl.settings import Settings
@@ -22,7 +25,7 @@ log = logs.get()
 @contextlib.contextmanager
 def opened(settings: Settings) -> Iterator[Lake]:
     """The archive's lake. Raises `Outage` and `ConfigurationError`."""
-    target = Target(settings.export_url)
+    target = Target(settings.export_url, settings.lake_file_mode)
     engine = store.connect(settings.sqlalchemy_url)
     try:
         schema.check(engine)
@@ -37,6 +40,17 @@ def export(settings: Settings) -> None:
     with opened(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
         one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)
+        swept(settings, lake)
+
+
+def sweep(settings: Settings) -> None:
+    """What nobody needs goes, and plain readers find the current revisions."""
+    with opened(settings) as lake:
+        swept(settings, lake)
+
+
+def swept(settings: Settings, lake: Lake) -> Swept:
+    return sweeping.sweep(lake, timedelta(days=settings.lake_history_days), log)
 
 
 def prune(settings: Settings) -> None:

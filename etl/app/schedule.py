@@ -59,6 +59,7 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
 
     jobs = table(
         export=partial(_aside, "export", settings),
+        sweep=partial(_aside, "sweep", settings),
         prune=partial(_aside, "prune", settings) if settings.keep_days else None,
         partitions=make_partitions,
         unite=unite,
@@ -69,7 +70,7 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
     return Schedule(jobs, partial(locks.alone, engine), log)
 
 
-def _aside(job: Literal["export", "prune", "prove"], settings: Settings, stop: threading.Event) -> None:
+def _aside(job: Literal["export", "sweep", "prune", "prove"], settings: Settings, stop: threading.Event) -> None:
     """In a process of its own; ended when we are to stop, which is as harmless as its death at any other moment."""
     process = _spawn.Process(target=_perform, args=(job, settings), name=f"{settings.worker_name} {job}")
     process.start()
@@ -87,7 +88,7 @@ def _perform(job: str, settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's, who ends us
     logs.configure()
     try:
-        {"export": lake.export, "prune": lake.prune, "prove": lake.prove}[job](settings)
+        {"export": lake.export, "sweep": lake.sweep, "prune": lake.prune, "prove": lake.prove}[job](settings)
     except EtlError as error:
         log.error("job_failed", job=job, error=str(error))
         sys.exit(FAILED)

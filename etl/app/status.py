@@ -276,13 +276,13 @@ def _tried(read: Callable[[], T]) -> tuple[T | None, str | None]:
 
 
 def _export_day(books: DayBooks, first_open_day: date) -> ExportDay:
-    revision = books.revision
+    about = books.revision.about if books.revision else None
     return ExportDay(
         dataset=books.dataset,
         day=books.day,
         rows=books.rows,
-        revision=revision.revision if revision else None,
-        exported_rows=revision.rows if revision else None,
+        revision=about.revision if about else None,
+        exported_rows=about.rows if about else None,
         state=_state(books, first_open_day),
     )
 
@@ -290,12 +290,12 @@ def _export_day(books: DayBooks, first_open_day: date) -> ExportDay:
 def _state(books: DayBooks, first_open_day: date) -> ExportState:
     if books.day >= first_open_day:
         return "open"
+    if books.pending:
+        return "half_way"
     if books.revision is None:
         return "not_exported"
     if changed(books):
         return "changed"
-    if not books.revision.published:
-        return "half_way"
     return "in_the_lake_only" if books.revision.dropped else "up_to_date"
 
 

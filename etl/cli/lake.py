@@ -17,6 +17,7 @@ from etl.cli import FAILED, AsJson, Config, app
 if TYPE_CHECKING:
     from etl.jobs.lake import Outcome
     from etl.lake.datasets import Dataset
+    from etl.lake.verify import Difference
     from etl.store.days import DayBooks
 
 MIB = 1 << 20
@@ -83,13 +84,17 @@ def export(
         for each in _datasets(dataset):
             found = lake.books(each, *period) if period else lake.due(each, open_day)
             work += [(each, books) for books in found]
-        _do(
-            work,
-            lambda each, on, told: lake.export(each, on, told, force),
-            "exporting",
-            as_json,
-            lake.would_export if dry_run else None,
-        )
+        try:
+            _do(
+                work,
+                lambda each, on, told: lake.export(each, on, told, force),
+                "exporting",
+                as_json,
+                lake.would_export if dry_run else None,
+            )
+        finally:
+            if not (period or dry_run):
+                lakeside.swept(configured, lake)
 
 
 @app.command(epilog="Examples: [bold]etl verify[/bold] · [bold]etl verify --day 2026-11-21 --deep[/bold]")
@@ -105,36 +110,44 @@ def verify(
     """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
     from etl import settings
     from etl.app import lake as lakeside
-    from etl.errors import LakeError
+    from etl.errors import Busy, LakeError
     from etl.lake.verify import Difference
 
     with lakeside.opened(settings.load(config, os.environ)) as lake:
         work = [
             (each, books)
             for each in _datasets(dataset)
-            for books in lake.books(each, day or date.min, day or date.max)
-            if books.revision
+            for books in lake.verifiable(each, day or date.min, day or date.max)
         ]
         if day and not work:
             raise LakeError(f"{day} was never exported")
-        differences: list[Difference] = []
+        wrong: list[Difference] = []
+        notes: list[Difference] = []
         with _progress("verifying", work, as_json) as told:
             for each, books in work:
                 try:
-                    differences += lake.verify(each, books.day, deep)
-                except LakeError as error:
-                    differences.append(Difference(each.name, books.day, "file", "readable", str(error)))
+                    found = lake.verify(each, books.day, deep)
+                    wrong, notes = wrong + found.wrong, notes + found.notes
+                except (Busy, LakeError) as error:
+                    wrong.append(Difference(each.name, books.day, "file", "readable", str(error)))
                 told(books.rows)
-    _print_differences(differences, len(work), as_json)
-    raise typer.Exit(FAILED if differences else 0)
+    _print_differences(wrong, len(work), as_json, notes)
+    raise typer.Exit(FAILED if wrong else 0)
 
 
 @app.command(
     epilog="Examples: [bold]etl restore --day 2026-11-21[/bold] · [bold]etl restore --day 2026-11-21 --into "
-    "november[/bold] · [bold]etl restore --day 2026-11-21 --prove[/bold]"
+    "november[/bold] · [bold]etl restore --day 2026-11-21 --prove[/bold] · [bold]etl restore --all-missing[/bold]"
 )
 def restore(
-    day: Annotated[date, typer.Option("--day", parser=a_day, metavar="DAY", help="The day (UTC).")],
+    day: Day = None,
+    all_missing: Annotated[
+        bool,
+        typer.Option(
+            "--all-missing",
+            help="Every day of which the lake has more than the books know: after Postgres was set back.",
+        ),
+    ] = False,
     config: Config = None,
     dataset: ThisDataset = None,
     into: Annotated[
@@ -153,9 +166,15 @@ def restore(
 
     if into and prove:
         raise typer.BadParameter("either --into or --prove")
+    if (day is None) != all_missing:
+        raise typer.BadParameter("either --day or --all-missing")
     with lakeside.opened(settings.load(config, os.environ)) as lake:
-        work = [(each, books) for each in _datasets(dataset) for books in lake.restorable(each, day)]
-        if not work:
+        work = [
+            (each, books)
+            for each in _datasets(dataset)
+            for books in (lake.restorable(each, day) if day else lake.missing(each))
+        ]
+        if day and not work:
             raise LakeError(f"{day} was never exported")
 
         def one(each: "Dataset", on: date, told: Callable[[int], None]) -> "Outcome":
@@ -312,13 +331,19 @@ def _print(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         )
 
 
-def _print_differences(differences: Sequence[Any], days: int, as_json: bool) -> None:
+def _print_differences(
+    differences: Sequence["Difference"], days: int, as_json: bool, notes: Sequence["Difference"] = ()
+) -> None:
     from etl.cli.printing import out, print_rows
 
     if as_json:
-        rows = [{**each._asdict(), "day": str(each.day)} for each in differences]
-        typer.echo(json.dumps({"verified": days, "differences": rows}))
-    elif differences:
-        print_rows(("dataset", "day", "what", "expected", "found"), [tuple(each) for each in differences])
+        rows, others = ([{**each._asdict(), "day": str(each.day)} for each in some] for some in (differences, notes))
+        typer.echo(json.dumps({"verified": days, "differences": rows, "notes": others}))
+        return
+    columns = ("dataset", "day", "what", "expected", "found")
+    if notes:
+        print_rows(columns, [tuple(each) for each in notes])
+    if differences:
+        print_rows(columns, [tuple(each) for each in differences])
     else:
         out.print(f"{days:,} files are what the books say")

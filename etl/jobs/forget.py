@@ -54,9 +54,9 @@ def count(engine: Engine, lake: Lake, person: Person, days: Work, told: Told) ->
     found = Found()
     for dataset, books in days:
         in_postgres = forget.count(engine, dataset.table, person, books.day)
-        in_lake = lake.search(dataset, books.day, person) if books.revision else 0
-        if in_postgres or in_lake:
-            found.days.append(OfADay(dataset.name, books.day, in_postgres, in_lake))
+        current, others = lake.search(dataset, books.day, person)
+        if in_postgres or current or others:
+            found.days.append(OfADay(dataset.name, books.day, in_postgres, current or others))
         told(books.rows)
     for table in forget.UNDATED:
         found.undated[table.name] = forget.count(engine, table, person)
@@ -86,22 +86,24 @@ def _day(
     engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, dataset: Dataset, books: DayBooks
 ) -> OfADay:
     day = books.day
-    in_lake = lake.search(dataset, day, person) if books.revision else 0
+    current, others = lake.search(dataset, day, person)
     dropped = books.revision is not None and books.revision.dropped
-    if in_lake and dropped:
+    if current and dropped:
         lake.restore(dataset, day, _ignore)
     erased = forget.erase(engine, dataset.table, person, receipt, worker, day)
-    if not (erased or in_lake):
+    if not (erased or current or others):
         return OfADay(dataset.name, day, 0, 0)
     lake.clear(dataset, day)
     if any(each.revision for each in lake.books(dataset, day, day)):  # by now: an export may have been under way
-        lake.export(dataset, day, _ignore)
-        if lake.search(dataset, day, person):
-            raise LakeError("the file still has the person: somebody else was at work on this day; run it again")
+        if erased or current:
+            lake.export(dataset, day, _ignore)
+        lake.erase_history(dataset, day)
+        if any(lake.search(dataset, day, person)):
+            raise LakeError("a file still has the person: somebody else was at work on this day; run it again")
         forget.count_file(engine, receipt)
-        if dropped:  # as it was; if it can't be, the next prune does it
+        if dropped and current:  # as it was; if it can't be, the next prune does it
             lake.prune(dataset, day)
-    return OfADay(dataset.name, day, erased, in_lake)
+    return OfADay(dataset.name, day, erased, current or others)
 
 
 def _ignore(_rows: int) -> None:

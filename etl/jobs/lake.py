@@ -1,28 +1,30 @@
 """Days on their way between Postgres and the lake: export, restore, prune. Where a row is if we die:
 
-    export    draft → enter → publish → describe → confirm    in Postgres, all the time
-    restore   stage → load back                               in the lake, and from the commit on in Postgres too
-    prune     verify, every row → drop                        in both, and from the commit on in the lake
+    export    draft → enter → publish → confirm → copy    in Postgres, all the time
+    restore   stage → load back                           in the lake, and from the commit on in Postgres too
+    prune     verify, every row → drop                    in both, and from the commit on in the lake
 
 Each day is held under its lock meanwhile. A late CDR for a day that Postgres forgot is in a partition of its own until
 the next export: that restores the day first, so that the file never loses a row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any, Literal
 
-from etl.errors import Contention, EtlError, LakeError
-from etl.lake import export, restore, search, verify
+from etl.errors import Busy, Contention, EtlError, LakeError
+from etl.jobs.held_day import HeldDay
+from etl.lake import export, layout, restore, search, verify
 from etl.lake.datasets import Dataset
-from etl.lake.target import Target
+from etl.lake.export import Progress
+from etl.lake.target import Draft, Target
 from etl.lake.verify import Difference
 from etl.reporting import twins
 from etl.store import days, partitions, unite
 from etl.store.connection import Engine
-from etl.store.days import Day, DayBooks, Revision, Snapshot, changed
+from etl.store.days import DayBooks, Snapshot, changed
 from etl.store.tables import cdrs
 from etl.store.unite import United
 from etl.wire.erasure import Person
@@ -31,7 +33,6 @@ from etl.wire.manifest import Manifest
 # Verdicts of `compare` that somebody must do something about.
 WRONG = frozenset({"unequal", "unreadable"})
 What = Literal["due", "exported", "unchanged", "restored", "proved", "dropped", "kept", "busy", "failed"]
-Told = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,14 @@ class Outcome:
     bytes: int = 0
     why: str = ""
     differences: list[Difference] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What isn't as the books say: what is wrong, and what is worth to know and isn't."""
+
+    wrong: list[Difference] = field(default_factory=list)
+    notes: list[Difference] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +73,31 @@ class Comparison:
 
 
 class Lake:
-    """One archive's lake and Postgres: every operation takes one day. They raise `EtlError` with day and file named."""
+    """One archive's lake and Postgres: every operation takes one day, and raises `EtlError` with day and file named;
+    `Busy` if another etl holds the day."""
 
     def __init__(self, engine: Engine, uri: str, target: Target, worker: str, log: Any) -> None:
         """`uri` is for libpq, and leads where `engine` does."""
-        self._engine = engine
+        self.engine = engine
+        self.target = target
         self._uri = uri
-        self._target = target
         self._worker = worker
         self._log = log
 
     def books(self, dataset: Dataset, first: date, last: date) -> list[DayBooks]:
-        """Every day of the period that the ledger or the lake knows."""
-        return days.books(self._engine, dataset.table, first, last)
+        """Every day of the period that the ledger, the lake's books, the lake itself or a partition has."""
+        known = {books.day: books for books in days.books(self.engine, dataset.table, first, last)}
+        others = {*self._in_the_lake(dataset, first if first == last else None)}
+        others |= {*partitions.with_rows(self.engine, dataset.table, {*known})}
+        for day in others - known.keys():
+            if first <= day <= last:
+                known[day] = DayBooks(dataset.name, day, 0, 0)
+        return [known[day] for day in sorted(known)]
 
     def due(self, dataset: Dataset, before: date) -> list[DayBooks]:
-        """The days before `before` that an export is due for: changed, or left half-way."""
+        """The days before `before` that an export is due for: changed, left half-way, or unknown to the books."""
         known = self.books(dataset, date.min, before - timedelta(days=1))
-        return [books for books in known if changed(books) or (books.revision and not books.revision.published)]
+        return [each for each in known if changed(each) or each.pending or not (each.revision or each.entries)]
 
     def would_export(self, books: DayBooks) -> Outcome:
         """What `export` is going to do, as far as the books tell."""
@@ -93,272 +109,346 @@ class Lake:
         return _prevented(books) or _outcome(books, "due", why="if its file proves equal")
 
     def exported(self, dataset: Dataset) -> list[DayBooks]:
-        """The days that the lake has."""
-        return [books for books in self.books(dataset, date.min, date.max) if books.revision]
+        """The days of which the books have a revision."""
+        return [books for books in days.books(self.engine, dataset.table, date.min, date.max) if books.revision]
 
     def prunable(self, dataset: Dataset, last: date) -> list[DayBooks]:
-        """The days up to `last` that Postgres hasn't forgotten."""
-        known = self.books(dataset, date.min, last)
+        """The days up to `last` that Postgres hasn't dropped."""
+        known = days.books(self.engine, dataset.table, date.min, last)
         return [books for books in known if changed(books) or not (books.revision and books.revision.dropped)]
 
     def restorable(self, dataset: Dataset, day: date) -> list[DayBooks]:
         """The day, if the lake has it, whether or not these books know."""
-        books = self.books(dataset, day, day)
-        if any(each.revision for each in books):
-            return books
-        return (books or [DayBooks(dataset.name, day, 0, 0, None)]) if self._target.manifest(dataset, day) else []
+        return self.verifiable(dataset, day, day)
+
+    def verifiable(self, dataset: Dataset, first: date, last: date) -> list[DayBooks]:
+        """The days of the period that the lake has, by its books or by its files."""
+        in_the_lake = self._in_the_lake(dataset, first if first == last else None)
+        return [books for books in self.books(dataset, first, last) if books.revision or books.day in in_the_lake]
+
+    def missing(self, dataset: Dataset) -> list[DayBooks]:
+        """The days of which the lake has a revision that is newer than all that the books know, or that only the lake
+        has: after Postgres was set back, or where the books begin anew."""
+        latest = self._in_the_lake(dataset)
+        known = self.books(dataset, date.min, date.max)
+        return [
+            books
+            for books in known
+            if latest.get(books.day, -1) > (books.revision.about.revision if books.revision else -1)
+        ]
 
     def unite(self, first: date, last: date) -> list[United]:
         """Every day of the period that had calls stored as leg 1 by 0.1, now one row each."""
-        of_the_period = [day for day in unite.days(self._engine) if first <= day <= last]
-        done = [unite.unite(self._engine, day, self._worker) for day in of_the_period]
+        of_the_period = [day for day in unite.days(self.engine) if first <= day <= last]
+        done = [unite.unite(self.engine, day, self._worker) for day in of_the_period]
         return [each for each in done if each.renamed or each.united]
 
-    def search(self, dataset: Dataset, day: date, person: Person) -> int:
-        """The person's rows in the day's file."""
-        return search.count(self._target, dataset, day, person)
+    def search(self, dataset: Dataset, day: date, person: Person) -> tuple[int, int]:
+        """The person's rows in the day's current revision, and in all other files of the day."""
+        revision = days.look(self.engine, dataset.table, day)[0].revision
+        files = self.target.files(layout.revisions(dataset, day))
+        current = layout.revision(dataset, day, revision.about.revision, revision.about.sha256) if revision else ""
+        names = [name.path for name in layout.of_revisions(file.name for file in files)]
+        if revision and current not in names:  # of a 0.1, until it's taken over
+            names.append(current := layout.plain(dataset, day))
+        found = {name: search.count(self.target, name, dataset, person) for name in names}
+        return found.pop(current, 0), sum(found.values())
 
     def clear(self, dataset: Dataset, day: date) -> None:
         """Whatever somebody who died left aside of the day, in the lake or in Postgres, goes."""
-        with days.hold(self._engine, dataset.table, day) as held:
-            if held is None:
-                raise LakeError(f"{dataset.name} {day}: another etl holds this day just now; try again")
-            with self._target.draft(dataset, day), held.staging():
-                pass
+        with self.hold(dataset, day) as held, held.day.staging():
+            pass
+
+    def erase_history(self, dataset: Dataset, day: date) -> None:
+        """Of the day's revisions the current one alone stays."""
+        with self.hold(dataset, day) as held:
+            held.erase_history()
 
     def compare(self, dataset: Dataset, day: date) -> Comparison:
         """What each book says of a day, side by side, whoever is at work there."""
-        books, partition = days.look(self._engine, dataset.table, day)
-        pairs = twins.count(self._engine, day) if partition is not None and dataset.table is cdrs else None
+        books, partition = days.look(self.engine, dataset.table, day)
+        pairs = twins.count(self.engine, day) if partition is not None and dataset.table is cdrs else None
+        latest = self._in_the_lake(dataset, day).get(day)
         try:
-            in_file = verify.count_rows(self._target, dataset, day)
+            in_file = self._rows_in_file(dataset, books)
         except LakeError as error:
             return Comparison(dataset.name, day, books.rows, partition, None, "unreadable", str(error), pairs)
-        if days.look(self._engine, dataset.table, day)[0].revision != books.revision:
+        if days.look(self.engine, dataset.table, day)[0].revision != books.revision:
             return self.compare(dataset, day)  # the file may be another one by now
-        verdict, why = _verdict(books, partition, in_file)
+        verdict, why = _verdict(books, partition, in_file, latest)
         return Comparison(dataset.name, day, books.rows, partition, in_file, verdict, why, pairs)
 
-    def export(self, dataset: Dataset, day: date, told: Told, force: bool = False) -> Outcome:
+    def export(self, dataset: Dataset, day: date, progress: Progress, force: bool = False) -> Outcome:
         """Bring the lake's revision of the day up to date. With `force` although nothing changed, and although rows
         are missing that the ledger knows of."""
-        with days.hold(self._engine, dataset.table, day) as held:
-            if held is None:
-                return Outcome(dataset.name, day, "busy", why="another etl holds this day")
-            self._settle(held, dataset)
+        with self.hold(dataset, day) as held:
             books = held.books()
+            self._check_lineage(held, books)
+            if not (books.entries or books.revision):
+                raise LakeError(f"{dataset.name} {day}: there are rows of which the ledger knows none")
             if not force and not changed(books):
                 return _outcome(books, "unchanged")
-            self._check_lineage(held, dataset, books)
             if books.revision and books.revision.dropped:
-                self._bring_back(held, dataset, books.revision, told)
-            return self._export(held, dataset, told, force)
+                self._bring_back(held, books.revision.about, progress)
+            return self._export(held, progress, force)
 
-    def restore(self, dataset: Dataset, day: date, told: Told, into: str | None = None) -> Outcome:
+    def restore(self, dataset: Dataset, day: date, progress: Progress, into: str | None = None) -> Outcome:
         """Bring the file's rows back into their partition, or into a schema of their own."""
-        with days.hold(self._engine, dataset.table, day) as held:
-            if held is None:
-                return Outcome(dataset.name, day, "busy", why="another etl holds this day")
-            self._settle(held, dataset)
-            revision = self._revision_in_the_lake(held, dataset)
+        with self.hold(dataset, day) as held:
+            about, name = self._to_restore(held)
             if into is None:
-                returned = self._bring_back(held, dataset, revision, told)
+                returned = self._bring_back(held, about, progress)
                 return _outcome(held.books(), "restored", rows=returned, why="" if returned else "nothing was missing")
-            self._check_file(dataset, revision)
-            with held.staging() as staging:
-                restore.bring(self._target, dataset, day, self._uri, staging, told)
-                returned = held.copy_into(into, staging)
+            with held.day.staging() as staging:
+                restore.bring(self.target, name, dataset, about, self._uri, staging, progress)
+                returned = held.day.copy_into(into, staging)
             return _outcome(held.books(), "restored", rows=returned, why=f"in {into}.{dataset.name}")
 
-    def prove(self, dataset: Dataset, day: date, told: Told) -> Outcome:
+    def prove(self, dataset: Dataset, day: date, progress: Progress) -> Outcome:
         """Restore the day into a table aside, compare it with the day in Postgres, if that is still there and has not
         changed since, and throw it away."""
-        with days.hold(self._engine, dataset.table, day) as held:
-            if held is None:
-                return Outcome(dataset.name, day, "busy", why="another etl holds this day")
-            self._settle(held, dataset)
-            revision = self._revision_in_the_lake(held, dataset)
-            self._check_file(dataset, revision)
+        with self.hold(dataset, day) as held:
+            about, name = self._to_restore(held)
             books = held.books()
-            comparable = not revision.dropped and not changed(books)
-            with held.staging() as staging:
-                restore.bring(self._target, dataset, day, self._uri, staging, told)
-                rows, differing = held.try_out(staging, comparable)
-            if rows != revision.rows or differing:
-                other = f"{rows:,} rows instead of {revision.rows:,}, {differing:,} of which differ from Postgres'"
+            known = books.revision if books.revision and books.revision.is_same(about) else None
+            comparable = known is not None and not known.dropped and not changed(books)
+            with held.day.staging() as staging:
+                restore.bring(self.target, name, dataset, about, self._uri, staging, progress)
+                rows, differing = held.day.try_out(staging, comparable)
+            if rows != about.rows or differing:
+                other = f"{rows:,} rows instead of {about.rows:,}, {differing:,} of which differ from Postgres'"
                 return _outcome(books, "failed", rows=rows, why=f"restored, there were {other}")
-            return _outcome(
-                books, "proved", rows=rows, why="" if comparable else "Postgres has nothing to compare with"
-            )
+            why = "" if comparable else "Postgres has nothing to compare with"
+            return _outcome(books, "proved", rows=rows, why=why)
 
-    def verify(self, dataset: Dataset, day: date, deep: bool) -> list[Difference]:
-        """What isn't as the books say. `deep` compares every row with Postgres, if the day is still there."""
-        with days.hold(self._engine, dataset.table, day) as held:
-            if held is None:
-                raise LakeError(f"{dataset.name} {day}: another etl holds this day just now; try again")
-            self._settle(held, dataset)
-            revision = held.books().revision
-            if revision is None:
-                return [Difference(dataset.name, day, "revision", "one in the books", "none: never exported")]
-            found = verify.shallow(self._target, dataset, _manifest(revision))
-            if not found and deep and not revision.dropped:
-                books, found = self._deep(held, dataset)
-                if found and books.entries != revision.entries:
-                    entries = f"{books.entries} ledger entries"
-                    late = Difference(dataset.name, day, "changes since", f"{revision.entries} ledger entries", entries)
-                    found = [late, *found]
+    def verify(self, dataset: Dataset, day: date, deep: bool) -> Findings:
+        """What isn't as the books say. `deep` compares every row with Postgres, if the day is still there. A copy for
+        plain readers that isn't the current revision is renewed, unless only that copy has what it holds."""
+        with self.hold(dataset, day) as held:
+            books, found = held.books(), Findings()
+            self._look_around(held, books, found)
+            if books.revision is None:
+                found.wrong.append(
+                    Difference(dataset.name, day, "revision", "one in the books", "none: never exported")
+                )
+                return found
+            about, name = books.revision.about, held.name(books.revision.about)
+            of_the_file = verify.shallow(self.target, name, dataset, about)
+            if not of_the_file and deep and not books.revision.dropped:
+                books, of_the_file = self._deep(held, about)
+                if of_the_file and books.entries != about.entries:
+                    entries = (f"{about.entries} ledger entries", f"{books.entries} ledger entries")
+                    of_the_file = [Difference(dataset.name, day, "changes since", *entries), *of_the_file]
+            found.wrong += of_the_file
+            if not of_the_file:
+                self._renew(held, books, found)
             return found
 
     def prune(self, dataset: Dataset, day: date) -> Outcome:
-        """Let Postgres forget the day, if its file was proved equal just now and nothing has arrived since."""
-        with days.hold(self._engine, dataset.table, day) as held:
-            if held is None:
-                return Outcome(dataset.name, day, "busy", why="another etl holds this day")
-            self._settle(held, dataset)
+        """Let Postgres drop the day, if its file was proved equal just now and nothing has arrived since."""
+        with self.hold(dataset, day) as held:
             books = held.books()
-            return _prevented(books) or self._drop(held, dataset, books)
+            return _prevented(books) or self._drop(held, books)
 
-    def _drop(self, held: Day, dataset: Dataset, books: DayBooks) -> Outcome:
-        revision = self._revision_in_the_lake(held, dataset)
-        if revision != books.revision:
-            raise LakeError(f"{self._target.path(dataset, held.day)} is revision {revision.revision}, unknown here")
-        if found := verify.shallow(self._target, dataset, _manifest(revision)) or self._deep(held, dataset)[1]:
+    @contextmanager
+    def hold(self, dataset: Dataset, day: date) -> Iterator[HeldDay]:
+        """The day under its lock, with nothing left half-way."""
+        with days.hold(self.engine, dataset.table, day) as locked:
+            if locked is None:
+                raise Busy(f"{dataset.name} {day}: another etl holds this day just now; try again")
+            held = HeldDay(locked, dataset, self.target, self._worker, self._log)
+            held.settle()
+            yield held
+
+    def _drop(self, held: HeldDay, books: DayBooks) -> Outcome:
+        self._check_lineage(held, books)
+        assert books.revision  # noqa: S101  (else something would have prevented it)
+        about = books.revision.about
+        found = verify.shallow(self.target, held.name(about), held.dataset, about) or self._deep(held, about)[1]
+        if found:
             return _outcome(books, "failed", why="the file isn't what Postgres holds", differences=found)
         try:
-            dropped = held.drop(revision)
+            dropped = held.day.drop(about)
         except Contention:
             return _outcome(books, "kept", why="loaders were at work in the table; try again")
         return _outcome(books, "dropped") if dropped else _outcome(books, "kept", why="something arrived meanwhile")
 
-    def _export(self, held: Day, dataset: Dataset, told: Told, force: bool) -> Outcome:
-        with self._target.draft(dataset, held.day) as draft:
-            with held.snapshot() as snapshot:
+    def _export(self, held: HeldDay, progress: Progress, force: bool) -> Outcome:
+        dataset, day = held.dataset, held.day.day
+        with held.draft() as draft:
+            with held.day.snapshot() as snapshot:
                 books = snapshot.books
-                known = books.revision
+                known = books.revision.about if books.revision else None
                 # The same ledger makes the same revision, and then the same rows make the same bytes.
-                number = 1 if known is None else known.revision + (books.entries != known.entries)
-                about = self._write(snapshot, dataset, draft, number, told)
-                if known and known.revision == about.revision and known.sha256 != about.sha256:
-                    about = self._write(snapshot, dataset, draft, number + 1, told)
+                same = known is not None and books.entries == known.entries
+                about = self._write(held, snapshot, draft, known.revision if known and same else None, progress)
+                if known and about.sha256 == known.sha256 and not self._damage(held, known):
+                    return _outcome(books, "unchanged", why="the same bytes again")
+                if known and about.revision == known.revision:  # a revision never becomes another
+                    about = self._write(held, snapshot, draft, None, progress)
             if about.rows != books.rows and not force:
                 raise LakeError(
-                    f"{dataset.name} {held.day}: Postgres holds {about.rows:,} rows and the ledger says {books.rows:,}."
-                    f" `etl restore --dataset {dataset.name} --day {held.day}` brings back what the lake has,"
+                    f"{dataset.name} {day}: Postgres holds {about.rows:,} rows and the ledger says {books.rows:,}."
+                    f" `etl restore --dataset {dataset.name} --day {day}` brings back what the lake has,"
                     " --force exports what is there"
                 )
-            # Unless somebody did something to them, in the lake.
-            if known and known.sha256 == about.sha256 and not verify.shallow(self._target, dataset, about):
-                return _outcome(books, "unchanged", why="the same bytes again")
-            revision = _revision(about, self._target.url)
-            held.enter(revision)
-            self._target.publish(draft, dataset, held.day)
-        self._target.describe(about, dataset, held.day)
-        held.confirm(revision)
+            held.publish(draft, about)
         return _outcome(held.books(), "exported")
 
-    def _write(self, snapshot: Snapshot, dataset: Dataset, draft: Path, number: int, told: Told) -> Manifest:
-        day, entries = snapshot.books.day, snapshot.books.entries
-        return export.write(self._uri, snapshot.id, dataset, day, draft, revision=number, entries=entries, told=told)
+    def _write(
+        self, held: HeldDay, snapshot: Snapshot, draft: Draft, number: int | None, progress: Progress
+    ) -> Manifest:
+        return export.write(
+            self._uri,
+            snapshot.id,
+            held.dataset,
+            held.day.day,
+            draft.place,
+            revision=number or snapshot.next_number,
+            entries=snapshot.books.entries,
+            progress=progress,
+        )
 
-    def _settle(self, held: Day, dataset: Dataset) -> None:
-        """Finish, or undo, what somebody who died had begun: the file itself says which."""
-        revision = held.books().revision
-        if revision is None or revision.published:
-            return
-        if self._target.fingerprint(dataset, held.day) == (revision.bytes, revision.sha256):
-            self._target.describe(_manifest(revision), dataset, held.day)
-            held.confirm(revision)
-        else:
-            held.withdraw(revision)
-        self._log.warning("export_settled", dataset=dataset.name, day=str(held.day), revision=revision.revision)
+    def _damage(self, held: HeldDay, about: Manifest) -> list[Difference]:
+        return verify.shallow(self.target, held.name(about), held.dataset, about)
 
-    def _check_lineage(self, held: Day, dataset: Dataset, books: DayBooks) -> None:
+    def _check_lineage(self, held: HeldDay, books: DayBooks) -> None:
         """What lies in the lake was made by these books: else a database that was set back, or another archive, would
-        replace rows that it doesn't know of."""
-        beside = self._target.manifest(dataset, held.day)
-        known = _manifest(books.revision) if books.revision else None
-        if beside is not None and beside != known:
+        go on beside rows that it doesn't know of."""
+        known = books.revision.about if books.revision else None
+        if stranger := held.newest_stranger(books):
             raise LakeError(
-                f"{self._target.path(dataset, held.day)} is revision {beside.revision}, and these books know"
+                f"{self.target.path(stranger.name)} is revision {stranger.about.revision}, and these books know"
                 f" {f'revision {known.revision}, which is another' if known else 'none'}: is it another archive's, or"
-                f" was Postgres set back? `etl restore --dataset {dataset.name} --day {held.day}` takes its rows over"
+                f" was Postgres set back? `etl restore --dataset {held.dataset.name} --day {held.day.day}` takes its"
+                " rows over"
             )
-        if beside is None and known is None and self._target.exists(dataset, held.day):
+        if known is None and held.looks_plain(books) == "damaged":
             raise LakeError(
-                f"{self._target.path(dataset, held.day)}: these books know of no such file, and no manifest says what"
-                " it is: look whose it is, and move it away"
+                f"{self.target.path(held.plain)}: these books know of no such file, and it doesn't say what it is:"
+                " look whose it is, and move it away"
             )
         if known and known.entries > books.entries:
             raise LakeError(
-                f"{dataset.name} {held.day}: revision {known.revision} contains {known.entries} ledger entries, and"
-                f" Postgres has {books.entries} of them: was it set back?"
+                f"{held.dataset.name} {held.day.day}: revision {known.revision} contains {known.entries} ledger"
+                f" entries, and Postgres has {books.entries} of them: was it set back?"
             )
 
-    def _revision_in_the_lake(self, held: Day, dataset: Dataset) -> Revision:
-        """The revision that lies in the lake, whether or not these books know it."""
-        known = held.books().revision
-        beside = self._target.manifest(dataset, held.day)
-        place = self._target.path(dataset, held.day)
-        if beside is None or (known and _manifest(known) == beside):
-            if known is None:
-                raise LakeError(f"{place}: there is no such revision")
-            return known
-        if known and known.revision >= beside.revision:
-            raise LakeError(
-                f"{place} is revision {beside.revision}, and the books know revision {known.revision}, which is"
-                f" another: see `etl verify --dataset {dataset.name} --day {held.day}`"
-            )
-        # The books can't vouch for the manifest: the file must.
-        if found := verify.shallow(self._target, dataset, beside):
-            differing = ", ".join(difference.what for difference in found)
-            raise LakeError(f"{place} isn't what the manifest beside it says, and the books don't know it: {differing}")
-        return _revision(beside, self._target.url)
+    def _to_restore(self, held: HeldDay) -> tuple[Manifest, str]:
+        """The revision that the lake has, whether or not these books know it, and its file's name."""
+        books = held.books()
+        if stranger := held.newest_stranger(books):
+            return stranger.about, stranger.name
+        if books.revision is None:
+            raise LakeError(f"{self.target.path(held.plain)}: there is no such revision")
+        held.check_file(books.revision)
+        return books.revision.about, held.name(books.revision.about)
 
-    def _bring_back(self, held: Day, dataset: Dataset, revision: Revision, told: Told) -> int:
-        self._check_file(dataset, revision)
-        partitions.ensure(self._engine, dataset.table, [held.day])
-        with held.staging() as staging:
-            rows = restore.bring(self._target, dataset, held.day, self._uri, staging, told)
-            if rows != revision.rows:
-                raise LakeError(f"{self._target.path(dataset, held.day)}: {revision.rows} rows expected, {rows} read")
-            met = held.load_back(staging, revision, self._worker)
+    def _bring_back(self, held: HeldDay, about: Manifest, progress: Progress) -> int:
+        books = held.books()
+        if not (books.revision and books.revision.is_same(about)):
+            for stranger in held.strangers():
+                if stranger.about == about:
+                    held.take_over(stranger)
+        partitions.ensure(self.engine, held.dataset.table, [held.day.day])
+        with held.day.staging() as staging:
+            restore.bring(self.target, held.name(about), held.dataset, about, self._uri, staging, progress)
+            reunited = held.day.load_back(staging, about, self.target.url, self._worker)
         self._log.info(
             "day_restored",
-            dataset=dataset.name,
-            day=str(held.day),
-            revision=revision.revision,
-            returned=met.returned,
-            met=met.met,
-            changed=met.changed,
+            dataset=held.dataset.name,
+            day=str(held.day.day),
+            revision=about.revision,
+            returned=reunited.returned,
+            met=reunited.met,
+            changed=reunited.changed,
         )
-        return met.returned
+        return reunited.returned
 
-    def _check_file(self, dataset: Dataset, revision: Revision) -> None:
-        found = self._target.fingerprint(dataset, revision.day)
-        if found != (revision.bytes, revision.sha256):
-            is_not = "is missing" if found is None else f"isn't revision {revision.revision} any more"
-            elsewhere = "" if revision.url == self._target.url else f" (it was published to {revision.url})"
-            raise LakeError(f"{self._target.path(dataset, revision.day)} {is_not}{elsewhere}")
+    def _deep(self, held: HeldDay, about: Manifest) -> tuple[DayBooks, list[Difference]]:
+        with held.day.snapshot() as snapshot:
+            found = verify.deep(self.target, held.name(about), held.dataset, held.day.day, self._uri, snapshot.id)
+            return snapshot.books, found
 
-    def _deep(self, held: Day, dataset: Dataset) -> tuple[DayBooks, list[Difference]]:
-        with held.snapshot() as snapshot:
-            return snapshot.books, verify.deep(self._target, dataset, held.day, self._uri, snapshot.id)
+    def _in_the_lake(self, dataset: Dataset, day: date | None = None) -> dict[date, int]:
+        """The latest revision of each day, by the names of the lake's files; 0 where there is none but a 0.1's file."""
+        if day:
+            folders = [layout.revisions(dataset, day), layout.folder(dataset, day)]
+        else:
+            folders = [f"{layout.REVISIONS}/{dataset.name}", dataset.name]
+        drafts = days.all_drafts(self.engine, dataset.table)
+        files = [file.name for folder in folders for file in self.target.files(folder)]
+        names = [layout.parse(name) for name in files if name not in drafts]
+        latest: dict[date, int] = {}
+        for name in names:
+            if name and name.kind in ("revision", "plain"):
+                latest[name.day] = max(latest.get(name.day, 0), name.revision)
+        return latest
+
+    def _rows_in_file(self, dataset: Dataset, books: DayBooks) -> int | None:
+        if books.revision is None:
+            return verify.count_rows(self.target, layout.plain(dataset, books.day))
+        about = books.revision.about
+        name = layout.revision(dataset, books.day, about.revision, about.sha256)
+        if self.target.exists(name):
+            return verify.count_rows(self.target, name)
+        return verify.count_rows(self.target, layout.plain(dataset, books.day))  # of a 0.1, until it's taken over
+
+    def _look_around(self, held: HeldDay, books: DayBooks, found: Findings) -> None:
+        """Files of the day that the books don't know."""
+        known = books.revision.about.revision if books.revision else 0
+        for stranger in held.strangers():
+            newer = stranger.about.revision > known
+            what = f"revision {stranger.about.revision}"
+            way_out = f"; `etl restore --day {held.day.day}` takes it over" if newer else ""
+            difference = Difference(
+                held.dataset.name, held.day.day, what, "known to the books", f"{stranger.name}{way_out}"
+            )
+            (found.wrong if newer else found.notes).append(difference)
+        for name in held.unknown_files():
+            found.notes.append(Difference(held.dataset.name, held.day.day, "file", "none but the revisions", name))
+
+    def _renew(self, held: HeldDay, books: DayBooks, found: Findings) -> None:
+        """The copy for plain readers, unless it is the current revision; the revision itself has proved right."""
+        assert books.revision  # noqa: S101  (it was verified)
+        state = held.looks_plain(books)
+        if state in ("current", "unknown"):
+            return
+        held.renew(books.revision.about)
+        said = {"older": "an older revision: renewed", "missing": "missing: renewed", "damaged": "no revision: renewed"}
+        difference = Difference(
+            held.dataset.name, held.day.day, layout.PLAIN, f"revision {books.revision.about.revision}", said[state]
+        )
+        (found.wrong if state == "damaged" else found.notes).append(difference)
 
 
-def _verdict(books: DayBooks, partition: int | None, in_file: int | None) -> tuple[str, str]:
+def _verdict(books: DayBooks, partition: int | None, in_file: int | None, latest: int | None) -> tuple[str, str]:
     revision = books.revision
-    forgotten = revision is not None and revision.dropped
-    if not forgotten and (partition or 0) != books.rows:
-        return "unequal", "Postgres doesn't hold what the ledger says"
-    if revision is None:
-        return ("unequal", "a file that these books don't know") if in_file is not None else ("not exported", "")
-    if revision.published and in_file != revision.rows:
-        return "unequal", "the file doesn't hold what the books say"
-    if changed(books) or not revision.published:
-        return "to export", "changed since its last export" if changed(books) else "its last export is half-way"
-    if in_file != books.rows:
-        return "unequal", "exported by force, though the books didn't balance"
-    return ("in the lake only" if forgotten else "equal"), ""
+    if why := _unbalanced(books, partition, in_file, latest):
+        return "unequal", why
+    if revision is None and not books.pending:
+        return "not exported", ""
+    if changed(books) or books.pending:
+        return "to export", "its last export is half-way" if books.pending else "changed since its last export"
+    return ("in the lake only" if revision and revision.dropped else "equal"), ""
+
+
+def _unbalanced(books: DayBooks, partition: int | None, in_file: int | None, latest: int | None) -> str:
+    """Why somebody must look; empty if nobody must."""
+    revision = books.revision
+    known = max(each.about.revision if each else -1 for each in (revision, books.pending))
+    if latest is not None and latest > known:
+        whose = f"these books know {f'revision {known}' if known > 0 else 'none'}"
+        return f"the lake has {f'revision {latest}' if latest else 'a file'}, and {whose}: `etl restore` takes it over"
+    if not (revision and revision.dropped) and (partition or 0) != books.rows:
+        return "Postgres doesn't hold what the ledger says"
+    if revision is None or books.pending:
+        return ""
+    if in_file != revision.about.rows:
+        return "the file doesn't hold what the books say"
+    if not changed(books) and in_file != books.rows:
+        return "exported by force, though the books didn't balance"
+    return ""
 
 
 def _prevented(books: DayBooks) -> Outcome | None:
@@ -378,6 +468,8 @@ def one_by_one(
     for dataset, day in work:
         try:
             outcome = operation(dataset, day)
+        except Busy as error:
+            outcome = Outcome(dataset.name, day, "busy", why=str(error))
         except EtlError as error:
             outcome = Outcome(dataset.name, day, "failed", why=str(error))
         level = log.error if outcome.what == "failed" else log.info
@@ -393,38 +485,7 @@ def one_by_one(
     return outcomes
 
 
-def _manifest(revision: Revision) -> Manifest:
-    return Manifest(
-        dataset=revision.dataset,
-        day=revision.day,
-        revision=revision.revision,
-        rows=revision.rows,
-        entries=revision.entries,
-        schema_fingerprint=revision.schema_fingerprint,
-        first_time=revision.first_time,
-        last_time=revision.last_time,
-        bytes=revision.bytes,
-        sha256=revision.sha256,
-    )
-
-
-def _revision(about: Manifest, url: str) -> Revision:
-    return Revision(
-        dataset=about.dataset,
-        day=about.day,
-        revision=about.revision,
-        rows=about.rows,
-        bytes=about.bytes,
-        sha256=about.sha256,
-        schema_fingerprint=about.schema_fingerprint,
-        first_time=about.first_time,
-        last_time=about.last_time,
-        entries=about.entries,
-        url=url,
-    )
-
-
 def _outcome(books: DayBooks, what: What, **more: Any) -> Outcome:
-    revision = books.revision
-    known = {"revision": revision.revision, "rows": revision.rows, "bytes": revision.bytes} if revision else {}
+    about = books.revision.about if books.revision else None
+    known = {"revision": about.revision, "rows": about.rows, "bytes": about.bytes} if about else {}
     return Outcome(books.dataset, books.day, what, **(known | more))

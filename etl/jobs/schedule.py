@@ -1,6 +1,7 @@
 """When: the table of what is done by the clock, beside the loading. The times are UTC.
 
     export       nightly, every closed day that changed
+    sweep        hourly, revisions of the lake that nobody needs go, and plain readers find the current ones
     prune        nightly, if the settings say how many days Postgres keeps
     partitions   for the days ahead, so that midnight's first claim needn't make one
     unite        hourly, calls that 0.1 stored as leg 1 become the first leg's rows; nothing to do once they have
@@ -41,7 +42,7 @@ class Job:
 
 
 def table(
-    *, export: Act, prune: Act | None, partitions: Act, unite: Act, prove: Act, rollup: Act, figures: Act
+    *, export: Act, sweep: Act, prune: Act | None, partitions: Act, unite: Act, prove: Act, rollup: Act, figures: Act
 ) -> list[Job]:
     """The jobs; no `prune` where Postgres keeps everything."""
     return [
@@ -50,6 +51,7 @@ def table(
         Job("rollup", "*/10 * * * *", rollup),
         Job("figures", "55 1 * * *", figures),
         Job("export", "15 2 * * *", export),
+        Job("sweep", "50 * * * *", sweep),
         *([Job("prune", "45 2 * * *", prune)] if prune else []),
         Job("prove", "30 3 * * sun", prove),
     ]

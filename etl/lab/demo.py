@@ -154,7 +154,7 @@ class Demo:
         with lakeside.opened(self.settings) as lake:
             due = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
             outcomes = [lake.export(dataset, day, told) for dataset, day in due]
-            return outcomes, [each for dataset, day in due for each in lake.verify(dataset, day, deep=True)]
+            return outcomes, [each for dataset, day in due for each in lake.verify(dataset, day, deep=True).wrong]
 
     def ask_the_lake(self) -> tuple[list[str], list[Sequence[object]]]:
         """`LAKE_QUERY` by DuckDB, which knows nothing of us: column names and rows."""

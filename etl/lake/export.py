@@ -1,9 +1,8 @@
 """A day of Postgres into one Parquet file: the same rows make the same bytes."""
 
-import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
-from pathlib import Path
 
 import msgspec
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from etl.errors import LakeError
 from etl.lake.datasets import Dataset
 from etl.lake.postgres import stream
+from etl.lake.target import digest
 from etl.wire.manifest import FOOTER_KEY, Manifest
 
 # Large enough to compress well and to be read in few steps, small enough that two of them are little memory.
@@ -19,13 +19,13 @@ ROW_GROUP = 131_072
 # The column that single rows are looked for by.
 _LOOKED_FOR = "call_ref"
 
-Told = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
 def write(
-    uri: str, snapshot: str, dataset: Dataset, day: date, place: Path, *, revision: int, entries: int, told: Told
+    uri: str, snapshot: str, dataset: Dataset, day: date, place: str, *, revision: int, entries: int, progress: Progress
 ) -> Manifest:
-    """Write the day, as it was in the snapshot, to `place`, and read it back. `told` hears of each group's rows.
+    """Write the day, as it was in the snapshot, to `place`, and read it back. `progress` gets each group's rows.
 
     Raises `Outage` for Postgres and `LakeError` for the file.
     """
@@ -40,7 +40,7 @@ def write(
                 times = group.column(dataset.time)
                 first, last = first or times[0].as_py(), times[-1].as_py()
                 rows += group.num_rows
-                told(group.num_rows)
+                progress(group.num_rows)
                 del group  # before the next one is gathered
             about = Manifest(dataset.name, day, revision, rows, entries, dataset.fingerprint(), first, last)
             writer.add_key_value_metadata({FOOTER_KEY: msgspec.json.encode(about).decode()})
@@ -84,12 +84,10 @@ def _options(dataset: Dataset) -> dict[str, object]:
     }
 
 
-def _read_back(place: Path, about: Manifest) -> Manifest:
+def _read_back(place: str, about: Manifest) -> Manifest:
     """Decode every page, its checksum included, before anybody else does."""
     with pq.ParquetFile(place, page_checksum_verification=True) as file:
         found = sum(batch.num_rows for batch in file.iter_batches(ROW_GROUP // 4))
     if found != about.rows:
         raise LakeError(f"{place}: {about.rows} rows were written and {found} read back")
-    with place.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    return msgspec.structs.replace(about, bytes=place.stat().st_size, sha256=digest)
+    return msgspec.structs.replace(about, bytes=os.stat(place).st_size, sha256=digest(place))

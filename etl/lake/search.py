@@ -1,27 +1,20 @@
 """A person's rows in a file of the lake."""
 
-from datetime import date
 from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl.errors import LakeError
 from etl.lake.datasets import Dataset
 from etl.lake.target import Target
 from etl.lake.verify import rows
 from etl.wire.erasure import JSON, KEPT, Person, in_json
 
 
-def count(target: Target, dataset: Dataset, day: date, person: Person) -> int:
-    """How many there are; none if there is no file. Raises `LakeError`."""
-    if not target.exists(dataset, day):
-        return 0
-    with target.open(dataset, day) as file:
-        try:
-            return sum(_in_piece(piece, person) for piece in rows(file, dataset))
-        except (OSError, pa.ArrowException) as error:
-            raise LakeError(f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
+def count(target: Target, name: str, dataset: Dataset, person: Person) -> int:
+    """How many a revision has. Raises `LakeError`."""
+    with target.fetched(name) as place:
+        return sum(_in_piece(piece, person) for piece in rows(place, dataset))
 
 
 def _in_piece(piece: pa.Table, person: Person) -> int:

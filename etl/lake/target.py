@@ -1,17 +1,19 @@
-"""Where the lake lies: a folder, or a bucket of an object store. A file is either in its place whole, or not at all.
+"""Where the lake lies: a folder, or a bucket of an object store; its files by their names relative to the root.
 
-    <root>/<dataset>/<day column>=YYYY-MM-DD/part-0.parquet, and _manifest.json beside it
-
-A file is written aside (`draft`) and then put in its place (`publish`): in a folder by rename, after its bytes have
-reached the disk; in an object store by one upload, which readers see when it is complete.
+A file is either in its place whole, or not at all. In a folder it is written aside, and linked to its place after its
+bytes have reached the disk; for an object store it is written to a file without a name, and its one upload is seen when
+it is complete.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from datetime import date
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -20,13 +22,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from etl.errors import ConfigurationError, LakeError
-from etl.lake.datasets import Dataset
-from etl.wire import manifest
-from etl.wire.manifest import Manifest
 
-DATA, MANIFEST = "part-0.parquet", "_manifest.json"
-# Readers of datasets pass over names that begin with a dot or an underscore.
-_ASIDE = ".part-0.parquet.tmp"
 # Seconds. A store that hangs must not hang us: each attempt of a request is given this long.
 CONNECT_TIMEOUT, REQUEST_TIMEOUT, ATTEMPTS = 5.0, 30.0, 3
 # The same for Google's, which has one limit for all attempts together; its own default is a quarter of an hour.
@@ -34,106 +30,211 @@ GOOGLE_TIMEOUT = 90.0
 _SCHEMES = ("file", "s3", "gs", "abfs")
 # Options of an s3:// URL, as pyarrow names them.
 _S3_OPTIONS = frozenset({"region", "endpoint_override", "scheme", "access_key", "secret_key", "session_token"})
+# What a file system without hard links answers; and one that has no more of them for this file.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+_AT_ONCE = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the lake: `changed_at` is when it was put there."""
+
+    name: str
+    bytes: int
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A file that is being written; `place` is where to, for as long as the draft lasts."""
+
+    place: str
+    name: str | None  # in the lake, if it has one
 
 
 class Target:
     """The lake at one URL: a path, or file://, s3://, gs:// or abfs://. Every method may raise `LakeError`."""
 
-    def __init__(self, url: str) -> None:
-        """Raises `ConfigurationError` for a URL that names no place."""
+    def __init__(self, url: str, file_mode: int = 0o640) -> None:
+        """Files of a folder get `file_mode`, whatever the umask, and folders the same with the right to enter.
+
+        Raises `ConfigurationError` for a URL that names no place.
+        """
         self._fs, self._root = _open(url)
+        self._file_mode = file_mode
+        self._folder_mode = file_mode | (file_mode & 0o444) >> 2
         self.url = _without_secrets(url)
         self.is_local = isinstance(self._fs, fs.LocalFileSystem)
 
-    def path(self, dataset: Dataset, day: date) -> str:
-        """The data file's place, for people and for readers of the file system."""
-        return f"{self._folder(dataset, day)}/{DATA}"
+    def path(self, name: str) -> str:
+        """The file's place, for people and for readers of the file system."""
+        return f"{self._root}/{name}"
 
     @contextlib.contextmanager
-    def draft(self, dataset: Dataset, day: date) -> Iterator[Path]:
-        """A place aside to write the file to, which is gone afterwards unless it was published."""
-        if self.is_local:
-            with _named(self.path(dataset, day)):
-                folder = Path(self._folder(dataset, day))
-                folder.mkdir(parents=True, exist_ok=True)
-            aside = folder / _ASIDE  # the day's lock is ours: what lies there was left by somebody who died
-            try:
-                yield aside
-            finally:
-                with contextlib.suppress(OSError):  # on a read-only disk even what isn't there can't be removed
-                    aside.unlink(missing_ok=True)
-                    folder.rmdir()  # only if nothing was ever published
-        else:
-            with tempfile.TemporaryDirectory(prefix="etl-") as folder_name:
-                yield Path(folder_name) / DATA
+    def draft(self, name: str) -> Iterator[Draft]:
+        """An empty file, gone afterwards: in a folder under this name, which must be new; else without a name.
 
-    def publish(self, draft: Path, dataset: Dataset, day: date) -> None:
-        """Put the draft in its place, at once and for good."""
-        place = self.path(dataset, day)
-        with _named(place):
+        It is written and read by its descriptor: one whose name somebody has swept comes to nothing.
+        """
+        with contextlib.ExitStack() as stack:
             if self.is_local:
-                _sync(draft)
-                draft.replace(place)
-                for folder in [*Path(place).parents][:3]:  # each may have been made for this file
-                    _sync(folder)
+                with _named(self.path(name)):
+                    file = stack.enter_context(self._create(name))
+                stack.callback(self._forget_draft, name)
             else:
-                with pa.memory_map(str(draft)) as content:
-                    self._put(place, content.read_buffer())
+                file = stack.enter_context(tempfile.TemporaryFile(prefix="etl-"))
+            yield Draft(f"/dev/fd/{file.fileno()}", name if self.is_local else None)
 
-    def describe(self, about: Manifest, dataset: Dataset, day: date) -> None:
-        """Put the manifest beside the file."""
-        place = f"{self._folder(dataset, day)}/{MANIFEST}"
+    def publish(self, draft: Draft, name: str) -> None:
+        """Put the draft in its place, at once and for good. What is there already must be the same."""
+        place = self.path(name)
         with _named(place):
-            if not self.is_local:
-                self._put(place, manifest.as_json(about))
+            if not draft.name:
+                self._upload(draft.place, place)
                 return
-            aside = Path(place).with_name(f".{MANIFEST}.tmp")
-            aside.write_bytes(manifest.as_json(about))
-            _sync(aside)
-            aside.replace(place)
-            _sync(Path(place).parent)
+            _sync(draft.place)
+            try:
+                os.link(self.path(draft.name), place)
+            except FileExistsError:
+                if digest(place) != digest(draft.place):
+                    raise LakeError(f"{place}: another file has this name") from None
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                Path(self.path(draft.name)).rename(place)
+            self._sync_folders(place)
 
-    def manifest(self, dataset: Dataset, day: date) -> Manifest | None:
-        """What lies beside the file; None if nothing does."""
-        place = f"{self._folder(dataset, day)}/{MANIFEST}"
-        with _named(place):
-            if self._fs.get_file_info(place).type is not fs.FileType.File:
+    def copy(self, name: str, to: str, aside: str) -> None:
+        """Put the file in another place too, whatever lies there: as a link where that works, else as a copy, which is
+        written under the name `aside` first."""
+        with _named(self.path(to)):
+            if not self.is_local:
+                self._fs.copy_file(self.path(name), self.path(to))
+                return
+            source, beside = self.path(name), self.path(aside)
+            self._make_folder(Path(beside).parent)
+            self._make_folder(Path(self.path(to)).parent)
+            try:
+                try:
+                    os.link(source, beside)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    self._copy_bytes(source, aside)
+                os.replace(beside, self.path(to))
+            finally:
+                Path(beside).unlink(missing_ok=True)  # a link that was put onto another of the same file stays
+            self._sync_folders(self.path(to))
+
+    def duplicate(self, name: str, to: str, aside: str) -> None:
+        """As `copy`, but never as a link: whoever still writes to the one doesn't reach the other."""
+        with _named(self.path(to)):
+            if self.is_local:
+                self._copy_bytes(self.path(name), aside)
+                os.replace(self.path(aside), self.path(to))
+                self._sync_folders(self.path(to))
+            else:
+                self._fs.copy_file(self.path(name), self.path(to))
+
+    def is_same(self, name: str, other: str) -> bool:
+        """Whether two names are one file of a folder; False says nothing of their content."""
+        with contextlib.suppress(OSError):
+            return self.is_local and os.path.samefile(self.path(name), self.path(other))
+        return False
+
+    def write(self, name: str, content: bytes, aside: str) -> None:
+        """A small file, whole."""
+        with _named(self.path(name)):
+            if not self.is_local:
+                self._put(self.path(name), content)
+                return
+            with self._create(aside) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self._make_folder(Path(self.path(name)).parent)
+            os.replace(self.path(aside), self.path(name))
+            self._sync_folders(self.path(name))
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content; None if it isn't there."""
+        with _named(self.path(name)):
+            if not self.exists(name):
                 return None
-            with self._fs.open_input_stream(place) as stream:
-                text = stream.read()
-        return manifest.read(text, place)
+            with self._fs.open_input_stream(self.path(name)) as stream:
+                content: bytes = stream.read()
+            return content
 
-    def fingerprint(self, dataset: Dataset, day: date) -> tuple[int, str] | None:
+    def remove(self, name: str) -> None:
+        """The file, if it's there; and its folder, if that is empty then."""
+        with _named(self.path(name)):
+            if self.is_local:
+                place = Path(self.path(name))
+                place.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    place.parent.rmdir()
+            elif self.exists(name):
+                self._fs.delete_file(self.path(name))
+
+    def fingerprint(self, name: str) -> tuple[int, str] | None:
         """Length and SHA-256 of the file as it can be read now; None if it isn't there."""
-        place = self.path(dataset, day)
-        if not self.exists(dataset, day):
+        if not self.exists(name):
             return None
-        with _named(place):
+        with _named(self.path(name)):
             digest, length = hashlib.sha256(), 0
-            with self._fs.open_input_stream(place) as stream:
-                while chunk := stream.read(1 << 20):
+            with self._fs.open_input_stream(self.path(name)) as stream:
+                while chunk := stream.read(_AT_ONCE):
                     digest.update(chunk)
                     length += len(chunk)
         return length, digest.hexdigest()
 
-    def exists(self, dataset: Dataset, day: date) -> bool:
-        place = self.path(dataset, day)
+    def exists(self, name: str) -> bool:
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """In bytes; None if the file isn't there."""
+        with _named(self.path(name)):
+            info = self._fs.get_file_info(self.path(name))
+            return int(info.size) if info.type is fs.FileType.File else None
+
+    def files(self, folder: str = "") -> list[File]:
+        """All that lie below a folder of the lake."""
+        place = f"{self._root}/{folder}".rstrip("/")
         with _named(place):
-            return bool(self._fs.get_file_info(place).type is fs.FileType.File)
+            below = fs.FileSelector(place, allow_not_found=True, recursive=True)
+            infos = self._fs.get_file_info(below)
+        return [
+            File(each.path.removeprefix(f"{self._root}/"), int(each.size), each.mtime or datetime.now(UTC))
+            for each in infos
+            if each.type is fs.FileType.File
+        ]
 
     @contextlib.contextmanager
-    def open(self, dataset: Dataset, day: date) -> Iterator[Any]:
+    def open(self, name: str) -> Iterator[Any]:
         """The file, for `pyarrow.parquet`."""
-        place = self.path(dataset, day)
-        with _named(place), self._fs.open_input_file(place) as file:
+        with _named(self.path(name)), self._fs.open_input_file(self.path(name)) as file:
             yield file
+
+    @contextlib.contextmanager
+    def fetched(self, name: str) -> Iterator[str]:
+        """The file's place on this machine: an object is copied to a file without a name, gone afterwards."""
+        with _named(self.path(name)):
+            if self.is_local:
+                yield self.path(name)
+                return
+            with tempfile.TemporaryFile(prefix="etl-") as spool:
+                with self._fs.open_input_stream(self.path(name)) as stream:
+                    while chunk := stream.read(_AT_ONCE):
+                        spool.write(chunk)
+                spool.flush()
+                yield f"/dev/fd/{spool.fileno()}"
 
     def check(self) -> None:
         """Write something, read it back and remove it."""
         place = f"{self._root}/.etl-check"
         with _named(place):
             if self.is_local:
-                Path(self._root).mkdir(parents=True, exist_ok=True)
+                self._make_folder(Path(self._root))
             self._put(place, b"etl")
             with self._fs.open_input_stream(place) as stream:
                 content = stream.read()
@@ -141,13 +242,50 @@ class Target:
         if content != b"etl":
             raise LakeError(f"{place}: what was written isn't what was read")
 
-    def _folder(self, dataset: Dataset, day: date) -> str:
-        return f"{self._root}/{dataset.name}/{dataset.day}={day.isoformat()}"
+    def _create(self, name: str) -> Any:
+        """A new file of a folder, open for writing and reading."""
+        place = Path(self.path(name))
+        self._make_folder(place.parent)
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, self._file_mode)
+        return os.fdopen(descriptor, "w+b")
+
+    def _copy_bytes(self, source: str, name: str) -> None:
+        with open(source, "rb") as original, self._create(name) as file:
+            shutil.copyfileobj(original, file, _AT_ONCE)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _forget_draft(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # on a read-only disk even what isn't there can't be removed
+            self.remove(name)
+
+    def _make_folder(self, folder: Path) -> None:
+        """With those above it that are missing."""
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        for each in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # by now
+                each.mkdir()
+                each.chmod(self._folder_mode)
+
+    def _sync_folders(self, place: str) -> None:
+        for folder in [*Path(place).parents][:4]:  # each may have been made for this file
+            _sync(str(folder))
+
+    def _upload(self, source: str, place: str) -> None:
+        with pa.memory_map(source) as content:
+            self._put(place, content.read_buffer())
 
     def _put(self, place: str, content: Any) -> None:
         # One call: a stream that was left half-way would be completed when it's closed.
         with self._fs.open_output_stream(place) as stream:
             stream.write(content)
+
+
+def digest(place: str) -> str:
+    """SHA-256 of a file on this machine. Raises `OSError`."""
+    with open(place, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(url: str) -> tuple[fs.FileSystem, str]:
@@ -201,7 +339,7 @@ def _without_secrets(url: str) -> str:
     return f"{parts.scheme}://{f'{name}@' if name else ''}{host}{parts.path}"
 
 
-def _sync(path: Path) -> None:
+def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,6 @@
 """Is a file of the lake what the books say, and does it hold what Postgres holds?"""
 
+import os
 from collections.abc import Iterable, Iterator
 from datetime import date
 from itertools import islice
@@ -10,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etl.errors import LakeError
+from etl.lake import layout
 from etl.lake.datasets import Dataset
 from etl.lake.export import row_groups
 from etl.lake.postgres import stream
-from etl.lake.target import MANIFEST, Target
+from etl.lake.target import Target, digest
 from etl.wire import manifest
 from etl.wire.manifest import FOOTER_KEY, Manifest
 
@@ -33,51 +35,51 @@ class Difference(NamedTuple):
     found: str
 
 
-def shallow(target: Target, dataset: Dataset, about: Manifest) -> list[Difference]:
-    """The file, its footer and the manifest beside it against the books. Raises `LakeError` if they can't be read."""
-    length_and_digest = target.fingerprint(dataset, about.day)
-    if length_and_digest is None:
-        return [_difference(about, "file", target.path(dataset, about.day), "missing")]
-    beside = target.manifest(dataset, about.day)
-    found = msgspec.structs.replace(about, bytes=length_and_digest[0], sha256=length_and_digest[1])
-    differences = [*_compare(about, found, "file")]
-    if not differences:  # else the footer may be anything
-        differences += _compare(about, _footer(target, dataset, about), "footer")
+def shallow(target: Target, name: str, dataset: Dataset, about: Manifest) -> list[Difference]:
+    """A revision, its footer and the manifest beside it against the books. Raises `LakeError` if they can't be read."""
+    if not target.exists(name):
+        return [_difference(about, "file", target.path(name), "missing")]
+    with target.fetched(name) as place:
+        found = msgspec.structs.replace(about, bytes=os.stat(place).st_size, sha256=digest(place))
+        differences = [*_compare(about, found, "file")]
+        if not differences:  # else the footer may be anything
+            differences += _compare(about, footer(place, target.path(name), dataset, about), "footer")
+    beside = target.read(layout.manifest(name))
     if beside is None:
-        differences.append(_difference(about, MANIFEST, "there", "missing"))
+        differences.append(_difference(about, "manifest", "there", "missing"))
     else:
-        differences += _compare(about, beside, MANIFEST)
+        differences += _compare(about, manifest.read(beside, target.path(layout.manifest(name))), "manifest")
     return differences
 
 
-def deep(target: Target, dataset: Dataset, day: date, uri: str, snapshot: str) -> list[Difference]:
+def check(place: str, path: str, about: Manifest) -> None:
+    """Raises `LakeError` unless the file at `place` is what the manifest says; `path` is its name for people."""
+    if (os.stat(place).st_size, digest(place)) != (about.bytes, about.sha256):
+        raise LakeError(f"{path} isn't revision {about.revision} any more")
+
+
+def deep(target: Target, name: str, dataset: Dataset, day: date, uri: str, snapshot: str) -> list[Difference]:
     """Every row of the file against every row of Postgres in the snapshot, both ways; the first ones that differ.
 
     Raises `LakeError` and `Outage`.
     """
-    with target.open(dataset, day) as file, stream(uri, snapshot, dataset.query(day)) as reader:
-        try:
-            ours = row_groups((batch.cast(dataset.plain) for batch in reader), _PIECE)
-            differing = _differing(dataset, rows(file, dataset), ours)
-            return [Difference(dataset.name, day, *each) for each in islice(differing, MOST_DIFFERENCES)]
-        except (OSError, pa.ArrowException) as error:
-            raise LakeError(f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
+    with target.fetched(name) as place, stream(uri, snapshot, dataset.query(day)) as reader:
+        ours = row_groups((batch.cast(dataset.plain) for batch in reader), _PIECE)
+        differing = _differing(dataset, rows(place, dataset), ours)
+        return [Difference(dataset.name, day, *each) for each in islice(differing, MOST_DIFFERENCES)]
 
 
-def count_rows(target: Target, dataset: Dataset, day: date) -> int | None:
+def count_rows(target: Target, name: str) -> int | None:
     """By the file's footer; None if there is no file. Raises `LakeError`."""
-    if not target.exists(dataset, day):
+    if not target.exists(name):
         return None
-    with target.open(dataset, day) as file:
-        try:
-            return int(pq.read_metadata(file).num_rows)
-        except pa.ArrowException as error:
-            raise LakeError(f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
+    with target.open(name) as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
-def rows(file: Any, dataset: Dataset) -> Iterator[pa.Table]:
+def rows(place: str, dataset: Dataset) -> Iterator[pa.Table]:
     """A file's rows in pieces, without dictionaries. Columns that an older file lacks are null."""
-    with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
+    with pq.ParquetFile(place, page_checksum_verification=True, pre_buffer=False) as parquet:
         batches = (_plain(batch, dataset) for batch in parquet.iter_batches(_PIECE))
         yield from row_groups(batches, _PIECE)
 
@@ -92,24 +94,19 @@ def _plain(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=dataset.plain)
 
 
-def _footer(target: Target, dataset: Dataset, about: Manifest) -> Manifest:
-    place = target.path(dataset, about.day)
-    with target.open(dataset, about.day) as file:
-        try:
-            metadata = pq.read_metadata(file)
-            fingerprint = dataset.fingerprint(metadata.schema.to_arrow_schema())
-        except pa.ArrowException as error:
-            raise LakeError(f"{place}: {' '.join(str(error).split())}") from error
-        text = (metadata.metadata or {}).get(FOOTER_KEY.encode(), b"")
-        said = manifest.read(text, f"the footer of {place}")
-        # What the file can't say of itself was compared already.
-        return msgspec.structs.replace(
-            said,
-            rows=metadata.num_rows,
-            schema_fingerprint=fingerprint,
-            bytes=about.bytes,
-            sha256=about.sha256,
-        )
+def footer(place: str, path: str, dataset: Dataset, about: Manifest | None = None) -> Manifest:
+    """What a file says of itself, and what can be counted in it; its length and checksum are those of `about`, or else
+    found out. Raises `LakeError` if it is no revision."""
+    metadata = pq.read_metadata(place)
+    text = (metadata.metadata or {}).get(FOOTER_KEY.encode(), b"")
+    length, sha256 = (about.bytes, about.sha256) if about else (os.stat(place).st_size, digest(place))
+    return msgspec.structs.replace(
+        manifest.read(text, f"the footer of {path}"),
+        rows=metadata.num_rows,
+        schema_fingerprint=dataset.fingerprint(metadata.schema.to_arrow_schema()),
+        bytes=length,
+        sha256=sha256,
+    )
 
 
 def _compare(expected: Manifest, found: Manifest, where: str) -> Iterator[Difference]:

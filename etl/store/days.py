@@ -1,26 +1,29 @@
 """The books of one day of one dataset, and the lock under which they change: what the ledger says, which revision the
 lake has, and whether Postgres may forget the day.
 
-A revision is entered before its file is published and confirmed afterwards. So whoever comes after a death in between
-knows both files that may lie there.
+A revision is entered before its file is published and confirmed afterwards, and a draft before its first byte is
+written. So whoever comes after a death in between knows the names of all files that may lie there.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from etl import __version__
+from etl.errors import LakeError
 from etl.store import load_back, partitions
 from etl.store.connection import translated
 from etl.store.load_back import Met
 from etl.store.locks import DAYS, locked
 from etl.store.partitions import name_of
-from etl.store.tables import exports, load_batch_days
+from etl.store.tables import exports, lake_drafts, load_batch_days
+from etl.wire.manifest import Manifest
 from etl.wire.times import EPOCH
 
 # Who drops a partition keeps everybody from the table for a moment, and waits no longer than this for that moment.
@@ -29,37 +32,35 @@ _DROP_WAIT_MS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One row of `exports`, without the times at which it came about."""
+    """One row of `exports`: what is said about its file, and where the lake was."""
 
-    dataset: str
-    day: date
-    revision: int
-    rows: int
-    bytes: int
-    sha256: str
-    schema_fingerprint: str
-    first_time: datetime | None
-    last_time: datetime | None
-    entries: int
+    about: Manifest
     url: str
-    published: bool = False
+    published_at: datetime | None = None
     dropped: bool = False
+    erased: bool = False  # its file must not stay
+
+    def is_same(self, about: Manifest) -> bool:
+        """Whether the manifest is of this revision's bytes."""
+        return (self.about.revision, self.about.sha256) == (about.revision, about.sha256)
 
 
 @dataclass(frozen=True, slots=True)
 class DayBooks:
-    """What ledger and lake say of a day. `rows` are those that the ledger says there are."""
+    """What ledger and lake say of a day. `rows` are those that the ledger says there are; `revision` is the latest that
+    was published, `pending` a later one that was entered and never confirmed."""
 
     dataset: str
     day: date
     entries: int
     rows: int
-    revision: Revision | None
+    revision: Revision | None = None
+    pending: Revision | None = None
 
 
 def changed(books: DayBooks) -> bool:
     """The ledger knows more of the day than the lake."""
-    return books.entries > 0 and (books.revision is None or books.entries != books.revision.entries)
+    return books.entries > 0 and (books.revision is None or books.entries != books.revision.about.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Snapshot:
 
     id: str
     books: DayBooks
+    next_number: int  # of a revision: none is used again, also if what it was for was given up
 
 
 class Day:
@@ -89,31 +91,67 @@ class Day:
         with self._transaction() as connection:
             connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
             books = next(_books(connection, self._table.name, self.day, self.day))
-            yield Snapshot(str(connection.scalar(sa.select(sa.func.pg_export_snapshot()))), books)
+            taken = [
+                connection.scalar(sa.select(sa.func.max(table.c.revision)).where(*self._of_the_day(table))) or 0
+                for table in (exports, lake_drafts)
+            ]
+            snapshot = str(connection.scalar(sa.select(sa.func.pg_export_snapshot())))
+            yield Snapshot(snapshot, books, max(taken) + 1)
 
-    def enter(self, revision: Revision) -> None:
-        """The next thing that happens is the publication of this revision. It may be entered again."""
+    def draft(self, name: str, worker: str) -> None:
+        """The next thing that happens is that a file of this name is begun."""
         with self._transaction() as connection:
-            _enter(connection, revision)
+            connection.execute(insert(lake_drafts).values(self._draft(name, worker)))
 
-    def confirm(self, revision: Revision) -> None:
-        """The revision is in its place."""
+    def drafts(self) -> list[str]:
+        """The names of files of the day that are no revisions."""
         with self._transaction() as connection:
-            connection.execute(self._update(revision).values(published_at=sa.func.now()))
+            return [*connection.scalars(sa.select(lake_drafts.c.name).where(*self._of_the_day(lake_drafts)))]
 
-    def withdraw(self, revision: Revision) -> None:
-        """The revision never came to its place, and won't."""
+    def swept(self, names: Sequence[str]) -> None:
+        """Drafts of these names are no more; those that were to be revisions are remembered nevertheless."""
+        gone = sa.delete(lake_drafts).where(lake_drafts.c.name.in_(names), lake_drafts.c.revision.is_(None))
         with self._transaction() as connection:
-            connection.execute(sa.delete(exports).where(*self._is(revision), exports.c.published_at.is_(None)))
+            connection.execute(gone.where(*self._of_the_day(lake_drafts)))
 
-    def drop(self, revision: Revision) -> bool:
+    def revisions(self) -> list[Revision]:
+        """All of the day that the books know, the latest last."""
+        with self._transaction() as connection:
+            query = sa.select(exports).where(*self._of_the_day(exports)).order_by(exports.c.revision)
+            return [_revision(row) for row in connection.execute(query)]
+
+    def enter(self, about: Manifest, url: str) -> None:
+        """The next thing that happens is the publication of this revision."""
+        with self._transaction() as connection:
+            connection.execute(insert(exports).values(_row(about, url)))
+
+    def confirm(self, about: Manifest) -> None:
+        """The revision is in its place, and the day's latest from now on. Raises `LakeError` if it was given up."""
+        with self._transaction() as connection:
+            confirmed = self._update(about).values(published_at=sa.func.now())
+            if connection.execute(confirmed).rowcount != 1:
+                raise LakeError(f"{about.dataset} {about.day}: somebody gave revision {about.revision} up meanwhile")
+
+    def withdraw(self, about: Manifest, name: str, worker: str) -> None:
+        """The revision never came to its place. If somebody who was believed dead puts it there, it is a draft."""
+        with self._transaction() as connection:
+            connection.execute(sa.delete(exports).where(*_is(about), exports.c.published_at.is_(None)))
+            connection.execute(insert(lake_drafts).values(self._draft(name, worker, about.revision)))
+
+    def erase(self, current: Manifest) -> None:
+        """No file of the day may stay but this one: others may hold a person that was forgotten."""
+        others = sa.update(exports).where(*self._of_the_day(exports), exports.c.revision != current.revision)
+        with self._transaction() as connection:
+            connection.execute(others.values(erased_at=sa.func.coalesce(exports.c.erased_at, sa.func.now())))
+
+    def drop(self, about: Manifest) -> bool:
         """Let Postgres forget the day, unless anything has arrived since the revision: then False, and it stays.
 
         Raises `Contention` if loaders keep the table to themselves just now.
         """
         with self._transaction() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {_DROP_WAIT_MS}"))
-            return partitions.drop(connection, self._table, self.day, revision.revision, revision.sha256)
+            return partitions.drop(connection, self._table, self.day, about.revision, about.sha256)
 
     @contextmanager
     def staging(self) -> Iterator[str]:
@@ -125,7 +163,7 @@ class Day:
         with self._transaction() as connection:
             load_back.drop_staging(connection, name)
 
-    def load_back(self, staging: str, revision: Revision, worker: str) -> Met:
+    def load_back(self, staging: str, about: Manifest, url: str, worker: str) -> Met:
         """The staged rows of the lake's revision join those that are in Postgres. Nothing happens if Postgres has all
         that the ledger knows of.
 
@@ -136,22 +174,22 @@ class Day:
             rows = load_back.keep_loaders_out(connection, self._table, self.day)
             books = next(_books(connection, self._table.name, self.day, self.day))
             known = books.revision
-            unknown = known is None or (known.revision, known.sha256) != (revision.revision, revision.sha256)
-            if not unknown and not revision.dropped and rows == books.rows:
+            unknown = known is None or not known.is_same(about)
+            dropped = known is not None and known.dropped
+            if not unknown and not dropped and rows == books.rows:
                 return Met(0, 0, 0)
             met = load_back.load_back(connection, self._table, self.day, staging)
             if unknown:
-                _enter(connection, revision)
-                connection.execute(self._update(revision).values(published_at=sa.func.now()))
-                counted = known.rows if known and known.dropped else 0
-                entries = max(1, revision.entries + 1 - books.entries)
+                connection.execute(insert(exports).values(_row(about, url) | {"published_at": sa.func.now()}))
+                counted = known.about.rows if known and dropped else 0
+                entries = max(1, about.entries + 1 - books.entries)
                 load_back.correct_the_ledger(
                     connection, self._table.name, self.day, met, worker, met.returned - counted, entries
                 )
-            elif revision.dropped:
+            elif dropped:
                 if met.met or met.renamed:  # while the day was away, those it met were counted as new
                     load_back.correct_the_ledger(connection, self._table.name, self.day, met, worker, -met.met)
-                connection.execute(self._update(revision).values(dropped_at=None))
+                connection.execute(self._update(about).values(dropped_at=None))
             return met
 
     def try_out(self, staging: str, compare: bool) -> tuple[int, int]:
@@ -165,16 +203,14 @@ class Day:
         with self._transaction() as connection:
             return load_back.copy_into(connection, self._table, schema, staging)
 
-    def _update(self, revision: Revision) -> sa.Update:
-        return sa.update(exports).where(*self._is(revision))
+    def _update(self, about: Manifest) -> sa.Update:
+        return sa.update(exports).where(*_is(about))
 
-    def _is(self, revision: Revision) -> list[sa.ColumnElement[bool]]:
-        return [
-            exports.c.dataset == revision.dataset,
-            exports.c.day == revision.day,
-            exports.c.revision == revision.revision,
-            exports.c.sha256 == revision.sha256,
-        ]
+    def _of_the_day(self, table: sa.Table) -> tuple[sa.ColumnElement[bool], ...]:
+        return (table.c.dataset == self._table.name, table.c.day == self.day)
+
+    def _draft(self, name: str, worker: str, revision: int | None = None) -> dict[str, Any]:
+        return {"name": name, "dataset": self._table.name, "day": self.day, "revision": revision, "worker": worker}
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -192,7 +228,25 @@ def hold(engine: sa.Engine, table: sa.Table, day: date) -> Iterator[Day | None]:
 def books(engine: sa.Engine, table: sa.Table, first: date, last: date) -> list[DayBooks]:
     """Every day of the period that the ledger or the lake knows, in order. Raises `Outage`."""
     with translated(), engine.connect() as connection:
-        return [each for each in _books(connection, table.name, first, last) if each.entries or each.revision]
+        known = _books(connection, table.name, first, last)
+        return [each for each in known if each.entries or each.revision or each.pending]
+
+
+def all_revisions(engine: sa.Engine, table: sa.Table) -> dict[date, list[Revision]]:
+    """All that the books know, by day; of each day the latest last. Raises `Outage`."""
+    known: dict[date, list[Revision]] = {}
+    query = sa.select(exports).where(exports.c.dataset == table.name).order_by(exports.c.day, exports.c.revision)
+    with translated(), engine.connect() as connection:
+        for row in connection.execute(query):
+            known.setdefault(row.day, []).append(_revision(row))
+    return known
+
+
+def all_drafts(engine: sa.Engine, table: sa.Table) -> dict[str, date]:
+    """The names of files that are no revisions, with their days. Raises `Outage`."""
+    query = sa.select(lake_drafts.c.name, lake_drafts.c.day).where(lake_drafts.c.dataset == table.name)
+    with translated(), engine.connect() as connection:
+        return {row.name: row.day for row in connection.execute(query)}
 
 
 def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[DayBooks, int | None]:
@@ -206,12 +260,12 @@ def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[DayBooks, int |
         return books, partitions.count(connection, table, day)
 
 
-def _enter(connection: sa.Connection, revision: Revision) -> None:
-    row: dict[str, Any] = asdict(revision) | {"release": __version__}
-    del row["published"], row["dropped"]
-    entered = insert(exports).values(row)
-    again = {name: entered.excluded[name] for name in row} | {"exported_at": sa.func.now()}
-    connection.execute(entered.on_conflict_do_update(index_elements=exports.primary_key, set_=again))
+def _is(about: Manifest) -> list[sa.ColumnElement[bool]]:
+    return [getattr(exports.c, name) == getattr(about, name) for name in ("dataset", "day", "revision", "sha256")]
+
+
+def _row(about: Manifest, url: str) -> dict[str, Any]:
+    return msgspec.structs.asdict(about) | {"url": url, "release": __version__}
 
 
 def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[DayBooks]:
@@ -221,21 +275,22 @@ def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> 
         .where(load_batch_days.c.dataset == dataset, load_batch_days.c.day.between(first, last))
         .group_by(load_batch_days.c.day)
     )
-    latest = (
-        sa.select(exports)
-        .ext(distinct_on(exports.c.day))
-        .where(exports.c.dataset == dataset, exports.c.day.between(first, last))
-        .order_by(exports.c.day, exports.c.revision.desc())
-    )
+    of_the_period = (exports.c.dataset == dataset, exports.c.day.between(first, last))
+
+    def latest(published: bool) -> dict[date, Revision]:
+        which = exports.c.published_at.is_not(None) if published else exports.c.published_at.is_(None)
+        query = sa.select(exports).ext(distinct_on(exports.c.day)).where(*of_the_period, which)
+        rows = connection.execute(query.order_by(exports.c.day, exports.c.revision.desc()))
+        return {row.day: _revision(row) for row in rows}
+
     entries = {day: (count, int(rows)) for day, count, rows in connection.execute(ledger)}
-    revisions = {row.day: _revision(row) for row in connection.execute(latest)}
+    revisions, pending = latest(published=True), latest(published=False)
     single = [first] if first == last else []
-    for day in sorted({*entries, *revisions, *single}):
+    for day in sorted({*entries, *revisions, *pending, *single}):
         count, rows = entries.get(day, (0, 0))
-        yield DayBooks(dataset, day, count, rows, revisions.get(day))
+        yield DayBooks(dataset, day, count, rows, revisions.get(day), pending.get(day))
 
 
 def _revision(row: Any) -> Revision:
-    fields: Iterable[str] = (name for name in Revision.__dataclass_fields__ if name not in ("published", "dropped"))
-    known = {name: getattr(row, name) for name in fields}
-    return Revision(**known, published=row.published_at is not None, dropped=row.dropped_at is not None)
+    about = Manifest(**{name: getattr(row, name) for name in Manifest.__struct_fields__})
+    return Revision(about, row.url, row.published_at, row.dropped_at is not None, row.erased_at is not None)

@@ -4,7 +4,7 @@ Only the tables' owner can do either. So functions do it that are the owner's, a
 the migrations.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import date
 
 import sqlalchemy as sa
@@ -38,6 +38,17 @@ def count(connection: sa.Connection, table: sa.Table, day: date) -> int:
     """The day's rows."""
     of_the_day = next(iter(table.c)) == day
     return connection.scalar(sa.select(sa.func.count()).select_from(table).where(of_the_day)) or 0
+
+
+def with_rows(engine: sa.Engine, table: sa.Table, but: Collection[date]) -> list[date]:
+    """The days whose partitions have any rows, but those of `but`, which aren't looked at. Raises `Outage`."""
+    children = sa.text(
+        "SELECT to_date(right(relname, 8), 'YYYYMMDD') FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE inhparent = to_regclass(:table) AND relname ~ '_[0-9]{8}$'"
+    )
+    with translated(), engine.connect() as connection:
+        days = [day for day in connection.scalars(children, {"table": table.name}) if day not in but]
+        return [day for day in days if connection.scalar(sa.select(sa.exists().where(next(iter(table.c)) == day)))]
 
 
 def name_of(table: sa.Table, day: date) -> str:

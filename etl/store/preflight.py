@@ -28,6 +28,7 @@ _NEEDED = {
     "united_days": ("SELECT",),
     "retired_servers": ("SELECT", "INSERT"),
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "lake_drafts": ("SELECT", "INSERT", "DELETE"),
     **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states", "twins")},
     **{
         f"reporting.{name}": ("SELECT", "INSERT", "DELETE")

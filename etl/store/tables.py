@@ -246,8 +246,29 @@ exports = Table(
     Column("published_at", _time(), comment="When it was in its place; null if that was never confirmed"),
     Column("dropped_at", _time(), comment="When Postgres forgot the day, on the proof of this revision; null if not"),
     Column("release", Text, comment="Release of etl that wrote the revision; null: 0.1"),
+    Column(
+        "erased_at",
+        _time(),
+        comment="When its file had to go at once, as it may hold a person that was forgotten; null if not",
+    ),
     PrimaryKeyConstraint("dataset", "day", "revision"),
     comment="The lake's books: one row per dataset, day and revision",
+)
+
+lake_drafts = Table(
+    "lake_drafts",
+    metadata,
+    Column("name", Text, primary_key=True, comment="Under the lake's root"),
+    Column("dataset", Text, nullable=False, comment="Table: cdrs or audit_events"),
+    Column("day", Date, nullable=False, comment="The partition's day"),
+    Column(
+        "revision",
+        Integer,
+        comment="Number of a revision that was given up before it was published, and stays taken; null: never one",
+    ),
+    Column("worker", Text, nullable=False, comment="Who wrote"),
+    Column("began_at", _time(), nullable=False, server_default=_NOW, comment="Since when"),
+    comment="Files that somebody wrote into the lake, or was about to, and that no revision of the books is",
 )
 
 forgotten = Table(

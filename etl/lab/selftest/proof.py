@@ -238,12 +238,10 @@ def days(settings: Settings) -> Iterator[Verdict]:
                     sides = f"{compared.ledger}, {compared.postgres}, {compared.lake}: {compared.verdict}"
                     unequal[f"{dataset.name} {books.day}"] = [sides]
                 try:
-                    found = lake.verify(dataset, books.day, deep=True)
+                    if found := lake.verify(dataset, books.day, deep=True).wrong:
+                        different[f"{dataset.name} {books.day}"] = [*found]
                 except LakeError as error:
-                    found = []
                     different[f"{dataset.name} {books.day}"] = [error]
-                if found:
-                    different[f"{dataset.name} {books.day}"] = list(found)
     what = "the books of every day balance: rows by the ledger, in Postgres, in the lake"
     yield Verdict(not unequal, what, f"{number} days, {rows:,} rows" + _examples(unequal))
     what = "the lake equals Postgres, compared row by row"

@@ -1,0 +1,142 @@
+"""What the lake needs from time to time: revisions that nobody needs go, copies for plain readers become current, and
+the files of a 0.1 get their place among the revisions.
+
+It goes by positive knowledge only: a file that the books don't know stays, and is reported. If one of them is newer
+than its day's revision in the books, nothing is taken away at all: after Postgres was set back, what the books call
+superseded may be all that there is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from etl.errors import Busy, EtlError
+from etl.jobs.held_day import HeldDay, erased
+from etl.jobs.lake import Lake
+from etl.lake import layout
+from etl.lake.datasets import DATASETS, Dataset
+from etl.lake.target import File
+from etl.store import days
+from etl.store.days import Revision
+
+# A copy that was put in its place lately is looked at whatever its length: a writer that woke up may have put it there.
+LATELY = timedelta(days=1)
+
+
+@dataclass(slots=True)
+class Swept:
+    """Names of files that went, and of copies that were renewed; what the books don't know; days that failed."""
+
+    removed: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Day:
+    """What books and lake have of a day."""
+
+    dataset: Dataset
+    day: date
+    revisions: Sequence[Revision]  # that were published, the latest last
+    drafts: Sequence[str]
+    files: dict[str, File]
+
+    def name(self, revision: Revision) -> str:
+        return layout.revision(self.dataset, self.day, revision.about.revision, revision.about.sha256)
+
+    def unknown(self) -> list[str]:
+        names = {self.name(each) for each in self.revisions}
+        known = {*names, *map(layout.manifest, names), *self.drafts, layout.plain(self.dataset, self.day)}
+        return [name for name in self.files if name not in known]
+
+    def is_ahead(self) -> bool:
+        """Whether the lake has a later revision than the books."""
+        latest = self.revisions[-1].about.revision if self.revisions else 0
+        return any(name.revision > latest for name in layout.of_revisions(self.unknown()))
+
+
+def sweep(lake: Lake, history: timedelta, log: Any) -> Swept:
+    """Once over all days but those that another etl holds. Raises `EtlError` if the lake can't be listed."""
+    found = [*_days(lake)]
+    swept = Swept(unknown=sorted(name for day in found for name in day.unknown()))
+    is_ahead = any(day.is_ahead() for day in found)
+    if is_ahead:
+        log.warning("sweep_refused", unknown=len(swept.unknown))
+    going = _never if is_ahead else superseded(history)
+    for day in found:
+        if not _needs(lake, day, going):
+            continue
+        try:
+            with lake.hold(day.dataset, day.day) as held:
+                swept.removed += held.sweep(going)
+                swept.renewed += _renew(held)
+        except Busy:
+            continue
+        except EtlError as error:
+            swept.failed.append(f"{day.dataset.name} {day.day}: {error}")
+            log.error("day_failed", dataset=day.dataset.name, day=str(day.day), rows=0, bytes=0, why=str(error))
+    if swept.removed or swept.renewed:
+        log.info("lake_swept", removed=len(swept.removed), renewed=len(swept.renewed))
+    return swept
+
+
+def superseded(history: timedelta) -> Callable[[Sequence[Revision]], list[Revision]]:
+    """Chooses those whose successor was published longer ago, and those that may not stay."""
+
+    def going(revisions: Sequence[Revision]) -> list[Revision]:
+        until = datetime.now(UTC) - history
+        over = [older for older, newer in pairwise(revisions) if newer.published_at and newer.published_at < until]
+        return [*over, *(each for each in erased(revisions[:-1]) if each not in over)]
+
+    return going
+
+
+def _never(_: Sequence[Revision]) -> list[Revision]:
+    return []
+
+
+def _days(lake: Lake) -> Iterator[_Day]:
+    files: dict[tuple[str, date], dict[str, File]] = {}
+    for file in lake.target.files():
+        if name := layout.parse(file.name):
+            files.setdefault((name.dataset, name.day), {})[file.name] = file
+    for dataset in DATASETS.values():
+        revisions = days.all_revisions(lake.engine, dataset.table)
+        drafts: dict[date, list[str]] = {}
+        for draft, day in days.all_drafts(lake.engine, dataset.table).items():
+            drafts.setdefault(day, []).append(draft)
+        in_the_lake = {day for name, day in files if name == dataset.name}
+        for day in sorted({*revisions, *drafts, *in_the_lake}):
+            published = [each for each in revisions.get(day, []) if each.published_at]
+            yield _Day(dataset, day, published, drafts.get(day, []), files.get((dataset.name, day), {}))
+
+
+def _needs(lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Revision]]) -> bool:
+    """Whether the day must be held for anything."""
+    if any((parsed := layout.parse(name)) and parsed.kind == "attempt" for name in day.drafts):
+        return True
+    if any(name in day.files for name in (*day.drafts, *map(day.name, going(day.revisions)))):
+        return True
+    if not day.revisions:
+        return False
+    current, plain = day.name(day.revisions[-1]), layout.plain(day.dataset, day.day)
+    if current not in day.files or plain not in day.files:
+        return True
+    if lake.target.is_local:
+        return not lake.target.is_same(current, plain)
+    copy = day.files[plain]
+    return copy.bytes != day.revisions[-1].about.bytes or datetime.now(UTC) - copy.changed_at < LATELY
+
+
+def _renew(held: HeldDay) -> list[str]:
+    """What isn't a revision that only this copy has."""
+    books = held.books()
+    if books.revision is None or held.looks_plain(books) in ("current", "unknown"):
+        return []
+    held.check_file(books.revision)
+    held.renew(books.revision.about)
+    return [held.plain]
