@@ -2,7 +2,7 @@
 both at any moment."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etl.app import lake as lakeside
+from etl.errors import Busy
 from etl.jobs.lake import WRONG, Lake, Outcome
 from etl.lake import layout
 from etl.lake.datasets import DATASETS
@@ -130,7 +131,15 @@ def told(_: int) -> None:
 
 def export(archive: Archive, day: date = DAY, dataset: str = "cdrs", force: bool = False) -> Outcome:
     with lake(archive) as opened:
-        return opened.export(DATASETS[dataset], day, told, force)
+        return unless_busy(lambda: opened.export(DATASETS[dataset], day, told, force), dataset, day)
+
+
+def unless_busy(operation: Callable[[], Outcome], dataset: str, day: date) -> Outcome:
+    """As `one_by_one` has it."""
+    try:
+        return operation()
+    except Busy as error:
+        return Outcome(dataset, day, "busy", why=str(error))
 
 
 def export_all(archive: Archive) -> list[Outcome]:
@@ -145,12 +154,12 @@ def export_all(archive: Archive) -> list[Outcome]:
 
 def prune(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Outcome:
     with lake(archive) as opened:
-        return opened.prune(DATASETS[dataset], day)
+        return unless_busy(lambda: opened.prune(DATASETS[dataset], day), dataset, day)
 
 
 def restore(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Outcome:
     with lake(archive) as opened:
-        return opened.restore(DATASETS[dataset], day, told)
+        return unless_busy(lambda: opened.restore(DATASETS[dataset], day, told), dataset, day)
 
 
 def export_and_prune(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> None:

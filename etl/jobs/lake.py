@@ -345,15 +345,16 @@ class Lake:
         return books.revision.about, held.name(books.revision.about)
 
     def _bring_back(self, held: HeldDay, about: Manifest, progress: Progress) -> int:
-        books = held.books()
-        if not (books.revision and books.revision.is_same(about)):
-            for stranger in held.strangers():
-                if stranger.about == about:
-                    held.take_over(stranger)
+        strangers = held.strangers()
+        for stranger in strangers:
+            if stranger.about == about:
+                held.take_over(stranger)
         partitions.ensure(self.engine, held.dataset.table, [held.day.day])
         with held.day.staging() as staging:
             restore.bring(self.target, held.name(about), held.dataset, about, self._uri, staging, progress)
             reunited = held.day.load_back(staging, about, self.target.url, self._worker)
+        if strangers:
+            held.day.adopt([each.about for each in strangers if each.about.revision < about.revision], self.target.url)
         self._log.info(
             "day_restored",
             dataset=held.dataset.name,

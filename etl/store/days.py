@@ -138,6 +138,13 @@ class Day:
             connection.execute(sa.delete(exports).where(*_is(about), exports.c.published_at.is_(None)))
             connection.execute(insert(lake_drafts).values(self._draft(name, worker, about.revision)))
 
+    def adopt(self, older: Sequence[Manifest], url: str) -> None:
+        """Revisions that were superseded under other books are known from now on, unless their numbers are taken."""
+        with self._transaction() as connection:
+            for about in older:
+                row = _row(about, url) | {"published_at": sa.func.now()}
+                connection.execute(insert(exports).values(row).on_conflict_do_nothing())
+
     def erase(self, current: Manifest) -> None:
         """No file of the day may stay but this one: others may hold a person that was forgotten."""
         others = sa.update(exports).where(*self._of_the_day(exports), exports.c.revision != current.revision)

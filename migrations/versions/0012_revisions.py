@@ -19,10 +19,10 @@ BEGIN
     WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted AND mode = 'ExclusiveLock' AND objsubid = 2
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND classid = (CASE drop_day.dataset WHEN 'cdrs' THEN 1702128644 ELSE 1702128645 END)::oid
-    AND objid = (drop_day.day - date '1970-01-01')::oid;
+    AND objid = (drop_day.day - date '2000-01-01')::oid;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'whoever drops a day must hold its lock, and this session doesn''t hold that of % %', dataset, day
-            USING ERRCODE = 'object_not_in_prerequisite_state';
+            USING ERRCODE = 'insufficient_privilege';
     END IF;
     -- In the order in which loaders take them. From then on nobody is in the day, and nobody gets in.
     EXECUTE format('LOCK TABLE ONLY %I.%I IN ACCESS EXCLUSIVE MODE', {literal}, dataset);

@@ -28,11 +28,12 @@ from tests.lake import (
     in_postgres,
     lake,
     load,
-    place,
+    manifest_file,
     prune,
     refs,
     restore,
     revision,
+    revision_file,
     with_lake,
     without_traces,
 )
@@ -73,7 +74,7 @@ def nobody_holds_a_day(archive: Archive) -> None:
 def verified(archive: Archive, deep: bool = False) -> list[str]:
     """What differs."""
     with lake(archive) as opened:
-        return [difference.what for difference in opened.verify(CALLS, DAY, deep)]
+        return [difference.what for difference in opened.verify(CALLS, DAY, deep).wrong]
 
 
 # -- the same rows are the same bytes
@@ -277,32 +278,32 @@ def test_two_archives_on_one_folder_do_not_replace_each_others_files(
 
 
 def edit(archive: Archive, **values: object) -> None:
-    manifest = place(archive) / "_manifest.json"
+    manifest = manifest_file(archive)
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **values}))
 
 
 def edit_the_file(archive: Archive) -> None:
-    with pq.ParquetFile(file(archive)) as parquet:
+    with pq.ParquetFile(revision_file(archive)) as parquet:
         table, metadata = parquet.read(), parquet.metadata.metadata
-    pq.write_table(table.slice(1).replace_schema_metadata(metadata), file(archive))
+    pq.write_table(table.slice(1).replace_schema_metadata(metadata), revision_file(archive))
 
 
 def flip_a_byte(archive: Archive) -> None:
-    content = bytearray(file(archive).read_bytes())
+    content = bytearray(revision_file(archive).read_bytes())
     content[50] ^= 1
-    file(archive).write_bytes(content)
+    revision_file(archive).write_bytes(content)
 
 
 DAMAGE: dict[str, Callable[[Archive], object]] = {
     "manifest: fewer rows": lambda archive: edit(archive, rows=1),
     "manifest: later revision, more rows": lambda archive: edit(archive, revision=7, rows=9),
     "manifest: other file": lambda archive: edit(archive, sha256="0" * 64),
-    "manifest: no manifest": lambda archive: (place(archive) / "_manifest.json").write_text("{"),
-    "manifest deleted": lambda archive: (place(archive) / "_manifest.json").unlink(),
-    "file truncated": lambda archive: file(archive).write_bytes(file(archive).read_bytes()[:-9]),
+    "manifest: no manifest": lambda archive: manifest_file(archive).write_text("{"),
+    "manifest deleted": lambda archive: manifest_file(archive).unlink(),
+    "file truncated": lambda archive: revision_file(archive).write_bytes(revision_file(archive).read_bytes()[:-9]),
     "file edited": edit_the_file,
     "a bit flipped": flip_a_byte,
-    "file deleted": lambda archive: file(archive).unlink(),
+    "both files deleted": lambda archive: (revision_file(archive).unlink(), file(archive).unlink()),
 }
 
 
@@ -318,7 +319,7 @@ def test_given_this_damage_then_no_drop_and_a_forced_export_mends_it(archive: Ar
     assert refs(in_postgres(archive)) == ["1", "2"]
     assert revision(archive) == books
 
-    (place(archive) / "_manifest.json").unlink(missing_ok=True)  # it's what an operator is told of, and must decide on
+    manifest_file(archive).unlink(missing_ok=True)  # it's what an operator is told of, and must decide on
     export(archive, force=True)
     assert verified(archive, deep=True) == []
     assert_agrees(archive)
@@ -326,21 +327,14 @@ def test_given_this_damage_then_no_drop_and_a_forced_export_mends_it(archive: Ar
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        "manifest: later revision, more rows",
-        "manifest: no manifest",
-        "file truncated",
-        "file edited",
-        "a bit flipped",
-        "file deleted",
-    ],
+    ["file truncated", "file edited", "a bit flipped", "both files deleted"],
 )
 def test_given_a_dropped_day_with_this_damage_then_late_cdrs_stay(archive: Archive, damage: str) -> None:
     load(archive, cdr(1), cdr(2))
     export_and_prune(archive)
-    file_before, manifest = file(archive).read_bytes(), (place(archive) / "_manifest.json").read_bytes()
+    file_before, manifest = revision_file(archive).read_bytes(), manifest_file(archive).read_bytes()
     DAMAGE[damage](archive)
-    damaged = file(archive).read_bytes() if file(archive).exists() else None
+    damaged = revision_file(archive).read_bytes() if revision_file(archive).exists() else None
     load(archive, cdr(3))
 
     for force in (False, True):
@@ -348,10 +342,10 @@ def test_given_a_dropped_day_with_this_damage_then_late_cdrs_stay(archive: Archi
     assert_verification_shows_it(archive)
     assert prune(archive).what == "kept"
     assert refs(in_postgres(archive)) == ["3"]
-    assert damaged == (file(archive).read_bytes() if file(archive).exists() else None)
+    assert damaged == (revision_file(archive).read_bytes() if revision_file(archive).exists() else None)
 
-    file(archive).write_bytes(file_before)  # from a backup
-    (place(archive) / "_manifest.json").write_bytes(manifest)
+    revision_file(archive).write_bytes(file_before)  # from a backup
+    manifest_file(archive).write_bytes(manifest)
     assert_comes_right(archive)
     assert refs(in_file(archive)) == ["1", "2", "3"]
 
@@ -373,16 +367,25 @@ def assert_fails(archive: Archive, do: Callable[[], bool]) -> None:
 def test_given_a_dropped_day_without_manifest_then_late_cdrs_are_exported(archive: Archive) -> None:
     load(archive, cdr(1))
     export_and_prune(archive)
-    (place(archive) / "_manifest.json").unlink()
+    manifest_file(archive).unlink()
     load(archive, cdr(2))
     assert_comes_right(archive)
     assert refs(in_file(archive)) == ["1", "2"]
 
 
+def test_given_a_deleted_revision_then_the_copy_of_plain_readers_is_it_again(archive: Archive) -> None:
+    load(archive, cdr(1), cdr(2))
+    export_and_prune(archive)
+    revision_file(archive).unlink()
+    assert verified(archive, deep=True) == []
+    assert hashlib.sha256(revision_file(archive).read_bytes()).hexdigest() == revision(archive)["sha256"]
+    assert_agrees(archive)
+
+
 def test_given_a_file_that_no_books_know_it_is_not_replaced(archive: Archive) -> None:
     load(archive, cdr(1))
     export(archive)
-    (place(archive) / "_manifest.json").unlink()
+    manifest_file(archive).unlink()
     by_hand(archive, "DELETE FROM exports")
     before = sha256(archive)
     assert str(DAY) in refused(archive)
