@@ -1,0 +1,88 @@
+"""Where exporters come from that freeze at their n-th step: real `etl` processes, each forked from one that has
+imported everything. A step is the beginning or the end of any method by which a file of the lake or its books change,
+as the classes themselves list them; and each group of rows that is written.
+
+It reads lines of JSON: {"at": n, "arguments": …, "environment": …, "log": …} answers with a process id, and
+{"end": pid} with that process's exit code, and the number of steps that it took.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+import etl.app  # noqa: F401  (what every process imports)
+from etl import cli
+from etl.cli import lake  # noqa: F401
+from etl.jobs.held_day import HeldDay
+from etl.lake.target import Target
+from etl.store.days import Day
+
+STEPS = (Target, Day, HeldDay, pq.ParquetWriter)
+
+
+class Freezer:
+    def __init__(self, at: int, counted: Path) -> None:
+        self._at, self._counted = at, counted
+        self.steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
+        self._counted.write_text(str(self.steps))
+        if self.steps == self._at:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+    def wrap(self, owner: type) -> None:
+        for name, method in [*vars(owner).items()]:
+            if callable(method) and not name.startswith("__") and not isinstance(method, type):
+                setattr(owner, name, self._wrapped(method))
+
+    def _wrapped(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **more: Any) -> Any:
+            self.step()
+            result = method(*arguments, **more)
+            self.step()
+            return result
+
+        return wrapped
+
+
+def run(at: int, arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """As a program of its own; never returns."""
+    with open(log, "wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    freezer = Freezer(at, Path(f"{log}.{os.getpid()}"))
+    for owner in STEPS:
+        freezer.wrap(owner)
+    sys.argv = ["etl", *arguments]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    logs: dict[int, str] = {}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if (pid := asked.get("end")) is None:
+            if (pid := os.fork()) == 0:
+                run(**asked)
+            logs[pid] = asked["log"]
+            print(pid, flush=True)
+        else:
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            print(json.dumps([code, int(Path(f"{logs[pid]}.{pid}").read_text())]), flush=True)
