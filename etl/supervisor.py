@@ -25,8 +25,8 @@ from etl.settings import Settings
 from etl.store.ledger import Books
 
 POLL_SECONDS = 0.5
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
+FIRST_RESTART_SECONDS = 1.0
+LONGEST_RESTART_SECONDS = 30.0
 # A worker that lived this long was healthy: its death is a new story, and the pauses begin anew.
 HEALTHY_SECONDS = 60.0
 # A little more than a worker takes to finish or give back what it has in hand.
@@ -95,7 +95,7 @@ class _Slot:
 
     def __init__(self, start: Callable[[], SpawnProcess]) -> None:
         self._start = start
-        self._pause = FIRST_PAUSE_SECONDS
+        self._pause = FIRST_RESTART_SECONDS
         self._started_at = time.monotonic()
         self._restart_at: float | None = None
         self.process = start()
@@ -108,10 +108,10 @@ class _Slot:
             if self.process.exitcode == MISCONFIGURED:
                 _raise_for(self.process)
             if now - self._started_at > HEALTHY_SECONDS:
-                self._pause = FIRST_PAUSE_SECONDS
+                self._pause = FIRST_RESTART_SECONDS
             log.error("worker_died", worker=self.process.name, exit_code=self.process.exitcode, restart_in=self._pause)
             self._restart_at = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            self._pause = min(2 * self._pause, LONGEST_RESTART_SECONDS)
         elif now >= self._restart_at:
             self._restart_at = None
             self._started_at = now

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 from etl import logs
-from etl.app import schedule as clock
+from etl.app.schedule import schedule_of
 from etl.app.sources import decoders_of, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import heartbeat, run_in_threads
@@ -67,8 +67,8 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
     """
     patience = Patience(log, stop, None, tally.beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
-        clients = patience.ride_out(lambda: stack.enter_context(stores(settings)))
-        patience.ride_out(lambda: schema.check(clients.engine))
+        clients = patience.retry(lambda: stack.enter_context(stores(settings)))
+        patience.retry(lambda: schema.check(clients.engine))
         work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
         with heartbeat(settings, [source for source, _ in work]):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
@@ -76,10 +76,10 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
                 f"load {source.key}": loader.run for source, loader in work
             }
             if listen:
-                prompt = patience.ride_out(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
+                prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
             if schedule:
-                runs["schedule"] = clock.schedule(settings, clients.engine).run
+                runs["schedule"] = schedule_of(settings, clients.engine).run
             run_in_threads(runs, [source for source, _ in work], stop)
             log.info("stopped", worker=settings.worker_name)
 
@@ -91,8 +91,8 @@ def listen(settings: Settings, stop: threading.Event) -> None:
     """
     patience = Patience(log, stop)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
-        redis = patience.ride_out(lambda: stack.enter_context(redis_of(settings)))
-        prompt = patience.ride_out(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
+        redis = patience.retry(lambda: stack.enter_context(redis_of(settings)))
+        prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
         run_in_threads({"listen": _listener(settings, redis, prompt).run}, [], stop)
 
 

@@ -30,7 +30,7 @@ _spawn = multiprocessing.get_context("spawn")
 log = logs.get()
 
 
-def schedule(settings: Settings, engine: Engine) -> Schedule:
+def schedule_of(settings: Settings, engine: Engine) -> Schedule:
     """This process's schedule. Other hosts may have the same: whoever is first acts."""
 
     def make_partitions(_stop: threading.Event) -> None:

@@ -15,7 +15,7 @@ from etl.wire.faults import Reason
 from etl.wire.times import from_datetime
 
 # A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
-AHEAD = timedelta(days=1)
+CLOCK_TOLERANCE = timedelta(days=1)
 
 
 def waiting(settings: Settings) -> dict[str, int]:
@@ -65,7 +65,7 @@ def _of_a_list(settings: Settings, source: ListSettings) -> Decode:
         key=source.key,
         batch_id=batch_id,
         captured_at=captured_at,
-        latest=from_datetime(datetime.now(UTC) + AHEAD),
+        latest=from_datetime(datetime.now(UTC) + CLOCK_TOLERANCE),
         max_message_bytes=settings.max_message_bytes,
         zone=source.time_zone,
     )

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from etl.app.days import first_open_day
-from etl.app.sources import AHEAD, decoders_of, sources
+from etl.app.sources import CLOCK_TOLERANCE, decoders_of, sources
 from etl.app.stores import Stores, engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
@@ -202,7 +202,7 @@ def exports(engine: Engine, first_open_day: date) -> Exports:
     last_days = [
         _export_day(books, first_open_day)
         for table in PARTITIONED.values()
-        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + AHEAD))
+        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + CLOCK_TOLERANCE))
     ]
     return Exports(last_days, status.unexported(engine, first_open_day), status.last_exports(engine))
 

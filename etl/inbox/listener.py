@@ -1,6 +1,6 @@
 """The listener: what the dialler publishes, stamped and put onto the spool list, with proof of having listened.
 
-    PubSub ──Ears──▶ Listener ──Spooler──▶ spool list ──▶ the ordinary loader
+    PubSub ──Subscription──▶ Listener ──Spooler──▶ spool list ──▶ the ordinary loader
 
 PubSub is lossy, and a dead subscription looks like a quiet one. So the listener publishes probes to itself: one that
 comes back proves that everything published before it has come, too; silence where two should have come ends the
@@ -24,7 +24,7 @@ from etl.errors import EtlError, Outage
 from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
 from etl.inbox.spool import Spooler
-from etl.inbox.subscription import Ears, Heard, probe
+from etl.inbox.subscription import Message, Subscription, probe
 from etl.wire.envelope import kind_and_reference, type_of
 from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
@@ -85,12 +85,12 @@ class Listener:
                 self._spooler.close(FLUSH_SECONDS)
                 spooling.join()
         with contextlib.suppress(EtlError):
-            self._lock.let_go()
+            self._lock.release()
         self._spooler.check()
 
     def _listen_or_stand_by(self, stop: threading.Event) -> None:
         self._spooler.check()
-        if not (self._lock.is_held() or self._lock.hold()):
+        if not (self._lock.is_held() or self._lock.acquire()):
             self._tell_back()
         # With a full buffer there would be nothing to hear but an overflow.
         elif self._spooler.has_room():
@@ -99,26 +99,26 @@ class Listener:
     def _listen(self, stop: threading.Event) -> None:
         """One session, from the subscription to its end. Raises `Outage` if there is none to be had."""
         session_id = uuid7(time.time_ns() // 1_000_000)
-        ears = Ears(self._client, self._listening.patterns, session_id)
+        subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
-            ears.subscribe()
+            subscription.subscribe()
             self._tell_back()
             session = OpenSession(self._listening, session_id, self._spooler)
-            self._probe_channel = ears.probe_channel
+            self._probe_channel = subscription.probe_channel
             self._log.info("listening", session=str(session_id))
-            reason = self._hear(ears, session, stop)
+            reason = self._hear(subscription, session, stop)
             session.end(reason)
             self._log.info("listening_ended", session=str(session_id), reason=reason)
         finally:
             self._probe_channel = None
-            ears.close()
+            subscription.close()
 
-    def _hear(self, ears: Ears, session: "OpenSession", stop: threading.Event) -> GapReason:
+    def _hear(self, subscription: Subscription, session: "OpenSession", stop: threading.Event) -> GapReason:
         """Take in what comes until there's a reason to end the session."""
         stopping: _Stopping | None = None
         while True:
             try:
-                heard = ears.next()
+                heard = subscription.next()
             except Outage:
                 return session.because("probe lost" if session.is_silent() else "connection lost")
             if session.is_silent() or not self._lock.is_held():
@@ -168,7 +168,7 @@ class Listener:
             now = time.monotonic()
             if self._lock.is_held() and now >= renew_at:
                 with contextlib.suppress(EtlError):
-                    self._lock.hold()
+                    self._lock.acquire()
                 renew_at = now + RENEW_SECONDS
             channel = self._probe_channel
             if channel is not None and (channel != probed or now >= probe_at):
@@ -218,7 +218,7 @@ class OpenSession:
         """Why the session ends: once messages were dropped, for that reason and no other."""
         return "overflow" if self.overflowed else reason
 
-    def hear(self, heard: Heard | int) -> None:
+    def hear(self, heard: Message | int) -> None:
         """A message, or the proof of having heard everything up to a time."""
         if isinstance(heard, int):
             self._prove(heard)
@@ -238,7 +238,7 @@ class OpenSession:
         if not self.overflowed:
             self._report(proven_until=max(sent_at, self._session.proven_until))
 
-    def _is_ignored(self, heard: Heard) -> bool:
+    def _is_ignored(self, heard: Message) -> bool:
         """Never what is no envelope: it's to become a dead letter."""
         sub_type = type_of(heard.message)
         if sub_type is None:
@@ -252,7 +252,7 @@ class OpenSession:
         self._spooler.insist(pack_session(self._session))
 
 
-def _stamped(heard: Heard) -> bytes:
+def _stamped(heard: Message) -> bytes:
     now = time.time_ns()
     return pack_heard(uuid7(now // 1_000_000).bytes, from_unix_ns(now), heard.channel, heard.message)
 

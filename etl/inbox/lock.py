@@ -12,27 +12,27 @@ class Lock:
 
     def __init__(self, client: Client, key: str, holder: str, lease_seconds: float) -> None:
         folder = files(__package__) / "lua"
-        self._hold = client.register_script((folder / "hold.lua").read_text())
-        self._let_go = client.register_script((folder / "let_go.lua").read_text())
+        self._acquire = client.register_script((folder / "acquire.lua").read_text())
+        self._release = client.register_script((folder / "release.lua").read_text())
         self._client = client
         self._key = key
         self._holder = holder
         self._lease_seconds = lease_seconds
         self._held_until = 0.0
 
-    def hold(self) -> bool:
+    def acquire(self) -> bool:
         """Take the lock or renew it; false if somebody else has it. Raises `Outage`."""
         asked_at = time.monotonic()
         with naming_wrong_types(self._client, string=(self._key,)):
-            granted = self._hold(keys=[self._key], args=[self._holder, int(self._lease_seconds * 1_000)])
+            granted = self._acquire(keys=[self._key], args=[self._holder, int(self._lease_seconds * 1_000)])
         self._held_until = asked_at + self._lease_seconds if granted else 0.0
         return bool(granted)
 
     def is_held(self) -> bool:
         return time.monotonic() < self._held_until
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Raises `Outage`; then the lease runs out by itself."""
         self._held_until = 0.0
         with naming_wrong_types(self._client, string=(self._key,)):
-            self._let_go(keys=[self._key], args=[self._holder])
+            self._release(keys=[self._key], args=[self._holder])

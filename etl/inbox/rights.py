@@ -53,14 +53,14 @@ _OF_THE_LAST_TIME = ("zadd", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
 _WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
-_OF_THE_EARS = ("psubscribe", "publish", "subscribe")
+_OF_A_SUBSCRIPTION = ("psubscribe", "publish", "subscribe")
 # To see who else pops the lists. Who lacks it lacks nothing for the work: that finding alone says so.
 _OF_THE_PREFLIGHT = ("client|list",)
 # A cluster's client asks for its slots, and for where in a command the keys stand.
 _OF_A_CLUSTER = ("cluster|slots", "command")
 
 
-class List(NamedTuple):
+class SourceList(NamedTuple):
     """A list to load from."""
 
     key: str
@@ -72,7 +72,7 @@ class List(NamedTuple):
 class Needs:
     """What a loader does with its lists and the spool, and what a listener does besides."""
 
-    lists: Sequence[List]
+    lists: Sequence[SourceList]
     spool: str
     patterns: Sequence[str]
 
@@ -108,7 +108,7 @@ def lacking(client: Client, needs: Needs) -> Lacking | None:
         return [right for use in uses for right in _refused(connection, sha, use)]
 
     loading = refused([*_uses_of_loading(needs), _Use("", "", ("scan", "time"))])
-    listening = [*refused(_uses_of_listening(needs)), *_refused_to_the_ears(client, needs, sha)]
+    listening = [*refused(_uses_of_listening(needs)), *_refused_to_subscribe(client, needs, sha)]
     telling = refused([_Use("", "", ("info",))])
     each_once = dict.fromkeys((*loading, *listening, *telling))
     return Lacking(
@@ -124,7 +124,7 @@ def minimal(client: Client, needs: Needs) -> str:
     commands = {command for use in uses for command in use.commands} | {
         *_WITHOUT_KEY,
         *_ALWAYS,
-        *_OF_THE_EARS,
+        *_OF_A_SUBSCRIPTION,
         *_OF_THE_PREFLIGHT,
     }
     if isinstance(client, redis.RedisCluster):
@@ -142,7 +142,7 @@ def minimal(client: Client, needs: Needs) -> str:
 
 def _uses_of_loading(needs: Needs) -> list[_Use]:
     uses = []
-    for key, take_from, forward_to in [*needs.lists, List(needs.spool, "right", None)]:
+    for key, take_from, forward_to in [*needs.lists, SourceList(needs.spool, "right", None)]:
         uses += [
             _Use(key, _escaped(key), _OF_A_SOURCE),
             _Use(f"{prefix_of(key)}:claim:{_new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
@@ -182,7 +182,7 @@ def _asked(connection: Any, sha: str, keys: list[str], behind: dict[str, list[st
     return [f"+{list(behind)[place - 1]}" for place in refused]
 
 
-def _refused_to_the_ears(client: Client, needs: Needs, sha: str) -> list[str]:
+def _refused_to_subscribe(client: Client, needs: Needs, sha: str) -> list[str]:
     """SUBSCRIBE can't be tried in a script, but changes nothing for others."""
     channel = f"{PROBES}{_new_id()}"
     subscriptions = [*(("psubscribe", each, each) for each in needs.patterns), ("subscribe", channel, f"{PROBES}*")]

@@ -1,4 +1,4 @@
-"""The way from the listener's ears to the spool list: a bounded buffer, and the thread that empties it into Redis.
+"""The way from the listener to the spool list: a bounded buffer, and the thread that empties it into Redis.
 
 What is put in goes out in its order. So a session's report that has reached the spool proves that everything heard
 before it has, too.
@@ -20,7 +20,7 @@ GROUP_SECONDS = 0.05
 # Ten seconds of a very busy dialler, held while Redis restarts; beyond, the newest are dropped and counted.
 CAPACITY_MESSAGES = 200_000
 CAPACITY_BYTES = 64 * 1024 * 1024
-RETRY_SECONDS = 0.5
+PUSH_RETRY_SECONDS = 0.5
 
 
 class Spooler:
@@ -118,5 +118,5 @@ class Spooler:
 
     def _give_up(self) -> bool:
         with self._changed:
-            self._changed.wait(RETRY_SECONDS)
+            self._changed.wait(PUSH_RETRY_SECONDS)
             return self._closing_at is not None and time.monotonic() > self._closing_at

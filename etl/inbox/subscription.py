@@ -27,12 +27,12 @@ REST_SECONDS = 5.0
 SUBSCRIBE_SECONDS = 2.0
 
 
-class Heard(NamedTuple):
+class Message(NamedTuple):
     channel: bytes
     message: bytes
 
 
-class Ears:
+class Subscription:
     """Subscribed to the dialler's patterns, and to a channel of our own, for probes."""
 
     def __init__(self, client: Client, patterns: Sequence[str], session_id: UUID) -> None:
@@ -55,7 +55,7 @@ class Ears:
             said = self._read()
             missing -= said is not None and said[0] in (b"psubscribe", b"subscribe")
 
-    def next(self) -> Heard | int | None:
+    def next(self) -> Message | int | None:
         """What comes next: a message, or the time up to which all has come (microseconds since 2000). None after a
         short while without anything. Raises `Outage` when the connection is lost."""
         said = self._read()
@@ -67,7 +67,7 @@ class Ears:
             return None
         if channel.startswith(PROBES.encode()):
             return self._echoed(message) if channel == self.probe_channel.encode() else None
-        return Heard(channel, message)
+        return Message(channel, message)
 
     def close(self) -> None:
         with contextlib.suppress(EtlError), translated():

@@ -46,7 +46,7 @@ from etl.wire.times import from_datetime, from_unix_ns
 # How soon after its lease ran out an abandoned claim is found; two cheap commands each time.
 ADOPT_EVERY_SECONDS = 5.0
 # Claims that are fetched and decoded while another is written: with one, the decoder would rest while Postgres commits.
-AHEAD = 2
+CLAIMS_AHEAD = 2
 # A claim list without an entry in the registry is made by accident only: the net is cast at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
 
@@ -113,11 +113,11 @@ class Loader:
 
         Raises `Stopped`, `Outage` if patience ran out, or `ConfigurationError`; the claim is given back then.
         """
-        taken = self._patience.ride_out(self._take)
+        taken = self._patience.retry(self._take)
         if taken is None:
             return None
         if len(taken.claim.messages) >= self._options.batch_size:
-            while len(self._ahead) < AHEAD:
+            while len(self._ahead) < CLAIMS_AHEAD:
                 self._ahead.append(self._fetcher.submit(self._fetch_ahead))
         with logs.about(source_key=self._source.key, batch_id=str(taken.claim.batch_id)):
             return self._load(*taken)
@@ -125,14 +125,14 @@ class Loader:
     def _load(self, claim: Claim, batch: Batch) -> Books:
         began = time.monotonic()
         try:
-            books = self._patience.ride_out(lambda: self._writer.write(batch))
+            books = self._patience.retry(lambda: self._writer.write(batch))
         except BaseException:
             with contextlib.suppress(EtlError):
                 claim.give_back()
                 self._log.warning("claim_given_back", claimed=len(claim.messages))
             raise
         try:
-            self._patience.ride_out(claim.ack)
+            self._patience.retry(claim.ack)
         except LeaseLost:
             self._log.warning("lease_lost")
         seconds = time.monotonic() - began
@@ -205,8 +205,8 @@ class Loader:
 
     def _wait(self, stop: threading.Event) -> None:
         """Until something is waiting; and then a little longer, so that a trickle makes batches too."""
-        arrived = self._patience.ride_out(self._source.wait)
-        if arrived and self._patience.ride_out(self._source.waiting) < self._options.batch_size:
+        arrived = self._patience.retry(self._source.wait)
+        if arrived and self._patience.retry(self._source.waiting) < self._options.batch_size:
             stop.wait(self._options.linger_seconds)
 
     def _tell(self, claim: Claim, records: Records, books: Books | None, seconds: float) -> None:

@@ -38,7 +38,7 @@ class Patience:
         self._alive = alive
         self._clock = clock
 
-    def ride_out(self, step: Callable[[], T]) -> T:
+    def retry(self, step: Callable[[], T]) -> T:
         """What `step` returns. Raises `Outage` when it gives up, `Stopped` when it's told to."""
         began: float | None = None
         pause = FIRST_PAUSE_SECONDS

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PREFIX = "forgotten:"
+HASH_PREFIX = "forgotten:"
 # Of the hash, hexadecimal: among a million people, two share one with a chance of 1 in 37 million.
 _LENGTH = 16
 # What stands for something else, whatever it looks like: columns, and fields of JSON.
@@ -42,7 +42,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 # Hashes and UUIDs may have any digits in them.
-_NOBODY = f"{PREFIX}[0-9a-f]{{{_LENGTH}}}|[0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"
+_NOBODY = f"{HASH_PREFIX}[0-9a-f]{{{_LENGTH}}}|[0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 
@@ -68,7 +68,7 @@ class Person:
         return {name: value for name, value in erased.items() if value != row[name]}
 
     def _hash(self, value: str) -> str:
-        return PREFIX + hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
+        return HASH_PREFIX + hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
 
     def _names(self, beside: Iterable[Mapping[str, Any]]) -> "_Names":
         numbers, contacts = ({self.value}, set()) if self.by == "number" else (set(), {self.value})
@@ -193,7 +193,7 @@ def _parsed(text: str) -> Any:
 def _texts(fields: Mapping[str, Any], *names: str) -> set[str]:
     """What isn't empty, and not forgotten yet."""
     values = (fields.get(name) for name in names)
-    return {value for value in values if isinstance(value, str) and value and not value.startswith(PREFIX)}
+    return {value for value in values if isinstance(value, str) and value and not value.startswith(HASH_PREFIX)}
 
 
 def _numbers(fields: Mapping[str, Any]) -> set[str]:

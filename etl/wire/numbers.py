@@ -18,7 +18,7 @@ _LITERAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
 # An exponent of more digits outweighs all the digits that a message has room for.
 _EXPONENT_DIGITS = 12
 # Hang-up causes are few, and durations repeat. Text that is longer than this is rare, and not worth keeping.
-REMEMBERED = 8_192
+NUMBERS_CACHED = 8_192
 _SHORT = 16  # characters
 
 
@@ -54,7 +54,7 @@ def _from_text(text: str) -> int | None:
     return _within_bounds(found[1], found[2].lstrip("0") or "0", 0)
 
 
-_remembered = lru_cache(REMEMBERED)(_from_text)
+_remembered = lru_cache(NUMBERS_CACHED)(_from_text)
 
 
 def _within_bounds(sign: str, digits: str, zeros: int) -> int:

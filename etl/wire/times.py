@@ -35,7 +35,7 @@ _END_OF_DAY = re.compile(r"([0-9W-]+[T ])24(:?00(?::?00(?:[.,]0+)?)?(?: ?[Z+-].*
 
 # Calls come in the order of time, and one's end is the next one's beginning: of four times in a message three were seen
 # just before, and reading one takes as long as decoding all the rest. These are two hours of seconds.
-REMEMBERED = 8_192
+TIMES_CACHED = 8_192
 
 ReadTime = Callable[[int | float | str], int]
 
@@ -58,7 +58,7 @@ def reader_of_times(zone: tzinfo) -> ReadTime:
     def read(text: str) -> int:
         return _from_text(text, zone)
 
-    remembered = lru_cache(REMEMBERED)(read)
+    remembered = lru_cache(TIMES_CACHED)(read)
 
     def microseconds(value: int | float | str) -> int:
         if isinstance(value, str):

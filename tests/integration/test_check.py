@@ -19,7 +19,7 @@ from etl.errors import ConfigurationError
 from etl.inbox.connection import connect
 from etl.inbox.lock import Lock
 from etl.inbox.producer import push
-from etl.inbox.subscription import Ears, probe
+from etl.inbox.subscription import Subscription, probe
 from etl.jobs.findings import Finding, skew
 from etl.jobs.preflight_lists import SAMPLE_BYTES
 from etl.lab.servers.private import PrivateCluster, PrivatePostgres, PrivateRedis
@@ -185,16 +185,16 @@ def test_given_a_user_without_rights_then_the_advised_line_mends_it(checked: Arc
     checked.redis.acl_log_reset()
     assert replace(checked, redis_url=url).load().inserted == 11, "and the loader needs no other"
     with connect(url) as client:
-        lock, ears = (
+        lock, subscription = (
             Lock(client, "{etl:events}:listener", "us", 1.0),
-            Ears(client, ["enigma:notifications:*"], new_id()),
+            Subscription(client, ["enigma:notifications:*"], new_id()),
         )
-        assert lock.hold()
-        assert lock.hold(), "renewed"
-        lock.let_go()
-        ears.subscribe()
-        probe(client, ears.probe_channel, 0)
-        ears.close()
+        assert lock.acquire()
+        assert lock.acquire(), "renewed"
+        lock.release()
+        subscription.subscribe()
+        probe(client, subscription.probe_channel, 0)
+        subscription.close()
         push(client, "etl:events", [b"junk"])
     with status.reader(replace(checked, redis_url=url).settings()) as reading:
         told = reading.read().redis

@@ -22,7 +22,7 @@ from etl.app.stores import engine_of, gaps, rollup
 from etl.errors import ConfigurationError
 from etl.inbox import rights
 from etl.inbox.connection import connect
-from etl.inbox.rights import List, Needs
+from etl.inbox.rights import Needs, SourceList
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateRedis
 from etl.settings import Settings
@@ -355,7 +355,7 @@ def test_given_the_file_as_it_is_then_nobody_gets_in(tmp_path: Path) -> None:
 
 def test_given_default_settings_then_the_file_grants_what_preflight_asks() -> None:
     settings = Settings()
-    lists = [List(source.key, source.take_from, source.forward_to) for source in settings.sources]
+    lists = [SourceList(source.key, source.take_from, source.forward_to) for source in settings.sources]
     with connect("redis://127.0.0.1:1/0") as client:  # which connects when it's asked for something
         minimal = rights.minimal(client, Needs(lists, SPOOL, settings.listen_patterns))
 

@@ -10,7 +10,7 @@ import redis
 
 from etl.errors import Outage
 from etl.inbox.connection import connect
-from etl.inbox.subscription import Ears, Heard, probe
+from etl.inbox.subscription import Message, Subscription, probe
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
 from etl.wire.ids import uuid7
 
@@ -18,67 +18,73 @@ PATTERNS = ("enigma:*", "etl:*")
 
 
 @pytest.fixture
-def ears(redis_server: PrivateRedis, redis_client: "redis.Redis") -> Iterator[Ears]:
+def subscription(redis_server: PrivateRedis, redis_client: "redis.Redis") -> Iterator[Subscription]:
     with connect(redis_server.url) as client:
-        ears = Ears(client, PATTERNS, new_id())
-        ears.subscribe()
-        yield ears
-        ears.close()
+        subscription = Subscription(client, PATTERNS, new_id())
+        subscription.subscribe()
+        yield subscription
+        subscription.close()
 
 
 def new_id() -> UUID:
     return uuid7(time.time_ns() // 1_000_000)
 
 
-def heard(ears: Ears, count: int) -> list[Heard | int]:
+def heard(subscription: Subscription, count: int) -> list[Message | int]:
     """The next so many."""
     deadline = time.monotonic() + 10
-    found: list[Heard | int] = []
+    found: list[Message | int] = []
     while len(found) < count and time.monotonic() < deadline:
-        if (one := ears.next()) is not None:
+        if (one := subscription.next()) is not None:
             found.append(one)
     return found
 
 
-def test_a_probe_comes_after_what_was_published_before(redis_client: "redis.Redis", ears: Ears) -> None:
+def test_a_probe_comes_after_what_was_published_before(redis_client: "redis.Redis", subscription: Subscription) -> None:
     redis_client.publish("enigma:a", b"1")
-    probe(redis_client, ears.probe_channel, 42)
+    probe(redis_client, subscription.probe_channel, 42)
     redis_client.publish("enigma:a", b"2")
-    assert heard(ears, 3) == [Heard(b"enigma:a", b"1"), 42, Heard(b"enigma:a", b"2")]
+    assert heard(subscription, 3) == [Message(b"enigma:a", b"1"), 42, Message(b"enigma:a", b"2")]
 
 
-def test_a_probe_proves_nothing_before_it_came_back_through_every_node(redis_client: "redis.Redis", ears: Ears) -> None:
+def test_a_probe_proves_nothing_before_it_came_back_through_every_node(
+    redis_client: "redis.Redis", subscription: Subscription
+) -> None:
     for message in ("7 1 3", "7 2 3", "7 2 3", "8 1 3", "8 3 3", "8 2 3", "7 3 3"):
-        redis_client.publish(ears.probe_channel, message)
+        redis_client.publish(subscription.probe_channel, message)
     redis_client.publish("enigma:a", b"end")
-    assert heard(ears, 2) == [8, Heard(b"enigma:a", b"end")]
+    assert heard(subscription, 2) == [8, Message(b"enigma:a", b"end")]
 
 
-def test_strange_messages_and_probes_are_neither_proof_nor_event(redis_client: "redis.Redis", ears: Ears) -> None:
+def test_strange_messages_and_probes_are_neither_proof_nor_event(
+    redis_client: "redis.Redis", subscription: Subscription
+) -> None:
     for message in (b"", b"x", b"1 2", b"1 1 1 1", b"\xff 1 1"):
-        redis_client.publish(ears.probe_channel, message)
+        redis_client.publish(subscription.probe_channel, message)
     probe(redis_client, f"etl:probe:{new_id()}", 42)
     redis_client.publish("enigma:a", b"end")
-    assert heard(ears, 1) == [Heard(b"enigma:a", b"end")]
+    assert heard(subscription, 1) == [Message(b"enigma:a", b"end")]
 
 
-def test_a_connection_that_was_lost_is_not_made_again_in_silence(redis_client: "redis.Redis", ears: Ears) -> None:
+def test_a_connection_that_was_lost_is_not_made_again_in_silence(
+    redis_client: "redis.Redis", subscription: Subscription
+) -> None:
     assert redis_client.client_kill_filter(_type="pubsub") == 1
     with pytest.raises(Outage):
-        heard(ears, 1)
+        heard(subscription, 1)
     assert redis_client.pubsub_numpat() == 0
 
 
 def test_on_a_cluster_a_probe_goes_through_every_node(cluster: PrivateCluster) -> None:
     with connect(cluster.url, cluster=True) as client:
-        ears = Ears(client, PATTERNS, new_id())
-        ears.subscribe()
+        subscription = Subscription(client, PATTERNS, new_id())
+        subscription.subscribe()
         nodes: Any = client.get_primaries()
         before = [published(node.port) for node in nodes]
-        probe(client, ears.probe_channel, 42)
-        assert heard(ears, 1) == [42]
+        probe(client, subscription.probe_channel, 42)
+        assert heard(subscription, 1) == [42]
         assert [published(node.port) for node in nodes] == [count + 1 for count in before]
-        ears.close()
+        subscription.close()
 
 
 def published(port: int) -> int:
