@@ -25,6 +25,7 @@ from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
 from etl.inbox.spool import Spooler
 from etl.inbox.subscription import Message, Subscription, probe
+from etl.logs import OutageLog
 from etl.wire.envelope import kind_and_reference, type_of
 from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
@@ -67,7 +68,7 @@ class Listener:
         identity = uuid7(time.time_ns() // 1_000_000)
         self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{identity}", LOCK_SECONDS)
         self._probe_channel: str | None = None
-        self._away_since: float | None = None
+        self._outages = OutageLog(log, "listener_outage_began", "listener_outage_ended")
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set and what was heard is on the spool. Raises `ConfigurationError`."""
@@ -79,7 +80,7 @@ class Listener:
                     try:
                         self._listen_or_stand_by(stop)
                     except Outage as outage:
-                        self._tell_away(outage)
+                        self._outages.failed(outage)
                     stop.wait(STANDBY_SECONDS)
             finally:
                 self._spooler.close(FLUSH_SECONDS)
@@ -91,7 +92,7 @@ class Listener:
     def _listen_or_stand_by(self, stop: threading.Event) -> None:
         self._spooler.check()
         if not (self._lock.is_held() or self._lock.acquire()):
-            self._tell_back()
+            self._outages.succeeded()
         # With a full buffer there would be nothing to hear but an overflow.
         elif self._spooler.has_room():
             self._listen(stop)
@@ -102,7 +103,7 @@ class Listener:
         subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
             subscription.subscribe()
-            self._tell_back()
+            self._outages.succeeded()
             session = OpenSession(self._listening, session_id, self._spooler)
             self._probe_channel = subscription.probe_channel
             self._log.info("listening", session=str(session_id))
@@ -139,16 +140,6 @@ class Listener:
         if channel := self._probe_channel:
             with contextlib.suppress(EtlError):
                 probe(self._client, channel, _now())
-
-    def _tell_away(self, outage: Outage) -> None:
-        if self._away_since is None:
-            self._away_since = time.monotonic()
-            self._log.warning("listener_outage_began", error=str(outage))
-
-    def _tell_back(self) -> None:
-        if self._away_since is not None:
-            self._log.warning("listener_outage_ended", seconds=round(time.monotonic() - self._away_since, 1))
-            self._away_since = None
 
     @contextlib.contextmanager
     def _pulse(self) -> Iterator[None]:

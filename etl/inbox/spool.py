@@ -13,6 +13,7 @@ from typing import Any
 from etl.errors import EtlError, Outage
 from etl.inbox.connection import Client
 from etl.inbox.producer import push
+from etl.logs import OutageLog
 
 GROUP_MESSAGES = 500
 GROUP_BYTES = 1024 * 1024
@@ -67,14 +68,12 @@ class Spooler:
 
     def run(self) -> None:
         """Move groups to the spool until closed. While Redis is away it waits, and the buffer fills."""
-        outage_began: float | None = None
+        outages = OutageLog(self._log, "spool_outage_began", "spool_outage_ended")
         while group := self._next_group():
             try:
                 push(self._client, self._key, group)
             except Outage as outage:
-                if outage_began is None:
-                    outage_began = time.monotonic()
-                    self._log.warning("spool_outage_began", error=str(outage))
+                outages.failed(outage)
                 if self._give_up():
                     self._log.error("spool_abandoned", records=len(self._waiting))
                     return
@@ -82,10 +81,8 @@ class Spooler:
             except EtlError as failure:
                 self._failure = failure
                 return
-            if outage_began is not None:
-                self._log.warning("spool_outage_ended", seconds=round(time.monotonic() - outage_began, 1))
-                outage_began = None
-            self._forget(group)
+            outages.succeeded()
+            self._remove(group)
 
     def _append(self, record: bytes) -> None:
         self._waiting.append(record)
@@ -110,7 +107,7 @@ class Spooler:
                 group.append(record)
             return group
 
-    def _forget(self, group: list[bytes]) -> None:
+    def _remove(self, group: list[bytes]) -> None:
         with self._changed:
             for record in group:
                 self._waiting.popleft()
