@@ -17,6 +17,7 @@ from etl.app.days import first_open_day
 from etl.app.sources import CLOCK_TOLERANCE, decoders_of, sources
 from etl.app.stores import Stores, engine_of
 from etl.errors import EtlError
+from etl.ids import time_of
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.preflight import Memory, memory
@@ -29,7 +30,6 @@ from etl.store.days import DayBooks, changed
 from etl.store.status import LastCdr, Listener, OpenLetters, Rate
 from etl.store.tables import PARTITIONED
 from etl.wire.age import sent
-from etl.wire.ids import time_of
 from etl.wire.times import to_datetime
 
 T = TypeVar("T")

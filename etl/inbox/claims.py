@@ -26,10 +26,10 @@ from redis.commands.core import Script
 from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, LeaseLost, Outage
+from etl.ids import unix_ms_of, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.wrong_type import naming_wrong_types
 from etl.keys import prefix_of
-from etl.wire.ids import unix_ms_of, uuid7
 
 End = Literal["left", "right"]
 T = TypeVar("T")

@@ -21,13 +21,13 @@ from uuid import UUID
 import msgspec
 
 from etl.errors import EtlError, Outage
+from etl.ids import new_id, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
 from etl.inbox.spool import Spooler
 from etl.inbox.subscription import Message, Subscription, probe
 from etl.logs import OutageLog
 from etl.wire.envelope import kind_and_reference, type_of
-from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
 from etl.wire.times import from_unix_ns
 
@@ -65,8 +65,7 @@ class Listener:
         self._listening = listening
         self._log = log
         self._spooler = spooler
-        identity = uuid7(time.time_ns() // 1_000_000)
-        self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{identity}", LOCK_SECONDS)
+        self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{new_id()}", LOCK_SECONDS)
         self._probe_channel: str | None = None
         self._outages = OutageLog(log, "listener_outage_began", "listener_outage_ended")
 
@@ -99,7 +98,7 @@ class Listener:
 
     def _listen(self, stop: threading.Event) -> None:
         """One session, from the subscription to its end. Raises `Outage` if there is none to be had."""
-        session_id = uuid7(time.time_ns() // 1_000_000)
+        session_id = new_id()
         subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
             subscription.subscribe()

@@ -7,7 +7,6 @@ there adds it here.
 import contextlib
 import json
 import re
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,11 +15,11 @@ from typing import Any, NamedTuple
 import redis
 
 from etl.errors import ConfigurationError, EtlError, Forbidden
+from etl.ids import new_id
 from etl.inbox.claims import End
 from etl.inbox.connection import Client, translated
 from etl.inbox.subscription import PROBES
 from etl.keys import prefix_of
-from etl.wire.ids import uuid7
 
 # A command with the arguments that it needs behind its key to be taken for one. None of them is ever carried out.
 _ARGUMENTS: dict[str, list[str]] = {
@@ -145,7 +144,7 @@ def _uses_of_loading(needs: Needs) -> list[_Use]:
     for key, take_from, forward_to in [*needs.lists, SourceList(needs.spool, "right", None)]:
         uses += [
             _Use(key, _escaped(key), _OF_A_SOURCE),
-            _Use(f"{prefix_of(key)}:claim:{_new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
+            _Use(f"{prefix_of(key)}:claim:{new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
             _Use(f"{prefix_of(key)}:claims", f"{_escaped(prefix_of(key))}:*", _OF_A_REGISTRY),
             _Use(f"{prefix_of(key)}:last", f"{_escaped(prefix_of(key))}:*", _OF_THE_LAST_TIME),
         ]
@@ -184,7 +183,7 @@ def _asked(connection: Any, sha: str, keys: list[str], behind: dict[str, list[st
 
 def _refused_to_subscribe(client: Client, needs: Needs, sha: str) -> list[str]:
     """SUBSCRIBE can't be tried in a script, but changes nothing for others."""
-    channel = f"{PROBES}{_new_id()}"
+    channel = f"{PROBES}{new_id()}"
     subscriptions = [*(("psubscribe", each, each) for each in needs.patterns), ("subscribe", channel, f"{PROBES}*")]
     return [
         *_asked(client, sha, [], {"publish": [channel, "x"]}, ""),
@@ -208,7 +207,3 @@ def _refused_subscription(client: Any, command: str, channel: str, pattern: str)
 
 def _escaped(key: str) -> str:
     return re.sub(r"([*?\[\\])", r"\\\1", key)
-
-
-def _new_id() -> Any:
-    return uuid7(time.time_ns() // 1_000_000)

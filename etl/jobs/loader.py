@@ -21,6 +21,7 @@ from uuid import UUID
 
 from etl import logs
 from etl.errors import EtlError, LeaseLost, Outage
+from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
 from etl.jobs.patience import Patience, Stopped
 from etl.metrics import (
@@ -40,7 +41,6 @@ from etl.store.writer import Batch, Writer
 from etl.wire.cdr import Cdr
 from etl.wire.decode import Records
 from etl.wire.faults import Reason
-from etl.wire.ids import time_of
 from etl.wire.times import from_datetime, from_unix_ns
 
 # How soon after its lease ran out an abandoned claim is found; two cheap commands each time.

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from etl.app.sources import decoders_of
+from etl.ids import time_of
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.store.writer import Batch, Writer
-from etl.wire.ids import time_of
 from etl.wire.times import from_datetime
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.load import BATCH, Bench

@@ -16,6 +16,7 @@ import redis
 from etl.app import check as preflight
 from etl.app import status
 from etl.errors import ConfigurationError
+from etl.ids import new_id
 from etl.inbox.connection import connect
 from etl.inbox.lock import Lock
 from etl.inbox.producer import push
@@ -27,7 +28,6 @@ from etl.lab.simulator import Profile, messages
 from etl.settings import Source
 from etl.wire.spool import pack_heard
 from tests.integration.conftest import PASSWORD, Watched
-from tests.store import new_id
 from tests.world import CAMPAIGNS, CLICK2DIAL, DIALED_AT, Archive, api_cdr, cdr, eventually
 
 LIST = f"list {CAMPAIGNS}"

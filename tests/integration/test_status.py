@@ -14,6 +14,7 @@ from etl.app import status
 from etl.app.days import first_open_day
 from etl.app.sources import sources
 from etl.app.stores import Stores
+from etl.ids import new_id
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.preflight import memory
@@ -26,7 +27,7 @@ from etl.store.status import Rate
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
 from tests.lake import EVENTS, export, export_and_prune, heard, lake, load, with_lake
-from tests.store import engine, new_id
+from tests.store import engine
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually
 
 NOWHERE = "127.0.0.1:1"

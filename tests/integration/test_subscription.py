@@ -3,16 +3,15 @@
 import time
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 import redis
 
 from etl.errors import Outage
+from etl.ids import new_id
 from etl.inbox.connection import connect
 from etl.inbox.subscription import Message, Subscription, probe
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
-from etl.wire.ids import uuid7
 
 PATTERNS = ("enigma:*", "etl:*")
 
@@ -24,10 +23,6 @@ def subscription(redis_server: PrivateRedis, redis_client: "redis.Redis") -> Ite
         subscription.subscribe()
         yield subscription
         subscription.close()
-
-
-def new_id() -> UUID:
-    return uuid7(time.time_ns() // 1_000_000)
 
 
 def heard(subscription: Subscription, count: int) -> list[Message | int]:

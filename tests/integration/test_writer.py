@@ -17,12 +17,13 @@ import pytest
 import sqlalchemy as sa
 
 from etl.errors import Outage
+from etl.ids import new_id
 from etl.store import ledger, merge
 from etl.store import writer as writing
 from etl.store.copy import copy_rows
 from etl.store.ledger import Books
 from etl.store.writer import Writer
-from tests.store import Hooked, at_once, batch, engine, new_id, write
+from tests.store import Hooked, at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 
 DAY = 86_400  # seconds
