@@ -156,7 +156,7 @@ def lists(sources: Sequence[Source], decoders: Mapping[str, Decode]) -> list[Lis
 def oldest_seconds(source: Source, decode: Decode) -> float | None:
     """The age of the oldest waiting message, by the first of the oldest that tells when it was sent."""
     for message in source.oldest(OLDEST_MESSAGES):
-        moment = sent(decode([message], _NO_CLAIM, 0))
+        moment = sent(decode([message], _NO_CLAIM, 0).finish())
         if moment is not None:
             return _seconds_since(to_datetime(moment))
     return None

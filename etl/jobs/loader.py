@@ -39,7 +39,7 @@ from etl.metrics import (
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
 from etl.wire.cdr import Cdr
-from etl.wire.decode import Records
+from etl.wire.decode import Decoded, Records
 from etl.wire.faults import Reason
 from etl.wire.times import from_datetime, from_unix_ns
 
@@ -136,10 +136,13 @@ class Loader:
         except LeaseLost:
             self._log.warning("lease_lost")
         seconds = time.monotonic() - began
-        self._tell(claim, batch.records, books, seconds)
-        if books:
-            self._count(batch.records, books, seconds)
-        return books or Books()
+        if books is None:
+            self._log.warning("already_loaded", claimed=len(claim.messages))
+            return Books()
+        decoded = batch.records.finish()
+        self._log_loaded(claim, decoded, books, seconds)
+        self._count(decoded, books, seconds)
+        return books
 
     @contextlib.contextmanager
     def _until_stopped(self) -> Iterator[None]:
@@ -209,11 +212,8 @@ class Loader:
         if arrived and self._patience.retry(self._source.waiting) < self._options.batch_size:
             stop.wait(self._options.linger_seconds)
 
-    def _tell(self, claim: Claim, records: Records, books: Books | None, seconds: float) -> None:
-        if books is None:
-            self._log.warning("already_loaded", claimed=len(claim.messages))
-            return
-        # Nothing of it could be read: somebody else's messages, or a decoder that doesn't know them.
+    def _log_loaded(self, claim: Claim, records: Decoded, books: Books, seconds: float) -> None:
+        # Not one message could be read: they are another program's, or of a dialler that we don't know.
         all_dead = 0 < books.claimed == books.dead
         more = {"reason": _reasons(records, books).most_common(1)[0][0]} if all_dead else {}
         level = self._log.warning if all_dead else self._log.info
@@ -230,7 +230,7 @@ class Loader:
             **more,
         )
 
-    def _count(self, records: Records, books: Books, seconds: float) -> None:
+    def _count(self, records: Decoded, books: Books, seconds: float) -> None:
         counts, now = self._counts, from_unix_ns(time.time_ns())
         counts.add(CLAIMED, books.claimed)
         counts.add(INSERTED, books.inserted)
@@ -245,7 +245,7 @@ class Loader:
         counts.observe_ages(LAG_SECONDS, map(_DIALED_AT, records.cdrs), now)
 
 
-def _reasons(records: Records, books: Books) -> Counter[str]:
+def _reasons(records: Decoded, books: Books) -> Counter[str]:
     """Of the dead letters; those of Postgres are in the books only."""
     reasons = Counter(str(letter.reason) for letter in records.dead)
     reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - len(records.dead)

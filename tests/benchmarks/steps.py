@@ -51,7 +51,8 @@ def _load(bench: Bench) -> dict[str, float]:
                 return spent
             claimed_at = time_of(claim.batch_id)
             with step(DECODE):
-                records = decode(claim.messages, claim.batch_id, from_datetime(claimed_at)).finish()
+                records = decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
+                records.finish()
             with step(WRITE):
                 writer.write(Batch(claim.batch_id, "bench", CAMPAIGNS, claimed_at, len(claim.messages), records))
             with step(ACK):
