@@ -1,6 +1,6 @@
-"""How the programs log: structlog's key-value lines, and the libraries' warnings among them. What is worth a line is
-for the module that says it to know; a line's `action` is a fixed text there, so that a search finds all of its kind:
-`ops/LOGS.md` has them all. No line quotes a message, a number or a password.
+"""How the programs log: structlog's key-value lines, and the libraries' warnings among them. A line's
+`action` is a fixed text where it's logged, so that a search finds it; `ops/LOGS.md` lists all. No line quotes a
+message, a number or a password.
 """
 
 import logging
@@ -61,7 +61,7 @@ def get() -> structlog.stdlib.BoundLogger:
 
 
 def about(**fields: str) -> AbstractContextManager[None]:
-    """Every line of this thread has these fields while the context lasts, whoever says it, a library included."""
+    """Every line of this thread has these fields while the context lasts, a library's too."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 
@@ -89,7 +89,7 @@ class OutageLog:
 
 
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A library's line is free text: that becomes `message`, and `logger` says whose it is."""
+    """A library's line is free text: that becomes `message`, and `logger` names the library."""
     event.update(event="library", logger=event["_record"].name, message=event["event"])
     return event
 

@@ -1,4 +1,4 @@
-"""The lists that are loaded, and what their messages are, from settings."""
+"""The source lists and their decoders, from settings."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.faults import Reason
 from etl.wire.times import from_datetime
 
-# A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
+# A dialler's clock may run ahead so far, by time zone or by mistake; a later time is a broken message.
 CLOCK_TOLERANCE = timedelta(days=1)
 
 
@@ -53,7 +53,7 @@ def tally_of(settings: Settings) -> Tally:
 
 
 def decoders_of(settings: Settings) -> dict[str, Decode]:
-    """What the messages of each list are, by its key."""
+    """The decoder of each list, by its key."""
     lists = {source.key: _of_a_list(settings, source) for source in settings.sources}
     return {**lists, SPOOL: _of_the_spool(settings)}
 

@@ -1,13 +1,13 @@
-"""The listener: what the dialler publishes, stamped and put onto the spool list, with proof of having listened.
+"""The listener: stamps what the dialler publishes, puts it on the spool list, and proves that it listened.
 
     PubSub ──Subscription──▶ Listener ──Spooler──▶ spool list ──▶ the ordinary loader
 
 PubSub is lossy, and a dead subscription looks like a quiet one. So the listener publishes probes to itself: one that
-comes back proves that everything published before it has come, too; silence where two should have come ends the
-session. What lies between the last proof of one session and the start of the next is a gap: view `audit_gaps`.
+comes back proves that everything published before it has come too; two missing probes end the session. The time from
+the last proof of one session to the start of the next is a gap: view `audit_gaps`.
 
-One listener at a time holds the spool's lock. What comes when the lock may be another's already isn't kept: whoever has
-it hears it as well.
+One listener at a time holds the spool's lock. A message that comes when the lease may be over is not kept: the next
+holder hears it too.
 """
 
 import contextlib
@@ -32,20 +32,20 @@ from etl.wire.spool import GapReason, Session, pack_heard, pack_session
 from etl.wire.times import from_unix_ns
 
 PROBE_SECONDS = 5.0
-# Two probes that didn't come back, and a little for the way.
+# Two probes, and a second for the second one to come back.
 SILENCE_SECONDS = 2 * PROBE_SECONDS + 1.0
-# So long after its holder's death a stand-by gets the lock; renewed often enough that two renewals may fail.
+# A stand-by gets the lock so long after its holder's death. Renewed often enough that two renewals may fail.
 LOCK_SECONDS = 8.0
 RENEW_SECONDS = 2.0
 STANDBY_SECONDS = 0.3
-# For the proof that the last moment before a clean stop was heard.
+# How long a clean stop waits for the last probe, so that the gap begins at the stop and not earlier.
 FINAL_PROBE_SECONDS = 0.5
 FLUSH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What to listen to, for which spool. `ignore` holds "kind/sub_type" pairs: counted, and dropped at the door.
+    """What to listen to, for which spool. `ignore` holds "kind/sub_type" pairs: counted, but not spooled.
     `server` is the name under which sessions are reported; None reports them as 0.1 did."""
 
     name: str
@@ -59,8 +59,8 @@ class Listener:
     """Listens while it holds the lock, stands by while another does. `run` it in a thread of its own."""
 
     def __init__(self, client: Client, listening: Listening, log: Any, spooler: Spooler) -> None:
-        """`client` should give up on a silent Redis within about a second: it's for small commands that are repeated,
-        and what it waits for in vain makes a gap longer."""
+        """`client` should have a timeout of about a second: its commands are small and repeated, and waiting for a
+        silent Redis makes gaps longer."""
         self._client = client
         self._listening = listening
         self._log = log
@@ -92,12 +92,12 @@ class Listener:
         self._spooler.check()
         if not (self._lock.is_held() or self._lock.acquire()):
             self._outages.succeeded()
-        # With a full buffer there would be nothing to hear but an overflow.
+        # With a full buffer the session would end at once, by overflow.
         elif self._spooler.has_room():
             self._listen(stop)
 
     def _listen(self, stop: threading.Event) -> None:
-        """One session, from the subscription to its end. Raises `Outage` if there is none to be had."""
+        """One session, from the subscription to its end. Raises `Outage` if subscribing fails."""
         session_id = new_id()
         subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
@@ -114,7 +114,7 @@ class Listener:
             subscription.close()
 
     def _hear(self, subscription: Subscription, session: "OpenSession", stop: threading.Event) -> GapReason:
-        """Take in what comes until there's a reason to end the session."""
+        """Read messages until there's a reason to end the session, and return it."""
         stopping: _Stopping | None = None
         while True:
             try:
@@ -131,7 +131,7 @@ class Listener:
             if stop.is_set():
                 if stopping is None:
                     stopping = _Stopping(_now(), time.monotonic() + FINAL_PROBE_SECONDS)
-                    self._send_probe()  # one last proof, so that the gap begins now
+                    self._send_probe()  # the last proof: the gap begins now
                 if session.proven_until >= stopping.asked_at or time.monotonic() > stopping.deadline:
                     return session.because("stopped")
 
@@ -142,7 +142,7 @@ class Listener:
 
     @contextlib.contextmanager
     def _pulse(self) -> Iterator[None]:
-        """Renews the lock and sends probes, in a thread of its own, so that a busy reader is late with neither."""
+        """Renews the lock and sends probes, in a thread of its own, so that a busy reader delays neither."""
         done = threading.Event()
         thread = threading.Thread(target=self._beat, args=(done,), name="pulse", daemon=True)
         thread.start()
@@ -150,7 +150,7 @@ class Listener:
             yield
         finally:
             done.set()
-            thread.join()  # so that it can't take the lock again after we let go
+            thread.join()  # so that it can't acquire the lock again after our release
 
     def _beat(self, done: threading.Event) -> None:
         probed, probe_at, renew_at = None, 0.0, 0.0
@@ -173,7 +173,7 @@ class _Stopping:
 
 
 class OpenSession:
-    """The session that is on: stamps messages, keeps its books, reports each proof and the end through the spool."""
+    """The current session: stamps and counts messages, reports each proof and the end through the spool."""
 
     def __init__(self, listening: Listening, session_id: UUID, spooler: Spooler) -> None:
         now = _now()
@@ -201,15 +201,15 @@ class OpenSession:
         return self._session.proven_until
 
     def is_silent(self) -> bool:
-        """Two probes didn't come back."""
+        """Two probes in a row didn't come back."""
         return time.monotonic() > self._last_probe + SILENCE_SECONDS
 
     def because(self, reason: GapReason) -> GapReason:
-        """Why the session ends: once messages were dropped, for that reason and no other."""
+        """The reason to report: overflow, once messages were dropped; else the given one."""
         return "overflow" if self.overflowed else reason
 
     def hear(self, heard: Message | int) -> None:
-        """A message, or the proof of having heard everything up to a time."""
+        """Take in a message, or the time until which everything was heard."""
         if isinstance(heard, int):
             self._prove(heard)
             return
@@ -229,7 +229,7 @@ class OpenSession:
             self._report(proven_until=max(sent_at, self._session.proven_until))
 
     def _is_ignored(self, heard: Message) -> bool:
-        """Never what is no envelope: it's to become a dead letter."""
+        """Never true of what is no envelope: that must become a dead letter."""
         sub_type = type_of(heard.message)
         if sub_type is None:
             return False
@@ -248,12 +248,12 @@ def _stamped(heard: Message) -> bytes:
 
 
 def _storable(pattern: str) -> str:
-    """Postgres' text has room for all but NUL."""
+    """Postgres' text can't contain NUL."""
     return pattern.replace("\0", "%00")
 
 
 def _plural(pair: str) -> str:
-    """A kind may be written in the singular, here as in the dialler's channels."""
+    """The pair with its kind in the plural: settings may have the singular, as the dialler's channels do."""
     kind, _, sub_type = pair.partition("/")
     return f"{kind_and_reference(kind)[0]}/{sub_type}"
 

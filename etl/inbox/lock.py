@@ -1,4 +1,4 @@
-"""A lock in Redis with a lease: one holder at a time, and a holder that knows when it may no longer be sure."""
+"""A lock in Redis with a lease: one holder at a time."""
 
 import time
 from importlib.resources import files
@@ -8,7 +8,7 @@ from etl.inbox.wrong_type import naming_wrong_types
 
 
 class Lock:
-    """`is_held` asks the clock and not Redis: it turns false before anybody else can get the lock."""
+    """`is_held` reads the clock, not Redis: it becomes false before another process can acquire the lock."""
 
     def __init__(self, client: Client, key: str, holder: str, lease_seconds: float) -> None:
         folder = files(__package__) / "lua"
@@ -21,7 +21,7 @@ class Lock:
         self._held_until = 0.0
 
     def acquire(self) -> bool:
-        """Take the lock or renew it; false if somebody else has it. Raises `Outage`."""
+        """Acquire or renew; False if another process holds it. Raises `Outage`."""
         asked_at = time.monotonic()
         with naming_wrong_types(self._client, string=(self._key,)):
             granted = self._acquire(keys=[self._key], args=[self._holder, int(self._lease_seconds * 1_000)])

@@ -1,7 +1,7 @@
 """Which rights the program needs in Redis, and which of them its user lacks.
 
-The commands are those of `claims`, `spool`, `lock`, `subscription`, `preflight` and the scripts in `lua/`: who adds one
-there adds it here.
+The commands are those of `claims`, `spool`, `lock`, `subscription`, `preflight` and the scripts in `lua/`: a new
+command there must be added here.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from etl.inbox.connection import Client, translated
 from etl.inbox.subscription import PROBES
 from etl.keys import prefix_of
 
-# A command with the arguments that it needs behind its key to be taken for one. None of them is ever carried out.
+# For each command the arguments behind its key that make it valid. It is tried, but never executed.
 _ARGUMENTS: dict[str, list[str]] = {
     "blmove": ["{key}", "RIGHT", "RIGHT", "1"],
     "exists": [],
@@ -53,9 +53,9 @@ _OF_A_LOCK = ("del", "get", "pexpire", "set")
 _WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
 _OF_A_SUBSCRIPTION = ("psubscribe", "publish", "subscribe")
-# To see who else pops the lists. Who lacks it lacks nothing for the work: that finding alone says so.
+# To see who else pops the lists. Nothing else needs it, so only that finding reports its lack.
 _OF_THE_PREFLIGHT = ("client|list",)
-# A cluster's client asks for its slots, and for where in a command the keys stand.
+# A cluster's client asks for the slots and for the key positions of commands.
 _OF_A_CLUSTER = ("cluster|slots", "command")
 
 
@@ -84,15 +84,15 @@ class _Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """Rights that are missing, as ACL SETUSER spells them: for loading, for listening only, and for the status only."""
+    """Missing rights, as ACL SETUSER spells them: for loading, for listening only, and for `etl status` only."""
 
     loading: Sequence[str]
     listening: Sequence[str]
-    telling: Sequence[str] = ()
+    status: Sequence[str] = ()
 
 
 def lacking(client: Client, needs: Needs) -> Lacking | None:
-    """None if the server can't say: before Redis 7 a script can't be kept from writing. Raises `Outage`."""
+    """None if it can't be found out: before Redis 7 there are no read-only scripts. Raises `Outage`."""
     script = (files(__package__) / "lua" / "permitted.lua").read_text()
     connection: Any = client
     try:
@@ -108,8 +108,8 @@ def lacking(client: Client, needs: Needs) -> Lacking | None:
 
     loading = refused([*_uses_of_loading(needs), _Use("", "", ("scan", "time"))])
     listening = [*refused(_uses_of_listening(needs)), *_refused_to_subscribe(client, needs, sha)]
-    telling = refused([_Use("", "", ("info",))])
-    each_once = dict.fromkeys((*loading, *listening, *telling))
+    status = refused([_Use("", "", ("info",))])
+    each_once = dict.fromkeys((*loading, *listening, *status))
     return Lacking(
         [right for right in each_once if right in loading],
         [right for right in each_once if right in listening and right not in loading],
@@ -118,7 +118,7 @@ def lacking(client: Client, needs: Needs) -> Lacking | None:
 
 
 def minimal(client: Client, needs: Needs) -> str:
-    """The rights that loading, listening, status and preflight take, and no other, as ACL SETUSER wants them."""
+    """The rights that loading, listening, status and preflight need, as arguments of ACL SETUSER."""
     uses = [*_uses_of_loading(needs), *_uses_of_listening(needs)]
     commands = {command for use in uses for command in use.commands} | {
         *_WITHOUT_KEY,
@@ -167,11 +167,13 @@ def _refused(connection: Any, sha: str, use: _Use) -> list[str]:
         behind = {name: [use.key, *(a.format(key=use.key) for a in _ARGUMENTS[name])] for name in use.commands}
     else:
         behind = {name: _WITHOUT_KEY[name] for name in use.commands}
-    return _asked(connection, sha, [use.key] if use.key else [], behind, f"~{use.pattern}")
+    return _refused_commands(connection, sha, [use.key] if use.key else [], behind, f"~{use.pattern}")
 
 
-def _asked(connection: Any, sha: str, keys: list[str], behind: dict[str, list[str]], pattern: str) -> list[str]:
-    """`behind` has what follows each command's name."""
+def _refused_commands(
+    connection: Any, sha: str, keys: list[str], behind: dict[str, list[str]], pattern: str
+) -> list[str]:
+    """The commands that are refused; `behind` has the arguments by command."""
     commands = [[*name.split("|"), *words] for name, words in behind.items()]
     try:
         with translated():
@@ -182,11 +184,11 @@ def _asked(connection: Any, sha: str, keys: list[str], behind: dict[str, list[st
 
 
 def _refused_to_subscribe(client: Client, needs: Needs, sha: str) -> list[str]:
-    """SUBSCRIBE can't be tried in a script, but changes nothing for others."""
+    """SUBSCRIBE can't be tried in a script; but it may be executed, since it changes nothing."""
     channel = f"{PROBES}{new_id()}"
     subscriptions = [*(("psubscribe", each, each) for each in needs.patterns), ("subscribe", channel, f"{PROBES}*")]
     return [
-        *_asked(client, sha, [], {"publish": [channel, "x"]}, ""),
+        *_refused_commands(client, sha, [], {"publish": [channel, "x"]}, ""),
         *(right for each in subscriptions for right in _refused_subscription(client, *each)),
     ]
 

@@ -43,22 +43,22 @@ from etl.wire.decode import Decoded, Records
 from etl.wire.faults import Reason
 from etl.wire.times import from_datetime, from_unix_ns
 
-# How soon after its lease ran out an abandoned claim is found; two cheap commands each time.
+# How often abandoned claims are looked for; two cheap commands each time.
 ADOPT_EVERY_SECONDS = 5.0
-# Claims that are fetched and decoded while another is written: with one, the decoder would rest while Postgres commits.
+# Claims that are fetched and decoded while another is written. With one, the decoder would idle during the commit.
 CLAIMS_AHEAD = 2
-# A claim list without an entry in the registry is made by accident only: the net is cast at start and hourly.
+# Claim lists without an entry in the registry arise by accident only, so they are looked for at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
 
 _DIALED_AT = itemgetter(Cdr._fields.index("dialed_at"))
 
-# What a claim's messages are, given them, its batch_id and its time in microseconds since 2000.
+# Decodes a claim: its messages, its batch_id, and its time in microseconds since 2000.
 Decode = Callable[[Sequence[bytes], UUID, int], Records]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one loader needs to know."""
+    """The settings of one loader."""
 
     decode: Decode
     worker: str
@@ -81,17 +81,17 @@ class Loader:
         self._source = source
         self._writer = writer
         self._options = options
-        self._patience = patience  # every step goes through it, and it beats `counts`' pulse
+        self._patience = patience  # retries every step, and keeps `counts`' pulse
         self._counts = counts
         self._log = log.bind(source_key=source.key)
-        self._recovering = True  # a former life of this worker may have left claims
+        self._recovering = True  # this worker may have left claims before a restart
         self._adopt_at = self._rescue_at = time.monotonic()
         # Under a backlog the next claims are fetched and decoded while this one is written.
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix=f"fetch {source.key}")
         self._ahead: deque[Future[_Taken | None]] = deque()
 
     def run(self, stop: threading.Event) -> None:
-        """Load until `stop` is set; finishes or gives back what is in hand."""
+        """Load until `stop` is set; then finish or give back the claims in hand."""
         with self._until_stopped():
             while not stop.is_set():
                 books = self.run_once()
@@ -99,7 +99,7 @@ class Loader:
                     self._wait(stop)
 
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
-        """Load until nothing is left, telling of each claim; or until `stop` is set."""
+        """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim."""
         with self._until_stopped():
             while not stop.is_set():
                 books = self.run_once()
@@ -111,7 +111,7 @@ class Loader:
     def run_once(self) -> Books | None:
         """Load one claim. None if there was none; empty books if it was in the ledger already.
 
-        Raises `Stopped`, `Outage` if patience ran out, or `ConfigurationError`; the claim is given back then.
+        Raises `Stopped`, `Outage` after the longest allowed one, or `ConfigurationError`; then the claim is given back.
         """
         taken = self._patience.retry(self._take)
         if taken is None:
@@ -172,7 +172,7 @@ class Loader:
         return taken
 
     def _next_claim(self) -> Claim | None:
-        """What a former life left, then what others left, then what is waiting."""
+        """What this worker left before a restart, then what others left, then what is waiting."""
         try:
             if self._recovering:
                 if claim := self._source.adopt_own():
@@ -188,12 +188,12 @@ class Loader:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY_SECONDS
             return self._source.claim()
         except Outage:
-            # A claim may have been made whose name never reached us.
+            # The claim may have been made, though the reply was lost.
             self._recovering = True
             raise
 
     def _batch(self, claim: Claim) -> Batch:
-        """Its records are decoded when they are needed."""
+        """Not decoded yet: `Writer` does that while it writes."""
         claimed_at = time_of(claim.batch_id)
         records = self._options.decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
         return Batch(
@@ -207,7 +207,7 @@ class Loader:
         )
 
     def _wait(self, stop: threading.Event) -> None:
-        """Until something is waiting; and then a little longer, so that a trickle makes batches too."""
+        """Wait for messages, and then `linger_seconds` more if they make less than a batch."""
         arrived = self._patience.retry(self._source.wait)
         if arrived and self._patience.retry(self._source.waiting) < self._options.batch_size:
             stop.wait(self._options.linger_seconds)
@@ -246,7 +246,7 @@ class Loader:
 
 
 def _reasons(records: Decoded, books: Books) -> Counter[str]:
-    """Of the dead letters; those of Postgres are in the books only."""
+    """The reasons of the dead letters. Of those that Postgres refused, the books have the number only."""
     reasons = Counter(str(letter.reason) for letter in records.dead)
     reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - len(records.dead)
     return reasons

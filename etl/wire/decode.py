@@ -97,8 +97,8 @@ class Decoding(Records):
         strict, keep, at = self._cdr_decoder.strict, decoded.cdrs.append, decoded.cdrs_at.append
         limit = self._max_message_bytes
         for position, raw in self._rest:
-            # Of what JSON can spell and Postgres can't hold, NUL alone gets past the strict decoder. This spells it.
-            # To look for a single byte first costs nothing, as long as it's given as a number.
+            # \u0000 is the only JSON that the strict decoder accepts and Postgres can't store. Looking for the single
+            # byte first costs nothing, as long as it's given as a number.
             try:
                 if (_BACKSLASH not in raw or b"\\u0000" not in raw) and len(raw) <= limit:
                     cdr = strict(raw)
@@ -197,7 +197,7 @@ def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: ListEvents, 
 
 
 def _diagnose(raw: bytes, cdrs: CdrDecoder) -> Undecodable:
-    """The first thing that is wrong with a message: from its bytes by way of the envelope to the fields of a CDR."""
+    """The first fault of a message: in its bytes, then in the envelope, then in the fields of a CDR."""
     try:
         envelope.check(raw)
         message = envelope.split(raw)
