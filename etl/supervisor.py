@@ -17,14 +17,15 @@ from multiprocessing.context import SpawnProcess
 
 from etl import logs
 from etl.app import load, monitor
+from etl.app.schedule import FAILED
 from etl.app.sources import tally_of
 from etl.app.threads import SHUTDOWN_SECONDS, set_from_handler
 from etl.errors import ConfigurationError, EtlError
+from etl.jobs.schedule import POLL_SECONDS
 from etl.metrics import Tally
 from etl.settings import Settings
 from etl.store.ledger import Books
 
-POLL_SECONDS = 0.5
 FIRST_RESTART_SECONDS = 1.0
 LONGEST_RESTART_SECONDS = 30.0
 # After the death of a worker that lived this long, the pauses begin with the shortest again.
@@ -32,8 +33,7 @@ HEALTHY_SECONDS = 60.0
 # A little more than a worker takes to finish or give back its claims.
 KILL_AFTER_SECONDS = SHUTDOWN_SECONDS + 3.0
 
-FAILED = 1
-MISCONFIGURED = 2
+MISCONFIGURED = 2  # the exit code of a worker that must not be restarted
 
 _spawn = multiprocessing.get_context("spawn")
 log = logs.get()

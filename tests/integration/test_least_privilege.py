@@ -17,7 +17,7 @@ from psycopg.errors import InsufficientPrivilege, InvalidName, ReadOnlySqlTransa
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from etl.app import check as preflight
-from etl.app import replay as letters
+from etl.app.replay import replay_dead_letters
 from etl.app.stores import engine_of, gaps, rollup
 from etl.errors import ConfigurationError
 from etl.inbox import rights
@@ -166,7 +166,7 @@ def test_given_the_roles_and_the_acl_then_everything_else_works(guarded: Archive
     with engine_of(settings) as connections:
         first, second = (letter.id for letter in dead_letters.find(connections, Wanted()))
         assert dead_letters.discard(connections, Wanted([first]), "noise") == 1
-    assert letters.replay(settings, Wanted([second]), told).still_dead == 1
+    assert replay_dead_letters(settings, Wanted([second]), told).still_dead == 1
     assert gaps(settings, today, today)[0:0] == []
     found = list(preflight.check(settings))
     assert {finding.about: finding for finding in found if finding.verdict == "wrong"} == {}
