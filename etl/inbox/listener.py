@@ -25,7 +25,7 @@ from etl.ids import new_id, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
 from etl.inbox.spool import Spooler
-from etl.inbox.subscription import Message, Subscription, probe
+from etl.inbox.subscription import PubSubMessage, Subscription, probe
 from etl.logs import OutageLog
 from etl.wire.envelope import kind_and_reference, type_of
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
@@ -208,7 +208,7 @@ class OpenSession:
         """The reason to report: overflow, once messages were dropped; else the given one."""
         return "overflow" if self.overflowed else reason
 
-    def hear(self, heard: Message | int) -> None:
+    def hear(self, heard: PubSubMessage | int) -> None:
         """Take in a message, or the time until which everything was heard."""
         if isinstance(heard, int):
             self._prove(heard)
@@ -228,7 +228,7 @@ class OpenSession:
         if not self.overflowed:
             self._report(proven_until=max(sent_at, self._session.proven_until))
 
-    def _is_ignored(self, heard: Message) -> bool:
+    def _is_ignored(self, heard: PubSubMessage) -> bool:
         """Never true of what is no envelope: that must become a dead letter."""
         sub_type = type_of(heard.message)
         if sub_type is None:
@@ -242,7 +242,7 @@ class OpenSession:
         self._spooler.insist(pack_session(self._session))
 
 
-def _stamped(heard: Message) -> bytes:
+def _stamped(heard: PubSubMessage) -> bytes:
     now = time.time_ns()
     return pack_heard(uuid7(now // 1_000_000).bytes, from_unix_ns(now), heard.channel, heard.message)
 

@@ -27,7 +27,7 @@ REST_SECONDS = 5.0
 SUBSCRIBE_SECONDS = 2.0
 
 
-class Message(NamedTuple):
+class PubSubMessage(NamedTuple):
     channel: bytes
     message: bytes
 
@@ -55,7 +55,7 @@ class Subscription:
             reply = self._read()
             missing -= reply is not None and reply[0] in (b"psubscribe", b"subscribe")
 
-    def next(self) -> Message | int | None:
+    def next(self) -> PubSubMessage | int | None:
         """The next message, or the time until which everything published has come (microseconds since 2000); None after
         `READ_SECONDS` without either. Raises `Outage` when the connection is lost."""
         reply = self._read()
@@ -67,7 +67,7 @@ class Subscription:
             return None
         if channel.startswith(PROBES.encode()):
             return self._echoed(message) if channel == self.probe_channel.encode() else None
-        return Message(channel, message)
+        return PubSubMessage(channel, message)
 
     def close(self) -> None:
         with contextlib.suppress(EtlError), translated():

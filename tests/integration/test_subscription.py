@@ -10,7 +10,7 @@ import redis
 from etl.errors import Outage
 from etl.ids import new_id
 from etl.inbox.connection import connect
-from etl.inbox.subscription import Message, Subscription, probe
+from etl.inbox.subscription import PubSubMessage, Subscription, probe
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
 
 PATTERNS = ("enigma:*", "etl:*")
@@ -25,10 +25,10 @@ def subscription(redis_server: PrivateRedis, redis_client: "redis.Redis") -> Ite
         subscription.close()
 
 
-def heard(subscription: Subscription, count: int) -> list[Message | int]:
+def heard(subscription: Subscription, count: int) -> list[PubSubMessage | int]:
     """The next so many."""
     deadline = time.monotonic() + 10
-    found: list[Message | int] = []
+    found: list[PubSubMessage | int] = []
     while len(found) < count and time.monotonic() < deadline:
         if (one := subscription.next()) is not None:
             found.append(one)
@@ -39,7 +39,7 @@ def test_a_probe_comes_after_what_was_published_before(redis_client: "redis.Redi
     redis_client.publish("enigma:a", b"1")
     probe(redis_client, subscription.probe_channel, 42)
     redis_client.publish("enigma:a", b"2")
-    assert heard(subscription, 3) == [Message(b"enigma:a", b"1"), 42, Message(b"enigma:a", b"2")]
+    assert heard(subscription, 3) == [PubSubMessage(b"enigma:a", b"1"), 42, PubSubMessage(b"enigma:a", b"2")]
 
 
 def test_a_probe_proves_nothing_before_it_came_back_through_every_node(
@@ -48,7 +48,7 @@ def test_a_probe_proves_nothing_before_it_came_back_through_every_node(
     for message in ("7 1 3", "7 2 3", "7 2 3", "8 1 3", "8 3 3", "8 2 3", "7 3 3"):
         redis_client.publish(subscription.probe_channel, message)
     redis_client.publish("enigma:a", b"end")
-    assert heard(subscription, 2) == [8, Message(b"enigma:a", b"end")]
+    assert heard(subscription, 2) == [8, PubSubMessage(b"enigma:a", b"end")]
 
 
 def test_strange_messages_and_probes_are_neither_proof_nor_event(
@@ -58,7 +58,7 @@ def test_strange_messages_and_probes_are_neither_proof_nor_event(
         redis_client.publish(subscription.probe_channel, message)
     probe(redis_client, f"etl:probe:{new_id()}", 42)
     redis_client.publish("enigma:a", b"end")
-    assert heard(subscription, 1) == [Message(b"enigma:a", b"end")]
+    assert heard(subscription, 1) == [PubSubMessage(b"enigma:a", b"end")]
 
 
 def test_a_connection_that_was_lost_is_not_made_again_in_silence(
