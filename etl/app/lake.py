@@ -20,7 +20,7 @@ log = logs.get()
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Lake]:
+def open_lake(settings: Settings) -> Iterator[Lake]:
     """The archive's lake. Raises `Outage` and `ConfigurationError`."""
     target = Target(settings.export_url)
     engine = store.connect(settings.sqlalchemy_url)
@@ -34,7 +34,7 @@ def opened(settings: Settings) -> Iterator[Lake]:
 def export(settings: Settings) -> None:
     """Every closed day that changed. This and the others tell in the log what became of each day."""
     before = first_open_day(settings)
-    with opened(settings) as lake:
+    with open_lake(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
         one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)
 
@@ -44,14 +44,14 @@ def prune(settings: Settings) -> None:
     if settings.keep_days is None:
         raise ConfigurationError("ETL_KEEP_DAYS isn't set: Postgres keeps everything")
     last = last_day_to_drop(settings.keep_days)
-    with opened(settings) as lake:
+    with open_lake(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.prunable(dataset, last)]
         one_by_one(lake.prune, work, log)
 
 
 def prove(settings: Settings) -> None:
     """One day of all that the lake has, drawn by lot."""
-    with opened(settings) as lake:
+    with open_lake(settings) as lake:
         known = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.exported(dataset)]
         chosen = random.sample(known, min(1, len(known)))
         one_by_one(lambda dataset, day: lake.prove(dataset, day, _ignore), chosen, log)

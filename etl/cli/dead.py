@@ -172,7 +172,7 @@ def replay(
     from dataclasses import asdict
 
     from etl import settings
-    from etl.app import replay as letters
+    from etl.app.replay import replay_dead_letters
     from etl.cli.printing import counting, out
     from etl.store import dead_letters
 
@@ -190,7 +190,7 @@ def replay(
             tried += number
             show(tried)
 
-        replayed = letters.replay(settings.load(config, os.environ), wanted, told)
+        replayed = replay_dead_letters(settings.load(config, os.environ), wanted, told)
     if as_json:
         typer.echo(json.dumps({"tried": tried, **asdict(replayed)}))
         return

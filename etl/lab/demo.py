@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from etl.app import lake as lakeside
 from etl.app.days import first_open_day
+from etl.app.lake import open_lake
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
 from etl.app.stores import engine_of, gaps, upgrade
@@ -30,7 +30,7 @@ from etl.lab.servers.process import wait_until
 from etl.lab.simulator import Profile, Tally
 from etl.lake.datasets import DATASETS
 from etl.lake.verify import Difference
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 from etl.store import connection as store
 from etl.store.ledger import Books
 from etl.store.sessions import Gap
@@ -39,9 +39,9 @@ CDRS = 20_000
 LISTEN_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
 
 SOURCES = (
-    Source(key="enigma:notifications:campaigns", source="dialler"),
-    Source(key="enigma:notifications:cdrs", source="dialler"),
-    Source(key="enigma:notifications:cdr", source="click2dial"),
+    SourceSettings(key="enigma:notifications:campaigns", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdrs", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdr", source="click2dial"),
 )
 
 REPORTS = {
@@ -151,7 +151,7 @@ class Demo:
     def export(self, told: Callable[[int], None]) -> tuple[list[Outcome], list[Difference]]:
         """Every closed day into the lake, and how the files differ from Postgres."""
         before = first_open_day(self.settings)
-        with lakeside.opened(self.settings) as lake:
+        with open_lake(self.settings) as lake:
             due = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
             outcomes = [lake.export(dataset, day, told) for dataset, day in due]
             return outcomes, [each for dataset, day in due for each in lake.verify(dataset, day, deep=True)]

@@ -13,9 +13,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from etl.ids import new_id
 from etl.store.merge import Merged
 from etl.store.tables import load_batch_days, load_batches
-from etl.wire.ids import uuid7
 
 # What corrections have in place of a source list.
 LAKE = "lake"
@@ -64,11 +64,6 @@ def enter_days(connection: sa.Connection, batch_id: UUID, datasets: Mapping[str,
     ]
     if days:
         connection.execute(insert(load_batch_days), days)
-
-
-def new_id() -> UUID:
-    """Of an entry that is no claim's."""
-    return uuid7(int(datetime.now(UTC).timestamp() * 1_000))
 
 
 def correct(

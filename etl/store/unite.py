@@ -10,7 +10,7 @@ from datetime import date
 
 import sqlalchemy as sa
 
-from etl.store import ledger
+from etl.ids import new_id
 from etl.store.connection import translated
 from etl.store.merge import WAIT_MS
 
@@ -42,7 +42,7 @@ def unite(engine: sa.Engine, day: date, worker: str) -> United:
     """Until the day has no row of leg 1. Raises `Outage`; what was done until then is done."""
     total = United(day)
     while True:
-        batch_id = ledger.new_id()
+        batch_id = new_id()
         with translated(), engine.begin() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))
             some = connection.execute(_UNITE, {"day": day, "most": AT_ONCE, "id": batch_id, "worker": worker}).one()

@@ -113,9 +113,9 @@ class Writer:
                 self._end_frozen_workers()
             except MissingPartition as error:
                 trouble = error
-                records = batch.records.finish()
-                ensure_partitions(self._engine, cdrs, _count_days(records.cdrs))
-                ensure_partitions(self._engine, audit_events, _count_days(records.events))
+                decoded = batch.records.finish()
+                ensure_partitions(self._engine, cdrs, _count_days(decoded.cdrs))
+                ensure_partitions(self._engine, audit_events, _count_days(decoded.events))
         raise Outage(f"gave up after {ATTEMPTS} attempts: {trouble}") from trouble
 
     def _end_frozen_workers(self) -> None:
@@ -144,26 +144,27 @@ def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | Non
         raise _LoadedAlreadyError
     records = batch.records
     calls = _load(connection, _CDRS, records.stream, fast)
-    events = _load(connection, _EVENTS, lambda: records.events)
+    decoded = records.finish()
+    events = _load(connection, _EVENTS, lambda: decoded.events)
     dead = [
-        *records.dead,
-        *(records.refused(records.cdrs_at[index], detail) for index, detail in calls.refused.items()),
-        *(records.refused(records.events_at[index], detail) for index, detail in events.refused.items()),
+        *decoded.dead,
+        *(records.refused(decoded.cdrs_at[index], detail) for index, detail in calls.refused.items()),
+        *(records.refused(decoded.events_at[index], detail) for index, detail in events.refused.items()),
     ]
-    records.refused_at = {records.cdrs_at[index] for index in calls.refused}
+    decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
     inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
-    unchanged = len(records.cdrs) - inserted - updated - len(calls.refused)
-    told = len(records.events) - len(events.refused) + len(records.sessions)
+    unchanged = len(decoded.cdrs) - inserted - updated - len(calls.refused)
+    audited = len(decoded.events) - len(events.refused) + len(decoded.sessions)
     if letters is None:
-        books = Books(batch.claimed, inserted, updated, unchanged, told, len(dead))
-        _enter(connection, batch, books)
+        books = Books(batch.claimed, inserted, updated, unchanged, audited, len(dead))
+        _enter(connection, batch, books, decoded.set_aside)
         _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
     else:
-        books = Books(batch.claimed - len(dead), inserted, updated, unchanged, told)
+        books = Books(batch.claimed - len(dead), inserted, updated, unchanged, audited)
         _resolve(connection, batch, letters, dead)
         if books.claimed:
-            _enter(connection, batch, books)
-    record_sessions(connection, records.sessions, batch.batch_id)
+            _enter(connection, batch, books, decoded.set_aside)
+    record_sessions(connection, decoded.sessions, batch.batch_id)
     ledger.enter_days(connection, batch.batch_id, {"cdrs": calls.merged, "audit_events": events.merged})
     return books
 
@@ -260,14 +261,14 @@ def _resolve(connection: sa.Connection, batch: Batch, letters: Sequence[int], de
         raise Contention("somebody else is resolving the same dead letters")
 
 
-def _enter(connection: sa.Connection, batch: Batch, books: Books) -> None:
+def _enter(connection: sa.Connection, batch: Batch, books: Books, set_aside: Counter[str]) -> None:
     claim = {
         "batch_id": batch.batch_id,
         "worker": batch.worker,
         "source_key": batch.source_key,
         "claimed_at": batch.claimed_at,
         "server": batch.server,
-        "set_aside": batch.records.set_aside or None,
+        "set_aside": set_aside or None,
     }
     if not ledger.enter(connection, claim, books):
         raise _LoadedAlreadyError

@@ -1,4 +1,4 @@
-"""What is said about a file of the lake: beside it as `_manifest.json`, in its own footer, and in `exports`."""
+"""The manifest of a file of the lake: beside it as `_manifest.json`, in its own footer, and in `exports`."""
 
 from datetime import date, datetime
 
@@ -6,7 +6,7 @@ import msgspec
 
 from etl.errors import LakeError
 
-# Where the footer has it, without what a file can't say of itself: its length and its checksum.
+# Its key in the footer, where it lacks what a file can't contain about itself: its length and its checksum.
 FOOTER_KEY = "etl.manifest"
 
 

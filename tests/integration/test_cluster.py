@@ -8,12 +8,12 @@ import pytest
 import redis
 
 from etl.errors import ConfigurationError, Outage
+from etl.ids import unix_ms_of
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.lab.servers.private import PrivateCluster
-from etl.settings import Source as SourceSettings
-from etl.wire.ids import unix_ms_of
+from etl.settings import SourceSettings
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually, left
 
 KEYS = (CAMPAIGNS, CDRS, CLICK2DIAL)

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.app.stores import gaps, rollup
+from etl.ids import uuid7
 from etl.lab.servers.private import PrivateRedis
 from etl.store.sessions import deaf_seconds
-from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
 from etl.wire.times import from_datetime
 from tests.world import CAMPAIGNS, Archive, cdr, eventually

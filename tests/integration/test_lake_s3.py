@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.errors import LakeError
 from etl.jobs.lake import Outcome
 from etl.lake import target
@@ -70,17 +70,17 @@ def load(archive: Archive, first: int, last: int) -> None:
 
 def export(archive: Archive) -> list[Outcome]:
     """Whatever is due, in this process."""
-    with lakeside.opened(archive.settings()) as opened:
+    with open_lake(archive.settings()) as opened:
         return [opened.export(CALLS, books.day, told) for books in opened.due(CALLS, date.max)]
 
 
 def verify(archive: Archive) -> list[Difference]:
-    with lakeside.opened(archive.settings()) as opened:
+    with open_lake(archive.settings()) as opened:
         return opened.verify(CALLS, DAY, deep=True)
 
 
 def prune(archive: Archive) -> str:
-    with lakeside.opened(archive.settings()) as opened:
+    with open_lake(archive.settings()) as opened:
         return opened.prune(CALLS, DAY).what
 
 

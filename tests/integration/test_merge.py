@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from etl.ids import new_id
 from etl.store.ledger import Books
 from etl.store.writer import Writer
-from tests.store import batch, engine, new_id, write
+from tests.store import batch, engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 
 DIALED_AT_EXACTLY = "2015-02-19T23:06:00.354+02:00"  # DIALED_AT with a fraction

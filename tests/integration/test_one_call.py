@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from etl.ids import new_id
 from etl.store.ledger import Books
 from etl.store.writer import Writer
-from tests.store import at_once, batch, engine, new_id, write
+from tests.store import at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, cdr
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dialler.jsonl"

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from etl.app import stores
+from etl.ids import uuid7
 from etl.lab import call_centre, simulator
 from etl.lab.agents import Notice
 from etl.lab.dialects import renderings
 from etl.lab.simulator import Profile
-from etl.wire.ids import uuid7
 from etl.wire.spool import Session, pack_heard, pack_session
 from etl.wire.times import from_datetime
 from tests.lake import SPOOL

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from etl.ids import new_id
 from etl.store import unite
 from etl.store.unite import United
 from etl.store.writer import Writer
 from tests.integration.test_merge import COLUMNS, versions
 from tests.integration.test_midnight import MIDNIGHT
 from tests.lake import export, export_and_prune, in_file, restore, with_lake
-from tests.store import engine, new_id, write
+from tests.store import engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr
 
 DAY = "2015-02-19"

@@ -17,7 +17,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from etl import logs
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.app.sources import claimed_elsewhere, waiting
 from etl.app.stores import engine_of
 from etl.errors import EtlError
@@ -188,7 +188,7 @@ def _prove(running: Site, truth: Truth) -> Iterator[Verdict]:
 def bring_the_lake_up_to_date(settings: Settings) -> None:
     """Every day exported, today as well, and those that Postgres has forgotten restored. What fails here, the books of
     the days will show."""
-    with lakeside.opened(settings) as lake:
+    with open_lake(settings) as lake:
         for dataset in DATASETS.values():
             for books in lake.books(dataset, date.min, date.max):
                 for operation in (lake.export, lake.restore):

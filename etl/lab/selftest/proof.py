@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.app.stores import engine_of, gaps
 from etl.errors import LakeError
 from etl.lab.selftest.calls import COLUMNS, TIMES, Call
@@ -229,7 +229,7 @@ def days(settings: Settings) -> Iterator[Verdict]:
     unequal: dict[str, list[object]] = {}
     different: dict[str, list[object]] = {}
     number = rows = 0
-    with lakeside.opened(settings) as lake:
+    with open_lake(settings) as lake:
         for dataset in DATASETS.values():
             for books in lake.books(dataset, date.min, date.max):
                 number, rows = number + 1, rows + books.rows
