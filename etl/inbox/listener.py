@@ -143,7 +143,7 @@ class Listener:
     def _tell_away(self, outage: Outage) -> None:
         if self._away_since is None:
             self._away_since = time.monotonic()
-            self._log.warning("listener_outage_began", error=str(outage))
+            self._log.warning("listener_outage_began", error=outage.text, code=outage.code)
 
     def _tell_back(self) -> None:
         if self._away_since is not None:

@@ -74,7 +74,7 @@ class Spooler:
             except Outage as outage:
                 if outage_began is None:
                     outage_began = time.monotonic()
-                    self._log.warning("spool_outage_began", error=str(outage))
+                    self._log.warning("spool_outage_began", error=outage.text, code=outage.code)
                 if self._give_up():
                     self._log.error("spool_abandoned", records=len(self._waiting))
                     return

@@ -51,7 +51,7 @@ class Ears:
         missing = len(self._patterns) + 1
         while missing:
             if time.monotonic() > deadline:
-                raise Outage("Redis doesn't confirm the subscription")
+                raise Outage("ETL-221", "Redis doesn't confirm the subscription")
             said = self._read()
             missing -= said is not None and said[0] in (b"psubscribe", b"subscribe")
 

@@ -49,7 +49,7 @@ class Patience:
             except Outage as outage:
                 if began is None:
                     began = self._clock()
-                    self._log.warning("outage_began", error=str(outage))
+                    self._log.warning("outage_began", error=outage.text, code=outage.code)
                 elif self._seconds is not None and self._clock() - began > self._seconds:
                     raise
             except EtlError:  # an answer, if not the one we wanted

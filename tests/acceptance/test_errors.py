@@ -187,6 +187,6 @@ def test_given_an_output_that_fails_then_there_is_no_traceback(archive: Archive,
     if output == "| true":
         assert result.stderr == ""
     else:
-        assert (result.returncode, result.stderr) == (FAILED, "etl: [Errno 28] No space left on device\n")
+        assert (result.returncode, result.stderr) == (FAILED, "etl: ETL-002: [Errno 28] No space left on device\n")
     if command.startswith("run"):
         assert archive.value("SELECT count(*) FROM cdrs") == 1, "it's loaded, whoever reads of it"
