@@ -228,7 +228,7 @@ def test_a_wrong_password_is_one_line_without_it_and_exit_code_2(
     result = archive.run(*arguments)
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[-1].startswith("etl: ETL-204: Redis refuses us: ")
+    assert result.stderr.splitlines()[-1].startswith("etl: ETL-203: Redis refuses us: ")
     assert "Traceback" not in result.stderr
     assert "wrong" not in result.stderr
 

@@ -83,7 +83,7 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_its_length(lines
     patience.ride_out(steps(*away(9), "done"))
 
     assert lines.written == [
-        ("outage_began", {"error": "Redis: away, attempt 1"}),
+        ("outage_began", {"error": "Redis: away, attempt 1", "code": "ETL-201"}),
         ("outage_ended", {"seconds": 21.3}),
     ]
 
