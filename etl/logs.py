@@ -13,6 +13,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from etl.errors import EtlError
+
 Level = Literal["debug", "info", "warning", "error"]
 
 _ROOT = "etl"  # our own loggers are below it; a library's are not, and speak from warning upwards only
@@ -74,11 +76,11 @@ class OutageLog:
         self._clock = clock
         self._since: float | None = None
 
-    def failed(self, error: Exception) -> float:
+    def failed(self, error: EtlError) -> float:
         """Another failure; returns for how many seconds the outage has lasted."""
         if self._since is None:
             self._since = self._clock()
-            self._warn(self._actions[0], error=str(error))
+            self._warn(self._actions[0], error=error.text, code=error.code)
         return self._clock() - self._since
 
     def succeeded(self) -> None:

@@ -34,7 +34,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl import urls
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, WrongSettings
 from etl.keys import clashes
 
 PREFIX = "ETL_"
@@ -96,7 +96,9 @@ def _json(value: object) -> object:
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise ValueError(f"isn't JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise ValueError(
+            f"isn't JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"
+        ) from None
 
 
 def _host_name() -> str:
@@ -335,9 +337,10 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
     try:
         settings = Settings(**(known | environment()))
     except ValidationError as error:
-        problems += [_problem(each, environ, config) for each in error.errors(include_input=False, include_url=False)]
+        for each in error.errors(include_input=False, include_url=False):
+            problems += _problems(each, environ, config)
     if problems:
-        raise ConfigurationError("\n".join(problems))
+        raise WrongSettings(problems)
     return settings
 
 
@@ -345,17 +348,17 @@ def _read(config: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(config.read_text("utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"settings file {config} can't be read: {error.strerror}") from None
+        raise ConfigurationError("ETL-108", f"settings file {config} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"settings file {config} isn't UTF-8 text") from None
+        raise ConfigurationError("ETL-109", f"settings file {config} isn't UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"settings file {config} isn't TOML: {error}") from None
+        raise ConfigurationError("ETL-110", f"settings file {config} isn't TOML: {error}") from None
 
 
-def _unknown(names: Iterable[str], known: Collection[str], where: str = "") -> Iterator[str]:
+def _unknown(names: Iterable[str], known: Collection[str], where: str = "") -> Iterator[ConfigurationError]:
     for name in names:
         if name not in known:
-            yield f"{name}{where} is unknown{_meant(name, known)}"
+            yield ConfigurationError("ETL-101", f"{name}{where} is unknown{_meant(name, known)}")
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
@@ -364,17 +367,35 @@ def _meant(name: str, known: Iterable[str]) -> str:
     return f": did you mean {bare[closest[0]]}?" if closest else ""
 
 
-def _problem(error: ErrorDetails, environ: Collection[str], config: Path | None) -> str:
-    """One of pydantic's errors as a sentence about the setting as the operator wrote it."""
+def _problems(error: ErrorDetails, environ: Collection[str], config: Path | None) -> Iterator[ConfigurationError]:
+    """One of pydantic's errors as sentences about the setting as the operator wrote it."""
     field, *inner = error["loc"]
     variable = PREFIX + str(field).upper()
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in inner)
     name = f"{variable}{path}" if variable in environ else f"{field}{path} in {config}"
     if error["type"] == "value_error":  # one of our own validators
-        return "\n".join(f"{name} {line}" for line in str(error["ctx"]["error"]).splitlines())
-    if error["type"] == "extra_forbidden":
-        return f"{name} is unknown{_meant(str(inner[-1]), SourceSettings.model_fields)}"
-    return f"{name}{_WRONG.get(error['type'], '')} must be {_allowed(str(field), inner)}"
+        for line in str(error["ctx"]["error"]).splitlines():
+            yield _refused(str(field), f"{name} {line}")
+    elif error["type"] == "extra_forbidden":
+        yield ConfigurationError("ETL-101", f"{name} is unknown{_meant(str(inner[-1]), SourceSettings.model_fields)}")
+    else:
+        wrong = _WRONG.get(error["type"], "")
+        yield ConfigurationError("ETL-102", f"{name}{wrong} must be {_allowed(str(field), inner)}")
+
+
+def _refused(field: str, text: str) -> ConfigurationError:
+    """By one of our own validators."""
+    match field:
+        case "redis_url" | "database_url":
+            return ConfigurationError("ETL-104", text)
+        case "sources":
+            return ConfigurationError("ETL-105", text)
+        case "redis_ca_file" | "database_ca_file":
+            return ConfigurationError("ETL-106", text)
+        case "redis_name" | "redis_cluster":
+            return ConfigurationError("ETL-107", text)
+        case _:
+            return ConfigurationError("ETL-103", text)
 
 
 def _allowed(field: str, inner: list[int | str]) -> str | None:

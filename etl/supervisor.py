@@ -154,9 +154,9 @@ def _start(target: Callable[..., None], settings: Settings, *more: object) -> Sp
 
 def _raise_for(process: SpawnProcess) -> None:
     if process.exitcode == MISCONFIGURED:
-        raise ConfigurationError(f"worker {process.name} can't work: see its line above")
+        raise ConfigurationError("ETL-404", f"worker {process.name} can't work: see its line above")
     if process.exitcode:
-        raise EtlError(f"worker {process.name} failed with exit code {process.exitcode}: see its line above")
+        raise EtlError("ETL-405", f"worker {process.name} failed with exit code {process.exitcode}: see its line above")
 
 
 def _worker(target: Callable[..., None], settings: Settings, *more: object) -> None:
@@ -167,7 +167,7 @@ def _worker(target: Callable[..., None], settings: Settings, *more: object) -> N
     try:
         target(settings, stop, *more)
     except EtlError as error:
-        log.error("worker_failed", worker=settings.worker_name, error=str(error))
+        log.error("worker_failed", worker=settings.worker_name, error=error.text, code=error.code)
         sys.exit(MISCONFIGURED if isinstance(error, ConfigurationError) else FAILED)
 
 

@@ -43,8 +43,9 @@ def open_forgetting(settings: Settings, number: str | None, contact: str | None)
     `EtlError`."""
     if settings.forget_key is None:
         raise ConfigurationError(
+            "ETL-113",
             "ETL_FORGET_KEY isn't set: what replaces a person's number is a hash by this key, a secret of 32 characters"
-            " or more that stays the same, as from `openssl rand -hex 32`"
+            " or more that stays the same, as from `openssl rand -hex 32`",
         )
     person = Person(settings.forget_key.get_secret_value(), number, contact)
     with open_lake(settings) as lake, engine_of(settings) as engine:

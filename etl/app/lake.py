@@ -42,7 +42,7 @@ def export(settings: Settings) -> None:
 def prune(settings: Settings) -> None:
     """Every day that Postgres needn't keep."""
     if settings.keep_days is None:
-        raise ConfigurationError("ETL_KEEP_DAYS isn't set: Postgres keeps everything")
+        raise ConfigurationError("ETL-112", "ETL_KEEP_DAYS isn't set: Postgres keeps everything")
     last = last_day_to_drop(settings.keep_days)
     with open_lake(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.prunable(dataset, last)]

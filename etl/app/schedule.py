@@ -45,7 +45,7 @@ def schedule_of(settings: Settings, engine: Engine) -> Schedule:
             try:
                 united = legs.unite(engine, day, settings.worker_name)
             except EtlError as error:  # the next day may go; and this one in an hour
-                log.warning("legs_not_united", day=str(day), error=str(error))
+                log.warning("legs_not_united", day=str(day), error=error.text, code=error.code)
                 continue
             if united.renamed or united.united:
                 log.info("legs_united", day=str(day), renamed=united.renamed, united=united.united)
@@ -78,7 +78,7 @@ def _aside(job: Literal["export", "prune", "prove"], settings: Settings, stop: t
     process.terminate()
     process.join()
     if process.exitcode and not stop.is_set():
-        raise EtlError(f"it ended with exit code {process.exitcode}")
+        raise EtlError("ETL-406", f"it ended with exit code {process.exitcode}")
 
 
 def _perform(job: str, settings: Settings) -> None:
@@ -89,5 +89,5 @@ def _perform(job: str, settings: Settings) -> None:
     try:
         {"export": lake.export, "prune": lake.prune, "prove": lake.prove}[job](settings)
     except EtlError as error:
-        log.error("job_failed", job=job, error=str(error))
+        log.error("job_failed", job=job, error=error.text, code=error.code)
         sys.exit(FAILED)

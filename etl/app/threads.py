@@ -105,4 +105,4 @@ def _give_back(sources: list[Source]) -> None:
         try:
             source.give_back_all()
         except Outage as outage:
-            log.warning("claims_left_to_their_leases", source_key=source.key, error=str(outage))
+            log.warning("claims_left_to_their_leases", source_key=source.key, error=outage.text, code=outage.code)

@@ -97,7 +97,7 @@ def show(
     with _opened(config) as engine:
         letters = dead_letters.find(engine, dead_letters.Wanted(ids=ids, resolved_too=True))
     if missing := sorted(set(ids) - {letter.id for letter in letters}):
-        raise EtlError(f"there is no dead letter {', '.join(map(str, missing))}")
+        raise EtlError("ETL-402", f"there is no dead letter {', '.join(map(str, missing))}")
     if as_json:
         typer.echo(json.dumps({"letters": [_as_json(letter) for letter in letters]}))
         return

@@ -116,7 +116,7 @@ def verify(
             if books.revision
         ]
         if day and not work:
-            raise LakeError(f"{day} was never exported")
+            raise LakeError("ETL-503", f"{day} was never exported")
         differences: list[Difference] = []
         with _progress("verifying", work, as_json) as told:
             for each, books in work:
@@ -156,7 +156,7 @@ def restore(
     with open_lake(settings.load(config, os.environ)) as lake:
         work = [(each, books) for each in _datasets(dataset) for books in lake.restorable(each, day)]
         if not work:
-            raise LakeError(f"{day} was never exported")
+            raise LakeError("ETL-503", f"{day} was never exported")
 
         def one(each: "Dataset", on: date, told: Callable[[int], None]) -> "Outcome":
             return lake.prove(each, on, told) if prove else lake.restore(each, on, told, into)

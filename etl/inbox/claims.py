@@ -225,18 +225,19 @@ class Source:
             unix_ms = int(self._run("next", [self._last], []))
             if not 0 < unix_ms < LATEST_MS:
                 raise ConfigurationError(
+                    "ETL-218",
                     f"{self._last} notes that the last claim was made beyond the year 2100: see that Redis' clock is"
-                    " right, and delete that key"
+                    " right, and delete that key",
                 )
             with contextlib.suppress(_OvertakenError):
                 return step(unix_ms)
-        raise Outage(f"other workers of {self.key} are always faster")
+        raise Outage("ETL-219", f"other workers of {self.key} are always faster")
 
     def _ack(self, claim: Claim) -> None:
         acknowledged = self._run("ack", [self._list_of(claim.batch_id), self._registry], [self._member(claim.batch_id)])
         self._remove(claim)
         if not acknowledged:
-            raise LeaseLost(f"claim {claim.batch_id} was adopted by another worker")
+            raise LeaseLost("ETL-220", f"claim {claim.batch_id} was adopted by another worker")
 
     def _give_back(self, claim: Claim) -> None:
         self._renew(claim, 0)
@@ -303,7 +304,9 @@ class Source:
         for key in filter(None, (self._registry, self._forward_to)):
             if key_slot(key.encode()) != key_slot(self.key.encode()):
                 advice = f"name it like {self._prefix}:forward" if key == self._forward_to else "rename the source"
-                raise ConfigurationError(f"{key} and {self.key} lie in different slots of the cluster: {advice}")
+                raise ConfigurationError(
+                    "ETL-210", f"{key} and {self.key} lie in different slots of the cluster: {advice}"
+                )
 
 
 def _script(client: Client, name: str) -> Script:

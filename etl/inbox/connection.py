@@ -63,12 +63,19 @@ _PASSING = re.compile(
     "|CLAIMED|OVERTAKEN) "
 )
 
-
-_HOPELESS: dict[tuple[type[Exception], ...], str] = {
-    (AuthenticationError, AuthorizationError): "Redis refuses us: {}",
-    (AskError,): "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true",  # MOVED is one of them
-    (ClusterCrossSlotError,): "keys of one source lie in different slots of the cluster: {}",
-    (UnicodeError,): "a host or a key that can't exist: {}",
+_HOPELESS: dict[tuple[type[Exception], ...], Callable[[BaseException], ConfigurationError]] = {
+    (NoPermissionError,): lambda error: Forbidden("ETL-204", f"Redis refuses us: {error}"),
+    (AuthenticationError, AuthorizationError): lambda error: ConfigurationError(
+        "ETL-203", f"Redis refuses us: {error}"
+    ),
+    # MOVED is one of them.
+    (AskError,): lambda _: ConfigurationError(
+        "ETL-207", "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true"
+    ),
+    (ClusterCrossSlotError,): lambda error: ConfigurationError(
+        "ETL-209", f"keys of one source lie in different slots of the cluster: {error}"
+    ),
+    (UnicodeError,): lambda error: ConfigurationError("ETL-211", f"a host or a key that can't exist: {error}"),
 }
 
 
@@ -97,7 +104,7 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
     with translated():
         if cluster:
             if int(parts.path.strip("/") or 0):
-                raise ConfigurationError("a Redis Cluster has no database but 0")
+                raise ConfigurationError("ETL-208", "a Redis Cluster has no database but 0")
             return redis.RedisCluster.from_url(url, retry=_never(), **options)
         if scheme in SENTINEL_SCHEMES:
             return _through_sentinel(parts, {"retry": _never(), **options})
@@ -117,20 +124,19 @@ def _ours(error: BaseException) -> EtlError:
     # The cluster's client wraps the cause, and its exceptions are no RedisErrors.
     while isinstance(error, RedisClusterException) and (cause := error.__cause__ or error.__context__):
         error = cause
-    if isinstance(error, NoPermissionError):
-        return Forbidden(f"Redis refuses us: {error}")
-    for kinds, text in _HOPELESS.items():
+    for kinds, hopeless in _HOPELESS.items():
         if isinstance(error, kinds):
-            return ConfigurationError(text.format(error))
+            return hopeless(error)
     if untrusted := _untrusted(error):
         return Outage(
+            "ETL-202",
             f"Redis: its certificate isn't trusted: {untrusted.verify_message.rstrip('.')}; name its CA in"
-            " ETL_REDIS_CA_FILE, and the host as the certificate does"
+            " ETL_REDIS_CA_FILE, and the host as the certificate does",
         )
     said = _as_said(error)
     if isinstance(error, ResponseError) and not _PASSING.search(said):
-        return ConfigurationError(f"Redis can't do what it was asked: {said}")
-    return Outage(f"Redis: {said}")
+        return ConfigurationError("ETL-205", f"Redis can't do what it was asked: {said}")
+    return Outage("ETL-201", f"Redis: {said}")
 
 
 def _as_said(error: BaseException) -> str:
@@ -156,7 +162,7 @@ def _split(url: str) -> urls.Url:
     try:
         return urls.split(url)
     except ValueError as error:
-        raise ConfigurationError(f"the Redis URL {error}") from None
+        raise ConfigurationError("ETL-212", f"the Redis URL {error}") from None
 
 
 def _check_options(parts: urls.Url) -> None:
@@ -164,9 +170,11 @@ def _check_options(parts: urls.Url) -> None:
     checks = _URL_OPTIONS.get(parts.scheme, {})
     for name, values in parts.options.items():
         if name not in checks:
-            raise ConfigurationError(f"the Redis URL has an unknown option; known: {', '.join(checks) or 'none'}")
+            raise ConfigurationError(
+                "ETL-213", f"the Redis URL has an unknown option; known: {', '.join(checks) or 'none'}"
+            )
         if not all(map(checks[name], values)):
-            raise ConfigurationError(f"the Redis URL's option {name} is wrong")
+            raise ConfigurationError("ETL-214", f"the Redis URL's option {name} is wrong")
 
 
 class _Master(redis.Redis):
@@ -188,7 +196,7 @@ class _Sentinel(Sentinel):
             try:
                 address: Any = sentinel.sentinel_get_master_addr_by_name(service_name)
             except AuthenticationError as error:
-                raise ConfigurationError(f"the sentinel refuses us: {error}") from error
+                raise ConfigurationError("ETL-215", f"the sentinel refuses us: {error}") from error
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 silent.append(str(error))
                 continue
@@ -197,7 +205,7 @@ class _Sentinel(Sentinel):
                 return host.decode(), port
         if silent:
             raise MasterNotFoundError(f"no sentinel knows where the master is: {'; '.join(silent)}")
-        raise ConfigurationError(f"the sentinels know no service named {service_name!r}")
+        raise ConfigurationError("ETL-216", f"the sentinels know no service named {service_name!r}")
 
 
 def _through_sentinel(parts: urls.Url, options: dict[str, Any]) -> redis.Redis:
@@ -205,7 +213,7 @@ def _through_sentinel(parts: urls.Url, options: dict[str, Any]) -> redis.Redis:
     credentials = parts.credentials or ""
     service, _, db = parts.path.strip("/").partition("/")
     if not all(host.name for host in parts.hosts) or not service:
-        raise ConfigurationError("a sentinel URL reads redis+sentinel://host:port,host:port/service/db")
+        raise ConfigurationError("ETL-217", "a sentinel URL reads redis+sentinel://host:port,host:port/service/db")
     user, _, password = credentials.partition(":")
     if credentials and not password:
         user, password = "", user

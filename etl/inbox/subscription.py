@@ -51,7 +51,7 @@ class Subscription:
         missing = len(self._patterns) + 1
         while missing:
             if time.monotonic() > deadline:
-                raise Outage("Redis doesn't confirm the subscription")
+                raise Outage("ETL-221", "Redis doesn't confirm the subscription")
             reply = self._read()
             missing -= reply is not None and reply[0] in (b"psubscribe", b"subscribe")
 

@@ -22,7 +22,7 @@ def naming_wrong_types(client: Client, **keys: Sequence[str | None]) -> Iterator
             yield
     except ConfigurationError as error:
         if _CODE in str(error) and (named := _wrong_key(client, keys)):
-            raise ConfigurationError(f"Redis can't do what it was asked: {_CODE}: {named}") from error
+            raise ConfigurationError("ETL-206", f"Redis can't do what it was asked: {_CODE}: {named}") from error
         raise
 
 

@@ -70,7 +70,7 @@ def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: st
         try:
             done = _day(engine, lake, person, receipt, worker, dataset, books)
         except EtlError as error:
-            found.failed.append(f"{dataset.name} {books.day}: {error}")
+            found.failed.append(f"{error.code}: {dataset.name} {books.day}: {error.text}")
         else:
             if done.postgres or done.lake:
                 found.days.append(done)
@@ -97,7 +97,9 @@ def _day(
     if any(each.revision for each in lake.books(dataset, day, day)):  # by now: an export may have been under way
         lake.export(dataset, day, _ignore)
         if lake.search(dataset, day, person):
-            raise LakeError("the file still has the person: somebody else was at work on this day; run it again")
+            raise LakeError(
+                "ETL-517", "the file still has the person: somebody else was at work on this day; run it again"
+            )
         forget.count_file(engine, receipt)
         if dropped:  # as it was; if it can't be, the next prune does it
             lake.prune(dataset, day)

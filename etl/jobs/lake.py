@@ -122,7 +122,7 @@ class Lake:
         """Whatever somebody who died left aside of the day, in the lake or in Postgres, goes."""
         with days.hold(self._engine, dataset.table, day) as held:
             if held is None:
-                raise LakeError(f"{dataset.name} {day}: another etl holds this day just now; try again")
+                raise LakeError("ETL-502", f"{dataset.name} {day}: another etl holds this day just now; try again")
             with self._target.draft(dataset, day), held.staging():
                 pass
 
@@ -195,7 +195,7 @@ class Lake:
         """What isn't as the books say. `deep` compares every row with Postgres, if the day is still there."""
         with days.hold(self._engine, dataset.table, day) as held:
             if held is None:
-                raise LakeError(f"{dataset.name} {day}: another etl holds this day just now; try again")
+                raise LakeError("ETL-502", f"{dataset.name} {day}: another etl holds this day just now; try again")
             self._settle(held, dataset)
             revision = held.books().revision
             if revision is None:
@@ -221,7 +221,9 @@ class Lake:
     def _drop(self, held: Day, dataset: Dataset, books: DayBooks) -> Outcome:
         revision = self._revision_in_the_lake(held, dataset)
         if revision != books.revision:
-            raise LakeError(f"{self._target.path(dataset, held.day)} is revision {revision.revision}, unknown here")
+            raise LakeError(
+                "ETL-509", f"{self._target.path(dataset, held.day)} is revision {revision.revision}, unknown here"
+            )
         if found := verify.shallow(self._target, dataset, _manifest(revision)) or self._deep(held, dataset)[1]:
             return _outcome(books, "failed", why="the file isn't what Postgres holds", differences=found)
         try:
@@ -242,9 +244,10 @@ class Lake:
                     about = self._write(snapshot, dataset, draft, number + 1, told)
             if about.rows != books.rows and not force:
                 raise LakeError(
+                    "ETL-504",
                     f"{dataset.name} {held.day}: Postgres holds {about.rows:,} rows and the ledger says {books.rows:,}."
                     f" `etl restore --dataset {dataset.name} --day {held.day}` brings back what the lake has,"
-                    " --force exports what is there"
+                    " --force exports what is there",
                 )
             # Unless somebody did something to them, in the lake.
             if known and known.sha256 == about.sha256 and not verify.shallow(self._target, dataset, about):
@@ -279,19 +282,22 @@ class Lake:
         known = _manifest(books.revision) if books.revision else None
         if beside is not None and beside != known:
             raise LakeError(
+                "ETL-505",
                 f"{self._target.path(dataset, held.day)} is revision {beside.revision}, and these books know"
                 f" {f'revision {known.revision}, which is another' if known else 'none'}: is it another archive's, or"
-                f" was Postgres set back? `etl restore --dataset {dataset.name} --day {held.day}` takes its rows over"
+                f" was Postgres set back? `etl restore --dataset {dataset.name} --day {held.day}` takes its rows over",
             )
         if beside is None and known is None and self._target.exists(dataset, held.day):
             raise LakeError(
+                "ETL-506",
                 f"{self._target.path(dataset, held.day)}: these books know of no such file, and no manifest says what"
-                " it is: look whose it is, and move it away"
+                " it is: look whose it is, and move it away",
             )
         if known and known.entries > books.entries:
             raise LakeError(
+                "ETL-507",
                 f"{dataset.name} {held.day}: revision {known.revision} contains {known.entries} ledger entries, and"
-                f" Postgres has {books.entries} of them: was it set back?"
+                f" Postgres has {books.entries} of them: was it set back?",
             )
 
     def _revision_in_the_lake(self, held: Day, dataset: Dataset) -> Revision:
@@ -301,17 +307,20 @@ class Lake:
         place = self._target.path(dataset, held.day)
         if beside is None or (known and _manifest(known) == beside):
             if known is None:
-                raise LakeError(f"{place}: there is no such revision")
+                raise LakeError("ETL-510", f"{place}: there is no such revision")
             return known
         if known and known.revision >= beside.revision:
             raise LakeError(
+                "ETL-508",
                 f"{place} is revision {beside.revision}, and the books know revision {known.revision}, which is"
-                f" another: see `etl verify --dataset {dataset.name} --day {held.day}`"
+                f" another: see `etl verify --dataset {dataset.name} --day {held.day}`",
             )
         # The books can't vouch for the manifest: the file must.
         if found := verify.shallow(self._target, dataset, beside):
             differing = ", ".join(difference.what for difference in found)
-            raise LakeError(f"{place} isn't what the manifest beside it says, and the books don't know it: {differing}")
+            raise LakeError(
+                "ETL-511", f"{place} isn't what the manifest beside it says, and the books don't know it: {differing}"
+            )
         return _revision(beside, self._target.url)
 
     def _bring_back(self, held: Day, dataset: Dataset, revision: Revision, told: Told) -> int:
@@ -320,7 +329,9 @@ class Lake:
         with held.staging() as staging:
             rows = restore.bring(self._target, dataset, held.day, self._uri, staging, told)
             if rows != revision.rows:
-                raise LakeError(f"{self._target.path(dataset, held.day)}: {revision.rows} rows expected, {rows} read")
+                raise LakeError(
+                    "ETL-513", f"{self._target.path(dataset, held.day)}: {revision.rows} rows expected, {rows} read"
+                )
             met = held.load_back(staging, revision, self._worker)
         self._log.info(
             "day_restored",
@@ -338,7 +349,7 @@ class Lake:
         if found != (revision.bytes, revision.sha256):
             is_not = "is missing" if found is None else f"isn't revision {revision.revision} any more"
             elsewhere = "" if revision.url == self._target.url else f" (it was published to {revision.url})"
-            raise LakeError(f"{self._target.path(dataset, revision.day)} {is_not}{elsewhere}")
+            raise LakeError("ETL-516", f"{self._target.path(dataset, revision.day)} {is_not}{elsewhere}")
 
     def _deep(self, held: Day, dataset: Dataset) -> tuple[DayBooks, list[Difference]]:
         with held.snapshot() as snapshot:

@@ -89,6 +89,6 @@ class Schedule:
                 if ours:
                     job.act(stop)
         except EtlError as error:
-            self._log.error("job_failed", job=job.name, error=str(error))
+            self._log.error("job_failed", job=job.name, error=error.text, code=error.code)
         except Exception:
             self._log.exception("job_failed", job=job.name)

@@ -128,7 +128,7 @@ class Demo:
             try:
                 # Its first word on the spool is that it's subscribed.
                 if not wait_until(lambda: listening.done() or self.waiting()[SPOOL] > 0, LISTEN_SECONDS):
-                    raise Outage("the listener isn't subscribed")
+                    raise Outage("ETL-904", "the listener isn't subscribed")
                 since = datetime.now(UTC)
                 result = meanwhile()
                 until = datetime.now(UTC)
@@ -196,7 +196,7 @@ def psql(arguments: list[str]) -> int:
     """Open psql on the data of the last demo; returns its exit code."""
     data = folder() / "data" / "postgres"
     if not data.is_dir():
-        raise ConfigurationError("there is no demo to look at yet: run `etl demo` first")
+        raise ConfigurationError("ETL-901", "there is no demo to look at yet: run `etl demo` first")
     with _alone(), PrivatePostgres(data) as postgres:
         return subprocess.run([postgres.bin / "psql", postgres.url, *arguments], check=False).returncode
 
@@ -206,12 +206,14 @@ def _alone() -> Iterator[None]:
     home = folder()
     home.mkdir(mode=0o755, exist_ok=True)
     if home.is_symlink() or home.stat().st_uid != os.getuid():
-        raise ConfigurationError(f"{home} belongs to somebody else: remove it, or set TMPDIR to another folder")
+        raise ConfigurationError(
+            "ETL-902", f"{home} belongs to somebody else: remove it, or set TMPDIR to another folder"
+        )
     with (home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigurationError("another `etl demo` is running: wait for it, or end it") from None
+            raise ConfigurationError("ETL-903", "another `etl demo` is running: wait for it, or end it") from None
         yield
 
 

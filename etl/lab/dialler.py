@@ -72,7 +72,7 @@ def _list_for(kind: str, settings: Settings) -> SourceSettings:
     names = _LISTS[kind]
     of_system = [source for source in settings.sources if source.source == names.system]
     if not of_system:
-        raise ConfigurationError(f"no source list is configured for messages of {names.system}")
+        raise ConfigurationError("ETL-905", f"no source list is configured for messages of {names.system}")
     named = [source for source in of_system if names.words & _words(source.key)]
     return (named or of_system)[0]
 

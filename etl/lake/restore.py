@@ -31,4 +31,4 @@ def bring(target: Target, dataset: Dataset, day: date, uri: str, table: str, tol
         try:
             return ingest(uri, table, schema, batches(rows(file, dataset)))
         except (OSError, pa.ArrowException) as error:
-            raise LakeError(f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
+            raise LakeError("ETL-501", f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error

@@ -21,7 +21,7 @@ def count(target: Target, dataset: Dataset, day: date, person: Person) -> int:
         try:
             return sum(_in_piece(piece, person) for piece in rows(file, dataset))
         except (OSError, pa.ArrowException) as error:
-            raise LakeError(f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
+            raise LakeError("ETL-501", f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
 
 
 def _in_piece(piece: pa.Table, person: Person) -> int:

@@ -139,7 +139,7 @@ class Target:
                 content = stream.read()
             self._fs.delete_file(place)
         if content != b"etl":
-            raise LakeError(f"{place}: what was written isn't what was read")
+            raise LakeError("ETL-514", f"{place}: what was written isn't what was read")
 
     def _folder(self, dataset: Dataset, day: date) -> str:
         return f"{self._root}/{dataset.name}/{dataset.day}={day.isoformat()}"
@@ -188,7 +188,7 @@ def _s3(parts: SplitResult, options: dict[str, str]) -> tuple[fs.FileSystem, str
 
 
 def _wrong(why: str) -> ConfigurationError:
-    return ConfigurationError(f"ETL_EXPORT_URL names no place: {why}")
+    return ConfigurationError("ETL-111", f"ETL_EXPORT_URL names no place: {why}")
 
 
 def _without_secrets(url: str) -> str:
@@ -215,7 +215,7 @@ def _named(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise LakeError(f"{place}: {_one_line(error)}") from error
+        raise LakeError("ETL-501", f"{place}: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

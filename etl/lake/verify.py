@@ -61,7 +61,7 @@ def deep(target: Target, dataset: Dataset, day: date, uri: str, snapshot: str) -
             differing = _differing(dataset, rows(file, dataset), ours)
             return [Difference(dataset.name, day, *each) for each in islice(differing, MOST_DIFFERENCES)]
         except (OSError, pa.ArrowException) as error:
-            raise LakeError(f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
+            raise LakeError("ETL-501", f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
 
 
 def count_rows(target: Target, dataset: Dataset, day: date) -> int | None:
@@ -72,7 +72,7 @@ def count_rows(target: Target, dataset: Dataset, day: date) -> int | None:
         try:
             return int(pq.read_metadata(file).num_rows)
         except pa.ArrowException as error:
-            raise LakeError(f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
+            raise LakeError("ETL-501", f"{target.path(dataset, day)}: {' '.join(str(error).split())}") from error
 
 
 def rows(file: Any, dataset: Dataset) -> Iterator[pa.Table]:
@@ -99,7 +99,7 @@ def _footer(target: Target, dataset: Dataset, about: Manifest) -> Manifest:
             metadata = pq.read_metadata(file)
             fingerprint = dataset.fingerprint(metadata.schema.to_arrow_schema())
         except pa.ArrowException as error:
-            raise LakeError(f"{place}: {' '.join(str(error).split())}") from error
+            raise LakeError("ETL-501", f"{place}: {' '.join(str(error).split())}") from error
         text = (metadata.metadata or {}).get(FOOTER_KEY.encode(), b"")
         said = manifest.read(text, f"the footer of {place}")
         # What the file can't say of itself was compared already.

@@ -75,7 +75,8 @@ def _drawn(spec: Spec, heading: str) -> str:
         import vl_convert
     except ImportError:
         raise ConfigurationError(
-            "charts need one more library: the extra `report`, which is pip install 'vl-convert-python>=1.9,<2'"
+            "ETL-005",
+            "charts need one more library: the extra `report`, which is pip install 'vl-convert-python>=1.9,<2'",
         ) from None
     # It may fetch nothing; and there's nothing to fetch.
     text = vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])

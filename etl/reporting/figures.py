@@ -161,7 +161,7 @@ def ask(engine: sa.Engine, asked: Asked) -> Report:
 
 def _now(connection: sa.Connection) -> tuple[str, datetime]:
     if connection.scalar(sa.text("SELECT to_regclass('reporting.load_days')")) is None:
-        raise ConfigurationError("the database has no views for reports: run `etl db upgrade`")
+        raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
     zone, now, local = connection.execute(_NOW).one()
     return zone, _in_zone(now, local)
 

@@ -72,7 +72,7 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         raise _ours(error) from error
     except sa.exc.TimeoutError as error:  # no free connection in the pool: all of them hang
-        raise Outage(f"Postgres: {error}") from error
+        raise Outage("ETL-301", f"Postgres: {error}") from error
 
 
 def _translate(context: sa.engine.ExceptionContext) -> EtlError | None:
@@ -84,17 +84,18 @@ def _ours(error: BaseException | None) -> EtlError:
     state = getattr(error, "sqlstate", None) or ""
     text = _one_line(error)
     if state in _IN_THE_WAY:
-        return Contention(f"Postgres: {text}")
+        return Contention("ETL-303", f"Postgres: {text}")
     if state == _CHECK_VIOLATION and _constraint(error) is None:
-        return MissingPartition(text)
+        return MissingPartition("ETL-304", text)
     if state.startswith(_DATA) or isinstance(error, psycopg.DataError):
-        return RowRefused(text)
+        return RowRefused("ETL-305", text)
     misspelt = not state and isinstance(error, psycopg.ProgrammingError)  # an option in the URL that libpq doesn't know
     if state.startswith(_CONFIGURATION) or misspelt:
-        return ConfigurationError(f"Postgres can't do what it was asked: {text}")
+        return ConfigurationError("ETL-307", f"Postgres can't do what it was asked: {text}")
     if "certificate" in text and not state:
-        text += "; name its CA in ETL_DATABASE_CA_FILE, and the host as the certificate does"
-    return Outage(f"Postgres: {text}")
+        advice = "name its CA in ETL_DATABASE_CA_FILE, and the host as the certificate does"
+        return Outage("ETL-302", f"Postgres: {text}; {advice}")
+    return Outage("ETL-301", f"Postgres: {text}")
 
 
 def _constraint(error: BaseException | None) -> str | None:

@@ -49,7 +49,7 @@ def copy_rows(
             for row in rows:
                 write(row)
     except (ValueError, OverflowError) as error:
-        raise RowRefused(f"a value can't be written: {type(error).__name__}") from error
+        raise RowRefused("ETL-306", f"a value can't be written: {type(error).__name__}") from error
 
 
 def as_date(day: int) -> date:

@@ -61,8 +61,9 @@ def check_rights(engine: sa.Engine) -> None:
         lacking = [*connection.scalars(_LACKING, {"names": names})]
     if lacking:
         raise ConfigurationError(
+            "ETL-314",
             f"this user of Postgres lacks {', '.join(lacking)}: forgetting is the business of the tables' owner, which"
-            " is etl_owner by ops/postgres/roles.sql; name it in ETL_DATABASE_URL for this command"
+            " is etl_owner by ops/postgres/roles.sql; name it in ETL_DATABASE_URL for this command",
         )
 
 

@@ -38,9 +38,11 @@ def check(engine: sa.Engine) -> None:
     has, needs = current(engine), needed()
     _check_known(has)
     if has is None:
-        raise ConfigurationError("the database has no schema yet: run `etl db upgrade`")
+        raise ConfigurationError("ETL-309", "the database has no schema yet: run `etl db upgrade`")
     if has != needs:
-        raise ConfigurationError(f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`")
+        raise ConfigurationError(
+            "ETL-310", f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`"
+        )
 
 
 def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
@@ -59,13 +61,14 @@ def _revision(connection: sa.Connection) -> str | None:
     try:
         return MigrationContext.configure(connection).get_current_revision()
     except CommandError as error:  # it names several
-        raise ConfigurationError(f"table alembic_version isn't as we left it: {error}") from error
+        raise ConfigurationError("ETL-312", f"table alembic_version isn't as we left it: {error}") from error
 
 
 def _check_known(revision: str | None) -> None:
     if revision is not None and revision not in _known():
         raise ConfigurationError(
-            f"the database's schema ({revision}) is newer than this program ({needed()}): install a newer etl"
+            "ETL-311",
+            f"the database's schema ({revision}) is newer than this program ({needed()}): install a newer etl",
         )
 
 

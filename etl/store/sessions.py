@@ -58,7 +58,9 @@ def retire(engine: sa.Engine, server: str) -> datetime:
     with translated(), engine.begin() as connection:
         known = sorted(connection.scalars(names))
         if server not in known:
-            raise EtlError(f"no listener ever named its server {server!r}; known: {', '.join(known) or 'none'}")
+            raise EtlError(
+                "ETL-403", f"no listener ever named its server {server!r}; known: {', '.join(known) or 'none'}"
+            )
         entry = insert(retired_servers).values(server=server).returning(retired_servers.c.retired_at)
         retired_at: datetime = connection.execute(entry).scalar_one()
         return retired_at

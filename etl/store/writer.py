@@ -116,7 +116,7 @@ class Writer:
                 decoded = batch.records.finish()
                 ensure_partitions(self._engine, cdrs, _count_days(decoded.cdrs))
                 ensure_partitions(self._engine, audit_events, _count_days(decoded.events))
-        raise Outage(f"gave up after {ATTEMPTS} attempts: {trouble}") from trouble
+        raise Outage("ETL-308", f"gave up after {ATTEMPTS} attempts: {trouble.text}") from trouble
 
     def _end_frozen_workers(self) -> None:
         """Their claims are adopted when their leases run out; and should they thaw, the ledger tells them."""
@@ -221,7 +221,7 @@ def _merge_or_halve(
         loaded.merged.updated.update(merged.updated)
     except RowRefused as refusal:
         if len(rows) == 1:
-            loaded.refused[first] = str(refusal)
+            loaded.refused[first] = refusal.text
             return
         half = len(rows) // 2
         _merge_or_halve(connection, rows[:half], first, way, loaded)
@@ -258,7 +258,7 @@ def _resolve(connection: sa.Connection, batch: Batch, letters: Sequence[int], de
     resolution = {"resolved_at": sa.func.now(), "resolution": f"replayed as {batch.batch_id}"}
     resolve = sa.update(dead_letters).where(c.id.in_(healed), c.resolved_at.is_(None)).values(resolution)
     if connection.execute(resolve).rowcount != len(healed):
-        raise Contention("somebody else is resolving the same dead letters")
+        raise Contention("ETL-401", "somebody else is resolving the same dead letters")
 
 
 def _enter(connection: sa.Connection, batch: Batch, books: Books, set_aside: Counter[str]) -> None:

@@ -38,4 +38,4 @@ def read(text: bytes, where: str) -> Manifest:
     try:
         return _decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LakeError(f"{where} is no manifest: {error}") from None
+        raise LakeError("ETL-512", f"{where} is no manifest: {error}") from None

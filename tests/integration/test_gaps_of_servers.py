@@ -412,13 +412,13 @@ def test_a_retired_server_has_an_end_and_may_begin_anew(archive: Archive) -> Non
 def test_a_server_that_nobody_knows_is_not_retired(archive: Archive) -> None:
     nobody = archive.run("gaps", "--retire", "three")
     assert (nobody.returncode, nobody.stdout) == (1, "")
-    assert nobody.stderr == "etl: no listener ever named its server 'three'; known: none\n"
+    assert nobody.stderr == "etl: ETL-403: no listener ever named its server 'three'; known: none\n"
     report(archive, ("one", ["a:*"], 1, 2, "stopped"), ("two", ["a:*"], 1, 2, "stopped"))
 
     wrong = archive.run("gaps", "--retire", "three")
 
     assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert wrong.stderr == "etl: no listener ever named its server 'three'; known: one, two\n"
+    assert wrong.stderr == "etl: ETL-403: no listener ever named its server 'three'; known: one, two\n"
     assert archive.value("SELECT count(*) FROM retired_servers") == 0
 
 

@@ -354,7 +354,7 @@ def test_given_a_wrong_url_then_one_line_says_so(archive: Archive, wrong: str, s
     result = archive.run("export", ETL_EXPORT_URL=wrong)
 
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (MISUSED, "", 1)
-    assert result.stderr.startswith("etl: ETL_EXPORT_URL")
+    assert result.stderr.startswith("etl: ETL-111: ETL_EXPORT_URL")
     assert says in result.stderr
     assert SECRET not in result.stderr
 

@@ -82,7 +82,7 @@ def test_given_two_hosts_at_the_same_job_then_one_acts(database: sa.Engine) -> N
     assert done == ["first", "another job", "afterwards"]
 
 
-@pytest.mark.parametrize("trouble", [Outage("Postgres is away"), ZeroDivisionError()])
+@pytest.mark.parametrize("trouble", [Outage("ETL-301", "Postgres is away"), ZeroDivisionError()])
 def test_a_job_that_fails_is_told_and_the_next_one_is_done(
     database: sa.Engine, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:

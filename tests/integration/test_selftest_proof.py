@@ -81,7 +81,7 @@ def _say_everything(truth: Truth, client: "redis.Redis") -> None:
     def push(key: str, messages: list[bytes]) -> None:
         client.lpush(key, *messages)
         if next(pushes) % 20 == 0:
-            raise Outage("the answer is lost")
+            raise Outage("ETL-201", "the answer is lost")
 
     dialler, switchboard = Dialler(1, truth, push), Switchboard(truth, lambda _channel, _message: None)
     for _ in range(GROUPS):

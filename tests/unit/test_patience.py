@@ -52,7 +52,7 @@ def steps(*outcomes: Exception | str) -> Callable[[], str]:
 
 
 def away(times: int) -> Iterable[Outage]:
-    return (Outage(f"Redis: away, attempt {number}") for number in range(1, times + 1))
+    return (Outage("ETL-201", f"Redis: away, attempt {number}") for number in range(1, times + 1))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_its_length(lines
     patience.retry(steps(*away(9), "done"))
 
     assert lines.written == [
-        ("outage_began", {"error": "Redis: away, attempt 1"}),
+        ("outage_began", {"error": "Redis: away, attempt 1", "code": "ETL-201"}),
         ("outage_ended", {"seconds": 21.3}),
     ]
 
@@ -152,7 +152,7 @@ def test_a_stop_wakes_it_from_a_long_pause(lines: Lines) -> None:
 
     def outage() -> None:
         waiting.set()
-        raise Outage("away")
+        raise Outage("ETL-201", "away")
 
     def retry() -> None:
         try:
@@ -169,7 +169,9 @@ def test_a_stop_wakes_it_from_a_long_pause(lines: Lines) -> None:
     assert ended == [Stopped]
 
 
-@pytest.mark.parametrize("error", [ConfigurationError("no"), LeaseLost("gone"), EtlError("other")])
+@pytest.mark.parametrize(
+    "error", [ConfigurationError("ETL-205", "no"), LeaseLost("ETL-220", "gone"), EtlError("ETL-405", "other")]
+)
 def test_another_answer_is_passed_on_at_once_and_ends_the_outage(lines: Lines, error: EtlError) -> None:
     stop = Pauses()
 

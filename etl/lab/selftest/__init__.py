@@ -91,7 +91,7 @@ def _start(running: Site) -> None:
     # The first word of a listener on the spool is that it's subscribed; soon a loader has taken it.
     with engine_of(running.settings) as engine:
         if not wait_until(lambda: bool(proof.read(engine, "SELECT FROM listener_sessions")), LISTEN_SECONDS):
-            raise EtlError("the listener isn't subscribed, or its loader doesn't load")
+            raise EtlError("ETL-906", "the listener isn't subscribed, or its loader doesn't load")
 
 
 @contextmanager
@@ -195,7 +195,10 @@ def bring_the_lake_up_to_date(settings: Settings) -> None:
                     try:
                         operation(dataset, books.day, lambda _rows: None)
                     except EtlError as error:
-                        log.error("selftest_lake_failed", dataset=dataset.name, day=str(books.day), error=str(error))
+                        day = str(books.day)
+                        log.error(
+                            "selftest_lake_failed", dataset=dataset.name, day=day, error=error.text, code=error.code
+                        )
 
 
 def _of_the_processes(running: Site, folder: Path, memory: Memory) -> Iterator[Verdict]:

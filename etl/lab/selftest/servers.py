@@ -49,11 +49,15 @@ def owned(redis_url: str, database_url: str) -> Servers:
     with closing(inbox.connect(redis_url)) as client, inbox.translated():
         connection: Any = client
         if connection.dbsize():
-            raise ConfigurationError("this Redis isn't empty: a selftest takes an empty database of a test instance")
+            raise ConfigurationError(
+                "ETL-907", "this Redis isn't empty: a selftest takes an empty database of a test instance"
+            )
     settings = Settings(redis_url=SecretStr(redis_url), database_url=SecretStr(database_url))
     has, _ = revisions(settings)
     if has is not None:
-        raise ConfigurationError("this Postgres has an archive already: a selftest takes an empty test database")
+        raise ConfigurationError(
+            "ETL-908", "this Postgres has an archive already: a selftest takes an empty test database"
+        )
     return Servers(redis_url, database_url, database_url, redis_at, postgres_at)
 
 
@@ -67,5 +71,7 @@ def through(url: str, port: int) -> str:
 def _address(url: str, scheme: str, port: int) -> tuple[str, int]:
     parts = urlsplit(url)
     if parts.scheme != scheme or not parts.hostname:
-        raise ConfigurationError(f"a selftest's wire takes {scheme}://host:port/…, and no TLS, socket or sentinels")
+        raise ConfigurationError(
+            "ETL-909", f"a selftest's wire takes {scheme}://host:port/…, and no TLS, socket or sentinels"
+        )
     return parts.hostname, parts.port or port

