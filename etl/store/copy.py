@@ -14,6 +14,7 @@ from psycopg import sql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from etl.errors import RowRefused
+from etl.store.connection import translated
 from etl.wire.times import EPOCH
 
 _FIRST_DAY = EPOCH.toordinal()
@@ -36,14 +37,14 @@ def copy_rows(
 ) -> None:
     """Insert `rows`, given in the order of `columns`, in the connection's transaction.
 
-    Raises psycopg's errors, for `etl.store.connection.translated`, and `RowRefused` for a value that can't be written.
+    Raises as the engine does, and `RowRefused` for a value that can't be written.
     """
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        with translated(), driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.set_types([_written_as(table.c[name]) for name in columns])
             write = copy.write_row
             for row in rows:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from etl.store.connection import translated
 from etl.store.tables import dead_letters, load_batches
 
 
@@ -62,7 +61,7 @@ def find(engine: sa.Engine, wanted: Wanted, limit: int | None = None) -> list[Le
     """The latest first. Raises `Outage`."""
     columns: list[sa.Column[Any]] = [dead_letters.c[name] for name in Letter._fields]
     query = sa.select(*columns).where(*wanted.conditions()).order_by(dead_letters.c.id.desc()).limit(limit)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return [Letter(*row) for row in connection.execute(query)]
 
 
@@ -88,7 +87,7 @@ def groups(engine: sa.Engine, wanted: Wanted, size: int) -> Iterator[Group]:
     after: tuple[UUID, int] | None = None
     while True:
         following = query if after is None else query.where(sa.tuple_(*claim) > sa.tuple_(*map(sa.literal, after)))
-        with translated(), engine.connect() as connection:
+        with engine.connect() as connection:
             rows = connection.execute(following).all()
         if not rows:
             return
@@ -101,7 +100,7 @@ def count(engine: sa.Engine, wanted: Wanted) -> dict[str, int]:
     """How many, by reason. Raises `Outage`."""
     reason = dead_letters.c.reason
     query = sa.select(reason, sa.func.count()).where(*wanted.conditions()).group_by(reason).order_by(reason)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return dict(connection.execute(query).all())
 
 
@@ -109,7 +108,7 @@ def discard(engine: sa.Engine, wanted: Wanted, because: str) -> int:
     """Resolve open letters without doing anything about them; returns how many. They stay, and so does the reason.
     Raises `Outage`."""
     resolve = sa.update(dead_letters).where(*wanted.conditions(), dead_letters.c.resolved_at.is_(None))
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         return connection.execute(
             resolve.values(resolved_at=sa.func.now(), resolution=f"discarded: {because}")
         ).rowcount

@@ -16,7 +16,6 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.errors import ConfigurationError
 from etl.store import ledger
-from etl.store.connection import translated
 from etl.store.ledger import Books
 from etl.store.tables import (
     PARTITIONED,
@@ -57,7 +56,7 @@ class Receipt:
 def check_rights(engine: sa.Engine) -> None:
     """Raises `ConfigurationError`, with the way out, unless this user may rewrite what etl itself never does."""
     names = [*PARTITIONED, *(table.name for table in UNDATED), "forgotten"]
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         lacking = [*connection.scalars(_LACKING, {"names": names})]
     if lacking:
         raise ConfigurationError(
@@ -70,7 +69,7 @@ def begin(engine: sa.Engine, person: Person, worker: str) -> Receipt:
     """The receipt that was begun and never completed, or a new one. Raises `Outage`."""
     same = (forgotten.c.hash == person.hash, forgotten.c.subject == person.by, forgotten.c.completed_at.is_(None))
     new = {"subject": person.by, "hash": person.hash, "worker": worker}
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         if connection.scalar(sa.select(sa.func.count()).select_from(forgotten).where(*same)) == 0:
             connection.execute(insert(forgotten).values(new))
         wanted = [forgotten.c[name] for name in Receipt.__dataclass_fields__]
@@ -80,7 +79,7 @@ def begin(engine: sa.Engine, person: Person, worker: str) -> Receipt:
 def complete(engine: sa.Engine, receipt: Receipt, person: Person) -> None:
     """Nothing of the person is left: neither in the figures, where they may have been taken for a campaign or an agent.
     Raises `Outage`."""
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         for name, column in _FIGURES if person.by == "number" else ():
             figures = sa.table(name, sa.column(column), schema="reporting")
             connection.execute(sa.delete(figures).where(figures.c[column] == person.value))
@@ -90,13 +89,13 @@ def complete(engine: sa.Engine, receipt: Receipt, person: Person) -> None:
 
 def count_file(engine: sa.Engine, receipt: Receipt) -> None:
     """One more file of the lake has a revision without the person. Raises `Outage`."""
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         _add(connection, receipt, "files", 1)
 
 
 def count(engine: sa.Engine, table: sa.Table, person: Person, day: date | None = None) -> int:
     """The person's rows, of a day if the table has days. Raises `Outage`."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return sum(1 for _ in _changes(connection, table, person, day))
 
 
@@ -104,7 +103,7 @@ def erase(
     engine: sa.Engine, table: sa.Table, person: Person, receipt: Receipt, worker: str, day: date | None = None
 ) -> int:
     """Rewrite the person's rows; returns how many there were. Raises `Outage`."""
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         changes = [*_changes(connection, table, person, day, to_change=True)]
         for key, values in changes:
             connection.execute(sa.update(table).where(*key).values(values))

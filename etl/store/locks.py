@@ -7,8 +7,6 @@ from zlib import crc32
 
 import sqlalchemy as sa
 
-from etl.store.connection import translated
-
 # "etl" and a number, which nobody else in this database uses. Migration 0005 has 01, of whoever makes a partition, and
 # `etl.reporting.rollup` has 06 as one number, where those here that are taken with another number are pairs.
 SCHEMA = 0x65746C_02  # upgrades of the schema take turns
@@ -22,7 +20,7 @@ MIDNIGHT = 0x65746C_07  # and the day that begins: calls that may lie on either 
 def locked(engine: sa.Engine, kind: int, number: int) -> Iterator[sa.Connection | None]:
     """The connection that holds the lock; None if somebody else has it. Raises `Outage`."""
     key = {"kind": kind, "number": number}
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         if not _scalar(connection, "SELECT pg_try_advisory_lock(:kind, :number)", key):
             yield None
             return

@@ -9,8 +9,6 @@ from datetime import date
 
 import sqlalchemy as sa
 
-from etl.store.connection import translated
-
 
 def ensure(engine: sa.Engine, table: sa.Table, days: Iterable[date]) -> None:
     """Make sure that `table` has a partition for each of these days. Raises `Outage` or `ConfigurationError`.
@@ -18,10 +16,9 @@ def ensure(engine: sa.Engine, table: sa.Table, days: Iterable[date]) -> None:
     Each is committed at once, in a transaction of its own: a partition without rows does no harm, and a lock on the
     parent table held through a load, or hundreds of them through the making of years, would.
     """
-    with translated():
-        for day in sorted(days):
-            with engine.begin() as connection:
-                connection.execute(sa.select(sa.func.make_partition(table.name, day)))
+    for day in sorted(days):
+        with engine.begin() as connection:
+            connection.execute(sa.select(sa.func.make_partition(table.name, day)))
 
 
 def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> None:

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from etl.errors import EtlError
-from etl.store.connection import translated
 from etl.store.tables import audit_gaps, listener_sessions, retired_servers
 from etl.wire.spool import Session
 from etl.wire.times import to_datetime
@@ -33,7 +32,7 @@ def gaps(engine: sa.Engine, since: datetime, until: datetime) -> list[Gap]:
     end = sa.func.least(audit_gaps.c.gap_until, until)
     c = audit_gaps.c
     query = sa.select(start, end, c.reason, c.server, c.patterns).where(start < end).order_by(start, c.server, end)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return [Gap(*row) for row in connection.execute(query)]
 
 
@@ -55,7 +54,7 @@ def retire(engine: sa.Engine, server: str) -> datetime:
     Raises `EtlError` with the known names if nobody ever listened to it, and `Outage`.
     """
     names = sa.select(listener_sessions.c.server).where(listener_sessions.c.server.is_not(None)).distinct()
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         known = sorted(connection.scalars(names))
         if server not in known:
             raise EtlError(f"no listener ever named its server {server!r}; known: {', '.join(known) or 'none'}")

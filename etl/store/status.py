@@ -12,7 +12,7 @@ from datetime import date, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from etl.store.connection import Engine, translated
+from etl.store.connection import Engine
 from etl.store.ledger import LAKE
 from etl.store.tables import (
     PARTITIONED,
@@ -78,7 +78,7 @@ def rates(engine: Engine, periods: Sequence[int]) -> list[Rate]:
         for counted in (c.claimed, c.inserted)
     ]
     query = sa.select(*sums).where(c.committed_at > ago[max(periods)], c.source_key != LAKE)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         found = iter(connection.execute(query).one())
     return [Rate(seconds, float(next(found)) / seconds, float(next(found)) / seconds) for seconds in periods]
 
@@ -89,7 +89,7 @@ def last_cdr(engine: Engine) -> LastCdr:
     has_cdrs = sa.text("inserted + updated + unchanged > 0")  # in the words of the index
     committed = sa.select(c.committed_at).where(has_cdrs, c.source_key != LAKE).order_by(c.committed_at.desc()).limit(1)
     last_day = sa.select(sa.func.max(load_batch_days.c.day)).where(load_batch_days.c.dataset == cdrs.name)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         day = connection.scalar(last_day)
         return LastCdr(connection.scalar(committed), _last_call(connection, day) if day else None)
 
@@ -117,7 +117,7 @@ def listeners(engine: Engine) -> list[Listener]:
         .where(sa.or_(c.server.is_not(None), ~named), sa.or_(retired_at.is_(None), c.proven_until > retired_at))
         .order_by(c.server, listening.desc(), c.proven_until.desc(), c.subscribed_at.desc())
     )
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         found = [Listener(*row) for row in connection.execute(query)]
     return sorted(found, key=lambda each: (each.is_listening, each.proven_until), reverse=True)
 
@@ -136,7 +136,7 @@ def set_aside(engine: Engine, seconds: int) -> dict[str, int]:
         .group_by(counted.c.key)
         .order_by(values.desc(), counted.c.key)
     )
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return dict(connection.execute(query).all())
 
 
@@ -150,7 +150,7 @@ def open_letters(engine: Engine) -> list[OpenLetters]:
         .group_by(c.reason)
         .order_by(letters.desc(), c.reason)
     )
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return [OpenLetters(*row) for row in connection.execute(query)]
 
 
@@ -183,7 +183,7 @@ def unexported(engine: Engine, before: date) -> dict[str, int]:
         .where(sa.or_(changed, half_way))
         .group_by(dataset)
     )
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return dict.fromkeys(PARTITIONED, 0) | dict(connection.execute(query).all())
 
 
@@ -191,5 +191,5 @@ def last_exports(engine: Engine) -> dict[str, datetime]:
     """By dataset, when a revision was published last; not of one that never was exported."""
     last = sa.func.max(exports.c.published_at)
     query = sa.select(exports.c.dataset, last).group_by(exports.c.dataset).having(last.is_not(None))
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return dict(connection.execute(query).all())

@@ -11,7 +11,6 @@ from datetime import date
 import sqlalchemy as sa
 
 from etl.store import ledger
-from etl.store.connection import translated
 from etl.store.merge import WAIT_MS
 
 # Rows in one transaction, in which loaders stay out of the day: half a second.
@@ -43,7 +42,7 @@ def unite(engine: sa.Engine, day: date, worker: str) -> United:
     total = United(day)
     while True:
         batch_id = ledger.new_id()
-        with translated(), engine.begin() as connection:
+        with engine.begin() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))
             some = connection.execute(_UNITE, {"day": day, "most": AT_ONCE, "id": batch_id, "worker": worker}).one()
         total = United(day, total.renamed + some.renamed, total.united + some.united)
@@ -52,7 +51,7 @@ def unite(engine: sa.Engine, day: date, worker: str) -> United:
 
 
 def _dates(engine: sa.Engine, query: sa.TextClause) -> list[date]:
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         found: Sequence[date] = connection.scalars(query).all()
     return [*found]
 

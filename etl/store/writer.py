@@ -22,7 +22,6 @@ import sqlalchemy as sa
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
 from etl.store import ledger, locks, merge, midnight
-from etl.store.connection import translated
 from etl.store.copy import as_date, copy_rows
 from etl.store.ledger import Books
 from etl.store.merge import Merged, add_events, merge_cdrs
@@ -120,12 +119,12 @@ class Writer:
 
     def _end_frozen_workers(self) -> None:
         """Their claims are adopted when their leases run out; and should they thaw, the ledger tells them."""
-        with translated(), self._engine.begin() as connection:
+        with self._engine.begin() as connection:
             connection.execute(_END_FROZEN_WORKERS, {"turn": locks.TURN, "seconds": FROZEN_SECONDS})
 
     def _attempt(self, write: Callable[[sa.Connection], Books]) -> Books | None:
         try:
-            with translated(), self._engine.begin() as connection:
+            with self._engine.begin() as connection:
                 return write(connection)
         except _LoadedAlreadyError:
             return None
@@ -229,7 +228,7 @@ def _merge_or_halve(
 
 @contextmanager
 def _savepoint(connection: sa.Connection) -> Iterator[None]:
-    with connection.begin_nested(), translated():
+    with connection.begin_nested():
         yield
 
 
