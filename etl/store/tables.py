@@ -31,8 +31,10 @@ metadata = MetaData(
     }
 )
 
-# The schema of tables that are gone when a day is back from the lake.
+# The schema of the tables through which a day comes back from the lake.
 STAGING = "etl_staging"
+# The advisory lock of whoever computes figures; here, since reporting may not import the register `etl.store.locks`.
+FIGURES_LOCK = 0x65746C_06
 
 _NOW = text("now()")
 
