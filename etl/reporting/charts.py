@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Spec = dict[str, Any]
 Datum = dict[str, Any]
-Format = Callable[[Any], str]  # a value → its text
+ValueFormat = Callable[[Any], str]  # a value → its text
 
 PLOT_WIDTH = 940  # of a chart's plot, in pixels
 LONGEST = 30  # most names in a chart, the largest first; the table has all
@@ -36,6 +36,7 @@ OUTCOMES = {
     "failed": ("failed", RED),
 }
 OTHER = "other"
+RATES = {"answered, of attempts": "answer_seizure_ratio", "no agent, of answered": "abandon_rate"}
 AGENT_TIMES = {
     "busy": ("busy_seconds", GREEN),
     "wrap-up": ("wrapup_seconds", BLUE),
@@ -106,19 +107,14 @@ def _campaigns(found: "Report") -> Parts:
         "By campaign. Answered by a machine counts as answered, and mostly has no agent",
         _stacked(_outcomes((name(row["campaign_ref"]), row) for row in largest), _OUTCOME_COLOURS, "calls"),
     )
-    panels = {"answered, of attempts": "answer_seizure_ratio", "no agent, of answered": "abandon_rate"}
     if several:
         few = [row["campaign_ref"] for row in largest[:LINES]]
         rows = [row for row in found.rows if row["campaign_ref"] in few]
-        for heading, column in panels.items():
+        for heading, column in RATES.items():
             yield heading.capitalize(), "Day by day, the largest campaigns", _lines(rows, column, [*map(name, few)])
     else:
-        panels["contacts reached, of contacts"] = "contact_rate"
-        bars = {
-            title: [(name(row["campaign_ref"]), row[column], share) for row in largest]
-            for title, column in panels.items()
-        }
-        yield "Rates", "By campaign", _panels(bars, dict.fromkeys(panels, "%"))
+        rates = RATES | {"contacts reached, of contacts": "contact_rate"}
+        yield "Rates", "By campaign", _rates(largest, rates, lambda row: name(row["campaign_ref"]))
 
 
 def _hours(found: "Report") -> Parts:
@@ -144,12 +140,7 @@ def _hours(found: "Report") -> Parts:
             cells = [(f"{row['day']:%a} {row['day']}", hour(row["hour"], found), row[column], form) for row in rows]
             yield heading, caption, _heat(cells, "%" if form is share else ",d")
     else:
-        panels = {"answered, of attempts": "answer_seizure_ratio", "no agent, of answered": "abandon_rate"}
-        bars = {
-            title: [(hour(row["hour"], found), row[column], share) for row in found.rows]
-            for title, column in panels.items()
-        }
-        yield "Rates", "By hour", _panels(bars, dict.fromkeys(panels, "%"))
+        yield "Rates", "By hour", _rates(found.rows, RATES, lambda row: hour(row["hour"], found))
 
 
 def _agents(found: "Report") -> Parts:
@@ -163,7 +154,7 @@ def _agents(found: "Report") -> Parts:
     if any(each["value"] for each in data):
         colours = {part: colour for part, (_, colour) in AGENT_TIMES.items()}
         yield "Time at work", "By agent, in hours", _stacked(data, colours, "hours")
-    panels: dict[str, tuple[str, Format]] = {
+    panels: dict[str, tuple[str, ValueFormat]] = {
         "calls": ("calls", count),
         "minutes a call": ("average_handle_seconds", seconds),
         "occupancy": ("occupancy", share),
@@ -317,7 +308,7 @@ def _lines(rows: list["Row"], column: str, names: list[str]) -> Spec:
     }
 
 
-def _panels(bars: Mapping[str, Sequence[tuple[str, Any, Format]]], formats: dict[str, str]) -> Spec:
+def _panels(bars: Mapping[str, Sequence[tuple[str, Any, ValueFormat]]], formats: dict[str, str]) -> Spec:
     """Side by side, the names on the left only."""
     narrow = PLOT_WIDTH // len(bars) - 24
     panels = []
@@ -347,7 +338,12 @@ def _panels(bars: Mapping[str, Sequence[tuple[str, Any, Format]]], formats: dict
     return {"hconcat": panels, "spacing": 20}
 
 
-def _heat(cells: Sequence[tuple[str, str, Any, Format]], legend: str) -> Spec:
+def _rates(rows: Sequence["Row"], rates: dict[str, str], called: Callable[["Row"], str]) -> Spec:
+    bars = {title: [(called(row), row[column], share) for row in rows] for title, column in rates.items()}
+    return _panels(bars, dict.fromkeys(rates, "%"))
+
+
+def _heat(cells: Sequence[tuple[str, str, Any, ValueFormat]], legend: str) -> Spec:
     data = [
         {"y": y, "x": x, "value": float(number), "text": f"{y}, {x}: {form(number)}"}
         for y, x, number, form in cells if number is not None

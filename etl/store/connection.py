@@ -56,6 +56,12 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
     return engine
 
 
+def rows(engine: sa.Engine, query: sa.Executable, parameters: dict[str, Any] | None = None) -> Sequence[Any]:
+    """Of a query, in a transaction of its own."""
+    with engine.connect() as connection:
+        return connection.execute(query, parameters).all()
+
+
 def read(engine: sa.Engine, query: str) -> tuple[list[str], list[Sequence[object]]]:
     """The column names and the rows of a query."""
     with engine.connect() as connection:

@@ -11,7 +11,10 @@ import sqlalchemy as sa
 # `etl.store.tables` has 06 taken alone, FIGURES_LOCK. JOBS is another lock, since it is taken with a second number.
 SCHEMA = 0x65746C_02  # one upgrade of the schema at a time
 TURN = 0x65746C_03  # and the claim: its holders take turns
-DAYS = {"cdrs": 0x65746C_04, "audit_events": 0x65746C_05}  # and the day: export, restore and drop exclude each other
+DAY_LOCKS = {
+    "cdrs": 0x65746C_04,
+    "audit_events": 0x65746C_05,
+}  # and the day: for export, restore and drop
 JOBS = 0x65746C_06  # and the job's name: of several hosts with one schedule, one acts
 MIDNIGHT = 0x65746C_07  # and the day that begins: calls that may be on either side of it
 

@@ -1,4 +1,4 @@
-"""The schema's revision: which one this program needs, which one the database has, and bringing the one to the other.
+"""The schema's revision: the one that this program needs, the one that the database has, and the upgrade.
 
 The migrations travel inside the wheel as `etl/migrations`; in a checkout they lie beside the package.
 """
