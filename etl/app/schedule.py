@@ -54,8 +54,7 @@ def schedule_of(settings: Settings, engine: Engine) -> Schedule:
         figures.rollup(engine, since=datetime.now(UTC) - LATELY)
 
     def complete(_stop: threading.Event) -> None:
-        figures.rollup(engine)
-        figures.index_contacts(engine, datetime.now(UTC).date())
+        figures.refresh(engine, datetime.now(UTC).date())
 
     jobs = table(
         export=partial(_aside, "export", settings),

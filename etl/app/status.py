@@ -27,7 +27,7 @@ from etl.settings import Settings
 from etl.store import days, schema, sessions, status
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, changed
-from etl.store.status import LastCdr, Listener, OpenLetters, Rate
+from etl.store.status import LastCdr, LastListener, OpenLetters, Rate
 from etl.store.tables import PARTITIONED
 from etl.wire.age import sent
 from etl.wire.times import to_datetime
@@ -125,8 +125,8 @@ class Exports:
 class InPostgres:
     rates: list[Rate]
     last_cdr: LastCdr
-    listeners: list[Listener]  # one for each Redis server, the latest first
-    listener: Listener | None  # the first of them
+    listeners: list[LastListener]  # one for each Redis server, the latest first
+    listener: LastListener | None  # the first of them
     listener_gaps: Gaps
     open_dead_letters: list[OpenLetters]
     set_aside: SetAside

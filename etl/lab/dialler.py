@@ -1,7 +1,6 @@
 """Plays the simulated dialler into the configured Redis: which message goes onto which list, and what is published.
 
-Which list takes a kind is read off its key's words here, by the dialler's own names: what the decoder makes of a key
-is another matter.
+The words of a list's key decide which kind it takes, by the dialler's own names and without the decoder's rules.
 """
 
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from etl.app.stores import stores
 from etl.errors import ConfigurationError
 from etl.inbox.producer import publish, push
-from etl.lab.simulator import Profile, Tally, play
+from etl.lab.simulator import Profile, SimulatorTally, play
 from etl.settings import Settings, SourceSettings
 
 
@@ -35,7 +34,7 @@ def simulate(
     rate: float | None = None,
     progress: Callable[[int], None] | None = None,
     own: Settings | None = None,
-) -> Tally:
+) -> SimulatorTally:
     """Push and publish what `profile` describes, at `rate` messages a second.
 
     One dialler writes to two Redis servers: `settings` are those of the integrator's, which gets dialect A and what is

@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from etl import __version__
 from etl.store import load_back, partitions
 from etl.store.connection import translated
-from etl.store.load_back import Met
-from etl.store.locks import DAYS, locked
+from etl.store.load_back import Reunited
+from etl.store.locks import DAY_LOCKS, locked
 from etl.store.partitions import name_of
 from etl.store.tables import exports, load_batch_days
 from etl.wire.times import EPOCH
@@ -125,7 +125,7 @@ class Day:
         with self._transaction() as connection:
             load_back.drop_staging(connection, name)
 
-    def load_back(self, staging: str, revision: Revision, worker: str) -> Met:
+    def load_back(self, staging: str, revision: Revision, worker: str) -> Reunited:
         """The staged rows of the lake's revision join those that are in Postgres. Nothing happens if Postgres has all
         that the ledger knows of.
 
@@ -138,7 +138,7 @@ class Day:
             known = books.revision
             unknown = known is None or (known.revision, known.sha256) != (revision.revision, revision.sha256)
             if not unknown and not revision.dropped and rows == books.rows:
-                return Met(0, 0, 0)
+                return Reunited(0, 0, 0)
             met = load_back.load_back(connection, self._table, self.day, staging)
             if unknown:
                 _enter(connection, revision)
@@ -185,7 +185,7 @@ class Day:
 @contextmanager
 def hold(engine: sa.Engine, table: sa.Table, day: date) -> Iterator[Day | None]:
     """The day under its lock; None if somebody else holds it. Raises `Outage`."""
-    with locked(engine, DAYS[table.name], (day - EPOCH.date()).days) as connection:
+    with locked(engine, DAY_LOCKS[table.name], (day - EPOCH.date()).days) as connection:
         yield Day(connection, table, day) if connection else None
 
 

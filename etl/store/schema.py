@@ -1,4 +1,4 @@
-"""The schema's revision: which one this program needs, which one the database has, and bringing the one to the other.
+"""The schema's revision: the one that this program needs, the one that the database has, and the upgrade.
 
 The migrations travel inside the wheel as `etl/migrations`; in a checkout they lie beside the package.
 """
@@ -17,7 +17,6 @@ from alembic.util import CommandError
 
 from etl.errors import ConfigurationError
 from etl.store import locks
-from etl.store.connection import translated
 
 
 @functools.cache
@@ -29,7 +28,7 @@ def needed() -> str:
 
 def current(engine: sa.Engine) -> str | None:
     """The revision that the database has; None if it has no schema yet. Raises `Outage` or `ConfigurationError`."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return _revision(connection)
 
 
@@ -47,7 +46,7 @@ def check(engine: sa.Engine) -> None:
 
 def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
     """Bring the database to the needed revision; returns the revisions before and after. Raises as `current`."""
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
         before = _revision(connection)
         _check_known(before)

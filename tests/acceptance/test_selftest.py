@@ -93,7 +93,7 @@ def test_a_process_that_ends_by_itself_is_noted_and_started_again(tmp_path: Path
     program.start()
     try:
         eventually(lambda: program.pid is None)
-        program.mind()
+        program.restart_if_ended()
         assert program.complaints == ["loader ended by itself with 0"]
         assert program.pid is not None
     finally:

@@ -149,10 +149,12 @@ def tell(world: World) -> None:
     for call in told_of[::CORRECTED]:
         if call.outcome.connected and call.source == "dialler":
             better = call._replace(
-                call_time=call.call_time + 100, extension="9999", outcome=call_centre.Outcome("hungup", 16, True, True)
+                call_time=call.call_time + 100,
+                extension="9999",
+                outcome=call.outcome._replace(end_reason="hungup", end_code=16),
             )
             world.calls[call.source, str(call.call_ref)] = better
-            for kind, envelope in renderings(better, profile.speech):
+            for kind, envelope in renderings(better, profile.style):
                 archive.push(json.dumps(envelope).encode(), key=LISTS[kind])
     archive.load()
     rollup(archive)

@@ -71,7 +71,7 @@ def test_given_legs_1_then_they_are_the_first_leg_with_or_without_twin(archive: 
 def test_given_more_rows_than_go_at_once_then_all_are_united(
     archive: Archive, writer: Writer, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(unite, "AT_ONCE", 7)
+    monkeypatch.setattr(unite, "MOST_ROWS", 7)
     write(writer, *(cdr(n) for n in range(50)))
     as_0_1_stored(archive, *range(50))
     write(writer, *(api_cdr(n) for n in range(0, 50, 2)))

@@ -1,4 +1,4 @@
-"""The servers of a selftest: private ones, which may be harmed, or the user's own test instances, only cut off."""
+"""The servers of a selftest: private ones, which may be harmed, or the user's test instances, only cut off."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,7 +21,7 @@ REDIS_PORT, POSTGRES_PORT = 6379, 5432
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where the stores are, and where a wire to each must lead. `database_by_tcp` is for a wire's port to be put in."""
+    """The stores' URLs, and the addresses that a wire to each connects to. `database_by_tcp` takes a wire's port."""
 
     redis_url: str
     database_url: str
@@ -62,7 +62,7 @@ def owned(redis_url: str, database_url: str) -> Servers:
 
 
 def through(url: str, port: int) -> str:
-    """The same by way of a wire."""
+    """The URL by way of a wire."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user}{at}127.0.0.1:{port}").geturl()

@@ -1,7 +1,7 @@
 """A server process of our own in a folder of its own: started, stopped, crashed, frozen, and never outliving us.
 
-What any private server needs is here: finding its program in a wheel, launching it, knowing its processes, signalling
-them. What PostgreSQL and Valkey want to be told is in `embedded_postgres` and `embedded_redis`.
+Here is what every private server needs: its program in a wheel, launching it, finding and signalling its processes.
+`postgres` and `redis` have what differs.
 
 On Linux the kernel ends a server when the process that started it ends, however that happens. It does so when the
 *thread* that started it ends, so servers are started from a thread that lasts as long as the process. Elsewhere a
@@ -30,10 +30,10 @@ from etl.lab.servers import launcher as _launcher
 
 START_SECONDS = 60.0  # crash recovery on a loaded machine included
 STOP_SECONDS = 60.0  # a checkpoint on a slow disk; after that it's SIGKILL
-POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 LOG_TAIL_BYTES = 4_000  # of a server that did not start: enough for its last words
 
-Job = tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]
+_Job = tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]
 
 
 class Owner(NamedTuple):
@@ -106,7 +106,7 @@ class PrivateServer(ABC):
     def start(self) -> None:
         """Returns once the server answers; nothing happens if it's running already.
 
-        Raises ConfigurationError if it can't be started; what it said is in `log`.
+        Raises ConfigurationError if it can't be started; its output is in `log`.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -240,9 +240,9 @@ def launch(
 
 
 @cache
-def _lasting_thread(pid: int) -> SimpleQueue[Job]:
+def _lasting_thread(pid: int) -> SimpleQueue[_Job]:
     """The inbox of a thread that ends with the process `pid`, not before: death signals come when a thread ends."""
-    jobs: SimpleQueue[Job] = SimpleQueue()
+    jobs: SimpleQueue[_Job] = SimpleQueue()
 
     def work() -> None:
         while True:
@@ -279,7 +279,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return True
 
 

