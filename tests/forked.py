@@ -1,8 +1,8 @@
 """The program in processes of its own that needn't import what it consists of, which takes each a second: they are
 forked from one that has. Exit code, output, signals and memory are a process's own all the same.
 
-What a test freezes, kills or stops is a whole process: `Archive.process`. So are all those of test_promises,
-test_upgrade, test_demo and test_selftest, which would notice what the program forgets to import.
+What a test freezes, kills or stops is a whole process: `Archive.process`. So are all those of test_demo and
+test_selftest, and of test_promises on an archive of today, which would notice what the program forgets to import.
 """
 
 import atexit
