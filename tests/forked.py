@@ -7,6 +7,7 @@ test_selftest, and of test_promises on an archive of today, which would notice w
 
 import atexit
 import functools
+import gc
 import json
 import os
 import runpy
@@ -91,6 +92,7 @@ def main(address: str) -> None:
     for module in walk_packages(import_module("etl").__path__, "etl."):
         if not module.name.endswith(".__main__"):
             import_module(module.name)
+    gc.freeze()  # else each that ends would go through all of it, and so copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of those who wait for the program nobody needs to know how they end
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)

@@ -88,7 +88,7 @@ def test_servers_that_are_lent_are_cut_off_and_never_harmed(
 
 def test_given_servers_with_data_or_only_one_then_none_is_touched(archive: Archive) -> None:
     archive.push(b"somebody's")
-    lent = ("--json", "--redis-url", archive.redis_url, "--database-url", archive.database_url)
+    lent = ("--json", "--redis-url", archive.redis_url, "--database-url", "postgresql://127.0.0.1:1/etl")
 
     full, one = archive.run("selftest", *lent), archive.run("selftest", *lent[:3])
 
