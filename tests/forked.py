@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,47 +64,43 @@ def run(
 @functools.cache
 def _mother() -> str:
     """The address of the process that forks. It ends when ours does."""
-    folder = tempfile.TemporaryDirectory(prefix="etl-fork-")
-    address = f"{folder.name}/socket"
     mother = subprocess.Popen(
-        [sys.executable, "-m", "tests.forked", address],
+        [sys.executable, "-m", "tests.forked"],
         cwd=Path(__file__).parents[1],
         env={name: value for name, value in os.environ.items() if not name.startswith("ETL_")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-
-    def end() -> None:
-        mother.communicate()
-        folder.cleanup()
-
-    atexit.register(end)
+    atexit.register(mother.communicate)
     assert mother.stdout is not None
-    assert mother.stdout.readline() == b"ready\n"
+    address = mother.stdout.readline().decode().strip()
+    assert address, "it didn't start"
     return address
 
 
 # In the process that forks
 
 
-def main(address: str) -> None:
+def main() -> None:
     """Serves until its stdin ends. In a forked process, it returns as the program does."""
     for module in walk_packages(import_module("etl").__path__, "etl."):
         if not module.name.endswith(".__main__"):
             import_module(module.name)
     gc.freeze()  # else each that ends would go through all of it, and so copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of those who wait for the program nobody needs to know how they end
+    folder = Path(tempfile.mkdtemp(prefix="etl-fork-"))
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        listener.bind(str(folder / "socket"))
         listener.listen(100)
-        print("ready", flush=True)
+        print(folder / "socket", flush=True)
         while listener in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 break
             connection.close()
         else:
+            shutil.rmtree(folder)  # it does so however who started it ended
             return
     _serve(connection)
 
@@ -140,4 +137,4 @@ def _become_program(asked: int, *standard: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
