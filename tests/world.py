@@ -20,6 +20,7 @@ from etl.app.load import drain
 from etl.app.stores import upgrade
 from etl.settings import Settings, SourceSettings
 from etl.store.ledger import Books
+from tests import forked
 
 CAMPAIGNS = "enigma:notifications:campaigns"
 CDRS = "enigma:notifications:cdrs"
@@ -190,7 +191,9 @@ class Archive:
             process.communicate()
 
     def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """A real `etl` process, waited for."""
+        """An `etl` process, waited for. With something for Python itself among its environment, a whole one."""
+        if not any(name.startswith("PYTHON") for name in environment):
+            return forked.run(arguments, self.environment(**environment))
         return subprocess.run(
             [sys.executable, "-m", "etl.cli", *arguments],
             env=self.environment(**environment),

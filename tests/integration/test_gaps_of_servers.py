@@ -25,6 +25,7 @@ from etl.lab.servers.private import PrivateRedis
 from etl.store.sessions import deaf_seconds
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
 from etl.wire.times import from_datetime
+from tests.budget import examples
 from tests.world import CAMPAIGNS, Archive, cdr, eventually
 
 # Of hours of this day; "now" is long after it.
@@ -216,8 +217,9 @@ def shown(
     }
 
 
+@pytest.mark.hypothesis
 def test_the_view_shows_what_going_through_the_hours_shows(database: "psycopg.Connection[Any]") -> None:
-    @settings(max_examples=600)
+    @settings(max_examples=examples(3))
     @given(said(), retirements)
     def agree(sessions: list[Said], retired: set[tuple[str, int]]) -> None:
         assert shown(database, sessions, retired) == told(sessions, retired)

@@ -14,6 +14,7 @@ from etl.ids import new_id
 from etl.store import unite
 from etl.store.unite import United
 from etl.store.writer import Writer
+from tests.budget import examples
 from tests.integration.test_merge import COLUMNS, versions
 from tests.integration.test_midnight import MIDNIGHT
 from tests.lake import export, export_and_prune, in_file, restore, with_lake
@@ -107,7 +108,7 @@ def test_given_revisions_of_leg_1_then_they_belong_to_the_first_leg_too(archive:
     assert archive.rows("SELECT leg, call_time FROM cdr_revisions") == [{"leg": 0, "call_time": 41}]
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(0.5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(one=versions, other=versions, leg_1_is_newer=st.booleans())
 def test_given_any_twins_then_they_become_what_merging_makes(
     archive: Archive, writer: Writer, one: dict[str, Any], other: dict[str, Any], leg_1_is_newer: bool

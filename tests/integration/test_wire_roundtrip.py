@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from etl.settings import SourceSettings
 from etl.wire.cdr import DISPOSITIONS
 from tests.broken import BROKEN, GOOD_EVENT
+from tests.budget import examples
 from tests.wire import (
     ANY_JSON,
     PAYLOADS_A,
@@ -65,7 +66,7 @@ _serial = itertools.count()
 # Every example of a test goes through stores of the same test: a source of its own keeps them apart. A failing example
 # is shown as it was found: to shrink it through the stores would take minutes.
 through_the_stores = settings(
-    max_examples=50,
+    max_examples=examples(0.5),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.generate],
 )
