@@ -7,7 +7,7 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test check audit faults fuzz bench soak proof screenshots wheel man clean
+.PHONY: help demo test nightly check audit faults fuzz bench soak proof screenshots wheel man clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -19,6 +19,12 @@ demo: .venv/.has-embedded ## a dialler, the loader and a report, on private serv
 # Most tests wait for servers and processes most of the time: four at once suit two cores.
 test: .venv/.has-test ## the whole test suite, on private servers
 	@$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal
+
+# The examples are new ones, and ten times as many. What it writes is committed.
+nightly: .venv/.has-test ## what is too heavy for every change: other examples, the benchmark, the soak
+	@$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal --timeout=1800 --hypothesis-profile=nightly \
+		-m 'nightly or hypothesis' --results ./tests/nightly.json
+	@$(MAKE) --no-print-directory soak
 
 check: .venv/.has-dev ## style, types and the boundaries between rooms
 	@$(BIN)/ruff check

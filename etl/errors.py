@@ -4,17 +4,41 @@ The docstring of each is the promise it makes to whoever catches it. A message t
 exception of the job but a dead letter: see `etl.wire`.
 """
 
+from collections.abc import Sequence
+
 
 class EtlError(Exception):
-    """Something went wrong that the operator should read about, in one line."""
+    """Something went wrong that the operator should read about, in one line.
+
+    `code` is `ETL-` and three digits, written out where the error is raised and explained in docs/errors.md. It has one
+    meaning, whatever becomes of the wording in `text`, and is never given to another error: people search for it.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        self.code = code
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.text}"
 
 
 class ConfigurationError(EtlError):
     """The operator must change something: waiting or trying again can't help. Exit code 2."""
 
 
+class WrongSettings(ConfigurationError):
+    """All that is wrong with the settings, a line each. `code` is the first one's."""
+
+    def __init__(self, problems: Sequence[ConfigurationError]) -> None:
+        super().__init__(problems[0].code, "\n".join(problem.text for problem in problems))
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
 class Forbidden(ConfigurationError):
-    """Redis knows us, and doesn't let this user do it."""
+    """Redis' ACL denies this command, key or channel to our user."""
 
 
 class Outage(EtlError):

@@ -1,23 +1,23 @@
-"""Whose a Redis key is: the rule by which every list has keys of the program's own beside it, and which lists can't
-stand beside each other for it. Who reads and writes those keys is `etl.inbox`."""
+"""How the keys that the program keeps beside each list in Redis are named, and which lists would clash by that.
+`etl.inbox` reads and writes them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 SPOOL = "etl:events"  # the list on which the listener puts what it hears
 
-# What stands behind a list's prefix in our keys, up to the next colon.
+# The part of our keys that follows a list's prefix, up to the next colon.
 _OURS = ("claims", "claim", "last", "listener")
 _OF_OUR_OWN = "which is a key of the program's own, beside"
 
 
 def prefix_of(key: str) -> str:
-    """What the keys of all claims of a source begin with, so that they lie in the source's slot of a cluster."""
+    """The prefix of all our keys of a source; it puts them into the source's slot of a cluster."""
     return key if _hash_tag(key) else f"{{{key}}}"
 
 
 def clashes(sources: Sequence[tuple[str, str | None]]) -> Iterator[str]:
-    """What can't be, as sentences without a subject, of lists to load from and the list that each is passed on to."""
+    """What is wrong with these pairs (list, forwarded to), each as a sentence without a subject."""
     keys = [key for key, _ in sources]
     for key, count in Counter(keys).items():
         if count > 1:
@@ -47,7 +47,7 @@ def _between_lists(loaded: Sequence[str], has_spool: bool) -> Iterator[str]:
 
 
 def _owner(key: str, loaded: Sequence[str]) -> str | None:
-    """The list whose claims, or whose lock, are kept under this key."""
+    """The list that keeps its claims or its lock under this key, if any."""
     for each in loaded:
         prefix = f"{prefix_of(each)}:"
         if key.startswith(prefix) and key.removeprefix(prefix).split(":")[0] in _OURS:
@@ -60,7 +60,7 @@ def _named(key: str) -> str:
 
 
 def _hash_tag(key: str) -> str:
-    """What a cluster hashes instead of the whole key: the text in the first pair of braces, if any stands there."""
+    """What a cluster hashes instead of the whole key: the text in the first pair of braces; "" if there is none."""
     _, opened, rest = key.partition("{")
     tag, closed, _ = rest.partition("}")
     return tag if opened and closed else ""

@@ -1,15 +1,19 @@
-"""How the programs log: structlog's key-value lines, and the libraries' warnings among them. What is worth a line is
-for the module that says it to know; a line's `action` is a fixed text there, so that a search finds all of its kind:
-`ops/LOGS.md` has them all. No line quotes a message, a number or a password.
+"""How the programs log: structlog's key-value lines, and the libraries' warnings among them. A line's
+`action` is a fixed text where it's logged, so that a search finds it; `ops/LOGS.md` lists all. No line quotes a
+message, a number or a password.
 """
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from etl.errors import EtlError
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -59,12 +63,35 @@ def get() -> structlog.stdlib.BoundLogger:
 
 
 def about(**fields: str) -> AbstractContextManager[None]:
-    """Every line of this thread has these fields while the context lasts, whoever says it, a library included."""
+    """Every line of this thread has these fields while the context lasts, a library's too."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 
+class OutageLog:
+    """Logs an outage when it begins and, with its length, when it ends. `began` and `ended` are the actions."""
+
+    def __init__(self, log: Any, began: str, ended: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._warn = log.warning
+        self._actions = began, ended
+        self._clock = clock
+        self._since: float | None = None
+
+    def failed(self, error: EtlError) -> float:
+        """Another failure; returns for how many seconds the outage has lasted."""
+        if self._since is None:
+            self._since = self._clock()
+            self._warn(self._actions[0], error=error.text, code=error.code)
+        return self._clock() - self._since
+
+    def succeeded(self) -> None:
+        """The outage is over, if there was one."""
+        if self._since is not None:
+            self._warn(self._actions[1], seconds=round(self._clock() - self._since, 1))
+            self._since = None
+
+
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A library's line is free text: that becomes `message`, and `logger` says whose it is."""
+    """A library's line is free text: that becomes `message`, and `logger` names the library."""
     event.update(event="library", logger=event["_record"].name, message=event["event"])
     return event
 

@@ -34,7 +34,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl import urls
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, WrongSettings
 from etl.keys import clashes
 
 PREFIX = "ETL_"
@@ -96,7 +96,9 @@ def _json(value: object) -> object:
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise ValueError(f"isn't JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise ValueError(
+            f"isn't JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}"
+        ) from None
 
 
 def _host_name() -> str:
@@ -134,7 +136,7 @@ def _file_mode(value: object) -> int:
     return mode
 
 
-class Source(BaseModel):
+class SourceSettings(BaseModel):
     """One Redis list to load from.
 
     `source` names the system that fills the list, and is part of a CDR's identity: two lists of one system share it.
@@ -156,8 +158,8 @@ class Source(BaseModel):
 
 
 _DEFAULT_SOURCES = (
-    Source(key="enigma:notifications:campaigns", source="dialler"),
-    Source(key="enigma:notifications:cdr", source="click2dial"),
+    SourceSettings(key="enigma:notifications:campaigns", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdr", source="click2dial"),
 )
 
 
@@ -195,7 +197,7 @@ class Settings(BaseSettings):
         description=f"1 to {_NAME_LENGTH} letters, digits, '.', '_' or '-'",
     )
     max_message_bytes: int = _whole(_MIB, 1_024, 256 * _MIB, "bytes")
-    sources: Annotated[tuple[Source, ...], NoDecode, BeforeValidator(_json)] = Field(
+    sources: Annotated[tuple[SourceSettings, ...], NoDecode, BeforeValidator(_json)] = Field(
         default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
     )
 
@@ -293,7 +295,7 @@ class Settings(BaseSettings):
 
     @field_validator("sources")
     @classmethod
-    def _sources_fit_together(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    def _sources_fit_together(cls, sources: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
         lists = [(source.key, source.forward_to) for source in sources]
         problems = [*clashes(lists)] if sources else ["is empty: there would be nothing to load"]
         if problems:
@@ -348,9 +350,10 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
     try:
         settings = Settings(**(known | environment()))
     except ValidationError as error:
-        problems += [_problem(each, environ, config) for each in error.errors(include_input=False, include_url=False)]
+        for each in error.errors(include_input=False, include_url=False):
+            problems += _problems(each, environ, config)
     if problems:
-        raise ConfigurationError("\n".join(problems))
+        raise WrongSettings(problems)
     return settings
 
 
@@ -358,17 +361,17 @@ def _read(config: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(config.read_text("utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"settings file {config} can't be read: {error.strerror}") from None
+        raise ConfigurationError("ETL-108", f"settings file {config} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigurationError(f"settings file {config} isn't UTF-8 text") from None
+        raise ConfigurationError("ETL-109", f"settings file {config} isn't UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"settings file {config} isn't TOML: {error}") from None
+        raise ConfigurationError("ETL-110", f"settings file {config} isn't TOML: {error}") from None
 
 
-def _unknown(names: Iterable[str], known: Collection[str], where: str = "") -> Iterator[str]:
+def _unknown(names: Iterable[str], known: Collection[str], where: str = "") -> Iterator[ConfigurationError]:
     for name in names:
         if name not in known:
-            yield f"{name}{where} is unknown{_meant(name, known)}"
+            yield ConfigurationError("ETL-101", f"{name}{where} is unknown{_meant(name, known)}")
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
@@ -377,21 +380,39 @@ def _meant(name: str, known: Iterable[str]) -> str:
     return f": did you mean {bare[closest[0]]}?" if closest else ""
 
 
-def _problem(error: ErrorDetails, environ: Collection[str], config: Path | None) -> str:
-    """One of pydantic's errors as a sentence about the setting as the operator wrote it."""
+def _problems(error: ErrorDetails, environ: Collection[str], config: Path | None) -> Iterator[ConfigurationError]:
+    """One of pydantic's errors as sentences about the setting as the operator wrote it."""
     field, *inner = error["loc"]
     variable = PREFIX + str(field).upper()
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in inner)
     name = f"{variable}{path}" if variable in environ else f"{field}{path} in {config}"
     if error["type"] == "value_error":  # one of our own validators
-        return "\n".join(f"{name} {line}" for line in str(error["ctx"]["error"]).splitlines())
-    if error["type"] == "extra_forbidden":
-        return f"{name} is unknown{_meant(str(inner[-1]), Source.model_fields)}"
-    return f"{name}{_WRONG.get(error['type'], '')} must be {_allowed(str(field), inner)}"
+        for line in str(error["ctx"]["error"]).splitlines():
+            yield _refused(str(field), f"{name} {line}")
+    elif error["type"] == "extra_forbidden":
+        yield ConfigurationError("ETL-101", f"{name} is unknown{_meant(str(inner[-1]), SourceSettings.model_fields)}")
+    else:
+        wrong = _WRONG.get(error["type"], "")
+        yield ConfigurationError("ETL-102", f"{name}{wrong} must be {_allowed(str(field), inner)}")
+
+
+def _refused(field: str, text: str) -> ConfigurationError:
+    """By one of our own validators."""
+    match field:
+        case "redis_url" | "database_url":
+            return ConfigurationError("ETL-104", text)
+        case "sources":
+            return ConfigurationError("ETL-105", text)
+        case "redis_ca_file" | "database_ca_file":
+            return ConfigurationError("ETL-106", text)
+        case "redis_name" | "redis_cluster":
+            return ConfigurationError("ETL-107", text)
+        case _:
+            return ConfigurationError("ETL-103", text)
 
 
 def _allowed(field: str, inner: list[int | str]) -> str | None:
     if not inner:
         return Settings.model_fields[field].description
     attribute = inner[-1]
-    return Source.model_fields[attribute].description if isinstance(attribute, str) else _ONE_SOURCE
+    return SourceSettings.model_fields[attribute].description if isinstance(attribute, str) else _ONE_SOURCE

@@ -1,7 +1,7 @@
-"""Several loader processes on one host, each a whole worker: started, restarted with back-off when they die, stopped
-together. What a worker does is `etl.app`'s business.
+"""Several loader processes on one host: started, restarted with back-off when they die, stopped together. What a worker
+does is in `etl.app`.
 
-If the supervisor itself is killed, its workers notice and stop as if they had been told to.
+If the supervisor itself is killed, its workers notice and stop as on SIGTERM.
 """
 
 import multiprocessing
@@ -17,33 +17,33 @@ from multiprocessing.context import SpawnProcess
 
 from etl import logs
 from etl.app import load, monitor
+from etl.app.schedule import FAILED
 from etl.app.sources import tally_of
 from etl.app.threads import SHUTDOWN_SECONDS, set_from_handler
 from etl.errors import ConfigurationError, EtlError
+from etl.jobs.schedule import POLL_SECONDS
 from etl.metrics import Tally
 from etl.settings import Settings
 from etl.store.ledger import Books
 
-POLL_SECONDS = 0.5
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
-# A worker that lived this long was healthy: its death is a new story, and the pauses begin anew.
+FIRST_RESTART_SECONDS = 1.0
+LONGEST_RESTART_SECONDS = 30.0
+# After the death of a worker that lived this long, the pauses begin with the shortest again.
 HEALTHY_SECONDS = 60.0
-# A little more than a worker takes to finish or give back what it has in hand.
+# A little more than a worker takes to finish or give back its claims.
 KILL_AFTER_SECONDS = SHUTDOWN_SECONDS + 3.0
 
-FAILED = 1
-MISCONFIGURED = 2
+MISCONFIGURED = 2  # the exit code of a worker that must not be restarted
 
 _spawn = multiprocessing.get_context("spawn")
 log = logs.get()
 
 
 def follow(settings: Settings, workers: int, stop: threading.Event, listen: bool = True, schedule: bool = True) -> None:
-    """Keep `workers` loaders running until `stop` is set; one of them listens, one does what the clock says, and the
-    others stand by. A single one runs in this process. Their metrics are served as one.
+    """Keep `workers` loaders running until `stop` is set; one of them listens, one runs the scheduled jobs, the others
+    stand by. A single one runs in this process. Their metrics are served as one.
 
-    Raises what ended a single one, and `ConfigurationError` if one of several says that it's no use."""
+    Raises what ended a single one, and `ConfigurationError` if one of several ended with it."""
     tallies = [tally_of(settings) for _ in range(workers)]
     with monitor.serving(settings, tallies):
         if workers == 1:
@@ -57,7 +57,7 @@ def _keep_running(
 ) -> None:
     starts = [
         partial(_start, _follow, named, tally, listen, schedule)
-        for named, tally in zip(_named(settings, len(tallies)), tallies, strict=True)
+        for named, tally in zip(_settings_of(settings, len(tallies)), tallies, strict=True)
     ]
     slots = [_Slot(start) for start in starts]
     with _stopping(slots):
@@ -70,32 +70,32 @@ def _keep_running(
 def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
     """Drain every source list with `workers` loaders at once. Raises `EtlError` if one of them failed."""
     processes: dict[Connection, SpawnProcess] = {}
-    for named in _named(settings, workers):
+    for named in _settings_of(settings, workers):
         receiver, sender = _spawn.Pipe(duplex=False)
         processes[receiver] = _start(_drain, named, sender)
         sender.close()  # ours; the worker's own ends with it
-    telling = list(processes)
-    while telling:
+    open_receivers = list(processes)
+    while open_receivers:
         if stop.is_set():
             for process in processes.values():
                 process.terminate()
-        ready = wait(telling, timeout=POLL_SECONDS)
-        for receiver in [receiver for receiver in telling if receiver in ready]:
+        ready = wait(open_receivers, timeout=POLL_SECONDS)
+        for receiver in [receiver for receiver in open_receivers if receiver in ready]:
             try:
                 loaded(*receiver.recv())
             except EOFError:
-                telling.remove(receiver)
+                open_receivers.remove(receiver)
     for process in processes.values():
         process.join()
         _raise_for(process)
 
 
 class _Slot:
-    """One worker's place: the process that fills it now, and when the next one may be started."""
+    """One worker: its current process, and when the next one may be started."""
 
     def __init__(self, start: Callable[[], SpawnProcess]) -> None:
         self._start = start
-        self._pause = FIRST_PAUSE_SECONDS
+        self._pause = FIRST_RESTART_SECONDS
         self._started_at = time.monotonic()
         self._restart_at: float | None = None
         self.process = start()
@@ -108,10 +108,10 @@ class _Slot:
             if self.process.exitcode == MISCONFIGURED:
                 _raise_for(self.process)
             if now - self._started_at > HEALTHY_SECONDS:
-                self._pause = FIRST_PAUSE_SECONDS
+                self._pause = FIRST_RESTART_SECONDS
             log.error("worker_died", worker=self.process.name, exit_code=self.process.exitcode, restart_in=self._pause)
             self._restart_at = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            self._pause = min(2 * self._pause, LONGEST_RESTART_SECONDS)
         elif now >= self._restart_at:
             self._restart_at = None
             self._started_at = now
@@ -134,16 +134,16 @@ def _stopping(slots: list[_Slot]) -> Iterator[None]:
                 slot.process.join()
 
 
-def _named(settings: Settings, workers: int) -> list[Settings]:
-    """The settings of each worker. The names are the same after a restart, so that each adopts its own claims."""
+def _settings_of(settings: Settings, workers: int) -> list[Settings]:
+    """The settings of each worker. Names stay the same after a restart, so that each adopts its own claims."""
     names = [f"{settings.worker_name}-{number}" for number in range(1, workers + 1)]
     return [settings.model_copy(update={"worker_name": name}) for name in names]
 
 
 def _start(target: Callable[..., None], settings: Settings, *more: object) -> SpawnProcess:
     process = _spawn.Process(target=_worker, args=(target, settings, *more), name=settings.worker_name)
-    # Ctrl-C reaches the whole process group, and it's ours to pass on, as SIGTERM. Workers inherit that it's ignored:
-    # from their first moment, for the interpreter would print a traceback.
+    # Ctrl-C reaches the whole process group. Workers ignore it from their start, since the interpreter would print a
+    # traceback; they get SIGTERM from us.
     ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.start()
@@ -154,9 +154,9 @@ def _start(target: Callable[..., None], settings: Settings, *more: object) -> Sp
 
 def _raise_for(process: SpawnProcess) -> None:
     if process.exitcode == MISCONFIGURED:
-        raise ConfigurationError(f"worker {process.name} can't work: see its line above")
+        raise ConfigurationError("ETL-404", f"worker {process.name} can't work: see its line above")
     if process.exitcode:
-        raise EtlError(f"worker {process.name} failed with exit code {process.exitcode}: see its line above")
+        raise EtlError("ETL-405", f"worker {process.name} failed with exit code {process.exitcode}: see its line above")
 
 
 def _worker(target: Callable[..., None], settings: Settings, *more: object) -> None:
@@ -167,7 +167,7 @@ def _worker(target: Callable[..., None], settings: Settings, *more: object) -> N
     try:
         target(settings, stop, *more)
     except EtlError as error:
-        log.error("worker_failed", worker=settings.worker_name, error=str(error))
+        log.error("worker_failed", worker=settings.worker_name, error=error.text, code=error.code)
         sys.exit(MISCONFIGURED if isinstance(error, ConfigurationError) else FAILED)
 
 
@@ -183,5 +183,5 @@ def _follow(settings: Settings, stop: threading.Event, tally: Tally, listen: boo
 
 
 def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:
-    logs.configure(level="warning")  # what is loaded is told by the books
+    logs.configure(level="warning")  # the parent reports what is loaded
     load.drain(settings, stop, lambda key, books: sender.send((key, books)))

@@ -1,8 +1,8 @@
-"""Figures and foreign text, for people to read."""
+"""Durations, sizes and foreign text, for people to read."""
 
 
 def duration(seconds: float) -> str:
-    """For people: its two largest units, which is as exact as anybody wants to know it."""
+    """In its two largest units."""
     whole = int(seconds)
     if whole < 1:
         return "under 1 s"
@@ -17,10 +17,10 @@ def duration(seconds: float) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes, for people."""
+    """Of bytes."""
     return f"{number / 1024**3:,.1f} GiB" if number >= 1024**3 else f"{number / 1024**2:,.1f} MiB"
 
 
 def printable(text: str) -> str:
-    """What a terminal would obey, or show as something else than it is, spelled out; line breaks stay."""
+    """Control and invisible characters are escaped, so that a terminal obeys none; line breaks stay."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,6 +1,6 @@
-"""The URLs of stores: taken apart, checked, brought into the one form that all drivers read, and shown without their
-passwords. Several hosts stand between commas, as libpq and sentinels have it, each an IPv6 address in brackets or not;
-urllib knows neither. No error quotes any of a URL: what is wrong with it may be a password."""
+"""The URLs of stores: parsed, checked, converted to a form that all drivers read, and shown without passwords. Several
+hosts are separated by commas, as libpq and sentinels have it; urllib doesn't support that. No error quotes any part of
+a URL: it may be a password."""
 
 import re
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 TLS_SCHEMES = ("rediss", "rediss+sentinel")
 
-# What a server is called in rows and log lines: a character, and how many.
+# The name of a server in rows and log lines: its characters, and how many at most.
 SERVER_NAME = r"[A-Za-z0-9._:/@\[\]-]"
 SERVER_NAME_LENGTH = 200
 SERVER_NAMES = f"^{SERVER_NAME}{{1,{SERVER_NAME_LENGTH}}}$"
 
-_POSTGRES_PORT = 5432  # as libpq has it for a host without one
+_POSTGRES_PORT = 5432  # libpq's default
 _MALFORMED = "isn't a well-formed URL (are the special characters of its password percent-encoded?)"
 _HOST = re.compile(r"(?P<host>\[[^\[\]@/,]*\]|[^\[\]:@/,]*)(:(?P<port>[0-9]*))?")
 
 
 class Host(NamedTuple):
-    """`name` is decoded and without brackets; no name is the driver's default, as no port is."""
+    """`name` is decoded and without brackets. No name or port: the driver's default."""
 
     name: str
     port: int | None
@@ -66,7 +66,7 @@ def check_redis(url: str) -> None:
         raise ValueError("lacks the socket's path: unix:///run/redis.sock")
     if len(parts.hosts) > 1:
         raise ValueError("names several hosts: one of a cluster is enough, and sentinels take redis+sentinel://")
-    # redis-py takes a database that isn't a number for database 0, in silence.
+    # redis-py silently uses database 0 if this isn't a number.
     if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
         raise ValueError("names a database that isn't a number")
 
@@ -78,8 +78,8 @@ def check_postgres(url: str) -> None:
 
 
 def of_libpq(url: str) -> str:
-    """What stands behind the `://`, for libpq and SQLAlchemy alike: several hosts are options (`?host=a,b&port=1,2`),
-    since SQLAlchemy doesn't know libpq's own form, and each with its port, since the two count ports differently.
+    """The part behind `://`, for libpq and SQLAlchemy alike. Several hosts become options (`?host=a,b&port=1,2`), since
+    SQLAlchemy doesn't know libpq's form; each gets a port, since the two match ports to hosts differently.
 
     Raises ValueError.
     """
@@ -99,14 +99,14 @@ def of_libpq(url: str) -> str:
 
 
 def with_options(url: str, options: Mapping[str, object]) -> str:
-    """Those that the URL doesn't have itself are added."""
+    """The URL with those options added that it lacks."""
     has = split(url).options
     added = urlencode({name: value for name, value in options.items() if name not in has}, safe="/", quote_via=quote)
     return f"{url}{'&' if has else '?'}{added}" if added else url
 
 
 def redacted(url: str) -> str:
-    """The URL without its passwords, for people to read: `redis://loader:***@host/0?password=***`.
+    """The URL without its passwords: `redis://loader:***@host/0?password=***`.
 
     Where a password isn't percent-encoded, more than the password may be hidden, never less.
     """
@@ -125,8 +125,7 @@ def _is_password(pair: str) -> bool:
 
 
 def server_name(url: str) -> str:
-    """host:port/db of a Redis URL, path/db of a socket, the service's name of sentinels; never anything of the
-    credentials."""
+    """host:port/db of a Redis URL, path/db of a socket, the service's name of sentinels; never credentials."""
     parts = split(url)
     if parts.scheme in SENTINEL_SCHEMES:
         name = unquote(parts.path.strip("/").partition("/")[0])
@@ -173,7 +172,7 @@ def _host(text: str) -> Host:
 
 
 def _hosts_and_ports(parts: Url, options: Mapping[str, str]) -> tuple[list[str], list[int]]:
-    """Of libpq's options those of the query win, unless that would leave out some of several hosts."""
+    """As with libpq the query's options win, unless that would leave out some of several hosts."""
     hosts, ports = [host.name for host in parts.hosts], [host.port for host in parts.hosts]
     if len(hosts) > 1 and ("host" in options or ("port" in options and any(ports))):
         raise ValueError("names its hosts or their ports twice: before the database's name and behind the ?")

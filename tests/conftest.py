@@ -15,11 +15,12 @@ import redis
 
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.store.writer import Writer
+from tests.results import Results
 from tests.store import engine
 from tests.world import Archive, migrate
 
-# The same examples in every run, and no example fails for being slow: a red test is a bug, never bad luck. To look for
-# new bugs: --hypothesis-profile=default
+# The same examples in every run, and no example fails for being slow: a red test is a bug, never bad luck. Other ones,
+# and ten times as many, to look for new bugs: `make nightly`.
 hypothesis.settings.register_profile(
     "repeatable",
     derandomize=True,
@@ -27,9 +28,29 @@ hypothesis.settings.register_profile(
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+hypothesis.settings.register_profile(
+    "nightly",
+    hypothesis.settings.get_profile("repeatable"),
+    derandomize=False,
+    max_examples=1_000,
+    print_blob=True,
+)
 hypothesis.settings.load_profile("repeatable")
 
 _numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--results", type=Path, metavar="FILE", help="write there when this ran, how long, and what failed"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # With several processes, it's the first that collects the reports.
+    file = config.getoption("--results")
+    if file is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Results(file))
 
 
 def pytest_unconfigure() -> None:
@@ -50,8 +71,10 @@ def session_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(session_folder: Path) -> Iterator[PrivatePostgres]:
     """A Postgres whose database `template_etl` is migrated."""
-    # fsync is what makes a commit survive the machine; the tests kill processes only, and are many.
-    with PrivatePostgres(session_folder / "pg", {"fsync": "off", "max_connections": "200"}) as server:
+    # fsync is what makes a commit survive the machine; the tests kill processes only, and are many. Without replicas, a
+    # new database isn't written to the log, which halves what each test's own costs.
+    lean = {"fsync": "off", "wal_level": "minimal", "max_wal_senders": "0"}
+    with PrivatePostgres(session_folder / "pg", {**lean, "max_connections": "200"}) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE template_etl")
         migrate(server.database_url("template_etl"))

@@ -12,7 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.errors import Busy
 from etl.jobs.lake import WRONG, Lake, Outcome
 from etl.lake import layout
@@ -121,7 +121,7 @@ def revision(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> dict[s
 @contextmanager
 def lake(archive: Archive) -> Iterator[Lake]:
     """In this process."""
-    with lakeside.opened(archive.settings()) as opened:
+    with open_lake(archive.settings()) as opened:
         yield opened
 
 

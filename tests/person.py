@@ -7,7 +7,7 @@ import psycopg
 import pyarrow.parquet as pq
 from psycopg import sql
 
-from etl.app import forget as forgetting
+from etl.app.forget import open_forgetting
 from etl.jobs.forget import Found
 from tests.lake import folder, told
 from tests.world import Archive
@@ -18,7 +18,7 @@ PERSON: dict[str, object] = {"number": NUMBER, "contact_ref": CONTACT}
 
 
 def forget(archive: Archive, number: str | None = NUMBER, contact: str | None = None, dry_run: bool = False) -> Found:
-    with forgetting.opened(archive.settings(), number, contact) as person:
+    with open_forgetting(archive.settings(), number, contact) as person:
         return person.count(told) if dry_run else person.run(told)[1]
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from tests.store import new_id
+from etl.ids import new_id
 from tests.world import DIALED_AT, Archive
 
 BEGIN = datetime.fromtimestamp(DIALED_AT, UTC)

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from etl.ids import new_id
 from etl.store import connection
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
 from etl.wire.decode import Decoding
-from etl.wire.ids import uuid7
 from etl.wire.times import from_datetime
 from tests.world import CAMPAIGNS
 
@@ -42,10 +42,6 @@ def batch(messages: Sequence[bytes], batch_id: UUID | None = None, source: str =
 
 def write(writer: Writer, *messages: bytes, batch_id: UUID | None = None) -> Books | None:
     return writer.write(batch(messages, batch_id))
-
-
-def new_id() -> UUID:
-    return uuid7(int(datetime.now(UTC).timestamp() * 1000))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 
 from etl.wire.cdr import Cdr
-from etl.wire.decode import Decoding
+from etl.wire.decode import Decoded, Decoding
 from etl.wire.event import Event
 from etl.wire.faults import DeadLetter, Reason
 from etl.wire.times import from_datetime
@@ -34,7 +34,7 @@ LIMIT = 100_000  # bytes
 # One message in, what became of it out
 
 
-def decoding(
+def records(
     *messages: bytes,
     key: str = CAMPAIGNS,
     batch_id: UUID = BATCH,
@@ -51,14 +51,18 @@ def decoding(
         latest=from_datetime(latest),
         max_message_bytes=limit,
         zone=zone,
-    ).finish()
+    )
+
+
+def decoding(*messages: bytes, **more: Any) -> Decoded:
+    return records(*messages, **more).finish()
 
 
 def decoded(message: bytes, key: str = CAMPAIGNS, limit: int = LIMIT) -> Record:
     out = decoding(message, key=key, limit=limit)
-    records: list[Record] = [*out.cdrs, *out.events, *out.dead]
-    assert len(records) == 1
-    return records[0]
+    found: list[Record] = [*out.cdrs, *out.events, *out.dead]
+    assert len(found) == 1
+    return found[0]
 
 
 def a_cdr(message: bytes) -> Cdr:

@@ -18,17 +18,18 @@ from pydantic import SecretStr
 
 from etl.app.load import drain
 from etl.app.stores import upgrade
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 from etl.store.ledger import Books
+from tests import forked
 
 CAMPAIGNS = "enigma:notifications:campaigns"
 CDRS = "enigma:notifications:cdrs"
 CLICK2DIAL = "enigma:notifications:cdr"
 
 SOURCES = (
-    Source(key=CAMPAIGNS, source="dialler"),
-    Source(key=CDRS, source="dialler"),
-    Source(key=CLICK2DIAL, source="click2dial"),
+    SourceSettings(key=CAMPAIGNS, source="dialler"),
+    SourceSettings(key=CDRS, source="dialler"),
+    SourceSettings(key=CLICK2DIAL, source="click2dial"),
 )
 
 DIALED_AT = 1_424_379_960  # 2015-02-19T21:06:00Z, as in the documents
@@ -86,7 +87,7 @@ class Archive:
     redis_url: str
     database_url: str
     redis: "redis.Redis"
-    sources: Sequence[Source] = SOURCES
+    sources: Sequence[SourceSettings] = SOURCES
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -190,7 +191,9 @@ class Archive:
             process.communicate()
 
     def run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """A real `etl` process, waited for."""
+        """An `etl` process, waited for. With something for Python itself among its environment, a whole one."""
+        if not any(name.startswith("PYTHON") for name in environment):
+            return forked.run(arguments, self.environment(**environment))
         return subprocess.run(
             [sys.executable, "-m", "etl.cli", *arguments],
             env=self.environment(**environment),

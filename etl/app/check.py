@@ -9,7 +9,7 @@ from etl.app.stores import engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.preflight import line
-from etl.inbox.rights import List, Needs
+from etl.inbox.rights import Needs, SourceList
 from etl.jobs.findings import Finding, of_lake, unreachable
 from etl.jobs.preflight_postgres import of_postgres
 from etl.jobs.preflight_redis import of_redis
@@ -43,7 +43,7 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _needs(settings: Settings) -> Needs:
-    lists = [List(source.key, source.take_from, source.forward_to) for source in settings.sources]
+    lists = [SourceList(source.key, source.take_from, source.forward_to) for source in settings.sources]
     return Needs(lists, SPOOL, settings.listen_patterns)
 
 

@@ -1,4 +1,4 @@
-"""Which days are closed, and which Postgres needn't keep: by the clock and the settings."""
+"""Which days are closed, and which Postgres may drop, by the time and the settings."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -6,7 +6,7 @@ from etl.settings import Settings
 
 
 def first_open_day(settings: Settings) -> date:
-    """The earliest day that isn't closed: every day ends at midnight UTC, and a little later for what is on its way."""
+    """The earliest day that isn't closed. A day is closed `export_grace_minutes` after its midnight UTC."""
     return (datetime.now(UTC) - timedelta(minutes=settings.export_grace_minutes)).date()
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.app.stores import engine_of
 from etl.errors import ConfigurationError
 from etl.jobs import forget
@@ -38,15 +38,16 @@ class Forgetting:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, number: str | None, contact: str | None) -> Iterator[Forgetting]:
+def open_forgetting(settings: Settings, number: str | None, contact: str | None) -> Iterator[Forgetting]:
     """By one of the two. Raises `ConfigurationError` if key or rights are missing, before anything is changed; and
     `EtlError`."""
     if settings.forget_key is None:
         raise ConfigurationError(
+            "ETL-113",
             "ETL_FORGET_KEY isn't set: what replaces a person's number is a hash by this key, a secret of 32 characters"
-            " or more that stays the same, as from `openssl rand -hex 32`"
+            " or more that stays the same, as from `openssl rand -hex 32`",
         )
     person = Person(settings.forget_key.get_secret_value(), number, contact)
-    with lakeside.opened(settings) as lake, engine_of(settings) as engine:
+    with open_lake(settings) as lake, engine_of(settings) as engine:
         store.check_rights(engine)
         yield Forgetting(person, forget.work(lake), engine, lake, settings.worker_name)

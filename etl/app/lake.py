@@ -23,7 +23,7 @@ log = logs.get()
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[Lake]:
+def open_lake(settings: Settings) -> Iterator[Lake]:
     """The archive's lake. Raises `Outage` and `ConfigurationError`."""
     target = Target(settings.export_url, settings.lake_file_mode)
     engine = store.connect(settings.sqlalchemy_url)
@@ -37,7 +37,7 @@ def opened(settings: Settings) -> Iterator[Lake]:
 def export(settings: Settings) -> None:
     """Every closed day that changed. This and the others tell in the log what became of each day."""
     before = first_open_day(settings)
-    with opened(settings) as lake:
+    with open_lake(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
         one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)
         swept(settings, lake)
@@ -45,7 +45,7 @@ def export(settings: Settings) -> None:
 
 def sweep(settings: Settings) -> None:
     """What nobody needs goes, and plain readers find the current revisions."""
-    with opened(settings) as lake:
+    with open_lake(settings) as lake:
         swept(settings, lake)
 
 
@@ -56,16 +56,16 @@ def swept(settings: Settings, lake: Lake) -> Swept:
 def prune(settings: Settings) -> None:
     """Every day that Postgres needn't keep."""
     if settings.keep_days is None:
-        raise ConfigurationError("ETL_KEEP_DAYS isn't set: Postgres keeps everything")
+        raise ConfigurationError("ETL-112", "ETL_KEEP_DAYS isn't set: Postgres keeps everything")
     last = last_day_to_drop(settings.keep_days)
-    with opened(settings) as lake:
+    with open_lake(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.prunable(dataset, last)]
         one_by_one(lake.prune, work, log)
 
 
 def prove(settings: Settings) -> None:
     """One day of all that the lake has, drawn by lot."""
-    with opened(settings) as lake:
+    with open_lake(settings) as lake:
         known = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.exported(dataset)]
         chosen = random.sample(known, min(1, len(known)))
         one_by_one(lambda dataset, day: lake.prove(dataset, day, _ignore), chosen, log)

@@ -1,10 +1,9 @@
-"""Loading, put together from settings: clients become loaders, and loaders get threads.
+"""Loading, put together from settings: clients, loaders, and their threads.
 
     drain     every source list, one after the other, until nothing is left
     follow    every source list, each in its thread, until SIGTERM or SIGINT
 
-What is done by the clock is in `etl.app.schedule`, the lake in `etl.app.lake`; several processes are the business of
-`etl.supervisor`.
+Scheduled jobs are in `etl.app.schedule`, the lake in `etl.app.lake`, several processes in `etl.supervisor`.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from etl import logs
-from etl.app import schedule as clock
+from etl.app.schedule import schedule_of
 from etl.app.sources import decoders_of, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import heartbeat, run_in_threads
@@ -33,11 +32,11 @@ from etl.store.ledger import Books
 from etl.store.writer import Writer
 from etl.urls import redacted
 
-# A run that ends by itself doesn't wait longer than this for a store; one that follows waits for ever.
+# `drain` waits so long for a store that is away; `follow` waits for ever.
 DRAIN_PATIENCE_SECONDS = 30.0
-# The listener repeats its small commands: the sooner it gives one up, the sooner it hears again.
+# The listener repeats its small commands: the sooner it gives one up, the shorter the gap.
 LISTENER_TIMEOUT_SECONDS = 1.0
-# Seconds after which a thread that decodes gives way to the one that feeds Postgres, which would soon run dry.
+# Seconds after which the decoding thread yields to the one that feeds Postgres, which would idle otherwise.
 SWITCH_INTERVAL = 0.001
 # Objects made between two runs of the garbage collector, beside the heartbeat's. A claim makes a hundred thousand, none
 # of them in a cycle.
@@ -47,7 +46,7 @@ log = logs.get()
 
 
 def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
-    """Load until every source list is empty, telling of each claim under its list's key.
+    """Load until every source list is empty; calls `loaded` after each claim, with its list's key.
 
     Raises `Outage` if a store is away at the start, or for long, and `ConfigurationError`.
     """
@@ -60,15 +59,15 @@ def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Book
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
-    """Load, listen to PubSub, and do by the clock what is to be done, until `stop` is set. Then claims in hand are
-    finished, or given back when time is short. What was done is counted in `tally`, which is `tally_of(settings)`.
+    """Load, listen to PubSub and run the scheduled jobs until `stop` is set. Then claims in hand are finished, or given
+    back when time is short. Counts in `tally`, which comes from `tally_of(settings)`.
 
-    Raises what ended a loader or the listener, if anything but `stop` did.
+    Raises what ended a loader or the listener, unless that was `stop`.
     """
     patience = Patience(log, stop, None, tally.beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
-        clients = patience.ride_out(lambda: stack.enter_context(stores(settings)))
-        patience.ride_out(lambda: schema.check(clients.engine))
+        clients = patience.retry(lambda: stack.enter_context(stores(settings)))
+        patience.retry(lambda: schema.check(clients.engine))
         work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
         with heartbeat(settings, [source for source, _ in work]):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
@@ -76,10 +75,10 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
                 f"load {source.key}": loader.run for source, loader in work
             }
             if listen:
-                prompt = patience.ride_out(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
+                prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
             if schedule:
-                runs["schedule"] = clock.schedule(settings, clients.engine).run
+                runs["schedule"] = schedule_of(settings, clients.engine).run
             run_in_threads(runs, [source for source, _ in work], stop)
             log.info("stopped", worker=settings.worker_name)
 
@@ -91,17 +90,17 @@ def listen(settings: Settings, stop: threading.Event) -> None:
     """
     patience = Patience(log, stop)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
-        redis = patience.ride_out(lambda: stack.enter_context(redis_of(settings)))
-        prompt = patience.ride_out(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
+        redis = patience.retry(lambda: stack.enter_context(redis_of(settings)))
+        prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
         run_in_threads({"listen": _listener(settings, redis, prompt).run}, [], stop)
 
 
 def _loaders(
     settings: Settings, clients: Stores, tally: Tally, patience: Callable[[Callable[[], None]], Patience]
 ) -> list[tuple[Source, Loader]]:
-    """`patience` makes one, given what to call while it waits."""
+    """`patience` takes a callable that is called before every attempt."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    _spare_the_garbage_collector()
+    _collect_garbage_less()
     writer, decoders = Writer(clients.engine), decoders_of(settings)
     work = []
     for source in sources(settings, clients):
@@ -132,7 +131,7 @@ def _listener(settings: Settings, redis: inbox.Client, prompt: inbox.Client) -> 
     return Listener(prompt, listening, log, Spooler(redis, SPOOL, log))
 
 
-def _spare_the_garbage_collector() -> None:
-    """Going through all that was imported, time and again within a claim, would take a tenth of its time."""
+def _collect_garbage_less() -> None:
+    """Collecting over all imported objects again and again would take a tenth of a claim's time."""
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)

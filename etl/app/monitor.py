@@ -132,5 +132,7 @@ def _bound(address: tuple[str, int], answers: _Answers) -> _Server:
     except OSError as error:
         problem = f"can't serve metrics at {host}:{port}: {error.strerror}"
         if error.errno == errno.EADDRINUSE:
-            raise EtlError(f"{problem}: if another `etl run --follow` runs here, give each its own ETL_HTTP") from error
-        raise ConfigurationError(f"{problem}: set ETL_HTTP to an address of this host, or to off") from error
+            raise EtlError(
+                "ETL-114", f"{problem}: if another `etl run --follow` runs here, give each its own ETL_HTTP"
+            ) from error
+        raise ConfigurationError("ETL-115", f"{problem}: set ETL_HTTP to an address of this host, or to off") from error

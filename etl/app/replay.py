@@ -12,7 +12,7 @@ from etl.store.dead_letters import Wanted
 from etl.store.writer import Writer
 
 
-def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> Replayed:
+def replay_dead_letters(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> Replayed:
     """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
     with engine_of(settings) as engine:
         schema.check(engine)

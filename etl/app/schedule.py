@@ -1,5 +1,5 @@
-"""What is done by the clock. What needs the lake gets a process of its own: loading goes on beside it, whatever it
-takes and however it ends.
+"""The scheduled jobs, put together from settings. Those that need the lake run in a process of their own, so that
+loading goes on whatever they take and however they end.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ from etl.store import unite as legs
 from etl.store.connection import Engine
 from etl.store.tables import PARTITIONED
 
-# The first claims after midnight find their partition made; so do those of a clock that runs ahead.
+# So the first claims after midnight find their partition, also those of a clock that runs ahead.
 DAYS_AHEAD = 2
 # How far back the frequent rollup looks for commits: many times its interval, and longer than a claim takes.
 LATELY = timedelta(hours=2)
@@ -30,8 +30,8 @@ _spawn = multiprocessing.get_context("spawn")
 log = logs.get()
 
 
-def schedule(settings: Settings, engine: Engine) -> Schedule:
-    """This process's schedule. Other hosts may have the same: whoever is first acts."""
+def schedule_of(settings: Settings, engine: Engine) -> Schedule:
+    """This process's schedule. Other hosts may have the same: each job runs on the first to begin it."""
 
     def make_partitions(_stop: threading.Event) -> None:
         today = datetime.now(UTC).date()
@@ -45,7 +45,7 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
             try:
                 united = legs.unite(engine, day, settings.worker_name)
             except EtlError as error:  # the next day may go; and this one in an hour
-                log.warning("legs_not_united", day=str(day), error=str(error))
+                log.warning("legs_not_united", day=str(day), error=error.text, code=error.code)
                 continue
             if united.renamed or united.united:
                 log.info("legs_united", day=str(day), renamed=united.renamed, united=united.united)
@@ -54,8 +54,7 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
         figures.rollup(engine, since=datetime.now(UTC) - LATELY)
 
     def complete(_stop: threading.Event) -> None:
-        figures.rollup(engine)
-        figures.index_contacts(engine, datetime.now(UTC).date())
+        figures.refresh(engine, datetime.now(UTC).date())
 
     jobs = table(
         export=partial(_aside, "export", settings),
@@ -71,7 +70,7 @@ def schedule(settings: Settings, engine: Engine) -> Schedule:
 
 
 def _aside(job: Literal["export", "sweep", "prune", "prove"], settings: Settings, stop: threading.Event) -> None:
-    """In a process of its own; ended when we are to stop, which is as harmless as its death at any other moment."""
+    """Run a job in a process of its own. When `stop` is set it's terminated, which is safe at any moment."""
     process = _spawn.Process(target=_perform, args=(job, settings), name=f"{settings.worker_name} {job}")
     process.start()
     while process.is_alive() and not stop.is_set():
@@ -79,16 +78,16 @@ def _aside(job: Literal["export", "sweep", "prune", "prove"], settings: Settings
     process.terminate()
     process.join()
     if process.exitcode and not stop.is_set():
-        raise EtlError(f"it ended with exit code {process.exitcode}")
+        raise EtlError("ETL-406", f"it ended with exit code {process.exitcode}")
 
 
 def _perform(job: str, settings: Settings) -> None:
     from etl.app import lake  # noqa: PLC0415  (it costs memory that only this process is to pay)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's, who ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent terminates us
     logs.configure()
     try:
         {"export": lake.export, "sweep": lake.sweep, "prune": lake.prune, "prove": lake.prove}[job](settings)
     except EtlError as error:
-        log.error("job_failed", job=job, error=str(error))
+        log.error("job_failed", job=job, error=error.text, code=error.code)
         sys.exit(FAILED)

@@ -40,9 +40,11 @@ def write(folder: Path) -> list[Path]:
             _write(folder, path, source.read_bytes())
             written.append(path)
     except FileExistsError:
-        raise ConfigurationError(f"{folder} exists already: name a new folder, and compare the two") from None
+        raise ConfigurationError(
+            "ETL-003", f"{folder} exists already: name a new folder, and compare the two"
+        ) from None
     except OSError as error:
-        raise EtlError(f"can't write the files: {error}") from None
+        raise EtlError("ETL-004", f"can't write the files: {error}") from None
     folder.chmod(FOLDER_MODE)
     return written
 

@@ -1,4 +1,4 @@
-"""The lists that are loaded, and what their messages are, from settings."""
+"""The source lists and their decoders, from settings."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,15 +7,14 @@ from etl.inbox.claims import Source
 from etl.jobs.loader import Decode
 from etl.keys import SPOOL
 from etl.metrics import Tally
-from etl.settings import Settings
-from etl.settings import Source as ListSettings
+from etl.settings import Settings, SourceSettings
 from etl.wire.cdr import NUMBERS
 from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.faults import Reason
 from etl.wire.times import from_datetime
 
-# A dialler whose clock runs ahead, by time zone or by mistake; further off is a broken message.
-AHEAD = timedelta(days=1)
+# A dialler's clock may run ahead so far, by time zone or by mistake; a later time is a broken message.
+CLOCK_TOLERANCE = timedelta(days=1)
 
 
 def waiting(settings: Settings) -> dict[str, int]:
@@ -53,19 +52,19 @@ def tally_of(settings: Settings) -> Tally:
 
 
 def decoders_of(settings: Settings) -> dict[str, Decode]:
-    """What the messages of each list are, by its key."""
+    """The decoder of each list, by its key."""
     lists = {source.key: _of_a_list(settings, source) for source in settings.sources}
     return {**lists, SPOOL: _of_the_spool(settings)}
 
 
-def _of_a_list(settings: Settings, source: ListSettings) -> Decode:
+def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
     return lambda messages, batch_id, captured_at: Decoding(
         messages,
         source=source.source,
         key=source.key,
         batch_id=batch_id,
         captured_at=captured_at,
-        latest=from_datetime(datetime.now(UTC) + AHEAD),
+        latest=from_datetime(datetime.now(UTC) + CLOCK_TOLERANCE),
         max_message_bytes=settings.max_message_bytes,
         zone=source.time_zone,
     )

@@ -14,9 +14,10 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from etl.app.days import first_open_day
-from etl.app.sources import AHEAD, decoders_of, sources
+from etl.app.sources import CLOCK_TOLERANCE, decoders_of, sources
 from etl.app.stores import Stores, engine_of
 from etl.errors import EtlError
+from etl.ids import time_of
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.preflight import Memory, memory
@@ -26,10 +27,9 @@ from etl.settings import Settings
 from etl.store import days, schema, sessions, status
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, changed
-from etl.store.status import LastCdr, Listener, OpenLetters, Rate
+from etl.store.status import LastCdr, LastListener, OpenLetters, Rate
 from etl.store.tables import PARTITIONED
 from etl.wire.age import sent
-from etl.wire.ids import time_of
 from etl.wire.times import to_datetime
 
 T = TypeVar("T")
@@ -125,8 +125,8 @@ class Exports:
 class InPostgres:
     rates: list[Rate]
     last_cdr: LastCdr
-    listeners: list[Listener]  # one for each Redis server, the latest first
-    listener: Listener | None  # the first of them
+    listeners: list[LastListener]  # one for each Redis server, the latest first
+    listener: LastListener | None  # the first of them
     listener_gaps: Gaps
     open_dead_letters: list[OpenLetters]
     set_aside: SetAside
@@ -156,7 +156,7 @@ def lists(sources: Sequence[Source], decoders: Mapping[str, Decode]) -> list[Lis
 def oldest_seconds(source: Source, decode: Decode) -> float | None:
     """The age of the oldest waiting message, by the first of the oldest that tells when it was sent."""
     for message in source.oldest(OLDEST_MESSAGES):
-        moment = sent(decode([message], _NO_CLAIM, 0))
+        moment = sent(decode([message], _NO_CLAIM, 0).finish())
         if moment is not None:
             return _seconds_since(to_datetime(moment))
     return None
@@ -202,7 +202,7 @@ def exports(engine: Engine, first_open_day: date) -> Exports:
     last_days = [
         _export_day(books, first_open_day)
         for table in PARTITIONED.values()
-        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + AHEAD))
+        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + CLOCK_TOLERANCE))
     ]
     return Exports(last_days, status.unexported(engine, first_open_day), status.last_exports(engine))
 

@@ -84,11 +84,9 @@ def revisions(settings: Settings) -> tuple[str | None, str]:
         return schema.current(engine), schema.needed()
 
 
-def rollup(settings: Settings, everything: bool, told: Callable[[date], None]) -> list[date]:
-    """Bring the kept figures of reports up to date, and make what contacts' histories need; the business days that were
-    computed, each told when it is. Raises `Outage` and `ConfigurationError`."""
+def rollup(settings: Settings, everything: bool, progress: Callable[[date], None]) -> list[date]:
+    """Bring up to date what reports need; returns the business days that were computed, and calls `progress` with each
+    one when it is done. Raises `Outage` and `ConfigurationError`."""
     with engine_of(settings) as engine:
         schema.check(engine)
-        days = figures.rollup(engine, everything=everything, told=told)
-        figures.index_contacts(engine, datetime.now(UTC).date())
-        return days
+        return figures.refresh(engine, datetime.now(UTC).date(), everything, progress)

@@ -17,9 +17,9 @@ from etl.settings import Settings
 
 # From the signal to the exit 30 s are promised; what isn't finished by now is given back.
 SHUTDOWN_SECONDS = 25.0
-# For giving back, which a Redis that doesn't answer would draw out.
+# For giving back: Redis may not answer.
 GIVE_BACK_SECONDS = 2.0
-# How late, at worst, the main thread hears of a signal.
+# How late, at worst, the main thread handles a signal.
 SIGNAL_POLL_SECONDS = 1.0
 # Leases are renewed this often within their length, so that two may fail.
 RENEWALS_PER_LEASE = 4
@@ -42,22 +42,22 @@ def stop_on_signals() -> threading.Event:
 
 
 def set_from_handler(stop: threading.Event) -> None:
-    """Not at once, for a handler interrupts the main thread anywhere, within the event's own lock too."""
+    """Set it in another thread: a handler may interrupt the main thread within the event's own lock."""
     if not stop.is_set():
         _thread.start_new_thread(stop.set, ())
 
 
 @contextlib.contextmanager
 def heartbeat(settings: Settings, sources: list[Source]) -> Iterator[None]:
-    """Renews the leases of the claims in hand, from a thread of its own, and sees to the garbage."""
+    """Renews the leases of the claims in hand, in a thread of its own, and collects garbage."""
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(settings.lease_seconds / RENEWALS_PER_LEASE):
-            # SQLAlchemy's errors are in cycles with the frames that they passed: each holds on to the claim it struck.
+            # SQLAlchemy's errors are in cycles with the frames that they passed: each keeps a claim in memory.
             gc.collect()
             for source in sources:
-                # The loader says when Redis is away; and a claim that is lost is protected by the ledger.
+                # The loader logs outages; and the ledger keeps a claim whose lease was lost from being loaded twice.
                 with contextlib.suppress(EtlError):
                     source.renew_all()
 
@@ -72,7 +72,7 @@ def heartbeat(settings: Settings, sources: list[Source]) -> Iterator[None]:
 def run_in_threads(
     runs: Mapping[str, Callable[[threading.Event], None]], sources: list[Source], stop: threading.Event
 ) -> None:
-    """Each of `runs` in a thread of its name, until `stop` is set or one of them fails; that failure is raised."""
+    """Run each of `runs` in a thread of its name until `stop` is set or one fails; raises that failure."""
     failures: list[BaseException] = []
 
     def run(work: Callable[[threading.Event], None]) -> None:
@@ -85,7 +85,7 @@ def run_in_threads(
     threads = [threading.Thread(target=run, args=(work,), name=name, daemon=True) for name, work in runs.items()]
     for thread in threads:
         thread.start()
-    # Not for ever: a signal that comes just before the wait begins doesn't end it, and its handler runs after it.
+    # With a timeout: a signal that comes just before the wait doesn't end it, and its handler runs only afterwards.
     while not stop.wait(SIGNAL_POLL_SECONDS):
         pass
     deadline = time.monotonic() + SHUTDOWN_SECONDS
@@ -99,10 +99,10 @@ def run_in_threads(
 
 
 def _give_back(sources: list[Source]) -> None:
-    """What is still in hand is stuck in a call to a store. Its thread ends with the process; should it commit before
-    that, the ledger tells the next holder."""
+    """A claim that is still in hand is stuck in a call to a store. Should that commit before the process ends, the next
+    holder finds the claim in the ledger."""
     for source in sources:
         try:
             source.give_back_all()
         except Outage as outage:
-            log.warning("claims_left_to_their_leases", source_key=source.key, error=str(outage))
+            log.warning("claims_left_to_their_leases", source_key=source.key, error=outage.text, code=outage.code)

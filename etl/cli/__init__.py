@@ -73,7 +73,7 @@ def main() -> None:
         sys.exit(registered()(standalone_mode=False))
     except typer.TyperException as error:  # an unknown option or the like
         if message := error.format_message():  # none if the help was printed instead
-            _say(f"{message} (try --help)")
+            _say(ConfigurationError("ETL-001", f"{message} (try --help)"))
         sys.exit(MISUSED)
     except ConfigurationError as error:
         _say(error)
@@ -86,10 +86,10 @@ def main() -> None:
     except OSError as error:
         # A full disk or a closed pipe under our output. Keep Python from complaining once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _say(error)
+        _say(EtlError("ETL-002", str(error)))
         sys.exit(FAILED)
 
 
-def _say(error: object) -> None:
+def _say(error: EtlError) -> None:
     for line in str(error).splitlines():
         typer.echo(f"etl: {line}", err=True)

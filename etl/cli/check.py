@@ -28,8 +28,9 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
     for finding in preflight.check(configured):
         found.append(finding)
         if not as_json:
+            code = f"{finding.code}: " if finding.code else ""
             line = Text(f"{finding.verdict:<8}", style=_STYLES[finding.verdict])
-            line.append(f" {finding.about}: {finding.says}", style="default")
+            line.append(f" {finding.about}: {code}{finding.says}", style="default")
             line.append(f" → {finding.advice}" if finding.advice else "", style="default")
             out.print(line, soft_wrap=True)
     wrong = sum(finding.verdict == "wrong" for finding in found)

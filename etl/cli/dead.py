@@ -97,7 +97,7 @@ def show(
     with _opened(config) as engine:
         letters = dead_letters.find(engine, dead_letters.Wanted(ids=ids, resolved_too=True))
     if missing := sorted(set(ids) - {letter.id for letter in letters}):
-        raise EtlError(f"there is no dead letter {', '.join(map(str, missing))}")
+        raise EtlError("ETL-402", f"there is no dead letter {', '.join(map(str, missing))}")
     if as_json:
         typer.echo(json.dumps({"letters": [_as_json(letter) for letter in letters]}))
         return
@@ -172,7 +172,7 @@ def replay(
     from dataclasses import asdict
 
     from etl import settings
-    from etl.app import replay as letters
+    from etl.app.replay import replay_dead_letters
     from etl.cli.printing import counting, out
     from etl.store import dead_letters
 
@@ -190,7 +190,7 @@ def replay(
             tried += number
             show(tried)
 
-        replayed = letters.replay(settings.load(config, os.environ), wanted, told)
+        replayed = replay_dead_letters(settings.load(config, os.environ), wanted, told)
     if as_json:
         typer.echo(json.dumps({"tried": tried, **asdict(replayed)}))
         return

@@ -32,7 +32,7 @@ def forget(
     and of the contact references beside it; or the other way round. Needs ETL_FORGET_KEY, and the rights of the tables'
     owner. What still waits in Redis is not touched. Safe to run again, and after a crash to be run again."""
     from etl import logs, settings
-    from etl.app import forget as forgetting
+    from etl.app.forget import open_forgetting
     from etl.cli.printing import counting, err
 
     if (number is None) == (contact is None):
@@ -40,7 +40,7 @@ def forget(
     if not (number or contact):
         raise typer.BadParameter("must not be empty", param_hint="--number / --contact")
     logs.configure(level="warning")
-    with forgetting.opened(settings.load(config, os.environ), number, contact) as person:
+    with open_forgetting(settings.load(config, os.environ), number, contact) as person:
         if not (dry_run or yes):
             typer.confirm("This can't be undone. Forget this person?", abort=True, err=True)
         rows = sum(books.rows for _, books in person.days)

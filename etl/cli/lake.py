@@ -68,8 +68,8 @@ def export(
 ) -> None:
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
     from etl import settings
-    from etl.app import lake as lakeside
     from etl.app.days import first_open_day
+    from etl.app.lake import open_lake
 
     configured = settings.load(config, os.environ)
     period = _period(day, first, last)
@@ -79,7 +79,7 @@ def export(
             f"{max(period[0], open_day)} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after"
             " midnight UTC; --force exports it as it is"
         )
-    with lakeside.opened(configured) as lake:
+    with open_lake(configured) as lake:
         work: list[Work] = []
         for each in _datasets(dataset):
             found = lake.books(each, *period) if period else lake.due(each, open_day)
@@ -94,7 +94,7 @@ def export(
             )
         finally:
             if not (period or dry_run):
-                lakeside.swept(configured, lake)
+                swept(configured, lake)
 
 
 @app.command(epilog="Examples: [bold]etl verify[/bold] · [bold]etl verify --day 2026-11-21 --deep[/bold]")
@@ -109,18 +109,18 @@ def verify(
 ) -> None:
     """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
     from etl import settings
-    from etl.app import lake as lakeside
+    from etl.app.lake import open_lake
     from etl.errors import Busy, LakeError
     from etl.lake.verify import Difference
 
-    with lakeside.opened(settings.load(config, os.environ)) as lake:
+    with open_lake(settings.load(config, os.environ)) as lake:
         work = [
             (each, books)
             for each in _datasets(dataset)
             for books in lake.verifiable(each, day or date.min, day or date.max)
         ]
         if day and not work:
-            raise LakeError(f"{day} was never exported")
+            raise LakeError("ETL-503", f"{day} was never exported")
         wrong: list[Difference] = []
         notes: list[Difference] = []
         with _progress("verifying", work, as_json) as told:
@@ -161,21 +161,21 @@ def restore(
 ) -> None:
     """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again."""
     from etl import settings
-    from etl.app import lake as lakeside
+    from etl.app.lake import open_lake
     from etl.errors import LakeError
 
     if into and prove:
         raise typer.BadParameter("either --into or --prove")
     if (day is None) != all_missing:
         raise typer.BadParameter("either --day or --all-missing")
-    with lakeside.opened(settings.load(config, os.environ)) as lake:
+    with open_lake(settings.load(config, os.environ)) as lake:
         work = [
             (each, books)
             for each in _datasets(dataset)
             for books in (lake.restorable(each, day) if day else lake.missing(each))
         ]
         if day and not work:
-            raise LakeError(f"{day} was never exported")
+            raise LakeError("ETL-503", f"{day} was never exported")
 
         def one(each: "Dataset", on: date, told: Callable[[int], None]) -> "Outcome":
             return lake.prove(each, on, told) if prove else lake.restore(each, on, told, into)
@@ -194,10 +194,10 @@ def prune(
     """Let Postgres forget days older than that, each after its file was compared with it row by row. Others stay, and
     the reason is said."""
     from etl import settings
-    from etl.app import lake as lakeside
     from etl.app.days import last_day_to_drop
+    from etl.app.lake import open_lake
 
-    with lakeside.opened(settings.load(config, os.environ)) as lake:
+    with open_lake(settings.load(config, os.environ)) as lake:
         last = last_day_to_drop(keep_days)
         work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, last)]
         _do(work, lambda each, on, _: lake.prune(each, on), "pruning", as_json, lake.would_prune if dry_run else None)
@@ -217,12 +217,12 @@ def reconcile(
     """Print each day's rows by the ledger, in Postgres and in the lake, and how many calls look like one in two rows.
     Exit code 1 if the books don't balance."""
     from etl import settings
-    from etl.app import lake as lakeside
+    from etl.app.lake import open_lake
     from etl.cli.printing import out, print_rows
     from etl.jobs.lake import WRONG
 
     period = _period(None, first, last) or (date.min, date.max)
-    with lakeside.opened(settings.load(config, os.environ)) as lake:
+    with open_lake(settings.load(config, os.environ)) as lake:
         united = lake.unite(*period) if unite else []
         work = [(each, books) for each in _datasets(dataset) for books in lake.books(each, *period)]
         found = []

@@ -178,9 +178,9 @@ def _plain(value: object) -> object:
 
 def _as_csv(found: "Report") -> str:
     """Rows only: a total among them would be summed once more."""
-    from etl.reporting.figures import columns
+    from etl.reporting.figures import column_names
 
-    names = columns(found.asked)
+    names = column_names(found.asked)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(names)

@@ -11,7 +11,7 @@ import typer
 from etl.cli import FAILED, AsJson, app
 
 if TYPE_CHECKING:
-    from etl.lab.selftest.report import Report
+    from etl.lab.selftest.report import SelftestReport
 
 _STYLES = {True: ("proved ", "green"), False: ("WRONG  ", "bold red"), None: ("unknown", "dim")}
 
@@ -70,14 +70,14 @@ def selftest(
     raise typer.Exit(0 if found.ok else FAILED)
 
 
-def _print(found: "Report") -> None:
+def _print(found: "SelftestReport") -> None:
     from rich.text import Text
 
     from etl.cli.printing import heading, out, print_rows
 
     heading("What was done")
     print_rows(("fault", "befell", "times"), [(kind, target, n) for target, kind, n in found.faults_by_kind])
-    for what, number in found.said:
+    for what, number in found.produced:
         out.print(f"{number:>10,} {what}")
     heading("What came of it")
     for verdict in found.verdicts:

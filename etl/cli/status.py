@@ -110,7 +110,7 @@ def _away(name: str, error: str | None) -> "RenderableType":
 
     from etl.text import printable
 
-    return Text(f"{name} couldn't be asked: {printable(str(error)).removeprefix(f'{name}: ')}", style="bold red")
+    return Text(f"{name} couldn't be asked: {printable(str(error)).replace(f' {name}: ', ' ', 1)}", style="bold red")
 
 
 def _of_redis(found: "InRedis") -> "Iterator[RenderableType]":

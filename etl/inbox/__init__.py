@@ -1,1 +1,1 @@
-"""Redis: claiming messages from lists, so that each always lies somewhere. Nothing here knows what a message means."""
+"""Redis: claiming messages from lists so that none is ever lost. What a message means is decided in `etl.wire`."""

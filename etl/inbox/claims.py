@@ -1,15 +1,15 @@
 """Claims: batches of messages that were taken off a source list and are not yet in Postgres.
 
-    source list ──claim──▶ {source}:claim:<batch_id> ──ack──▶ forgotten
+    source list ──claim──▶ {source}:claim:<batch_id> ──ack──▶ deleted
                                  ▲    │ lease runs out
                                  └────┘ adopt
 
 Each arrow is one Lua script, so each message is in exactly one list at any moment. The rest of the program holds a
-`Claim` and never sees a key. What the messages mean is none of this module's business.
+`Claim` and never sees a key.
 
-The order of claiming decides which version of a call is the newer one. So a claim's batch_id has its time from Redis,
-and within a list it's later than that of every claim before: of whichever worker, and wherever clocks go. The time of
-the last claim is noted in `{source}:last`. Loaders of 0.1 take their own host's time meanwhile, and note none.
+The order of claiming decides which version of a call is the newer one. So the time in a claim's batch_id comes from
+Redis and, within a list, is later than that of every earlier claim, whatever worker made it and wherever clocks were
+set. `{source}:last` keeps the time of the last claim. Loaders of 0.1 use their own host's time and keep none.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from redis.commands.core import Script
 from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, LeaseLost, Outage
+from etl.ids import unix_ms_of, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.wrong_type import naming_wrong_types
 from etl.keys import prefix_of
-from etl.wire.ids import unix_ms_of, uuid7
 
 End = Literal["left", "right"]
 T = TypeVar("T")
@@ -43,9 +43,9 @@ MAX_CLAIM_BYTES = 32 * 1024 * 1024
 # `wait` returns at least this often, so that a loader at rest sees a stop signal and abandoned claims.
 WAIT_SECONDS = 2.0
 
-# Whenever this worker is too slow with its time, another has claimed: so many in a row don't happen.
+# A worker is overtaken when another claims between its asking for the time and its claim: never so often in a row.
 OVERTAKEN_TIMES = 100
-# The year 2100. A note beyond it is broken, or of a clock that was; the archive has no days there.
+# The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
 LATEST_MS = 4_102_444_800_000
 
 
@@ -59,17 +59,17 @@ class Claim:
     adopted: bool = False
 
     def ack(self) -> None:
-        """Forget the claim: call it after the commit, and only then. Raises `LeaseLost` if another holds it."""
+        """Delete the claim from Redis; call it after the commit only. Raises `LeaseLost` if another worker holds it."""
         self._source._ack(self)
 
     def give_back(self) -> None:
-        """Let anybody adopt the claim at once, for a worker that won't finish it."""
+        """End the lease, so that any worker can adopt the claim at once."""
         self._source._give_back(self)
 
 
 class Lease(NamedTuple):
-    """An entry of the registry: which claim, who holds it, how many seconds its lease still runs (if below zero: it ran
-    out so long ago), how many messages are in it."""
+    """An entry of the registry. `seconds` are left of the lease; below zero, it ran out so long ago. `messages` is the
+    claim's length."""
 
     batch_id: UUID
     worker: str
@@ -116,8 +116,8 @@ class Source:
             return None
         with self._translated():
             messages = self._client.lrange(self._list_of(batch_id), 0, -1)
-        # None: we slept for longer than our lease just now, and the claim was adopted and loaded meanwhile.
-        return self._hold(Claim(batch_id, messages, self)) if messages else None
+        # Empty if this process slept for longer than the lease: then the claim was adopted and loaded.
+        return self._add(Claim(batch_id, messages, self)) if messages else None
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
@@ -128,17 +128,16 @@ class Source:
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
 
     def adopt_own(self) -> Claim | None:
-        """Take over one claim that an earlier life of this very worker left behind, without waiting for its lease."""
+        """Take over one claim that this worker left behind before a restart, without waiting for its lease."""
         with self._translated():
             members = self._client.zrange(self._registry, 0, -1)
         entries = [entry for entry in map(_parse, members) if entry.worker == self._worker]
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "any")
 
     def rescue(self) -> int:
-        """Register claim lists that no registry entry names, so that they are adopted like any other; returns how many.
+        """Register claim lists that no registry entry names, so that they can be adopted; returns how many.
 
-        There should be none. A registry that somebody deleted makes some. Each counts as of its first claiming, if its
-        name tells when that was.
+        They exist only if somebody deleted the registry. Each keeps the time of its first claiming, if its name has it.
         """
         start = f"{self._prefix}:claim:".encode()
         with self._translated():
@@ -148,9 +147,9 @@ class Source:
     def wait(self, seconds: float = WAIT_SECONDS) -> bool:
         """Block until a message is waiting; False after `seconds` without one.
 
-        Moving the oldest message onto its own place changes nothing, and blocks while there is none: so a worker that
-        freezes here, or a command that Redis executes late, takes nothing with it. A full Redis refuses that, however;
-        and what waits in one must be taken out of it.
+        BLMOVE from the list's old end to the same end changes nothing and blocks while the list is empty: so a worker
+        that freezes here, or a command that Redis executes late, takes no message. LLEN comes first because a full
+        Redis refuses BLMOVE, and its messages must be loaded all the same.
         """
         end = self._old_end.upper()
         with self._translated():
@@ -181,7 +180,7 @@ class Source:
             return [
                 Lease(entry.batch_id, entry.worker, (at - now) / 1000, self._client.llen(self._list_of(entry.batch_id)))
                 for entry, at in entries
-                if entry.batch_id is not None  # not ours: somebody else writes to our registry
+                if entry.batch_id is not None  # another program wrote to our registry
             ]
 
     def claimed_elsewhere(self) -> int:
@@ -193,10 +192,10 @@ class Source:
         """Extend the leases of the claims in hand: the heartbeat."""
         for claim in self._holding():
             if not self._renew(claim, self._lease_ms):
-                self._drop(claim)
+                self._remove(claim)
 
     def give_back_all(self) -> None:
-        """Let go of every claim in hand, at shutdown."""
+        """End the lease of every claim in hand, at shutdown."""
         for claim in self._holding():
             self._give_back(claim)
 
@@ -221,47 +220,48 @@ class Source:
         return register(unix_ms_of(claimed_as), noted=False) if claimed_as else self._in_turn(register)
 
     def _in_turn(self, step: Callable[[int], T]) -> T:
-        """Do `step` with a time later than that of every claim before, once more whenever another was faster."""
+        """Run `step` with a time later than that of every earlier claim; again if another worker claimed meanwhile."""
         for _ in range(OVERTAKEN_TIMES):
             unix_ms = int(self._run("next", [self._last], []))
             if not 0 < unix_ms < LATEST_MS:
                 raise ConfigurationError(
+                    "ETL-218",
                     f"{self._last} notes that the last claim was made beyond the year 2100: see that Redis' clock is"
-                    " right, and delete that key"
+                    " right, and delete that key",
                 )
             with contextlib.suppress(_OvertakenError):
                 return step(unix_ms)
-        raise Outage(f"other workers of {self.key} are always faster")
+        raise Outage("ETL-219", f"other workers of {self.key} are always faster")
 
     def _ack(self, claim: Claim) -> None:
         acknowledged = self._run("ack", [self._list_of(claim.batch_id), self._registry], [self._member(claim.batch_id)])
-        self._drop(claim)
+        self._remove(claim)
         if not acknowledged:
-            raise LeaseLost(f"claim {claim.batch_id} was adopted by another worker")
+            raise LeaseLost("ETL-220", f"claim {claim.batch_id} was adopted by another worker")
 
     def _give_back(self, claim: Claim) -> None:
         self._renew(claim, 0)
-        self._drop(claim)
+        self._remove(claim)
 
     def _renew(self, claim: Claim, lease_ms: int) -> bool:
         return bool(self._run("renew", [self._registry], [self._member(claim.batch_id), lease_ms]))
 
     def _adopt_one(self, entries: Iterable["_Entry"], which: str) -> Claim | None:
         for entry in entries:
-            if entry.batch_id is None:  # not ours: somebody else writes to our registry
+            if entry.batch_id is None:  # another program wrote to our registry
                 continue
             keys = [self._list_of(entry.batch_id), self._registry]
             args = [entry.member, self._member(entry.batch_id), self._lease_ms, which]
             if messages := self._run("adopt", keys, args):
-                return self._hold(Claim(entry.batch_id, messages, self, adopted=True))
+                return self._add(Claim(entry.batch_id, messages, self, adopted=True))
         return None
 
-    def _hold(self, claim: Claim) -> Claim:
+    def _add(self, claim: Claim) -> Claim:
         with self._lock:
             self._live[claim.batch_id] = claim
         return claim
 
-    def _drop(self, claim: Claim) -> None:
+    def _remove(self, claim: Claim) -> None:
         with self._lock:
             self._live.pop(claim.batch_id, None)
 
@@ -297,14 +297,16 @@ class Source:
         return f"{batch_id}@{self._worker}"
 
     def _check_slots(self, client: Client) -> None:
-        """On a cluster every key of a script must lie in one slot, which the hash tag takes care of; but we didn't name
-        all keys ourselves."""
+        """On a cluster every key of a script must lie in one slot. The hash tag ensures it for our keys; the operator
+        named the source and the forward list."""
         if not isinstance(client, redis.RedisCluster):
             return
         for key in filter(None, (self._registry, self._forward_to)):
             if key_slot(key.encode()) != key_slot(self.key.encode()):
                 advice = f"name it like {self._prefix}:forward" if key == self._forward_to else "rename the source"
-                raise ConfigurationError(f"{key} and {self.key} lie in different slots of the cluster: {advice}")
+                raise ConfigurationError(
+                    "ETL-210", f"{key} and {self.key} lie in different slots of the cluster: {advice}"
+                )
 
 
 def _script(client: Client, name: str) -> Script:
@@ -312,7 +314,7 @@ def _script(client: Client, name: str) -> Script:
 
 
 class _OvertakenError(Exception):
-    """A script did nothing: its claim would not have been the latest."""
+    """Another worker has claimed meanwhile; the script changed nothing."""
 
 
 class _Entry(NamedTuple):
@@ -329,10 +331,10 @@ def _parse(member: bytes) -> _Entry:
 
 
 def _claimed_as(text: str) -> UUID | None:
-    """The batch_id, if it's one as we give them: others can't tell the time of the claim."""
+    """The batch_id, if it has the form of ours; None otherwise, since only ours contain the time of the claim."""
     try:
         batch_id = UUID(text)
     except ValueError:
         return None
     ours = batch_id.version == 7 and unix_ms_of(batch_id) < LATEST_MS
-    return batch_id if ours and str(batch_id) == text else None  # UUID() reads other spellings, too
+    return batch_id if ours and str(batch_id) == text else None  # UUID() reads other spellings too

@@ -1,7 +1,7 @@
 """The Redis client, and the one place where its errors become ours.
 
-The client never repeats a command by itself: a claim that is sent twice, with a long pause between, could fill a batch
-that is already in the ledger. Who waits, and for how long, is decided by `etl.jobs`.
+The client never repeats a command by itself: a claim sent again after a long pause could add to a batch that is in the
+ledger already. Retrying is up to `etl.jobs`.
 """
 
 import os
@@ -35,12 +35,12 @@ Client = redis.Redis | redis.RedisCluster
 
 _DEFAULT_SENTINEL_PORT = 26379
 
-# Longer than any blocking wait, shorter than a lease: a Redis that answers nothing for this long is away.
+# Longer than any blocking wait, shorter than a lease. A Redis that doesn't answer for so long counts as an outage.
 SOCKET_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-# What may stand behind the `?` of a URL, by its scheme, and when it's right. redis-py would take any argument of its
-# connections from there, over our own ones: `decode_responses` would break the first message that isn't UTF-8.
+# The options that a URL may have behind `?`, by scheme, each with the check of its value. redis-py would accept any
+# argument of its connections there: `decode_responses` would break the first message that isn't UTF-8.
 _TLS_OPTIONS: dict[str, Callable[[str], bool]] = {
     "ssl_ca_certs": os.path.isfile,
     "ssl_certfile": os.path.isfile,
@@ -56,19 +56,26 @@ _URL_OPTIONS: dict[str, dict[str, Callable[[str], bool]]] = {
     "rediss+sentinel": {"sentinel_password": bool, **_TLS_OPTIONS},
 }
 
-# Answers of a server that will soon be able to, of the wrong one during a fail-over, or to a command that came twice.
-# Redis 6 wraps what a command inside a script was answered: "Error running script …: -OOM …".
+# Errors that pass: of a server that is full, busy or starting, of a fail-over, of a command that was sent twice.
+# Redis 6 wraps the error of a command inside a script: "Error running script …: -OOM …".
 _PASSING = re.compile(
     "(^| -)(OOM|MISCONF|BUSY|LOADING|NOREPLICAS|READONLY|UNBLOCKED|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOSCRIPT"
     "|CLAIMED|OVERTAKEN) "
 )
 
-
-_HOPELESS: dict[tuple[type[Exception], ...], str] = {
-    (AuthenticationError, AuthorizationError): "Redis refuses us: {}",
-    (AskError,): "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true",  # MOVED is one of them
-    (ClusterCrossSlotError,): "keys of one source lie in different slots of the cluster: {}",
-    (UnicodeError,): "a host or a key that can't exist: {}",
+_HOPELESS: dict[tuple[type[Exception], ...], Callable[[BaseException], ConfigurationError]] = {
+    (NoPermissionError,): lambda error: Forbidden("ETL-204", f"Redis refuses us: {error}"),
+    (AuthenticationError, AuthorizationError): lambda error: ConfigurationError(
+        "ETL-203", f"Redis refuses us: {error}"
+    ),
+    # MOVED is one of them.
+    (AskError,): lambda _: ConfigurationError(
+        "ETL-207", "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true"
+    ),
+    (ClusterCrossSlotError,): lambda error: ConfigurationError(
+        "ETL-209", f"keys of one source lie in different slots of the cluster: {error}"
+    ),
+    (UnicodeError,): lambda error: ConfigurationError("ETL-211", f"a host or a key that can't exist: {error}"),
 }
 
 
@@ -84,20 +91,20 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, CONNECT_TIMEOUT_SECONDS),
-        # A connection begins with AUTH, and SELECT for another database than 0. HELLO and CLIENT would need rights that
-        # the loader's user doesn't need otherwise, and the latter more than Redis 6 has.
+        # So a connection begins with AUTH and SELECT only. HELLO and CLIENT SETINFO would need rights that the loader
+        # doesn't need otherwise, and Redis 6 doesn't know the latter.
         "protocol": 2,
         "driver_info": None,
     }
     if scheme.startswith("rediss"):
-        # Some answer must come, be it a refusal: with it come TLS 1.3's session tickets, and what lies unread on a
-        # fresh connection when it's first used makes redis-py give it up ("Connection not ready").
+        # CLIENT SETINFO after all: its answer, even a refusal, brings TLS 1.3's session tickets with it. Unread data on
+        # a fresh connection makes redis-py give it up ("Connection not ready").
         del options["driver_info"]
     _check_options(parts)
     with translated():
         if cluster:
             if int(parts.path.strip("/") or 0):
-                raise ConfigurationError("a Redis Cluster has no database but 0")
+                raise ConfigurationError("ETL-208", "a Redis Cluster has no database but 0")
             return redis.RedisCluster.from_url(url, retry=_never(), **options)
         if scheme in SENTINEL_SCHEMES:
             return _through_sentinel(parts, {"retry": _never(), **options})
@@ -114,35 +121,34 @@ def translated() -> Iterator[None]:
 
 
 def _ours(error: BaseException) -> EtlError:
-    # The cluster's client wraps what befell it, a wrong password too; and its exceptions are no RedisErrors.
+    # The cluster's client wraps the cause, and its exceptions are no RedisErrors.
     while isinstance(error, RedisClusterException) and (cause := error.__cause__ or error.__context__):
         error = cause
-    if isinstance(error, NoPermissionError):
-        return Forbidden(f"Redis refuses us: {error}")
-    for kinds, text in _HOPELESS.items():
+    for kinds, hopeless in _HOPELESS.items():
         if isinstance(error, kinds):
-            return ConfigurationError(text.format(error))
+            return hopeless(error)
     if untrusted := _untrusted(error):
         return Outage(
+            "ETL-202",
             f"Redis: its certificate isn't trusted: {untrusted.verify_message.rstrip('.')}; name its CA in"
-            " ETL_REDIS_CA_FILE, and the host as the certificate does"
+            " ETL_REDIS_CA_FILE, and the host as the certificate does",
         )
     said = _as_said(error)
     if isinstance(error, ResponseError) and not _PASSING.search(said):
-        return ConfigurationError(f"Redis can't do what it was asked: {said}")
-    return Outage(f"Redis: {said}")
+        return ConfigurationError("ETL-205", f"Redis can't do what it was asked: {said}")
+    return Outage("ETL-201", f"Redis: {said}")
 
 
 def _as_said(error: BaseException) -> str:
-    """As the server said it: redis-py cuts off the codes that it knows. But a server that doesn't know a command says
-    what came with it, and that may be a message."""
+    """The server's text with its code, which redis-py cuts off if it knows it; without the arguments of an unknown
+    command, which may be a message."""
     code = getattr(error, "status_code", None)
     said = str(error).partition(", with args beginning with")[0]
     return f"{code} {said}" if code and code != "ERR" else said
 
 
 def _untrusted(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """What the error came of, if that's the server's certificate."""
+    """The certificate error that caused this error, if one did."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error
@@ -156,21 +162,23 @@ def _split(url: str) -> urls.Url:
     try:
         return urls.split(url)
     except ValueError as error:
-        raise ConfigurationError(f"the Redis URL {error}") from None
+        raise ConfigurationError("ETL-212", f"the Redis URL {error}") from None
 
 
 def _check_options(parts: urls.Url) -> None:
-    """Quotes neither a value nor an unknown name: they may be the rest of a password that had a `?` in it."""
+    """Its errors quote neither values nor unknown names: these may be the rest of a password with a `?` in it."""
     checks = _URL_OPTIONS.get(parts.scheme, {})
     for name, values in parts.options.items():
         if name not in checks:
-            raise ConfigurationError(f"the Redis URL has an unknown option; known: {', '.join(checks) or 'none'}")
+            raise ConfigurationError(
+                "ETL-213", f"the Redis URL has an unknown option; known: {', '.join(checks) or 'none'}"
+            )
         if not all(map(checks[name], values)):
-            raise ConfigurationError(f"the Redis URL's option {name} is wrong")
+            raise ConfigurationError("ETL-214", f"the Redis URL's option {name} is wrong")
 
 
 class _Master(redis.Redis):
-    """A client of the current master, which closes the connections to the sentinels too."""
+    """A client of the current master that also closes its connections to the sentinels."""
 
     def close(self) -> None:
         super().close()
@@ -179,7 +187,7 @@ class _Master(redis.Redis):
 
 
 class _Sentinel(Sentinel):
-    """Asks as the protocol for clients has it; and tells a wrong name from sentinels that are away."""
+    """Asks as the protocol for clients requires, and distinguishes a wrong name from sentinels that don't answer."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         """Host and port. Raises `MasterNotFoundError`; `ConfigurationError` if the sentinels don't know the name."""
@@ -188,7 +196,7 @@ class _Sentinel(Sentinel):
             try:
                 address: Any = sentinel.sentinel_get_master_addr_by_name(service_name)
             except AuthenticationError as error:
-                raise ConfigurationError(f"the sentinel refuses us: {error}") from error
+                raise ConfigurationError("ETL-215", f"the sentinel refuses us: {error}") from error
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 silent.append(str(error))
                 continue
@@ -197,7 +205,7 @@ class _Sentinel(Sentinel):
                 return host.decode(), port
         if silent:
             raise MasterNotFoundError(f"no sentinel knows where the master is: {'; '.join(silent)}")
-        raise ConfigurationError(f"the sentinels know no service named {service_name!r}")
+        raise ConfigurationError("ETL-216", f"the sentinels know no service named {service_name!r}")
 
 
 def _through_sentinel(parts: urls.Url, options: dict[str, Any]) -> redis.Redis:
@@ -205,14 +213,14 @@ def _through_sentinel(parts: urls.Url, options: dict[str, Any]) -> redis.Redis:
     credentials = parts.credentials or ""
     service, _, db = parts.path.strip("/").partition("/")
     if not all(host.name for host in parts.hosts) or not service:
-        raise ConfigurationError("a sentinel URL reads redis+sentinel://host:port,host:port/service/db")
+        raise ConfigurationError("ETL-217", "a sentinel URL reads redis+sentinel://host:port,host:port/service/db")
     user, _, password = credentials.partition(":")
     if credentials and not password:
         user, password = "", user
-    said = parts.options
-    sentinel_password = said.get("sentinel_password", [None])[0]
+    wanted = parts.options
+    sentinel_password = wanted.get("sentinel_password", [None])[0]
     if parts.scheme.startswith("rediss"):
-        given: dict[str, Any] = {name: values[0] for name, values in said.items() if name in _TLS_OPTIONS}
+        given: dict[str, Any] = {name: values[0] for name, values in wanted.items() if name in _TLS_OPTIONS}
         options = {**options, **given, "ssl": True, "ssl_check_hostname": given.get("ssl_check_hostname") != "false"}
     sentinel: Any = _Sentinel(  # type: ignore[no-untyped-call]
         [(host.name, host.port or _DEFAULT_SENTINEL_PORT) for host in parts.hosts],

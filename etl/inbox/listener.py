@@ -1,13 +1,13 @@
-"""The listener: what the dialler publishes, stamped and put onto the spool list, with proof of having listened.
+"""The listener: stamps what the dialler publishes, puts it on the spool list, and proves that it listened.
 
-    PubSub ──Ears──▶ Listener ──Spooler──▶ spool list ──▶ the ordinary loader
+    PubSub ──Subscription──▶ Listener ──Spooler──▶ spool list ──▶ the ordinary loader
 
 PubSub is lossy, and a dead subscription looks like a quiet one. So the listener publishes probes to itself: one that
-comes back proves that everything published before it has come, too; silence where two should have come ends the
-session. What lies between the last proof of one session and the start of the next is a gap: view `audit_gaps`.
+comes back proves that everything published before it has come too; two missing probes end the session. The time from
+the last proof of one session to the start of the next is a gap: view `audit_gaps`.
 
-One listener at a time holds the spool's lock. What comes when the lock may be another's already isn't kept: whoever has
-it hears it as well.
+One listener at a time holds the spool's lock. A message that comes when the lease may be over is not kept: the next
+holder hears it too.
 """
 
 import contextlib
@@ -21,30 +21,31 @@ from uuid import UUID
 import msgspec
 
 from etl.errors import EtlError, Outage
+from etl.ids import new_id, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
 from etl.inbox.spool import Spooler
-from etl.inbox.subscription import Ears, Heard, probe
+from etl.inbox.subscription import PubSubMessage, Subscription, probe
+from etl.logs import OutageLog
 from etl.wire.envelope import kind_and_reference, type_of
-from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
 from etl.wire.times import from_unix_ns
 
 PROBE_SECONDS = 5.0
-# Two probes that didn't come back, and a little for the way.
+# Two probes, and a second for the second one to come back.
 SILENCE_SECONDS = 2 * PROBE_SECONDS + 1.0
-# So long after its holder's death a stand-by gets the lock; renewed often enough that two renewals may fail.
+# A stand-by gets the lock so long after its holder's death. Renewed often enough that two renewals may fail.
 LOCK_SECONDS = 8.0
 RENEW_SECONDS = 2.0
 STANDBY_SECONDS = 0.3
-# For the proof that the last moment before a clean stop was heard.
+# How long a clean stop waits for the last probe, so that the gap begins at the stop and not earlier.
 FINAL_PROBE_SECONDS = 0.5
 FLUSH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What to listen to, for which spool. `ignore` holds "kind/sub_type" pairs: counted, and dropped at the door.
+    """What to listen to, for which spool. `ignore` holds "kind/sub_type" pairs: counted, but not spooled.
     `server` is the name under which sessions are reported; None reports them as 0.1 did."""
 
     name: str
@@ -58,16 +59,15 @@ class Listener:
     """Listens while it holds the lock, stands by while another does. `run` it in a thread of its own."""
 
     def __init__(self, client: Client, listening: Listening, log: Any, spooler: Spooler) -> None:
-        """`client` should give up on a silent Redis within about a second: it's for small commands that are repeated,
-        and what it waits for in vain makes a gap longer."""
+        """`client` should have a timeout of about a second: its commands are small and repeated, and waiting for a
+        silent Redis makes gaps longer."""
         self._client = client
         self._listening = listening
         self._log = log
         self._spooler = spooler
-        identity = uuid7(time.time_ns() // 1_000_000)
-        self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{identity}", LOCK_SECONDS)
+        self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{new_id()}", LOCK_SECONDS)
         self._probe_channel: str | None = None
-        self._away_since: float | None = None
+        self._outages = OutageLog(log, "listener_outage_began", "listener_outage_ended")
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set and what was heard is on the spool. Raises `ConfigurationError`."""
@@ -79,46 +79,46 @@ class Listener:
                     try:
                         self._listen_or_stand_by(stop)
                     except Outage as outage:
-                        self._tell_away(outage)
+                        self._outages.failed(outage)
                     stop.wait(STANDBY_SECONDS)
             finally:
                 self._spooler.close(FLUSH_SECONDS)
                 spooling.join()
         with contextlib.suppress(EtlError):
-            self._lock.let_go()
+            self._lock.release()
         self._spooler.check()
 
     def _listen_or_stand_by(self, stop: threading.Event) -> None:
         self._spooler.check()
-        if not (self._lock.is_held() or self._lock.hold()):
-            self._tell_back()
-        # With a full buffer there would be nothing to hear but an overflow.
+        if not (self._lock.is_held() or self._lock.acquire()):
+            self._outages.succeeded()
+        # With a full buffer the session would end at once, by overflow.
         elif self._spooler.has_room():
             self._listen(stop)
 
     def _listen(self, stop: threading.Event) -> None:
-        """One session, from the subscription to its end. Raises `Outage` if there is none to be had."""
-        session_id = uuid7(time.time_ns() // 1_000_000)
-        ears = Ears(self._client, self._listening.patterns, session_id)
+        """One session, from the subscription to its end. Raises `Outage` if subscribing fails."""
+        session_id = new_id()
+        subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
-            ears.subscribe()
-            self._tell_back()
+            subscription.subscribe()
+            self._outages.succeeded()
             session = OpenSession(self._listening, session_id, self._spooler)
-            self._probe_channel = ears.probe_channel
+            self._probe_channel = subscription.probe_channel
             self._log.info("listening", session=str(session_id))
-            reason = self._hear(ears, session, stop)
+            reason = self._hear(subscription, session, stop)
             session.end(reason)
             self._log.info("listening_ended", session=str(session_id), reason=reason)
         finally:
             self._probe_channel = None
-            ears.close()
+            subscription.close()
 
-    def _hear(self, ears: Ears, session: "OpenSession", stop: threading.Event) -> GapReason:
-        """Take in what comes until there's a reason to end the session."""
+    def _hear(self, subscription: Subscription, session: "OpenSession", stop: threading.Event) -> GapReason:
+        """Read messages until there's a reason to end the session, and return it."""
         stopping: _Stopping | None = None
         while True:
             try:
-                heard = ears.next()
+                heard = subscription.next()
             except Outage:
                 return session.because("probe lost" if session.is_silent() else "connection lost")
             if session.is_silent() or not self._lock.is_held():
@@ -131,7 +131,7 @@ class Listener:
             if stop.is_set():
                 if stopping is None:
                     stopping = _Stopping(_now(), time.monotonic() + FINAL_PROBE_SECONDS)
-                    self._send_probe()  # one last proof, so that the gap begins now
+                    self._send_probe()  # the last proof: the gap begins now
                 if session.proven_until >= stopping.asked_at or time.monotonic() > stopping.deadline:
                     return session.because("stopped")
 
@@ -140,19 +140,9 @@ class Listener:
             with contextlib.suppress(EtlError):
                 probe(self._client, channel, _now())
 
-    def _tell_away(self, outage: Outage) -> None:
-        if self._away_since is None:
-            self._away_since = time.monotonic()
-            self._log.warning("listener_outage_began", error=str(outage))
-
-    def _tell_back(self) -> None:
-        if self._away_since is not None:
-            self._log.warning("listener_outage_ended", seconds=round(time.monotonic() - self._away_since, 1))
-            self._away_since = None
-
     @contextlib.contextmanager
     def _pulse(self) -> Iterator[None]:
-        """Renews the lock and sends probes, in a thread of its own, so that a busy reader is late with neither."""
+        """Renews the lock and sends probes, in a thread of its own, so that a busy reader delays neither."""
         done = threading.Event()
         thread = threading.Thread(target=self._beat, args=(done,), name="pulse", daemon=True)
         thread.start()
@@ -160,7 +150,7 @@ class Listener:
             yield
         finally:
             done.set()
-            thread.join()  # so that it can't take the lock again after we let go
+            thread.join()  # so that it can't acquire the lock again after our release
 
     def _beat(self, done: threading.Event) -> None:
         probed, probe_at, renew_at = None, 0.0, 0.0
@@ -168,7 +158,7 @@ class Listener:
             now = time.monotonic()
             if self._lock.is_held() and now >= renew_at:
                 with contextlib.suppress(EtlError):
-                    self._lock.hold()
+                    self._lock.acquire()
                 renew_at = now + RENEW_SECONDS
             channel = self._probe_channel
             if channel is not None and (channel != probed or now >= probe_at):
@@ -183,7 +173,7 @@ class _Stopping:
 
 
 class OpenSession:
-    """The session that is on: stamps messages, keeps its books, reports each proof and the end through the spool."""
+    """The current session: stamps and counts messages, reports each proof and the end through the spool."""
 
     def __init__(self, listening: Listening, session_id: UUID, spooler: Spooler) -> None:
         now = _now()
@@ -211,15 +201,15 @@ class OpenSession:
         return self._session.proven_until
 
     def is_silent(self) -> bool:
-        """Two probes didn't come back."""
+        """Two probes in a row didn't come back."""
         return time.monotonic() > self._last_probe + SILENCE_SECONDS
 
     def because(self, reason: GapReason) -> GapReason:
-        """Why the session ends: once messages were dropped, for that reason and no other."""
+        """The reason to report: overflow, once messages were dropped; else the given one."""
         return "overflow" if self.overflowed else reason
 
-    def hear(self, heard: Heard | int) -> None:
-        """A message, or the proof of having heard everything up to a time."""
+    def hear(self, heard: PubSubMessage | int) -> None:
+        """Take in a message, or the time until which everything was heard."""
         if isinstance(heard, int):
             self._prove(heard)
             return
@@ -238,8 +228,8 @@ class OpenSession:
         if not self.overflowed:
             self._report(proven_until=max(sent_at, self._session.proven_until))
 
-    def _is_ignored(self, heard: Heard) -> bool:
-        """Never what is no envelope: it's to become a dead letter."""
+    def _is_ignored(self, heard: PubSubMessage) -> bool:
+        """Never true of what is no envelope: that must become a dead letter."""
         sub_type = type_of(heard.message)
         if sub_type is None:
             return False
@@ -252,18 +242,18 @@ class OpenSession:
         self._spooler.insist(pack_session(self._session))
 
 
-def _stamped(heard: Heard) -> bytes:
+def _stamped(heard: PubSubMessage) -> bytes:
     now = time.time_ns()
     return pack_heard(uuid7(now // 1_000_000).bytes, from_unix_ns(now), heard.channel, heard.message)
 
 
 def _storable(pattern: str) -> str:
-    """Postgres' text has room for all but NUL."""
+    """Postgres' text can't contain NUL."""
     return pattern.replace("\0", "%00")
 
 
 def _plural(pair: str) -> str:
-    """A kind may be written in the singular, here as in the dialler's channels."""
+    """The pair with its kind in the plural: settings may have the singular, as the dialler's channels do."""
     kind, _, sub_type = pair.partition("/")
     return f"{kind_and_reference(kind)[0]}/{sub_type}"
 

@@ -1,4 +1,4 @@
-"""A lock in Redis with a lease: one holder at a time, and a holder that knows when it may no longer be sure."""
+"""A lock in Redis with a lease: one holder at a time."""
 
 import time
 from importlib.resources import files
@@ -8,31 +8,31 @@ from etl.inbox.wrong_type import naming_wrong_types
 
 
 class Lock:
-    """`is_held` asks the clock and not Redis: it turns false before anybody else can get the lock."""
+    """`is_held` reads the clock, not Redis: it becomes false before another process can acquire the lock."""
 
     def __init__(self, client: Client, key: str, holder: str, lease_seconds: float) -> None:
         folder = files(__package__) / "lua"
-        self._hold = client.register_script((folder / "hold.lua").read_text())
-        self._let_go = client.register_script((folder / "let_go.lua").read_text())
+        self._acquire = client.register_script((folder / "acquire.lua").read_text())
+        self._release = client.register_script((folder / "release.lua").read_text())
         self._client = client
         self._key = key
         self._holder = holder
         self._lease_seconds = lease_seconds
         self._held_until = 0.0
 
-    def hold(self) -> bool:
-        """Take the lock or renew it; false if somebody else has it. Raises `Outage`."""
+    def acquire(self) -> bool:
+        """Acquire or renew; False if another process holds it. Raises `Outage`."""
         asked_at = time.monotonic()
         with naming_wrong_types(self._client, string=(self._key,)):
-            granted = self._hold(keys=[self._key], args=[self._holder, int(self._lease_seconds * 1_000)])
+            granted = self._acquire(keys=[self._key], args=[self._holder, int(self._lease_seconds * 1_000)])
         self._held_until = asked_at + self._lease_seconds if granted else 0.0
         return bool(granted)
 
     def is_held(self) -> bool:
         return time.monotonic() < self._held_until
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Raises `Outage`; then the lease runs out by itself."""
         self._held_until = 0.0
         with naming_wrong_types(self._client, string=(self._key,)):
-            self._let_go(keys=[self._key], args=[self._holder])
+            self._release(keys=[self._key], args=[self._holder])

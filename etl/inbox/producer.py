@@ -1,5 +1,4 @@
-"""The dialler's side: pushing onto a source list, and publishing. For the spool and the simulator; the real dialler
-needs nobody to do it."""
+"""The dialler's side: pushing onto a source list, and publishing. Used by the spool and the simulator."""
 
 from collections.abc import Sequence
 
@@ -20,9 +19,9 @@ def push(client: Client, key: str, messages: Sequence[bytes], take_from: End = "
 
 
 def publish(client: Client, notices: Sequence[tuple[str, bytes]]) -> None:
-    """Publish messages, each on its channel, in order. Only who listens now will hear them. Raises `Outage`."""
+    """Publish messages, each on its channel, in order. Only current subscribers get them. Raises `Outage`."""
     with translated():
-        if isinstance(client, redis.RedisCluster):  # whose pipelines don't take PUBLISH
+        if isinstance(client, redis.RedisCluster):  # its pipelines don't take PUBLISH
             for channel, message in notices:
                 client.publish(channel, message)
             return

@@ -1,13 +1,12 @@
 """Which rights the program needs in Redis, and which of them its user lacks.
 
-The commands are those of `claims`, `spool`, `lock`, `subscription`, `preflight` and the scripts in `lua/`: who adds one
-there adds it here.
+The commands are those of `claims`, `spool`, `lock`, `subscription`, `preflight` and the scripts in `lua/`: a new
+command there must be added here.
 """
 
 import contextlib
 import json
 import re
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,13 +15,13 @@ from typing import Any, NamedTuple
 import redis
 
 from etl.errors import ConfigurationError, EtlError, Forbidden
+from etl.ids import new_id
 from etl.inbox.claims import End
 from etl.inbox.connection import Client, translated
 from etl.inbox.subscription import PROBES
 from etl.keys import prefix_of
-from etl.wire.ids import uuid7
 
-# A command with the arguments that it needs behind its key to be taken for one. None of them is ever carried out.
+# For each command the arguments behind its key that make it valid. It is tried, but never executed.
 _ARGUMENTS: dict[str, list[str]] = {
     "blmove": ["{key}", "RIGHT", "RIGHT", "1"],
     "exists": [],
@@ -53,14 +52,14 @@ _OF_THE_LAST_TIME = ("zadd", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
 _WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
-_OF_THE_EARS = ("psubscribe", "publish", "subscribe")
-# To see who else pops the lists. Who lacks it lacks nothing for the work: that finding alone says so.
+_OF_A_SUBSCRIPTION = ("psubscribe", "publish", "subscribe")
+# To see who else pops the lists. Nothing else needs it, so only that finding reports its lack.
 _OF_THE_PREFLIGHT = ("client|list",)
-# A cluster's client asks for its slots, and for where in a command the keys stand.
+# A cluster's client asks for the slots and for the key positions of commands.
 _OF_A_CLUSTER = ("cluster|slots", "command")
 
 
-class List(NamedTuple):
+class SourceList(NamedTuple):
     """A list to load from."""
 
     key: str
@@ -72,7 +71,7 @@ class List(NamedTuple):
 class Needs:
     """What a loader does with its lists and the spool, and what a listener does besides."""
 
-    lists: Sequence[List]
+    lists: Sequence[SourceList]
     spool: str
     patterns: Sequence[str]
 
@@ -85,15 +84,15 @@ class _Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """Rights that are missing, as ACL SETUSER spells them: for loading, for listening only, and for the status only."""
+    """Missing rights, as ACL SETUSER spells them: for loading, for listening only, and for `etl status` only."""
 
     loading: Sequence[str]
     listening: Sequence[str]
-    telling: Sequence[str] = ()
+    status: Sequence[str] = ()
 
 
 def lacking(client: Client, needs: Needs) -> Lacking | None:
-    """None if the server can't say: before Redis 7 a script can't be kept from writing. Raises `Outage`."""
+    """None if it can't be found out: before Redis 7 there are no read-only scripts. Raises `Outage`."""
     script = (files(__package__) / "lua" / "permitted.lua").read_text()
     connection: Any = client
     try:
@@ -108,9 +107,9 @@ def lacking(client: Client, needs: Needs) -> Lacking | None:
         return [right for use in uses for right in _refused(connection, sha, use)]
 
     loading = refused([*_uses_of_loading(needs), _Use("", "", ("scan", "time"))])
-    listening = [*refused(_uses_of_listening(needs)), *_refused_to_the_ears(client, needs, sha)]
-    telling = refused([_Use("", "", ("info",))])
-    each_once = dict.fromkeys((*loading, *listening, *telling))
+    listening = [*refused(_uses_of_listening(needs)), *_refused_to_subscribe(client, needs, sha)]
+    status = refused([_Use("", "", ("info",))])
+    each_once = dict.fromkeys((*loading, *listening, *status))
     return Lacking(
         [right for right in each_once if right in loading],
         [right for right in each_once if right in listening and right not in loading],
@@ -119,12 +118,12 @@ def lacking(client: Client, needs: Needs) -> Lacking | None:
 
 
 def minimal(client: Client, needs: Needs) -> str:
-    """The rights that loading, listening, status and preflight take, and no other, as ACL SETUSER wants them."""
+    """The rights that loading, listening, status and preflight need, as arguments of ACL SETUSER."""
     uses = [*_uses_of_loading(needs), *_uses_of_listening(needs)]
     commands = {command for use in uses for command in use.commands} | {
         *_WITHOUT_KEY,
         *_ALWAYS,
-        *_OF_THE_EARS,
+        *_OF_A_SUBSCRIPTION,
         *_OF_THE_PREFLIGHT,
     }
     if isinstance(client, redis.RedisCluster):
@@ -142,10 +141,10 @@ def minimal(client: Client, needs: Needs) -> str:
 
 def _uses_of_loading(needs: Needs) -> list[_Use]:
     uses = []
-    for key, take_from, forward_to in [*needs.lists, List(needs.spool, "right", None)]:
+    for key, take_from, forward_to in [*needs.lists, SourceList(needs.spool, "right", None)]:
         uses += [
             _Use(key, _escaped(key), _OF_A_SOURCE),
-            _Use(f"{prefix_of(key)}:claim:{_new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
+            _Use(f"{prefix_of(key)}:claim:{new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
             _Use(f"{prefix_of(key)}:claims", f"{_escaped(prefix_of(key))}:*", _OF_A_REGISTRY),
             _Use(f"{prefix_of(key)}:last", f"{_escaped(prefix_of(key))}:*", _OF_THE_LAST_TIME),
         ]
@@ -168,11 +167,13 @@ def _refused(connection: Any, sha: str, use: _Use) -> list[str]:
         behind = {name: [use.key, *(a.format(key=use.key) for a in _ARGUMENTS[name])] for name in use.commands}
     else:
         behind = {name: _WITHOUT_KEY[name] for name in use.commands}
-    return _asked(connection, sha, [use.key] if use.key else [], behind, f"~{use.pattern}")
+    return _refused_commands(connection, sha, [use.key] if use.key else [], behind, f"~{use.pattern}")
 
 
-def _asked(connection: Any, sha: str, keys: list[str], behind: dict[str, list[str]], pattern: str) -> list[str]:
-    """`behind` has what follows each command's name."""
+def _refused_commands(
+    connection: Any, sha: str, keys: list[str], behind: dict[str, list[str]], pattern: str
+) -> list[str]:
+    """The commands that are refused; `behind` has the arguments by command."""
     commands = [[*name.split("|"), *words] for name, words in behind.items()]
     try:
         with translated():
@@ -182,12 +183,12 @@ def _asked(connection: Any, sha: str, keys: list[str], behind: dict[str, list[st
     return [f"+{list(behind)[place - 1]}" for place in refused]
 
 
-def _refused_to_the_ears(client: Client, needs: Needs, sha: str) -> list[str]:
-    """SUBSCRIBE can't be tried in a script, but changes nothing for others."""
-    channel = f"{PROBES}{_new_id()}"
+def _refused_to_subscribe(client: Client, needs: Needs, sha: str) -> list[str]:
+    """SUBSCRIBE can't be tried in a script; but it may be executed, since it changes nothing."""
+    channel = f"{PROBES}{new_id()}"
     subscriptions = [*(("psubscribe", each, each) for each in needs.patterns), ("subscribe", channel, f"{PROBES}*")]
     return [
-        *_asked(client, sha, [], {"publish": [channel, "x"]}, ""),
+        *_refused_commands(client, sha, [], {"publish": [channel, "x"]}, ""),
         *(right for each in subscriptions for right in _refused_subscription(client, *each)),
     ]
 
@@ -208,7 +209,3 @@ def _refused_subscription(client: Any, command: str, channel: str, pattern: str)
 
 def _escaped(key: str) -> str:
     return re.sub(r"([*?\[\\])", r"\\\1", key)
-
-
-def _new_id() -> Any:
-    return uuid7(time.time_ns() // 1_000_000)

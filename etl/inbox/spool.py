@@ -1,7 +1,6 @@
-"""The way from the listener's ears to the spool list: a bounded buffer, and the thread that empties it into Redis.
+"""The way from the listener to the spool list: a bounded buffer, and the thread that empties it into Redis.
 
-What is put in goes out in its order. So a session's report that has reached the spool proves that everything heard
-before it has, too.
+First in, first out: a session's report that has reached the spool proves that everything heard before it has too.
 """
 
 import threading
@@ -13,18 +12,19 @@ from typing import Any
 from etl.errors import EtlError, Outage
 from etl.inbox.connection import Client
 from etl.inbox.producer import push
+from etl.logs import OutageLog
 
 GROUP_MESSAGES = 500
 GROUP_BYTES = 1024 * 1024
 GROUP_SECONDS = 0.05
-# Ten seconds of a very busy dialler, held while Redis restarts; beyond, the newest are dropped and counted.
+# Ten seconds of a very busy dialler, kept while Redis restarts. What comes when it's full is dropped and counted.
 CAPACITY_MESSAGES = 200_000
 CAPACITY_BYTES = 64 * 1024 * 1024
-RETRY_SECONDS = 0.5
+PUSH_RETRY_SECONDS = 0.5
 
 
 class Spooler:
-    """Holds what was heard until Redis has it. `offer` and `insist` from one thread, `run` in another."""
+    """Buffers what was heard until Redis has it. Call `offer` and `insist` from one thread, `run` in another."""
 
     def __init__(self, client: Client, key: str, log: Any) -> None:
         self._client = client
@@ -37,7 +37,7 @@ class Spooler:
         self._failure: EtlError | None = None
 
     def offer(self, record: bytes) -> bool:
-        """Take a record, unless the buffer is full."""
+        """Buffer a record; False if the buffer is full."""
         with self._changed:
             if len(self._waiting) >= CAPACITY_MESSAGES or self._bytes + len(record) > CAPACITY_BYTES:
                 return False
@@ -45,36 +45,34 @@ class Spooler:
             return True
 
     def insist(self, record: bytes) -> None:
-        """Take a record in any case: for the few that say what was missed."""
+        """Buffer a record even when full: for the few that report what was missed."""
         with self._changed:
             self._append(record)
 
     def has_room(self) -> bool:
-        """The buffer is half empty again: after an overflow, listening is worth while."""
+        """At least half of the buffer is free: after an overflow, listening can begin again."""
         with self._changed:
             return len(self._waiting) < CAPACITY_MESSAGES / 2 and self._bytes < CAPACITY_BYTES / 2
 
     def check(self) -> None:
-        """Raises `ConfigurationError` if that has ended `run`: nothing reaches the spool any more."""
+        """Raises the `ConfigurationError` that ended `run`, if any: nothing reaches the spool any more."""
         if self._failure is not None:
             raise self._failure
 
     def close(self, seconds: float) -> None:
-        """Let `run` end when everything is in Redis, or after `seconds`."""
+        """End `run` once everything is in Redis, or after `seconds`."""
         with self._changed:
             self._closing_at = time.monotonic() + seconds
             self._changed.notify()
 
     def run(self) -> None:
-        """Move groups to the spool until closed. While Redis is away it waits, and the buffer fills."""
-        outage_began: float | None = None
+        """Move groups to the spool until closed. During an outage it retries, and the buffer fills."""
+        outages = OutageLog(self._log, "spool_outage_began", "spool_outage_ended")
         while group := self._next_group():
             try:
                 push(self._client, self._key, group)
             except Outage as outage:
-                if outage_began is None:
-                    outage_began = time.monotonic()
-                    self._log.warning("spool_outage_began", error=str(outage))
+                outages.failed(outage)
                 if self._give_up():
                     self._log.error("spool_abandoned", records=len(self._waiting))
                     return
@@ -82,10 +80,8 @@ class Spooler:
             except EtlError as failure:
                 self._failure = failure
                 return
-            if outage_began is not None:
-                self._log.warning("spool_outage_ended", seconds=round(time.monotonic() - outage_began, 1))
-                outage_began = None
-            self._forget(group)
+            outages.succeeded()
+            self._remove(group)
 
     def _append(self, record: bytes) -> None:
         self._waiting.append(record)
@@ -94,8 +90,8 @@ class Spooler:
             self._changed.notify()
 
     def _next_group(self) -> list[bytes]:
-        """The oldest records, once there are enough of them or the first has waited long enough; [] when closed and
-        empty. Few enough bytes that Redis can answer within a socket's timeout."""
+        """The oldest records, once they are GROUP_MESSAGES or GROUP_SECONDS have passed; [] when closed and empty. At
+        most GROUP_BYTES, or one record, so that Redis answers within the socket's timeout."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing_at is not None)
             self._changed.wait_for(
@@ -110,7 +106,7 @@ class Spooler:
                 group.append(record)
             return group
 
-    def _forget(self, group: list[bytes]) -> None:
+    def _remove(self, group: list[bytes]) -> None:
         with self._changed:
             for record in group:
                 self._waiting.popleft()
@@ -118,5 +114,5 @@ class Spooler:
 
     def _give_up(self) -> bool:
         with self._changed:
-            self._changed.wait(RETRY_SECONDS)
+            self._changed.wait(PUSH_RETRY_SECONDS)
             return self._closing_at is not None and time.monotonic() > self._closing_at

@@ -1,9 +1,9 @@
-"""One subscription to PubSub: each message that is heard, once; and the probes that prove it's alive. What a session
-is, and what becomes of a message, is `etl.inbox.listener`'s business.
+"""One subscription to PubSub: gives each message once, and proves by probes that it's alive. Sessions, and what
+becomes of a message, are in `etl.inbox.listener`.
 
-A probe is a message that we publish to ourselves. Redis delivers what one server was told in that order, so a probe
-that comes back proves that everything published before has come. In a cluster each node passes on what it was told, in
-order as well, but on a line of its own: only probes through all of them prove it for the whole.
+A probe is a message that we publish to ourselves. One Redis server delivers in the order of publishing, so a probe that
+comes back proves that everything published before it has come. In a cluster each node has an order of its own: only
+probes through all nodes prove it.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ from etl.inbox.connection import Client, translated
 
 PROBES = "etl:probe:"
 
-# `next` blocks no longer than this, so that its caller can look at the clock and at the stop signal.
+# `next` blocks no longer than this, so that its caller can check the time and the stop signal.
 READ_SECONDS = 0.2
-# For the rest of a message that has begun to come.
+# For the rest of a message whose first bytes have come.
 REST_SECONDS = 5.0
 SUBSCRIBE_SECONDS = 2.0
 
 
-class Heard(NamedTuple):
+class PubSubMessage(NamedTuple):
     channel: bytes
     message: bytes
 
 
-class Ears:
-    """Subscribed to the dialler's patterns, and to a channel of our own, for probes."""
+class Subscription:
+    """A subscription to the dialler's patterns, and to a channel of its own for probes."""
 
     def __init__(self, client: Client, patterns: Sequence[str], session_id: UUID) -> None:
         self.probe_channel = f"{PROBES}{session_id}"
@@ -51,43 +51,43 @@ class Ears:
         missing = len(self._patterns) + 1
         while missing:
             if time.monotonic() > deadline:
-                raise Outage("Redis doesn't confirm the subscription")
-            said = self._read()
-            missing -= said is not None and said[0] in (b"psubscribe", b"subscribe")
+                raise Outage("ETL-221", "Redis doesn't confirm the subscription")
+            reply = self._read()
+            missing -= reply is not None and reply[0] in (b"psubscribe", b"subscribe")
 
-    def next(self) -> Heard | int | None:
-        """What comes next: a message, or the time up to which all has come (microseconds since 2000). None after a
-        short while without anything. Raises `Outage` when the connection is lost."""
-        said = self._read()
-        if said is None or said[0] not in (b"pmessage", b"message"):
+    def next(self) -> PubSubMessage | int | None:
+        """The next message, or the time until which everything published has come (microseconds since 2000); None after
+        `READ_SECONDS` without either. Raises `Outage` when the connection is lost."""
+        reply = self._read()
+        if reply is None or reply[0] not in (b"pmessage", b"message"):
             return None
-        pattern = said[1] if len(said) == 4 else None
-        channel, message = said[-2:]
+        pattern = reply[1] if len(reply) == 4 else None
+        channel, message = reply[-2:]
         if not self._once.is_new(pattern, channel, message):
             return None
         if channel.startswith(PROBES.encode()):
             return self._echoed(message) if channel == self.probe_channel.encode() else None
-        return Heard(channel, message)
+        return PubSubMessage(channel, message)
 
     def close(self) -> None:
         with contextlib.suppress(EtlError), translated():
             self._pubsub.close()
 
     def _read(self) -> list[Any] | None:
-        """Past redis-py's own `get_message`: it subscribes anew when a connection is lost, and we would never know."""
+        """Not by redis-py's `get_message`, which subscribes again after a lost connection without reporting it."""
         connection = self._pubsub.connection
         with translated():
             if not connection.can_read(timeout=READ_SECONDS):
                 return None
-            said: list[Any] = connection.read_response(timeout=REST_SECONDS)
-        return said
+            reply: list[Any] = connection.read_response(timeout=REST_SECONDS)
+        return reply
 
     def _echoed(self, message: bytes) -> int | None:
-        """The time at which a probe was sent, when it has come back through every node."""
+        """When the probe was sent, once it has come back through every node; None before."""
         try:
             sent_at, node, nodes = map(int, message.split())
         except ValueError:
-            return None  # somebody else's
+            return None  # not one of our probes
         self._echoes[sent_at].add(node)
         if len(self._echoes[sent_at]) < nodes:
             return None
@@ -97,8 +97,8 @@ class Ears:
 
 
 class _Once:
-    """Redis delivers a message once for each pattern that matches its channel, one delivery right after the other. So
-    the same words again are another message only if their pattern has had them already."""
+    """Redis delivers a message once for each pattern that matches its channel, one right after the other. So an equal
+    message is a new one only if this pattern has delivered it already."""
 
     def __init__(self) -> None:
         self._last: tuple[bytes, bytes] | None = None

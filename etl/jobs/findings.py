@@ -26,12 +26,14 @@ SKEW_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`says` is what was found, `advice` how to mend it or how to find out; each is one line."""
+    """`says` is what was found, `advice` how to mend it or how to find out; each is one line. `code` is that of
+    the error, if it was one that told."""
 
     about: str
     verdict: Verdict
     says: str
     advice: str = ""
+    code: str = ""
 
 
 def reachable(about: str, ask: Callable[[], object], setting: str) -> Finding:
@@ -43,8 +45,8 @@ def reachable(about: str, ask: Callable[[], object], setting: str) -> Finding:
 
 
 def unreachable(about: str, error: EtlError, setting: str) -> Finding:
-    says = str(error).removeprefix(f"{about}: ")
-    return Finding(about, "wrong", says, _way_out(says.lower(), setting))
+    says = error.text.removeprefix(f"{about}: ")
+    return Finding(about, "wrong", says, _way_out(says.lower(), setting), error.code)
 
 
 def _way_out(says: str, setting: str) -> str:
@@ -63,11 +65,11 @@ def asked(about: str, ask: Callable[[], Sequence[Finding]]) -> Sequence[Finding]
     try:
         return ask()
     except Forbidden as error:
-        return [Finding(about, "unknown", str(error))]
+        return [Finding(about, "unknown", error.text, code=error.code)]
     except ConfigurationError as error:
-        return [Finding(about, "wrong", str(error), "mend the settings, or the server's")]
+        return [Finding(about, "wrong", error.text, "correct the settings, or the server's", error.code)]
     except EtlError as error:
-        return [Finding(about, "wrong", str(error), "look at the server: it answered a moment ago")]
+        return [Finding(about, "wrong", error.text, "look at the server: it answered a moment ago", error.code)]
 
 
 def line(store: str, kind: Line, setting: str) -> Finding:
@@ -91,8 +93,9 @@ def of_lake(url: str, try_it: Callable[[], None]) -> Finding:
         return Finding(
             "export target",
             "wrong",
-            str(error),
+            error.text,
             "let this user write there, or name another place in ETL_EXPORT_URL",
+            error.code,
         )
     return Finding("export target", "fine", f"{url} can be written and read back")
 

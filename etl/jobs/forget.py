@@ -70,7 +70,7 @@ def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: st
         try:
             done = _day(engine, lake, person, receipt, worker, dataset, books)
         except EtlError as error:
-            found.failed.append(f"{dataset.name} {books.day}: {error}")
+            found.failed.append(f"{error.code}: {dataset.name} {books.day}: {error.text}")
         else:
             if done.postgres or done.lake:
                 found.days.append(done)
@@ -99,7 +99,9 @@ def _day(
             lake.export(dataset, day, _ignore)
         lake.erase_history(dataset, day)
         if any(lake.search(dataset, day, person)):
-            raise LakeError("a file still has the person: somebody else was at work on this day; run it again")
+            raise LakeError(
+                "ETL-517", "a file still has the person: somebody else was at work on this day; run it again"
+            )
         forget.count_file(engine, receipt)
         if dropped and current:  # as it was; if it can't be, the next prune does it
             lake.prune(dataset, day)

@@ -166,7 +166,7 @@ class HeldDay:
         if found != (about.bytes, about.sha256):
             is_not = "is missing" if found is None else f"isn't revision {about.revision} any more"
             elsewhere = "" if revision.url == self.target.url else f" (it was published to {revision.url})"
-            raise LakeError(f"{self.target.path(name)} {is_not}{elsewhere}")
+            raise LakeError("ETL-516", f"{self.target.path(name)} {is_not}{elsewhere}")
 
     def sweep(self, going: Callable[[Sequence[Revision]], list[Revision]]) -> list[str]:
         """Take away the files of revisions that the books say nobody needs, if the current one is there; returns their

@@ -185,7 +185,7 @@ class Lake:
             books = held.books()
             self._check_lineage(held, books)
             if not (books.entries or books.revision):
-                raise LakeError(f"{dataset.name} {day}: there are rows of which the ledger knows none")
+                raise LakeError("ETL-511", f"{dataset.name} {day}: there are rows of which the ledger knows none")
             if not force and not changed(books):
                 return _outcome(books, "unchanged")
             if books.revision and books.revision.dropped:
@@ -255,7 +255,7 @@ class Lake:
         """The day under its lock, with nothing left half-way."""
         with days.hold(self.engine, dataset.table, day) as locked:
             if locked is None:
-                raise Busy(f"{dataset.name} {day}: another etl holds this day just now; try again")
+                raise Busy("ETL-502", f"{dataset.name} {day}: another etl holds this day just now; try again")
             held = HeldDay(locked, dataset, self.target, self._worker, self._log)
             held.settle()
             yield held
@@ -288,9 +288,10 @@ class Lake:
                     about = self._write(held, snapshot, draft, None, progress)
             if about.rows != books.rows and not force:
                 raise LakeError(
+                    "ETL-504",
                     f"{dataset.name} {day}: Postgres holds {about.rows:,} rows and the ledger says {books.rows:,}."
                     f" `etl restore --dataset {dataset.name} --day {day}` brings back what the lake has,"
-                    " --force exports what is there"
+                    " --force exports what is there",
                 )
             held.publish(draft, about)
         return _outcome(held.books(), "exported")
@@ -318,20 +319,23 @@ class Lake:
         known = books.revision.about if books.revision else None
         if stranger := held.newest_stranger(books):
             raise LakeError(
+                "ETL-505",
                 f"{self.target.path(stranger.name)} is revision {stranger.about.revision}, and these books know"
                 f" {f'revision {known.revision}, which is another' if known else 'none'}: is it another archive's, or"
                 f" was Postgres set back? `etl restore --dataset {held.dataset.name} --day {held.day.day}` takes its"
-                " rows over"
+                " rows over",
             )
         if known is None and held.looks_plain(books) == "damaged":
             raise LakeError(
+                "ETL-506",
                 f"{self.target.path(held.plain)}: these books know of no such file, and it doesn't say what it is:"
-                " look whose it is, and move it away"
+                " look whose it is, and move it away",
             )
         if known and known.entries > books.entries:
             raise LakeError(
+                "ETL-507",
                 f"{held.dataset.name} {held.day.day}: revision {known.revision} contains {known.entries} ledger"
-                f" entries, and Postgres has {books.entries} of them: was it set back?"
+                f" entries, and Postgres has {books.entries} of them: was it set back?",
             )
 
     def _to_restore(self, held: HeldDay) -> tuple[Manifest, str]:
@@ -340,7 +344,7 @@ class Lake:
         if stranger := held.newest_stranger(books):
             return stranger.about, stranger.name
         if books.revision is None:
-            raise LakeError(f"{self.target.path(held.plain)}: there is no such revision")
+            raise LakeError("ETL-510", f"{self.target.path(held.plain)}: there is no such revision")
         held.check_file(books.revision)
         return books.revision.about, held.name(books.revision.about)
 

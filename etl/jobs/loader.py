@@ -21,6 +21,7 @@ from uuid import UUID
 
 from etl import logs
 from etl.errors import EtlError, LeaseLost, Outage
+from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
 from etl.jobs.patience import Patience, Stopped
 from etl.metrics import (
@@ -38,27 +39,26 @@ from etl.metrics import (
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
 from etl.wire.cdr import Cdr
-from etl.wire.decode import Records
+from etl.wire.decode import Decoded, Records
 from etl.wire.faults import Reason
-from etl.wire.ids import time_of
 from etl.wire.times import from_datetime, from_unix_ns
 
-# How soon after its lease ran out an abandoned claim is found; two cheap commands each time.
+# How often abandoned claims are looked for; two cheap commands each time.
 ADOPT_EVERY_SECONDS = 5.0
-# Claims that are fetched and decoded while another is written: with one, the decoder would rest while Postgres commits.
-AHEAD = 2
-# A claim list without an entry in the registry is made by accident only: the net is cast at start and hourly.
+# Claims that are fetched and decoded while another is written. With one, the decoder would idle during the commit.
+CLAIMS_AHEAD = 2
+# Claim lists without an entry in the registry arise by accident only, so they are looked for at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
 
 _DIALED_AT = itemgetter(Cdr._fields.index("dialed_at"))
 
-# What a claim's messages are, given them, its batch_id and its time in microseconds since 2000.
+# Decodes a claim: its messages, its batch_id, and its time in microseconds since 2000.
 Decode = Callable[[Sequence[bytes], UUID, int], Records]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one loader needs to know."""
+    """The settings of one loader."""
 
     decode: Decode
     worker: str
@@ -81,17 +81,17 @@ class Loader:
         self._source = source
         self._writer = writer
         self._options = options
-        self._patience = patience  # every step goes through it, and it beats `counts`' pulse
+        self._patience = patience  # retries every step, and keeps `counts`' pulse
         self._counts = counts
         self._log = log.bind(source_key=source.key)
-        self._recovering = True  # a former life of this worker may have left claims
+        self._recovering = True  # this worker may have left claims before a restart
         self._adopt_at = self._rescue_at = time.monotonic()
         # Under a backlog the next claims are fetched and decoded while this one is written.
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix=f"fetch {source.key}")
         self._ahead: deque[Future[_Taken | None]] = deque()
 
     def run(self, stop: threading.Event) -> None:
-        """Load until `stop` is set; finishes or gives back what is in hand."""
+        """Load until `stop` is set; then finish or give back the claims in hand."""
         with self._until_stopped():
             while not stop.is_set():
                 books = self.run_once()
@@ -99,7 +99,7 @@ class Loader:
                     self._wait(stop)
 
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
-        """Load until nothing is left, telling of each claim; or until `stop` is set."""
+        """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim."""
         with self._until_stopped():
             while not stop.is_set():
                 books = self.run_once()
@@ -111,13 +111,13 @@ class Loader:
     def run_once(self) -> Books | None:
         """Load one claim. None if there was none; empty books if it was in the ledger already.
 
-        Raises `Stopped`, `Outage` if patience ran out, or `ConfigurationError`; the claim is given back then.
+        Raises `Stopped`, `Outage` after the longest allowed one, or `ConfigurationError`; then the claim is given back.
         """
-        taken = self._patience.ride_out(self._take)
+        taken = self._patience.retry(self._take)
         if taken is None:
             return None
         if len(taken.claim.messages) >= self._options.batch_size:
-            while len(self._ahead) < AHEAD:
+            while len(self._ahead) < CLAIMS_AHEAD:
                 self._ahead.append(self._fetcher.submit(self._fetch_ahead))
         with logs.about(source_key=self._source.key, batch_id=str(taken.claim.batch_id)):
             return self._load(*taken)
@@ -125,21 +125,24 @@ class Loader:
     def _load(self, claim: Claim, batch: Batch) -> Books:
         began = time.monotonic()
         try:
-            books = self._patience.ride_out(lambda: self._writer.write(batch))
+            books = self._patience.retry(lambda: self._writer.write(batch))
         except BaseException:
             with contextlib.suppress(EtlError):
                 claim.give_back()
                 self._log.warning("claim_given_back", claimed=len(claim.messages))
             raise
         try:
-            self._patience.ride_out(claim.ack)
+            self._patience.retry(claim.ack)
         except LeaseLost:
             self._log.warning("lease_lost")
         seconds = time.monotonic() - began
-        self._tell(claim, batch.records, books, seconds)
-        if books:
-            self._count(batch.records, books, seconds)
-        return books or Books()
+        if books is None:
+            self._log.warning("already_loaded", claimed=len(claim.messages))
+            return Books()
+        decoded = batch.records.finish()
+        self._log_loaded(claim, decoded, books, seconds)
+        self._count(decoded, books, seconds)
+        return books
 
     @contextlib.contextmanager
     def _until_stopped(self) -> Iterator[None]:
@@ -169,7 +172,7 @@ class Loader:
         return taken
 
     def _next_claim(self) -> Claim | None:
-        """What a former life left, then what others left, then what is waiting."""
+        """What this worker left before a restart, then what others left, then what is waiting."""
         try:
             if self._recovering:
                 if claim := self._source.adopt_own():
@@ -185,12 +188,12 @@ class Loader:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY_SECONDS
             return self._source.claim()
         except Outage:
-            # A claim may have been made whose name never reached us.
+            # The claim may have been made, though the reply was lost.
             self._recovering = True
             raise
 
     def _batch(self, claim: Claim) -> Batch:
-        """Its records are decoded when they are needed."""
+        """Not decoded yet: `Writer` does that while it writes."""
         claimed_at = time_of(claim.batch_id)
         records = self._options.decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
         return Batch(
@@ -204,16 +207,13 @@ class Loader:
         )
 
     def _wait(self, stop: threading.Event) -> None:
-        """Until something is waiting; and then a little longer, so that a trickle makes batches too."""
-        arrived = self._patience.ride_out(self._source.wait)
-        if arrived and self._patience.ride_out(self._source.waiting) < self._options.batch_size:
+        """Wait for messages, and then `linger_seconds` more if they make less than a batch."""
+        arrived = self._patience.retry(self._source.wait)
+        if arrived and self._patience.retry(self._source.waiting) < self._options.batch_size:
             stop.wait(self._options.linger_seconds)
 
-    def _tell(self, claim: Claim, records: Records, books: Books | None, seconds: float) -> None:
-        if books is None:
-            self._log.warning("already_loaded", claimed=len(claim.messages))
-            return
-        # Nothing of it could be read: somebody else's messages, or a decoder that doesn't know them.
+    def _log_loaded(self, claim: Claim, records: Decoded, books: Books, seconds: float) -> None:
+        # Not one message could be read: they are another program's, or of a dialler that we don't know.
         all_dead = 0 < books.claimed == books.dead
         more = {"reason": _reasons(records, books).most_common(1)[0][0]} if all_dead else {}
         level = self._log.warning if all_dead else self._log.info
@@ -230,7 +230,7 @@ class Loader:
             **more,
         )
 
-    def _count(self, records: Records, books: Books, seconds: float) -> None:
+    def _count(self, records: Decoded, books: Books, seconds: float) -> None:
         counts, now = self._counts, from_unix_ns(time.time_ns())
         counts.add(CLAIMED, books.claimed)
         counts.add(INSERTED, books.inserted)
@@ -245,8 +245,8 @@ class Loader:
         counts.observe_ages(LAG_SECONDS, map(_DIALED_AT, records.cdrs), now)
 
 
-def _reasons(records: Records, books: Books) -> Counter[str]:
-    """Of the dead letters; those of Postgres are in the books only."""
+def _reasons(records: Decoded, books: Books) -> Counter[str]:
+    """The reasons of the dead letters. Of those that Postgres refused, the books have the number only."""
     reasons = Counter(str(letter.reason) for letter in records.dead)
     reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - len(records.dead)
     return reasons

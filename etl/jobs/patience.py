@@ -1,4 +1,4 @@
-"""Waiting for a store that is away: with back-off, saying so once when it begins and once when it ends."""
+"""Waiting for a store that is away, with back-off."""
 
 import threading
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from etl.errors import EtlError, Outage
+from etl.logs import OutageLog
 
 T = TypeVar("T")
 
@@ -14,7 +15,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Stopped(Exception):
-    """We were asked to stop while we waited. Nothing took effect."""
+    """`stop` was set during an outage. Nothing took effect."""
 
 
 class Patience:
@@ -38,30 +39,24 @@ class Patience:
         self._alive = alive
         self._clock = clock
 
-    def ride_out(self, step: Callable[[], T]) -> T:
-        """What `step` returns. Raises `Outage` when it gives up, `Stopped` when it's told to."""
-        began: float | None = None
+    def retry(self, step: Callable[[], T]) -> T:
+        """What `step` returns. Raises `Outage` when it gives up, `Stopped` when `stop` is set."""
+        outages = OutageLog(self._log, "outage_began", "outage_ended", self._clock)
         pause = FIRST_PAUSE_SECONDS
         while True:
             self._alive()
             try:
                 result = step()
             except Outage as outage:
-                if began is None:
-                    began = self._clock()
-                    self._log.warning("outage_began", error=str(outage))
-                elif self._seconds is not None and self._clock() - began > self._seconds:
+                lasted = outages.failed(outage)
+                if self._seconds is not None and lasted > self._seconds:
                     raise
             except EtlError:  # an answer, if not the one we wanted
-                self._tell_end(began)
+                outages.succeeded()
                 raise
             else:
-                self._tell_end(began)
+                outages.succeeded()
                 return result
             if self._stop.wait(pause):
                 raise Stopped
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-    def _tell_end(self, began: float | None) -> None:
-        if began is not None:
-            self._log.warning("outage_ended", seconds=round(self._clock() - began, 1))

@@ -13,7 +13,7 @@ from etl.errors import ConfigurationError, Forbidden
 from etl.inbox import preflight as inbox
 from etl.inbox.connection import Client
 from etl.inbox.preflight import Ends
-from etl.inbox.rights import List
+from etl.inbox.rights import SourceList
 from etl.jobs.findings import Finding
 from etl.jobs.loader import Decode
 from etl.wire.age import ended
@@ -34,7 +34,7 @@ EXAMPLE = 100
 _NO_LIMIT = 2**62
 
 
-def of_a_list(client: Client, source: List, decode: Decode) -> list[Finding]:
+def of_a_list(client: Client, source: SourceList, decode: Decode) -> list[Finding]:
     """Raises `Forbidden` and `Outage`."""
     try:
         ends = inbox.ends(client, source.key, SAMPLE, SAMPLE_BYTES)
@@ -56,7 +56,7 @@ def of_the_spool(client: Client, key: str, decode: Decode) -> Finding:
 # -- which end is the old one
 
 
-def _direction(source: List, ends: Ends) -> Finding:
+def _direction(source: SourceList, ends: Ends) -> Finding:
     about = f"list {source.key}"
     left, right = _typical_time(ends.left[:OLDEST]), _typical_time(ends.right[-OLDEST:])
     if left is None or right is None:

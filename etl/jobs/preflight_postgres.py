@@ -60,12 +60,12 @@ def _schema(engine: Engine) -> Finding:
     try:
         has = schema.current(engine)
     except ConfigurationError as error:
-        return Finding(about, "wrong", str(error), "see the rights below")
+        return Finding(about, "wrong", error.text, "see the rights below", error.code)
     try:
         schema.check(engine)
     except ConfigurationError as error:
-        says, _, advice = str(error).rpartition(": ")  # it ends with the way out
-        return Finding(about, "wrong", says, advice)
+        says, _, advice = error.text.rpartition(": ")  # it ends with the way out
+        return Finding(about, "wrong", says, advice, error.code)
     return Finding(about, "fine", f"{has}, as needed")
 
 

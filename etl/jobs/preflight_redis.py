@@ -152,13 +152,13 @@ def _rights(client: Client, needs: Needs, user: str) -> Finding:
     advice = f"for a user of its own: ACL SETUSER {name} resetkeys resetchannels -@all {rights.minimal(client, needs)}"
     if lacks is None:
         return Finding(about, "unknown", "this Redis can't be asked without trying: it takes 7.0", advice)
-    every = " ".join([*lacks.loading, *lacks.listening, *lacks.telling])
+    every = " ".join([*lacks.loading, *lacks.listening, *lacks.status])
     if lacks.loading:
         return Finding(about, "wrong", f"{user} lacks {every}", advice)
     if lacks.listening:
         says = f"{user} may load, but not listen (etl run --no-listen): it lacks {every}"
         return Finding(about, "warning", says, advice)
-    if lacks.telling:
+    if lacks.status:
         says = f"{user} may load and listen, but not see how much memory is left: it lacks {every}"
         return Finding(about, "warning", says, advice)
     return Finding(about, "fine", f"{user} may do all that loading and listening take")

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID, uuid5
 
+from etl.ids import after, time_of, uuid7
 from etl.jobs.loader import Decode
 from etl.store.dead_letters import Group, Letter
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
-from etl.wire.ids import after, time_of, uuid7
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
 

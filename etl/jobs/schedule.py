@@ -1,15 +1,15 @@
-"""When: the table of what is done by the clock, beside the loading. The times are UTC.
+"""The schedule: which jobs run when, beside the loading. Times are UTC.
 
     export       nightly, every closed day that changed
     sweep        hourly, revisions of the lake that nobody needs go, and plain readers find the current ones
-    prune        nightly, if the settings say how many days Postgres keeps
-    partitions   for the days ahead, so that midnight's first claim needn't make one
-    unite        hourly, calls that 0.1 stored as leg 1 become the first leg's rows; nothing to do once they have
+    prune        nightly, if the settings limit the days that Postgres keeps
+    partitions   hourly, for the days ahead, so that midnight's first claim needn't make one
+    unite        hourly, calls that 0.1 stored as leg 1 become the first leg's rows; nothing to do after that
     rollup       every ten minutes, the figures of what was loaded lately
-    figures      nightly, whatever that missed; and the days that are over get an index of contacts
-    prove        weekly, a day of the lake is restored aside and thrown away: would it work?
+    figures      nightly, whatever `rollup` missed; and days that are over get an index of contacts
+    prove        weekly, a day of the lake is restored aside and thrown away, to prove that it could be
 
-Abandoned claims are not here: the loaders themselves look for them, every few seconds.
+Abandoned claims aren't here: the loaders look for them every few seconds.
 """
 
 import queue
@@ -24,7 +24,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from etl.errors import EtlError
 
-# How soon a stop is heard, in seconds.
+# How often the stop signal is checked.
 POLL_SECONDS = 0.5
 
 
@@ -33,8 +33,8 @@ Act = Callable[[threading.Event], object]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`cron` in five fields. `act` may raise `EtlError`, and is done again at its next time, whatever came of it; it
-    ends early when the event is set."""
+    """`cron` has five fields. `act` may raise `EtlError`, runs again at its next time whatever happened, and ends early
+    when the event is set."""
 
     name: str
     cron: str
@@ -44,7 +44,7 @@ class Job:
 def table(
     *, export: Act, sweep: Act, prune: Act | None, partitions: Act, unite: Act, prove: Act, rollup: Act, figures: Act
 ) -> list[Job]:
-    """The jobs; no `prune` where Postgres keeps everything."""
+    """The jobs; `prune` is None where Postgres keeps everything."""
     return [
         Job("partitions", "5 * * * *", partitions),
         Job("unite", "35 * * * *", unite),
@@ -58,10 +58,10 @@ def table(
 
 
 class Schedule:
-    """Acts by the clock, one job after the other, in the thread that calls `run`."""
+    """Runs jobs at their times, one after the other, in the thread that calls `run`."""
 
     def __init__(self, jobs: Sequence[Job], alone: Callable[[str], AbstractContextManager[bool]], log: Any) -> None:
-        """`alone` says whether a job of that name is ours: several hosts may have the same table."""
+        """`alone` gives True if no other process runs the job of that name: hosts may share a schedule."""
         self.jobs = jobs
         self._alone = alone
         self._log = log
@@ -69,12 +69,12 @@ class Schedule:
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
         due: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        clock = BackgroundScheduler(timezone="UTC")
+        scheduler = BackgroundScheduler(timezone="UTC")
         for job in self.jobs:
-            # However late, and once for all times that were missed: the host may have slept.
+            # The host may have slept: a missed job runs however late, and once for all the times it missed.
             trigger = CronTrigger.from_crontab(job.cron, timezone="UTC")
-            clock.add_job(due.put, trigger, [job], id=job.name, coalesce=True, misfire_grace_time=None)
-        clock.start()
+            scheduler.add_job(due.put, trigger, [job], id=job.name, coalesce=True, misfire_grace_time=None)
+        scheduler.start()
         try:
             while not stop.is_set():
                 try:
@@ -82,15 +82,15 @@ class Schedule:
                 except queue.Empty:
                     continue
         finally:
-            clock.shutdown(wait=False)
+            scheduler.shutdown(wait=False)
 
     def act(self, job: Job, stop: threading.Event) -> None:
-        """Do it now, unless somebody else is at it. Its trouble is told, and is nobody else's."""
+        """Run a job now, unless another process is running it. Its failure is logged, and other jobs go on."""
         try:
             with self._alone(job.name) as ours:
                 if ours:
                     job.act(stop)
         except EtlError as error:
-            self._log.error("job_failed", job=job.name, error=str(error))
+            self._log.error("job_failed", job=job.name, error=error.text, code=error.code)
         except Exception:
             self._log.exception("job_failed", job=job.name)

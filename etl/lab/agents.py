@@ -2,8 +2,8 @@
 
 The calls come from call_centre, in the order in which they were dialled; they leave in the order in which they ended,
 as their CDRs do, with an agent and between the notices of docs/protocol.md that belong to them. An agent works for one
-campaign a shift and is never in two calls at once; there are as many agents as the calls need. How messages look on
-the wire is the simulator's.
+campaign a shift and is never in two calls at once; there are as many agents as the calls need. The simulator encodes
+the messages.
 """
 
 from collections import Counter
@@ -14,11 +14,11 @@ from itertools import count
 from random import Random
 from typing import Any, NamedTuple
 
-from etl.lab.call_centre import HOUR, Call, Campaign, Outcome
+from etl.lab.call_centre import HOUR, Call, CallOutcome, Campaign
 
 SHIFT = 8 * HOUR  # seconds from an agent's login after which the agent goes home; a call in hand is finished first
 STATS_EVERY = 25  # ended calls between two statistics of a campaign
-_TRANSFERRED = Outcome("callee_hungup", 16, answered=True, connected=True)  # what becomes of a further leg
+_TRANSFERRED = CallOutcome("callee_hungup", 16, answered=True, connected=True)  # what becomes of a further leg
 
 
 class Notice(NamedTuple):
@@ -94,7 +94,7 @@ class Run:
 
 def at_work(calls: Iterable[Call], seed: str, publish: bool, legs: bool = False) -> Iterator[Call | Notice]:
     """Every call once, with its agent's extension, and with `publish` the notices, in their order; with `legs` some
-    calls are transferred, to extensions outside of the floor, and each further leg follows as a call of its own.
+    calls are transferred to extensions outside of the floor, and each further leg follows as a call of its own.
 
     Nothing is published about Click2Dial, which does not do so, and about late calls: they are late because Redis was
     away, and what was published then is lost. The calls are the same with and without notices.
@@ -103,9 +103,9 @@ def at_work(calls: Iterable[Call], seed: str, publish: bool, legs: bool = False)
     for call in calls:
         floor.go_on_until(call.placed_at)
         floor.dial(call)
-        yield from floor.told()
+        yield from floor.take_events()
     floor.close()
-    yield from floor.told()
+    yield from floor.take_events()
 
 
 class Floor:
@@ -118,13 +118,13 @@ class Floor:
         self._agenda: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._teams: dict[tuple[str, int], Team] = {}
         self._runs: dict[str, Run] = {}
-        self._told: list[Call | Notice] = []
+        self._events: list[Call | Notice] = []
         self._is_closing = False
 
-    def told(self) -> list[Call | Notice]:
-        """What has happened since the last time this was asked."""
-        told, self._told = self._told, []
-        return told
+    def take_events(self) -> list[Call | Notice]:
+        """The calls that ended and the notices that were published since the last call of this."""
+        events, self._events = self._events, []
+        return events
 
     def go_on_until(self, moment: int) -> None:
         agenda = self._agenda
@@ -140,10 +140,10 @@ class Floor:
                 run.active += 1
                 if call.campaign.call_dir == "outbound":
                     callee = {"number": call.number, "contact_ref": call.contact_ref}
-                    self._tell("campaigns", call.campaign.ref, "dial_preview", {"callees": [callee]})
+                    self._notify("campaigns", call.campaign.ref, "dial_preview", {"callees": [callee]})
         connected_at = self._now + call.ring_time + call.hold_time
         agent = None
-        # Who clicks is on the line before the callee is.
+        # With Click2Dial the agent is on the line before the callee is.
         if call.outcome.connected or call.source == "click2dial":
             agent = self._take_agent(call)
             call = call._replace(extension=agent.extension)
@@ -151,33 +151,33 @@ class Floor:
         self._at(connected_at + call.call_time, self._end, call, agent)
 
     def close(self) -> None:
-        """No more calls: those in the air end, the agents go home, the campaigns stop."""
+        """No more calls: those that go on end, the agents go home, the campaigns stop."""
         self._is_closing = True
         if self._runs:
-            self._say_of_the_dialler("stopping")
+            self._publish_dialler_status("stopping")
         for run in self._runs.values():
-            self._say(run.campaign, "stopping")
+            self._publish_campaign_status(run.campaign, "stopping")
         for team in self._teams.values():
             for agent in [agent for agents in team.free.values() for agent in agents]:
                 self._go_home(agent)
         while self._agenda:
             self.go_on_until(self._agenda[0][0])
         for run in self._runs.values():
-            self._tell("campaigns", run.campaign.ref, "stats", run.stats())
-            self._say(run.campaign, "stopped")
+            self._notify("campaigns", run.campaign.ref, "stats", run.stats())
+            self._publish_campaign_status(run.campaign, "stopped")
             if run.campaign.call_dir == "outbound":
-                self._say(run.campaign, "completed")
+                self._publish_campaign_status(run.campaign, "completed")
         if self._runs:
-            self._say_of_the_dialler("stopped")
+            self._publish_dialler_status("stopped")
 
     # -- what happens
 
     def _start(self, campaign: Campaign) -> Run:
         if not self._runs:
-            self._say_of_the_dialler("started")
+            self._publish_dialler_status("started")
         run = self._runs[campaign.ref] = Run(campaign)
-        self._say(campaign, "initialized")
-        self._say(campaign, "started")
+        self._publish_campaign_status(campaign, "initialized")
+        self._publish_campaign_status(campaign, "started")
         return run
 
     def _connect(self, call: Call, agent: Agent) -> None:
@@ -189,7 +189,7 @@ class Floor:
             "campaign_ref": call.campaign.ref,
         }
         if agent.team.publishes:
-            self._tell("agents", agent.extension, "call", connection)
+            self._notify("agents", agent.extension, "call", connection)
         self._turn(agent, "busy", "available")
 
     def _end(self, call: Call, agent: Agent | None) -> None:
@@ -197,7 +197,7 @@ class Floor:
             run = self._runs[call.campaign.ref]
             run.end(call)
             if run.counters["total_calls"] % STATS_EVERY == 0:
-                self._tell("campaigns", call.campaign.ref, "stats", run.stats())
+                self._notify("campaigns", call.campaign.ref, "stats", run.stats())
         if agent is not None:
             wrapup = 3 + int(45 * self._draw())
             agent.calls += 1
@@ -207,9 +207,9 @@ class Floor:
         self._hang_up(call)
 
     def _hang_up(self, call: Call) -> None:
-        self._told.append(call)
+        self._events.append(call)
         if self._legs and call.leg <= _transfers(call):
-            # Everything follows from the call: the floor's dice stay as they were.
+            # All of it follows from the call, so that the floor's random numbers stay as they were.
             number = call.uuid >> 8 * call.leg
             leg = call._replace(
                 leg=call.leg + 1,
@@ -227,7 +227,7 @@ class Floor:
         if agent.team.publishes:
             self._runs[agent.campaign.ref].timers["wrapup_time"] += seconds
         self._turn(agent, "available", "wrapup")
-        self._tell_stats(agent)
+        self._publish_agent_stats(agent)
         agent.is_free = True
         agent.team.free[agent.campaign.ref].append(agent)
         if self._is_closing or self._now >= agent.since + SHIFT:
@@ -254,7 +254,7 @@ class Floor:
         return agent
 
     def _log_in(self, team: Team, campaign: Campaign) -> Agent:
-        """Somebody comes, and is ready a second later: before the shortest ringing is over."""
+        """A new agent, who is available a second later: before the shortest ringing is over."""
         number = heappop(team.at_home) if team.at_home else next(team.numbers)
         agent = Agent(team, number, campaign, self._now)
         self._turn(agent, "logging_in")
@@ -277,27 +277,27 @@ class Floor:
         if before is not None:
             agents[before] -= 1
         payload: dict[str, Any] = {"status": status}
-        if status not in ("busy", "offline"):  # the agent's call has told it; who is gone has none
+        if status not in ("busy", "offline"):  # of a busy agent the call notice has it; one who is offline has none
             payload["campaign_ref"] = None if status == "logging_in" else agent.campaign.ref
-        self._tell("agents", agent.extension, "status", payload)
+        self._notify("agents", agent.extension, "status", payload)
 
-    def _tell_stats(self, agent: Agent) -> None:
+    def _publish_agent_stats(self, agent: Agent) -> None:
         if agent.team.publishes:
             idle_time = self._now - agent.since - agent.talk_time - agent.wrapup_time
             timers = {"talk_time": agent.talk_time, "wrapup_time": agent.wrapup_time, "idle_time": idle_time}
-            self._tell("agents", agent.extension, "stats", {"timers": timers, "counters": {"calls": agent.calls}})
+            self._notify("agents", agent.extension, "stats", {"timers": timers, "counters": {"calls": agent.calls}})
 
-    # -- telling
+    # -- notices
 
-    def _say(self, campaign: Campaign, status: str) -> None:
-        self._tell("campaigns", campaign.ref, "status", {"status": status})
+    def _publish_campaign_status(self, campaign: Campaign, status: str) -> None:
+        self._notify("campaigns", campaign.ref, "status", {"status": status})
 
-    def _say_of_the_dialler(self, status: str) -> None:
-        self._tell("dialers", None, "status", {"status": status})
+    def _publish_dialler_status(self, status: str) -> None:
+        self._notify("dialers", None, "status", {"status": status})
 
-    def _tell(self, kind: str, ref: str | None, sub_type: str, payload: dict[str, Any]) -> None:
+    def _notify(self, kind: str, ref: str | None, sub_type: str, payload: dict[str, Any]) -> None:
         if self._publish:
-            self._told.append(Notice(self._now, kind, ref, sub_type, payload))
+            self._events.append(Notice(self._now, kind, ref, sub_type, payload))
 
     def _at(self, moment: int, happens: Callable[..., None], *arguments: Any) -> None:
         heappush(self._agenda, (moment, next(self._serial), happens, arguments))

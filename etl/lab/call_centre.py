@@ -1,8 +1,7 @@
-"""A call centre made of dice: its campaigns, and the calls of its days.
+"""A random call centre: its campaigns, and the calls of its days.
 
-What becomes of a call and with what odds is here; which agent takes it is the floor's, and how the dialler tells of it
-(dialects, mishaps, pace) is the simulator's. Only random() and getrandbits() are drawn, and no libm: the same calls on
-any machine and Python.
+Here are a call's outcomes and their odds; agents has who takes it, dialects and simulator have how it is written. Only
+random() and getrandbits() are used, and no libm: the same calls on any machine and Python.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import NamedTuple
 HOUR, DAY = 3600, 86400  # seconds
 
 
-class Outcome(NamedTuple):
+class CallOutcome(NamedTuple):
     end_reason: str
     end_code: int | None
     answered: bool  # by the network: the callee, a machine
@@ -25,7 +24,7 @@ class Campaign(NamedTuple):
     ref: str
     call_dir: str
     dial_number: str
-    outcomes: tuple[Outcome, ...]  # equally likely
+    outcomes: tuple[CallOutcome, ...]  # equally likely
     zone: str = "+0000"  # of its system's times; with a colon where the documents print ISO 8601
 
 
@@ -34,14 +33,14 @@ class Call(NamedTuple):
     call_ref: int | str
     uuid: int
     campaign: Campaign
-    extension: str | None  # None until the floor has given the call to somebody
+    extension: str | None  # None until an agent takes the call
     number: str
     contact_ref: str | None
     dialed_at: int  # Unix time; the times that follow are seconds
     ring_time: int
     hold_time: int
     call_time: int
-    outcome: Outcome
+    outcome: CallOutcome
     late_by: int  # seconds between the call and its place in the stream
     oddity: float  # below 0.02 a system of another age, below 0.04 fields that nobody documented; from 0.9 transferred
     leg: int = 1
@@ -56,31 +55,31 @@ class Call(NamedTuple):
         return self.dialed_at + self.ring_time + self.hold_time + self.call_time
 
 
-def _odds(*rows: tuple[int, Outcome]) -> tuple[Outcome, ...]:
+def _odds(*rows: tuple[int, CallOutcome]) -> tuple[CallOutcome, ...]:
     return tuple(outcome for share, outcome in rows for _ in range(share))
 
 
 _TALKS = (
-    (18, Outcome("callee_hungup", 16, True, True)),
-    (14, Outcome("agent_hungup", 16, True, True)),
-    (8, Outcome("hungup", 16, True, True)),
+    (18, CallOutcome("callee_hungup", 16, True, True)),
+    (14, CallOutcome("agent_hungup", 16, True, True)),
+    (8, CallOutcome("hungup", 16, True, True)),
 )
 _QUEUE = (  # hung up before an agent was free
-    (6, Outcome("callee_hungup", 16, True, False)),
-    (1, Outcome("hungup", 0, True, False)),
+    (6, CallOutcome("callee_hungup", 16, True, False)),
+    (1, CallOutcome("hungup", 0, True, False)),
 )
 _MISSES = (
-    (10, Outcome("voicemail", 16, True, False)),
-    (8, Outcome("busy", 17, False, False)),
-    (4, Outcome("reject", 21, False, False)),
-    (1, Outcome("reject", 22, False, False)),
-    (20, Outcome("timeout", 18, False, False)),
-    (3, Outcome("timeout", 102, False, False)),
-    (3, Outcome("error", 34, False, False)),
-    (2, Outcome("error", 28, False, False)),
-    (1, Outcome("error", 38, False, False)),
-    (1, Outcome("failed", None, False, False)),
-    (1, Outcome("machine_left_message", 16, True, False)),
+    (10, CallOutcome("voicemail", 16, True, False)),
+    (8, CallOutcome("busy", 17, False, False)),
+    (4, CallOutcome("reject", 21, False, False)),
+    (1, CallOutcome("reject", 22, False, False)),
+    (20, CallOutcome("timeout", 18, False, False)),
+    (3, CallOutcome("timeout", 102, False, False)),
+    (3, CallOutcome("error", 34, False, False)),
+    (2, CallOutcome("error", 28, False, False)),
+    (1, CallOutcome("error", 38, False, False)),
+    (1, CallOutcome("failed", None, False, False)),
+    (1, CallOutcome("machine_left_message", 16, True, False)),
 )
 _OUTBOUND, _INBOUND, _CLICKED = _odds(*_TALKS, *_QUEUE, *_MISSES), _odds(*_TALKS, *_QUEUE), _odds(*_TALKS, *_MISSES)
 
@@ -105,7 +104,7 @@ def calls(count: int, until: int, days: int, seed: int, late: float, click2dial:
     an agent yet.
 
     `until` is Unix time. References start at a number that depends on all of the arguments, so that the calls of two
-    simulations don't pass for one another.
+    simulations have different ones.
     """
     dice = Random(f"{count} {until} {days} {seed} {late} {click2dial}")
     draw, first = dice.random, dice.getrandbits(36)
@@ -157,7 +156,7 @@ def _moments(count: int, until: int, days: int, draw: Callable[[], float]) -> It
 
 
 def _contact_ref(luck: float, number: int, is_inbound: bool) -> str | None:
-    if is_inbound and luck < 0.3:  # nobody has told the dialler who this is
+    if is_inbound and luck < 0.3:  # the dialler doesn't know who this is
         return None
     if luck < 0.92:
         return f"M{number:05d}"

@@ -1,5 +1,4 @@
-"""The main job from end to end on private servers: a simulated dialler, the real listener and loader, and what came of
-it."""
+"""The main job from end to end on private servers: a simulated dialler, the real listener and loader."""
 
 import contextlib
 import fcntl
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from etl.app import lake as lakeside
 from etl.app.days import first_open_day
+from etl.app.lake import open_lake
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
 from etl.app.stores import engine_of, gaps, upgrade
@@ -27,21 +26,21 @@ from etl.keys import SPOOL
 from etl.lab.dialler import simulate
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.process import wait_until
-from etl.lab.simulator import Profile, Tally
+from etl.lab.simulator import Profile, SimulatorTally
 from etl.lake.datasets import DATASETS
 from etl.lake.verify import Difference
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 from etl.store import connection as store
 from etl.store.ledger import Books
 from etl.store.sessions import Gap
 
 CDRS = 20_000
-LISTEN_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
+FIRST_REPORT_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
 
-SOURCES = (
-    Source(key="enigma:notifications:campaigns", source="dialler"),
-    Source(key="enigma:notifications:cdrs", source="dialler"),
-    Source(key="enigma:notifications:cdr", source="click2dial"),
+DEMO_SOURCES = (
+    SourceSettings(key="enigma:notifications:campaigns", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdrs", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdr", source="click2dial"),
 )
 
 REPORTS = {
@@ -58,18 +57,18 @@ DEAD_LETTERS = (
     'SELECT reason, count(*) AS messages, min(detail) AS "for example" FROM dead_letters'
     " GROUP BY reason ORDER BY reason"
 )
-# The busiest agent of those who have gone home, from login to logout, all but the middle of it; an event of PubSub has
-# no time of its own, so a call's CDR tells when it was connected.
+# The busiest agent whose shift is over: the first and the last events of it. A PubSub event has no time of its own, so
+# the CDR has when a call was connected.
 AGENTS_DAY = """
 WITH agent AS (
     SELECT extension FROM audit_events WHERE kind = 'agents' AND event_type = 'call'
     GROUP BY extension ORDER BY count(*) DESC, extension LIMIT 1
-), told AS (
+), events AS (
     SELECT *, count(*) FILTER (WHERE status = 'offline') OVER (ORDER BY captured_at, event_id) AS shift
     FROM audit_events JOIN agent USING (extension) WHERE kind = 'agents' AND event_type <> 'stats'
 ), first_day AS (
     SELECT *, row_number() OVER day AS nth, count(*) OVER () AS events
-    FROM told WHERE shift = 0 OR (shift = 1 AND status = 'offline')
+    FROM events WHERE shift = 0 OR (shift = 1 AND status = 'offline')
     WINDOW day AS (ORDER BY captured_at, event_id)
 )
 SELECT nth AS "no.", to_char(captured_at AT TIME ZONE 'UTC', 'HH24:MI:SS.US') AS heard_at, first_day.extension AS agent,
@@ -105,7 +104,7 @@ class Demo:
     settings: Settings
     postgres: PrivatePostgres
 
-    def play(self, progress: Callable[[int], None]) -> Tally:
+    def play(self, progress: Callable[[int], None]) -> SimulatorTally:
         profile = Profile(
             cdrs=CDRS,
             until=datetime.now(UTC),
@@ -119,16 +118,16 @@ class Demo:
         )
         return simulate(self.settings, profile, progress=progress)
 
-    def listened(self, meanwhile: Callable[[], Tally]) -> tuple[Tally, datetime, datetime]:
-        """Do something while `etl listen` is on. What it returns, and from when to when somebody listened; what was
-        heard lies on the spool then."""
+    def listened(self, meanwhile: Callable[[], SimulatorTally]) -> tuple[SimulatorTally, datetime, datetime]:
+        """Do something while `etl listen` runs; returns its result, and from when to when there was a subscription.
+        What was received is on the spool then."""
         stop = threading.Event()
         with ThreadPoolExecutor(1, "listen") as pool:
             listening = pool.submit(listen, self.settings, stop)
             try:
-                # Its first word on the spool is that it's subscribed.
-                if not wait_until(lambda: listening.done() or self.waiting()[SPOOL] > 0, LISTEN_SECONDS):
-                    raise Outage("the listener isn't subscribed")
+                # The first message on the spool reports the subscription.
+                if not wait_until(lambda: listening.done() or self.waiting()[SPOOL] > 0, FIRST_REPORT_SECONDS):
+                    raise Outage("ETL-904", "the listener isn't subscribed")
                 since = datetime.now(UTC)
                 result = meanwhile()
                 until = datetime.now(UTC)
@@ -148,16 +147,16 @@ class Demo:
         with engine_of(self.settings) as engine:
             return store.read(engine, query)
 
-    def export(self, told: Callable[[int], None]) -> tuple[list[Outcome], list[Difference]]:
+    def export(self, progress: Callable[[int], None]) -> tuple[list[Outcome], list[Difference]]:
         """Every closed day into the lake, and how the files differ from Postgres."""
         before = first_open_day(self.settings)
-        with lakeside.opened(self.settings) as lake:
-            due = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
-            outcomes = [lake.export(dataset, day, told) for dataset, day in due]
-            return outcomes, [each for dataset, day in due for each in lake.verify(dataset, day, deep=True).wrong]
+        with open_lake(self.settings) as archive:
+            due = [(dataset, books.day) for dataset in DATASETS.values() for books in archive.due(dataset, before)]
+            outcomes = [archive.export(dataset, day, progress) for dataset, day in due]
+            return outcomes, [each for dataset, day in due for each in archive.verify(dataset, day, deep=True).wrong]
 
     def ask_the_lake(self) -> tuple[list[str], list[Sequence[object]]]:
-        """`LAKE_QUERY` by DuckDB, which knows nothing of us: column names and rows."""
+        """`LAKE_QUERY` by DuckDB, without code of ours: column names and rows."""
         import duckdb  # noqa: PLC0415  (after Postgres and Redis have started, it may take its second)
 
         with duckdb.connect() as connection, contextlib.chdir(self.settings.export_url):
@@ -175,7 +174,7 @@ def folder() -> Path:
 
 @contextlib.contextmanager
 def fresh() -> Iterator[Demo]:
-    """A demo that begins with nothing. The servers end with it; Postgres' data stay for `psql`."""
+    """A demo that starts empty. Its servers end with it; Postgres' data stays for `psql`."""
     with _alone():
         data = folder() / "data"
         _clear(data)
@@ -183,7 +182,7 @@ def fresh() -> Iterator[Demo]:
             settings = Settings(
                 redis_url=SecretStr(redis.url),
                 database_url=SecretStr(postgres.url),
-                sources=SOURCES,
+                sources=DEMO_SOURCES,
                 worker_name="demo",
                 export_url=str(data / "lake"),
                 export_grace_minutes=0,
@@ -196,7 +195,7 @@ def psql(arguments: list[str]) -> int:
     """Open psql on the data of the last demo; returns its exit code."""
     data = folder() / "data" / "postgres"
     if not data.is_dir():
-        raise ConfigurationError("there is no demo to look at yet: run `etl demo` first")
+        raise ConfigurationError("ETL-901", "there is no demo to look at yet: run `etl demo` first")
     with _alone(), PrivatePostgres(data) as postgres:
         return subprocess.run([postgres.bin / "psql", postgres.url, *arguments], check=False).returncode
 
@@ -206,12 +205,14 @@ def _alone() -> Iterator[None]:
     home = folder()
     home.mkdir(mode=0o755, exist_ok=True)
     if home.is_symlink() or home.stat().st_uid != os.getuid():
-        raise ConfigurationError(f"{home} belongs to somebody else: remove it, or set TMPDIR to another folder")
+        raise ConfigurationError(
+            "ETL-902", f"{home} belongs to somebody else: remove it, or set TMPDIR to another folder"
+        )
     with (home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigurationError("another `etl demo` is running: wait for it, or end it") from None
+            raise ConfigurationError("ETL-903", "another `etl demo` is running: wait for it, or end it") from None
         yield
 
 

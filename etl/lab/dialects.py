@@ -1,22 +1,22 @@
-"""What the dialler and Click2Dial write about a call: the two CDR dialects, in the words of either system.
+"""The CDRs of a call in the two dialects, as the dialler and Click2Dial write them.
 
-The dialler's are those of the published program (tests/fixtures/dialler.jsonl). Nobody has run Click2Dial: it speaks as
-its documents have it. What of it all may be loaded isn't known here.
+The dialler's are those of the published program (tests/fixtures/dialler.jsonl). Nobody has run Click2Dial: its are
+those of its documents. What of it can be loaded isn't known here.
 """
 
 from typing import Any, Literal, NamedTuple
 
 from etl.lab.call_centre import DAY, HOUR, Call, day_of
 
-Kind = Literal["campaigns", "cdrs", "pbx", "statuses", "cdr", "pubsub"]
+MessageKind = Literal["campaigns", "cdrs", "pbx", "statuses", "cdr", "pubsub"]
 JsonObject = dict[str, Any]
 
 _MINUTES = tuple(f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(24 * 60))
 _RAW_DISPOSITIONS = {"busy": "BUSY", "reject": "DONTCALL", "timeout": "NOANSWER", "error": "CONGESTION"}
 
 
-class Speech(NamedTuple):
-    """How the dialler speaks; see the simulator's Profile, which has the same fields."""
+class Style(NamedTuple):
+    """How the dialler writes; see the simulator's Profile, which has the same fields."""
 
     dialect: Literal["a", "b", "both"]
     legs: bool
@@ -24,25 +24,25 @@ class Speech(NamedTuple):
     as_documented: bool
 
 
-def renderings(call: Call, speech: Speech, b_first: bool = False) -> list[tuple[Kind, JsonObject]]:
+def renderings(call: Call, style: Style, b_first: bool = False) -> list[tuple[MessageKind, JsonObject]]:
     """Every message about the call, in the order in which they are written, and for which list."""
     if call.source == "click2dial":
         return [("cdr", _click2dial(call))]
-    said: list[tuple[Kind, JsonObject]] = []
-    if speech.dialect != "b":
-        said.append(("campaigns", _dialect_a(call, speech)))
-    if speech.dialect != "a" and call.leg == 1:
-        said.insert(0 if b_first else 1, ("cdrs", _dialect_b(call, speech.as_documented)))
-    if speech.pbx:
-        said.append(("pbx", _dialect_a(call, speech) | {"type": None}))
-    return said
+    found: list[tuple[MessageKind, JsonObject]] = []
+    if style.dialect != "b":
+        found.append(("campaigns", _dialect_a(call, style)))
+    if style.dialect != "a" and call.leg == 1:
+        found.insert(0 if b_first else 1, ("cdrs", _dialect_b(call, style.as_documented)))
+    if style.pbx:
+        found.append(("pbx", _dialect_a(call, style) | {"type": None}))
+    return found
 
 
-def _dialect_a(call: Call, speech: Speech) -> JsonObject:
+def _dialect_a(call: Call, style: Style) -> JsonObject:
     payload = _client_cdr(call)
-    if speech.legs:
+    if style.legs:
         payload["call_trail_number"] = call.leg
-    if speech.as_documented:
+    if style.as_documented:
         payload |= {"hold_time": call.hold_time, "end_code": call.outcome.end_code}
         payload["contact_ref"] = _as_integer(call.contact_ref)
         payload["ref"] = _documented_ref(call)

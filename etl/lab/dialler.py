@@ -1,7 +1,6 @@
 """Plays the simulated dialler into the configured Redis: which message goes onto which list, and what is published.
 
-Which list takes a kind is read off its key's words here, by the dialler's own names: what the decoder makes of a key
-is another matter.
+The words of a list's key decide which kind it takes, by the dialler's own names and without the decoder's rules.
 """
 
 from collections.abc import Callable
@@ -10,8 +9,8 @@ from typing import NamedTuple
 from etl.app.stores import stores
 from etl.errors import ConfigurationError
 from etl.inbox.producer import publish, push
-from etl.lab.simulator import Profile, Tally, play
-from etl.settings import Settings, Source
+from etl.lab.simulator import Profile, SimulatorTally, play
+from etl.settings import Settings, SourceSettings
 
 
 class _Names(NamedTuple):
@@ -35,7 +34,7 @@ def simulate(
     rate: float | None = None,
     progress: Callable[[int], None] | None = None,
     own: Settings | None = None,
-) -> Tally:
+) -> SimulatorTally:
     """Push and publish what `profile` describes, at `rate` messages a second.
 
     One dialler writes to two Redis servers: `settings` are those of the integrator's, which gets dialect A and what is
@@ -67,12 +66,12 @@ def _kinds(profile: Profile) -> list[str]:
     return [kind for kind, is_wanted in wanted.items() if is_wanted]
 
 
-def _list_for(kind: str, settings: Settings) -> Source:
+def _list_for(kind: str, settings: Settings) -> SourceSettings:
     """The list whose key names the kind, else the first one of the same system: all lists take all kinds."""
     names = _LISTS[kind]
     of_system = [source for source in settings.sources if source.source == names.system]
     if not of_system:
-        raise ConfigurationError(f"no source list is configured for messages of {names.system}")
+        raise ConfigurationError("ETL-905", f"no source list is configured for messages of {names.system}")
     named = [source for source in of_system if names.words & _words(source.key)]
     return (named or of_system)[0]
 

@@ -1,8 +1,8 @@
-"""What stands between a client and a server and passes bytes on: a relay, which knows no protocol. And the proxy
-made of it, a wire that breaks at the worst moment: a command arrives, and its answer doesn't.
+"""A relay between a client and a server, which knows no protocol; and a proxy, which breaks the connection at the worst
+moment: a command arrives, and its answer doesn't.
 
-The proxy passes on until a predicate, shown what the loader said since the last answer, wants this answer lost, or the
-command itself; and it can be cut for a while, or swallow all that is said.
+The proxy asks a predicate, with what the client sent since the last answer, whether to lose this answer or the command
+itself. It can also refuse connections for a while, or hold up everything.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-Heard = Callable[[bytes], bool]
+Recognises = Callable[[bytes], bool]
 Address = int | Path | tuple[str, int]  # a port of this machine, a unix socket, or a host and its port
 
 
 class Conversation:
-    """What is done with the bytes of one connection: they are passed on. An OSError ends the connection."""
+    """The bytes of one connection, passed on. An OSError ends the connection."""
 
     def command(self, data: bytes, server: socket.socket) -> None:
         """The client sent `data`."""
@@ -44,7 +44,7 @@ class Relay:
         return int(self._listening.getsockname()[1])
 
     def welcomed(self, client: socket.socket) -> socket.socket:
-        """How a new client is spoken with. An OSError turns it away."""
+        """The socket by which a new client is served. An OSError turns it away."""
         return client
 
     def conversation(self) -> Conversation:
@@ -102,7 +102,7 @@ class Relay:
 class Proxy(Relay):
     def __init__(self, server: Address, path: Path | None = None) -> None:
         super().__init__(server, path)
-        self._cut: Heard | None = None
+        self._cut: Recognises | None = None
         self._lose_command = False
         self._always = False
         self._passing = threading.Event()
@@ -110,12 +110,12 @@ class Proxy(Relay):
         self._is_cut = False
         self.cuts = 0
 
-    def cut(self, heard: Heard | None, lose_command: bool = False, always: bool = False) -> None:
-        """Once, or `always`, when the loader has said something that `heard` knows, cut its connection instead of
-        passing on the answer; with `lose_command`, instead of passing on what it said. None takes it back."""
+    def cut(self, wanted: Recognises | None, lose_command: bool = False, always: bool = False) -> None:
+        """Once, or `always`, when `wanted` recognises what a client sent, cut its connection instead of passing on the
+        answer; with `lose_command`, instead of passing on the command. None takes it back."""
         self._lose_command = lose_command
         self._always = always
-        self._cut = heard
+        self._cut = wanted
 
     def part(self) -> None:
         """End every connection, and every new one at once."""
@@ -123,11 +123,11 @@ class Proxy(Relay):
         self.end_connections()
 
     def blackhole(self) -> None:
-        """Pass nothing on, in either direction, and keep every connection open: new ones too."""
+        """Pass nothing on in either direction, and keep every connection open, new ones too."""
         self._passing.clear()
 
     def heal(self) -> None:
-        """Pass on again; what was held up first."""
+        """Pass on again, first what was held up."""
         self._is_cut = False
         self._passing.set()
 
@@ -141,32 +141,32 @@ class Proxy(Relay):
         return client
 
     def conversation(self) -> Conversation:
-        return _Overheard(self)
+        return _Watched(self)
 
-    def pass_or_break(self, said: bytes, is_command: bool) -> None:
-        """Return when a command, or the answer to `said`, may be passed on. Raises ConnectionError to lose it."""
+    def pass_or_break(self, sent: bytes, is_command: bool) -> None:
+        """Return when a command, or the answer to `sent`, may be passed on. Raises ConnectionError to lose it."""
         self._passing.wait()
         with self._lock:
-            if is_command == self._lose_command and self._cut is not None and self._cut(said):
+            if is_command == self._lose_command and self._cut is not None and self._cut(sent):
                 self._cut = self._cut if self._always else None
                 self.cuts += 1
                 raise ConnectionError("lost")
 
 
-class _Overheard(Conversation):
+class _Watched(Conversation):
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._said = b""  # since the last answer
+        self._sent = b""  # since the last answer
 
     def command(self, data: bytes, server: socket.socket) -> None:
-        self._said += data
-        self._proxy.pass_or_break(self._said, is_command=True)
+        self._sent += data
+        self._proxy.pass_or_break(self._sent, is_command=True)
         server.sendall(data)
 
     def answer(self, data: bytes, client: socket.socket) -> None:
-        self._proxy.pass_or_break(self._said, is_command=False)
+        self._proxy.pass_or_break(self._sent, is_command=False)
         client.sendall(data)
-        self._said = b""
+        self._sent = b""
 
 
 def _received(connection: socket.socket) -> bytes:

@@ -1,12 +1,12 @@
-"""A dialler: what an Enigma dialler and its Click2Dial sibling write, out of a seed, with the truth about each message.
+"""A dialler: what an Enigma dialler and its Click2Dial sibling write, from a seed, with the truth about each message.
 
-It speaks as the published dialler does, which was run for it (tests/fixtures/dialler.jsonl), not as the documents say
-or the decoder expects: nothing here comes from etl.wire.
+It writes as the published program does, which was run for it (tests/fixtures/dialler.jsonl), not as the documents or
+the decoder have it: nothing here comes from etl.wire.
 
 Here are the mishaps of a real stream (resent and broken messages, a status among the CDRs), the envelope of what is
-published, and the pace; the calls come from call_centre, their agents and the notices from floor, the CDRs' words from
-dialects. Redis isn't here: messages reach it through the callables given to `play`. One profile yields the
-same bytes at any time, on any machine.
+published, and the pace; the calls come from call_centre, their agents and the notices from agents, the CDRs from
+dialects. Messages reach Redis through the callables given to `play`. One profile yields the same bytes at any time, on
+any machine.
 """
 
 import time
@@ -23,9 +23,9 @@ from msgspec.json import encode
 
 from etl.lab.agents import Notice, at_work
 from etl.lab.call_centre import CAMPAIGNS, Call, calls, day_of
-from etl.lab.dialects import JsonObject, Kind, Speech, renderings
+from etl.lab.dialects import JsonObject, MessageKind, Style, renderings
 
-GROUP = 500  # messages in a push: large enough that the round trip doesn't show, small enough for a smooth progress bar
+PUSH_MESSAGES = 500  # enough that the round trip doesn't show, few enough for a smooth progress bar
 BEAT = 0.05  # seconds between two pushes at a given rate: under what an eye or a latency test would notice
 DIALECT_LAG = 40  # calls by which a call's second dialect may trail its first
 RESEND_LAG = 400  # calls by which a resent message may trail its original: across batches, not only within one
@@ -42,7 +42,7 @@ class Profile:
     list that is no CDR. With `pubsub`, what the dialler publishes while the agents work is in the stream, too. With
     `legs`, the dialler's dialect A has call_trail_number, and some calls are transferred: each further leg is a CDR
     of its own, beyond `cdrs`. With `pbx`, the internal list gets dialect A, too. With `as_documented`, the dialler
-    speaks as the documents print it: integers, ISO 8601, fields of other versions. None of these nor `dialect` changes
+    writes as the documents print it: integers, ISO 8601, fields of other versions. None of these nor `dialect` changes
     the calls themselves; any other field yields other calls with other call_refs, so that two profiles can be loaded
     into one database.
     """
@@ -74,14 +74,14 @@ class Profile:
             raise ValueError("legs and pbx need dialect a: the other one has neither")
 
     @property
-    def speech(self) -> Speech:
-        return Speech(self.dialect, self.legs, self.pbx, self.as_documented)
+    def style(self) -> Style:
+        return Style(self.dialect, self.legs, self.pbx, self.as_documented)
 
 
 class Message(NamedTuple):
     # The list it's for: campaigns = the dialler's dialect A, cdrs = its dialect B, pbx = its internal one (dialect A),
     # statuses = what is no CDR, cdr = Click2Dial's. What is published is on no list: pubsub.
-    kind: Kind
+    kind: MessageKind
     body: bytes
     # cdr, duplicate, event, broken:<the dead letter's reason> or, of what is published, kind/sub_type. Each dialect's
     # first copy is a cdr.
@@ -92,8 +92,8 @@ class Message(NamedTuple):
 
 
 @dataclass
-class Tally:
-    """The simulator's own books, to hold against the database's."""
+class SimulatorTally:
+    """The simulator's own books, to compare the database's with."""
 
     messages: int = 0  # on lists
     calls: int = 0  # distinct; a further leg counts as one
@@ -127,15 +127,15 @@ def play(
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] | None = None,
     publish: Callable[[list[tuple[str, bytes]]], None] | None = None,
-) -> Tally:
+) -> SimulatorTally:
     """Gives every message to `push(kind, bodies)`, in order within a kind, at `rate` (above 0) messages a second.
 
     Without a rate, as fast as it can. What a slow push held up is caught up on. What is published goes to
     `publish([(channel, body), …])`, in order and before the CDRs of the same moment; it counts for the rate, too.
-    `progress` hears the number of messages pushed so far.
+    `progress` gets the number of messages pushed so far.
     """
-    tally, started, sent = Tally(), clock(), 0
-    size = GROUP if rate is None else max(1, min(GROUP, int(rate * BEAT)))
+    tally, started, sent = SimulatorTally(), clock(), 0
+    size = PUSH_MESSAGES if rate is None else max(1, min(PUSH_MESSAGES, int(rate * BEAT)))
     stream = messages(profile)
     # Of the first copies of a call one stands for it: that in dialect A, if there is one.
     opening = {"cdr", "cdrs" if profile.dialect == "b" else "campaigns"}
@@ -179,7 +179,7 @@ def messages(profile: Profile) -> Iterator[Message]:
 
 
 def truth(profile: Profile) -> Iterator[Call | Notice]:
-    """What happens in the call centre, which the messages tell of: every call with its agent, and every notice."""
+    """What happens in the call centre and is written as messages: every call with its agent, and every notice."""
     until = int(profile.until.timestamp())
     centre = calls(profile.cdrs, until, profile.days, profile.seed, profile.late, profile.click2dial)
     return at_work(centre, f"{profile.seed}", profile.pubsub, profile.legs)
@@ -187,16 +187,16 @@ def truth(profile: Profile) -> Iterator[Call | Notice]:
 
 def _schedule(profile: Profile) -> Iterator[tuple[int, int, Message]]:
     """Every message with the present and the moment it is due, both counted in calls."""
-    draw = Random(f"stream {profile.seed}").random  # not the calls' dice: mishaps leave the calls as they were
+    draw = Random(f"stream {profile.seed}").random  # not the calls' own: mishaps don't change the calls
     now = broken = events = 0
-    speech = profile.speech
+    style = profile.style
     for call in truth(profile):
         if isinstance(call, Notice):
             yield now, now, _published(call)
             continue
         now += 1
         due = now
-        for kind, envelope in renderings(call, speech, b_first=draw() < 0.5):
+        for kind, envelope in renderings(call, style, b_first=draw() < 0.5):
             identity = (call.source, str(call.call_ref))
             message = Message(kind, encode(envelope), "cdr", identity, day_of(call.dialed_at))
             yield now, due, message
@@ -214,7 +214,7 @@ def _schedule(profile: Profile) -> Iterator[tuple[int, int, Message]]:
             due = now + int(DIALECT_LAG * draw())
 
 
-# -- what is not about a call
+# -- messages that are no CDRs
 
 
 def _published(notice: Notice) -> Message:
@@ -235,8 +235,8 @@ def _event(serial: int) -> Message:
     return Message("statuses", encode(event), "event", ("dialler", ""), None)
 
 
-def _broken(kind: Kind, envelope: JsonObject, source: str, serial: int) -> Message:
-    """What a CDR became on a bad day, under a call_ref of its own: loaded by mistake, it would be a row too many."""
+def _broken(kind: MessageKind, envelope: JsonObject, source: str, serial: int) -> Message:
+    """A damaged CDR, under a call_ref of its own: loaded by mistake, it would be a row too many."""
     call_ref = f"broken-{serial}"
     cdr = envelope | {"payload": envelope["payload"] | {"call_ref": call_ref}}
     reason, breakage = _BREAKAGES[serial % len(_BREAKAGES)]

@@ -46,7 +46,7 @@ def write(
             writer.add_key_value_metadata({FOOTER_KEY: msgspec.json.encode(about).decode()})
         return _read_back(place, about)
     except (OSError, pa.ArrowException) as error:
-        raise LakeError(f"{place}: {' '.join(str(error).split())}") from error
+        raise LakeError("ETL-501", f"{place}: {' '.join(str(error).split())}") from error
 
 
 def row_groups(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
@@ -89,5 +89,5 @@ def _read_back(place: str, about: Manifest) -> Manifest:
     with pq.ParquetFile(place, page_checksum_verification=True) as file:
         found = sum(batch.num_rows for batch in file.iter_batches(ROW_GROUP // 4))
     if found != about.rows:
-        raise LakeError(f"{place}: {about.rows} rows were written and {found} read back")
+        raise LakeError("ETL-515", f"{place}: {about.rows} rows were written and {found} read back")
     return msgspec.structs.replace(about, bytes=os.stat(place).st_size, sha256=digest(place))

@@ -83,4 +83,4 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except adbc_driver_manager.Error as error:
-        raise Outage(f"Postgres: {' '.join(str(error).split())}") from error
+        raise Outage("ETL-301", f"Postgres: {' '.join(str(error).split())}") from error

@@ -33,5 +33,5 @@ def bring(
         check(place, target.path(name), about)
         brought = ingest(uri, table, schema, batches(rows(place, dataset)))
     if brought != about.rows:
-        raise LakeError(f"{target.path(name)}: {about.rows} rows expected, {brought} read")
+        raise LakeError("ETL-513", f"{target.path(name)}: {about.rows} rows expected, {brought} read")
     return brought

@@ -97,7 +97,7 @@ class Target:
                 os.link(self.path(draft.name), place)
             except FileExistsError:
                 if digest(place) != digest(draft.place):
-                    raise LakeError(f"{place}: another file has this name") from None
+                    raise LakeError("ETL-508", f"{place}: another file has this name") from None
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
@@ -240,7 +240,7 @@ class Target:
                 content = stream.read()
             self._fs.delete_file(place)
         if content != b"etl":
-            raise LakeError(f"{place}: what was written isn't what was read")
+            raise LakeError("ETL-514", f"{place}: what was written isn't what was read")
 
     def _create(self, name: str) -> Any:
         """A new file of a folder, open for writing and reading."""
@@ -326,7 +326,7 @@ def _s3(parts: SplitResult, options: dict[str, str]) -> tuple[fs.FileSystem, str
 
 
 def _wrong(why: str) -> ConfigurationError:
-    return ConfigurationError(f"ETL_EXPORT_URL names no place: {why}")
+    return ConfigurationError("ETL-111", f"ETL_EXPORT_URL names no place: {why}")
 
 
 def _without_secrets(url: str) -> str:
@@ -353,7 +353,7 @@ def _named(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise LakeError(f"{place}: {_one_line(error)}") from error
+        raise LakeError("ETL-501", f"{place}: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -55,7 +55,7 @@ def shallow(target: Target, name: str, dataset: Dataset, about: Manifest) -> lis
 def check(place: str, path: str, about: Manifest) -> None:
     """Raises `LakeError` unless the file at `place` is what the manifest says; `path` is its name for people."""
     if (os.stat(place).st_size, digest(place)) != (about.bytes, about.sha256):
-        raise LakeError(f"{path} isn't revision {about.revision} any more")
+        raise LakeError("ETL-516", f"{path} isn't revision {about.revision} any more")
 
 
 def deep(target: Target, name: str, dataset: Dataset, day: date, uri: str, snapshot: str) -> list[Difference]:

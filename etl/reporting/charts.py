@@ -1,5 +1,5 @@
 """A report's charts, drawn by Vega-Lite into SVG that needs no script: it opens in a mail, on paper, and for a screen
-reader, to which every mark says what it shows. The same text is its tooltip.
+reader: every mark has a description, which is its tooltip too.
 """
 
 import xml.etree.ElementTree as ET
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 Spec = dict[str, Any]
 Datum = dict[str, Any]
-Told = Callable[[Any], str]  # a value, as people read it
+ValueFormat = Callable[[Any], str]  # a value → its text
 
-WIDTH = 940  # of a chart's plot, in pixels
-LONGEST = 30  # names in a chart: the largest; the table has all
-FEW = 10  # calls of which a rate says nothing
+PLOT_WIDTH = 940  # of a chart's plot, in pixels
+LONGEST = 30  # most names in a chart, the largest first; the table has all
+FEW = 10  # calls: a rate of fewer means nothing
 APART: Spec = {"labelOverlap": "parity", "labelSeparation": 6}  # labels that would touch are left out
-LINES = 6  # campaigns whose lines can still be told apart
+LINES = 6  # most campaigns whose lines can be distinguished
 
 _SVG = "http://www.w3.org/2000/svg"
-# Told apart also by those who don't see red and green alike.
+# Distinguishable also for those who don't see red and green alike.
 GREEN, BLUE, AMBER, VIOLET, RED = "#1b7f79", "#2f6db3", "#e0912f", "#7b68a6", "#c0453b"
 GREY, LIGHT, PALE = "#8a97a6", "#bcc6d0", "#e3e7eb"
 OUTCOMES = {
@@ -36,7 +36,8 @@ OUTCOMES = {
     "failed": ("failed", RED),
 }
 OTHER = "other"
-TIMES = {
+RATES = {"answered, of attempts": "answer_seizure_ratio", "no agent, of answered": "abandon_rate"}
+AGENT_TIMES = {
     "busy": ("busy_seconds", GREEN),
     "wrap-up": ("wrapup_seconds", BLUE),
     "available": ("available_seconds", LIGHT),
@@ -75,9 +76,10 @@ def _drawn(spec: Spec, heading: str) -> str:
         import vl_convert
     except ImportError:
         raise ConfigurationError(
-            "charts need one more library: the extra `report`, which is pip install 'vl-convert-python>=1.9,<2'"
+            "ETL-005",
+            "charts need one more library: the extra `report`, which is pip install 'vl-convert-python>=1.9,<2'",
         ) from None
-    # It may fetch nothing; and there's nothing to fetch.
+    # The library may not fetch anything.
     text = vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])
     ET.register_namespace("", _SVG)
     root = ET.fromstring(text)  # noqa: S314  # the library's own
@@ -106,19 +108,14 @@ def _campaigns(found: "Report") -> Parts:
         "By campaign. Answered by a machine counts as answered, and mostly has no agent",
         _stacked(_outcomes((name(row["campaign_ref"]), row) for row in largest), _OUTCOME_COLOURS, "calls"),
     )
-    panels = {"answered, of attempts": "answer_seizure_ratio", "no agent, of answered": "abandon_rate"}
     if several:
         few = [row["campaign_ref"] for row in largest[:LINES]]
         rows = [row for row in found.rows if row["campaign_ref"] in few]
-        for heading, column in panels.items():
+        for heading, column in RATES.items():
             yield heading.capitalize(), "Day by day, the largest campaigns", _lines(rows, column, [*map(name, few)])
     else:
-        panels["contacts reached, of contacts"] = "contact_rate"
-        bars = {
-            title: [(name(row["campaign_ref"]), row[column], share) for row in largest]
-            for title, column in panels.items()
-        }
-        yield "Rates", "By campaign", _panels(bars, dict.fromkeys(panels, "%"))
+        rates = RATES | {"contacts reached, of contacts": "contact_rate"}
+        yield "Rates", "By campaign", _rates(largest, rates, lambda row: name(row["campaign_ref"]))
 
 
 def _hours(found: "Report") -> Parts:
@@ -131,7 +128,7 @@ def _hours(found: "Report") -> Parts:
     )
     if several:
         busy = [row for row in found.rows if row["attempts"] >= FEW]
-        for heading, caption, column, told, rows in (
+        for heading, caption, column, form, rows in (
             ("Calls, by day and hour", "The darker, the more", "attempts", count, found.rows),
             (
                 "Answered of attempts, by day and hour",
@@ -141,15 +138,10 @@ def _hours(found: "Report") -> Parts:
                 busy,
             ),
         ):
-            cells = [(f"{row['day']:%a} {row['day']}", hour(row["hour"], found), row[column], told) for row in rows]
-            yield heading, caption, _heat(cells, "%" if told is share else ",d")
+            cells = [(f"{row['day']:%a} {row['day']}", hour(row["hour"], found), row[column], form) for row in rows]
+            yield heading, caption, _heat(cells, "%" if form is share else ",d")
     else:
-        panels = {"answered, of attempts": "answer_seizure_ratio", "no agent, of answered": "abandon_rate"}
-        bars = {
-            title: [(hour(row["hour"], found), row[column], share) for row in found.rows]
-            for title, column in panels.items()
-        }
-        yield "Rates", "By hour", _panels(bars, dict.fromkeys(panels, "%"))
+        yield "Rates", "By hour", _rates(found.rows, RATES, lambda row: hour(row["hour"], found))
 
 
 def _agents(found: "Report") -> Parts:
@@ -158,22 +150,22 @@ def _agents(found: "Report") -> Parts:
     data = [
         _datum(name(row["extension"]), part, Decimal(row[column]) / 3600, f"{length(row[column])} {part}", order)
         for row in largest
-        for order, (part, (column, _)) in enumerate(TIMES.items())
+        for order, (part, (column, _)) in enumerate(AGENT_TIMES.items())
     ]
     if any(each["value"] for each in data):
-        colours = {part: colour for part, (_, colour) in TIMES.items()}
+        colours = {part: colour for part, (_, colour) in AGENT_TIMES.items()}
         yield "Time at work", "By agent, in hours", _stacked(data, colours, "hours")
-    panels: dict[str, tuple[str, Told]] = {
+    panels: dict[str, tuple[str, ValueFormat]] = {
         "calls": ("calls", count),
         "minutes a call": ("average_handle_seconds", seconds),
         "occupancy": ("occupancy", share),
     }
     bars = {
         title: [
-            (name(row["extension"]), row[column] and row[column] / (60 if told is seconds else 1), told)
+            (name(row["extension"]), row[column] and row[column] / (60 if form is seconds else 1), form)
             for row in largest
         ]
-        for title, (column, told) in panels.items()
+        for title, (column, form) in panels.items()
     }
     shown = {title: points for title, points in bars.items() if any(point[1] is not None for point in points)}
     yield (
@@ -199,8 +191,8 @@ def _reasons(found: "Report") -> Parts:
     for row in found.rows[:LONGEST]:
         answered = row["answered"]
         for order, (part, number) in enumerate((("answered", answered), ("not answered", row["calls"] - answered))):
-            said = f"{count(number)} {part}, {share(Decimal(number) / total)} of all calls"
-            data.append(_datum(name(row["end_reason"]), part, number, said, order))
+            text = f"{count(number)} {part}, {share(Decimal(number) / total)} of all calls"
+            data.append(_datum(name(row["end_reason"]), part, number, text, order))
     yield (
         "Calls by reason",
         "How each ended, the most frequent first",
@@ -224,7 +216,7 @@ def _largest(rows: Sequence["Row"], measure: str) -> list["Row"]:
 
 
 def _by(rows: Sequence["Row"], key: str, called: Callable[["Row"], str]) -> list[Datum]:
-    """Outcomes summed over what has the same name."""
+    """Sums of the outcomes of rows with the same name."""
     sums: dict[str, dict[str, int]] = {}
     columns = ("attempts", "answered", *(column for column, _ in OUTCOMES.values()))
     for row in sorted(rows, key=called):
@@ -245,21 +237,21 @@ def _outcomes(named: Iterable[tuple[str, "Row"]]) -> list[Datum]:
     return data
 
 
-def _datum(called: str, part: str, number: Decimal | int, said: str, order: int) -> Datum:
-    return {"name": called, "part": part, "value": float(number), "said": f"{called}: {said}", "order": order}
+def _datum(called: str, part: str, number: Decimal | int, text: str, order: int) -> Datum:
+    return {"name": called, "part": part, "value": float(number), "text": f"{called}: {text}", "order": order}
 
 
 # -- specifications
 
 _OUTCOME_COLOURS = {part: colour for part, (_, colour) in OUTCOMES.items()} | {OTHER: PALE}
-_SAID: Spec = {"field": "said", "type": "nominal"}
+_DESCRIPTION: Spec = {"field": "text", "type": "nominal"}
 
 
 def _stacked(data: list[Datum], colours: dict[str, str], unit: str) -> Spec:
     """Bars from left to right, one for each name."""
     return {
         "data": {"values": _without_nothing(data)},
-        "width": WIDTH,
+        "width": PLOT_WIDTH,
         "height": {"step": 26},
         "mark": {"type": "bar"},
         "encoding": {
@@ -268,7 +260,7 @@ def _stacked(data: list[Datum], colours: dict[str, str], unit: str) -> Spec:
             "x": {"field": "value", "type": "quantitative", "title": unit, "axis": {"tickCount": 8}},
             "color": _colours(data, colours),
             "order": {"field": "order", "type": "quantitative"},
-            "description": _SAID,
+            "description": _DESCRIPTION,
         },
     }  # fmt: skip
 
@@ -277,7 +269,7 @@ def _columns(data: list[Datum], axis: Spec) -> Spec:
     """Bars upward: time goes from left to right."""
     return {
         "data": {"values": _without_nothing(data)},
-        "width": WIDTH,
+        "width": PLOT_WIDTH,
         "height": 240,
         "mark": {"type": "bar"},
         "encoding": {
@@ -286,7 +278,7 @@ def _columns(data: list[Datum], axis: Spec) -> Spec:
             "y": {"field": "value", "type": "quantitative", "title": "calls"},
             "color": _colours(data, _OUTCOME_COLOURS),
             "order": {"field": "order", "type": "quantitative"},
-            "description": _SAID,
+            "description": _DESCRIPTION,
         },
     }  # fmt: skip
 
@@ -294,7 +286,7 @@ def _columns(data: list[Datum], axis: Spec) -> Spec:
 def _lines(rows: list["Row"], column: str, names: list[str]) -> Spec:
     data = [
         {"day": str(row["day"]), "name": name(row["campaign_ref"]), "value": float(row[column]),
-         "said": f"{name(row['campaign_ref'])}, {row['day']}: {share(row[column])}"}
+         "text": f"{name(row['campaign_ref'])}, {row['day']}: {share(row[column])}"}
         for row in rows if row[column] is not None
     ]  # fmt: skip
     x = {"field": "day", "type": "temporal", "axis": {"title": None, "format": "%a %d %b", "tickCount": "day",
@@ -303,26 +295,29 @@ def _lines(rows: list["Row"], column: str, names: list[str]) -> Spec:
     color = {"field": "name", "type": "nominal", "scale": {"domain": names, "scheme": "tableau10"}}
     marks: list[Spec] = [
         {"mark": {"type": "line", "aria": False}},
-        {"mark": {"type": "point", "filled": True, "size": 50, "opacity": 1}, "encoding": {"description": _SAID}},
+        {
+            "mark": {"type": "point", "filled": True, "size": 50, "opacity": 1},
+            "encoding": {"description": _DESCRIPTION},
+        },
     ]
     return {
         "data": {"values": data},
-        "width": WIDTH,
+        "width": PLOT_WIDTH,
         "height": 200,
         "encoding": {"x": x, "y": y, "color": color},
         "layer": marks,
     }
 
 
-def _panels(bars: Mapping[str, Sequence[tuple[str, Any, Told]]], formats: dict[str, str]) -> Spec:
+def _panels(bars: Mapping[str, Sequence[tuple[str, Any, ValueFormat]]], formats: dict[str, str]) -> Spec:
     """Side by side, the names on the left only."""
-    narrow = WIDTH // len(bars) - 24
+    narrow = PLOT_WIDTH // len(bars) - 24
     panels = []
     for index, (heading, points) in enumerate(bars.items()):
         data = [
             {"name": called, "value": float(number),
-             "said": f"{called}: {told(number * 60 if told is seconds else number)} {heading}"}
-            for called, number, told in points if number is not None
+             "text": f"{called}: {form(number * 60 if form is seconds else number)} {heading}"}
+            for called, number, form in points if number is not None
         ]  # fmt: skip
         names = [*dict.fromkeys(called for called, _, _ in points)]
         axis = {"title": None} if index == 0 else None
@@ -337,23 +332,28 @@ def _panels(bars: Mapping[str, Sequence[tuple[str, Any, Told]]], formats: dict[s
                     "y": {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "axis": axis},
                     "x": {"field": "value", "type": "quantitative",
                           "axis": {"title": None, "format": formats[heading], "tickCount": 4, **APART}},
-                    "description": _SAID,
+                    "description": _DESCRIPTION,
                 },
             }
         )  # fmt: skip
     return {"hconcat": panels, "spacing": 20}
 
 
-def _heat(cells: Sequence[tuple[str, str, Any, Told]], form: str) -> Spec:
+def _rates(rows: Sequence["Row"], rates: dict[str, str], called: Callable[["Row"], str]) -> Spec:
+    bars = {title: [(called(row), row[column], share) for row in rows] for title, column in rates.items()}
+    return _panels(bars, dict.fromkeys(rates, "%"))
+
+
+def _heat(cells: Sequence[tuple[str, str, Any, ValueFormat]], legend: str) -> Spec:
     data = [
-        {"y": y, "x": x, "value": float(number), "said": f"{y}, {x}: {told(number)}"}
-        for y, x, number, told in cells if number is not None
+        {"y": y, "x": x, "value": float(number), "text": f"{y}, {x}: {form(number)}"}
+        for y, x, number, form in cells if number is not None
     ]  # fmt: skip
     across = sorted({x for _, x, _, _ in cells})
     down = [*dict.fromkeys(y for y, _, _, _ in cells)]
     return {
         "data": {"values": data},
-        "width": WIDTH,
+        "width": PLOT_WIDTH,
         "height": {"step": 22},
         "mark": {"type": "rect", "stroke": "white"},
         "encoding": {
@@ -361,8 +361,8 @@ def _heat(cells: Sequence[tuple[str, str, Any, Told]], form: str) -> Spec:
                   **APART}},
             "y": {"field": "y", "type": "ordinal", "sort": down, "axis": {"title": None}},
             "color": {"field": "value", "type": "quantitative", "scale": {"scheme": "teals", "zero": True},
-                      "legend": {"format": form, "orient": "right", "columns": 1}},
-            "description": _SAID,
+                      "legend": {"format": legend, "orient": "right", "columns": 1}},
+            "description": _DESCRIPTION,
         },
     }  # fmt: skip
 

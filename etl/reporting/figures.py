@@ -1,8 +1,8 @@
-"""What `etl report` asks: the views of the schema `reporting`, and nothing else, so that etl_reporting may.
+"""What `etl report` shows, asked of the views of the schema `reporting` only: so the role etl_reporting can run it.
 
-Rows are the views'; totals are computed from them here, in one statement with the rows. Ratios and averages of a total
-are made of its sums, never of other ratios; what can't be had from sums, as different contacts over several days, is
-null in totals of more than one row.
+One statement gives the views' rows and their totals. Ratios and averages of a total are computed from its sums, never
+from other ratios; what sums can't give, such as the number of different contacts over several days, is null in totals
+of more than one row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from etl.errors import ConfigurationError
 
 _DAY = timedelta(days=1)
-_EXAMPLES = 10  # campaigns that are named where there's nothing of those that were asked for
+_EXAMPLES = 10  # campaigns named to whoever asked for others that have no rows
 
 Row = dict[str, Any]
 
@@ -25,12 +25,10 @@ class _Ask(NamedTuple):
     """How a report is asked of its view."""
 
     view: str
-    key: tuple[str, ...]  # what tells its rows apart, in their order
-    subject: str | None  # of the key, what totals over several days are by
+    key: tuple[str, ...]  # columns that identify a row, in their order
+    subject: str | None  # the column of the key by which there are totals over several days
     figures: Mapping[str, str]  # column → its aggregate
-    also: Mapping[str, str] = MappingProxyType(
-        {}
-    )  # column that a row has beside its key → its expression; null in totals
+    also: Mapping[str, str] = MappingProxyType({})  # further columns → their expressions; null in totals
 
 
 def _ratio(part: str, whole: str, digits: int = 4) -> str:
@@ -117,11 +115,11 @@ class Report:
     rows: list[Row]
     by_subject: list[Row]  # totals by campaign or agent; only over several days
     total: Row | None  # None if there are no rows
-    refreshed_at: datetime | None  # when the oldest of the kept figures was computed; None for what isn't kept
+    refreshed_at: datetime | None  # when the oldest of the kept figures was computed; None if none are kept
     books: list[Row]  # of reporting.load_days: the UTC days that the business days lie on
-    known: tuple[date, date] | None  # first and last day that any figures are of
-    campaigns_there: list[str]  # some of the period's, if there was nothing of those that were asked for
-    comments: dict[str, str]  # column → what the view says it means
+    known: tuple[date, date] | None  # first and last day with figures
+    campaigns_there: list[str]  # some of the period's, if those that were asked for have no rows
+    comments: dict[str, str]  # column → its comment in the view
 
 
 def yesterday(engine: sa.Engine) -> date:
@@ -161,7 +159,7 @@ def ask(engine: sa.Engine, asked: Asked) -> Report:
 
 def _now(connection: sa.Connection) -> tuple[str, datetime]:
     if connection.scalar(sa.text("SELECT to_regclass('reporting.load_days')")) is None:
-        raise ConfigurationError("the database has no views for reports: run `etl db upgrade`")
+        raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
     zone, now, local = connection.execute(_NOW).one()
     return zone, _in_zone(now, local)
 
@@ -173,7 +171,7 @@ def _in_zone(moment: datetime, local: datetime) -> datetime:
 
 
 def _statement(how: _Ask, asked: Asked) -> sa.TextClause:
-    """Rows, totals by subject, and the total, told apart by `level`."""
+    """Rows, totals by subject, and the total; `level` says which."""
     figures = dict(how.figures) | (_FRESH if how.view != "calls" else {"refreshed_at": "NULL::timestamptz"})
     listed = ", ".join(f"{expression} AS {column}" for column, expression in (dict(how.also) | figures).items())
     sets = [f"({', '.join(how.key)})", *([f"({how.subject})"] if _has_subjects(how, asked) else []), "()"]
@@ -187,7 +185,7 @@ SELECT CASE WHEN grouping({how.key[0]}) = 0 THEN 'row' {subject} ELSE 'all' END 
 FROM reporting.{how.view}
 WHERE day BETWEEN :first AND :last {"AND campaign_ref = ANY(:campaigns)" if asked.campaigns else ""}
 GROUP BY GROUPING SETS ({", ".join(sets)})
-ORDER BY {", ".join(order)}"""  # noqa: S608  # of our own words
+ORDER BY {", ".join(order)}"""  # noqa: S608  # our own words
     return sa.text(query)
 
 
@@ -224,7 +222,7 @@ _COMMENTS = sa.text(
 )
 
 
-def columns(asked: Asked) -> Sequence[str]:
+def column_names(asked: Asked) -> Sequence[str]:
     """A row's columns, in order."""
     how = _ASKS[asked.kind]
     return [*how.key, *how.also, *how.figures]

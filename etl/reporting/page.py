@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-# What a manager looks at first: of the total.
+# Of the total row: what a manager looks at first.
 TILES = {
     "campaign": (
         "attempts",
@@ -71,13 +71,13 @@ def page(found: "Report") -> str:
 """
 
 
-def _text(told: str) -> str:
-    return escape(printable(told))
+def _text(text: str) -> str:
+    return escape(printable(text))
 
 
 def _notes(found: "Report") -> str:
-    said = "".join(f"<li>{_text(note)}</li>" for note in notes(found))
-    return f'<section class="notes" aria-label="Notes"><ul>{said}</ul></section>' if said else ""
+    items = "".join(f"<li>{_text(note)}</li>" for note in notes(found))
+    return f'<section class="notes" aria-label="Notes"><ul>{items}</ul></section>' if items else ""
 
 
 def _tiles(found: "Report") -> str:
@@ -90,7 +90,7 @@ def _tiles(found: "Report") -> str:
     ]
     return (
         '<dl class="tiles">'
-        + "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(told)}</dd></div>" for name, told in tiles if told)
+        + "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(text)}</dd></div>" for name, text in tiles if text)
         + "</dl>"
     )
 
@@ -124,11 +124,11 @@ def _table(found: "Report", shown: list[Shown]) -> str:
 def _row(row: "Row", shown: list[Shown], found: "Report", called: str | None = None, whole: bool = False) -> str:
     cells = []
     for index, column in enumerate(shown):
-        told = "" if whole and column.what == "text" else value(row, column, found)
+        text = "" if whole and column.what == "text" else value(row, column, found)
         if index == 0:
-            cells.append(f'<th scope="row"{_class(column)}>{_text(called or told)}</th>')
+            cells.append(f'<th scope="row"{_class(column)}>{_text(called or text)}</th>')
         else:
-            cells.append(f"<td{_class(column)}>{_text(told)}</td>")
+            cells.append(f"<td{_class(column)}>{_text(text)}</td>")
     return f"<tr{' class=all' if whole else ''}>{''.join(cells)}</tr>"
 
 
@@ -140,8 +140,8 @@ def _class(column: Shown) -> str:
 
 def _meanings(found: "Report", shown: list[Shown]) -> str:
     """The view's own comments."""
-    told = [(column.heading, found.comments[column.name]) for column in shown if column.name in found.comments]
-    listed = "".join(f"<dt>{_text(heading)}</dt><dd>{_text(comment)}</dd>" for heading, comment in told)
+    text = [(column.heading, found.comments[column.name]) for column in shown if column.name in found.comments]
+    listed = "".join(f"<dt>{_text(heading)}</dt><dd>{_text(comment)}</dd>" for heading, comment in text)
     return (
         '<section class="figures"><details><summary>What the figures mean</summary>'
         f'<dl class="meanings">{listed}</dl></details></section>'

@@ -1,9 +1,9 @@
-"""Kept figures: `reporting.campaign_figures` and its siblings, computed anew for the days that the ledger says changed.
+"""Kept figures: `reporting.campaign_figures` and its siblings, computed anew for the days that changed by the ledger.
 
     ledger ──changed UTC days──▶ business days ──each in a transaction──▶ figures ──▶ reporting.rolled_up
 
-The ledger is read first and noted last. So a death in between, or a claim that commits meanwhile, means that a day is
-done once more, and never that it's forgotten.
+The ledger is read first and its state noted last: a day is computed once more, never left out, if the process dies in
+between or a claim commits meanwhile.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,15 +13,15 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from etl.reporting import twins
+from etl.store.tables import FIGURES_LOCK
 
 _DAY = timedelta(days=1)
-# Serialises those who compute figures; any number that nobody else in this database uses will do.
-_LOCK = sa.select(sa.func.pg_advisory_xact_lock(0x65746C_06))
+_LOCK = sa.select(sa.func.pg_advisory_xact_lock(FIGURES_LOCK))
 
 
 class _Changed(NamedTuple):
-    """A UTC day, the number of its ledger entries, the zone, and the business days on which the UTC day lies in it, or
-    lay in the one before."""
+    """A UTC day, the number of its ledger entries, the zone, and the first and last business day that the UTC day is
+    part of, in this zone or in the one of the last rollup."""
 
     dataset: str
     day: date
@@ -34,17 +34,27 @@ class _Changed(NamedTuple):
         return {self.first + n * _DAY for n in range((self.last - self.first).days + 1)}
 
 
+def refresh(
+    engine: sa.Engine, today: date, everything: bool = False, progress: Callable[[date], None] = lambda _: None
+) -> list[date]:
+    """All that reports need: `rollup` of the whole ledger, and the indexes of contacts. Returns and raises as it."""
+    days = rollup(engine, everything=everything, progress=progress)
+    index_contacts(engine, today)
+    return days
+
+
 def rollup(
     engine: sa.Engine,
     since: datetime | None = None,
     everything: bool = False,
-    told: Callable[[date], None] = lambda _: None,
+    progress: Callable[[date], None] = lambda _: None,
 ) -> list[date]:
-    """Compute what changed, or was cut by another time zone; the business days that were done, each told when it is.
+    """Compute the business days that changed, or all of them if the time zone did; returns them, and calls `progress`
+    with each one when it is done.
 
-    With `since`, looks only at what was committed from then on: quick, however long the ledger is. Without it, twins
-    are counted too, of the days that changed since they were. `everything` takes every day for changed. A business day
-    that lies, if only partly, on a day that Postgres forgot keeps the figures it has. Raises `Outage` or
+    With `since`, only what was committed from then on is looked at: quick, however long the ledger is. Without it,
+    twins are counted too, for days that changed since the last count. `everything`: as if every day had changed. A
+    business day that is part of a UTC day dropped from Postgres keeps its figures. Raises `Outage` or
     `ConfigurationError`.
     """
     with engine.connect() as connection:
@@ -55,11 +65,11 @@ def rollup(
         for day, dataset in sorted({(day, each.dataset) for each in changed for day in each.business_days()}):
             if _compute(connection, day, dataset, _OF_DATASET[dataset]):
                 done[dataset].add(day)
-                told(day)
+                progress(day)
         states = _with_states(connection, done["audit_events"])
         for day in states:
             _compute(connection, day, None, _STATES)
-            told(day)
+            progress(day)
         with connection.begin():
             for each in changed:
                 if each.business_days() <= done[each.dataset]:
@@ -70,8 +80,8 @@ def rollup(
 
 
 def index_contacts(engine: sa.Engine, today: date) -> None:
-    """For `reporting.contact_history`: the days that are over get an index of contacts. Open ones don't, since every
-    row that is loaded would pay for it. Raises `Outage`."""
+    """For `reporting.contact_history`: an index of contacts for each day that is over. On an open day every row that is
+    loaded would pay for it. Raises `Outage`."""
     with engine.connect() as connection:
         days = [*connection.scalars(_WITHOUT_INDEX, {"last": today - 2 * _DAY})]
         connection.rollback()
@@ -82,13 +92,13 @@ def index_contacts(engine: sa.Engine, today: date) -> None:
 
 
 def _compute(connection: sa.Connection, day: date, dataset: str | None, statements: Iterable[sa.TextClause]) -> bool:
-    """A business day, unless Postgres forgot something of it. It doesn't forget anything meanwhile: that would take the
-    table to itself."""
+    """Computes a business day; False if part of it was dropped from Postgres. The lock keeps others from dropping
+    more meanwhile."""
     with connection.begin():
         connection.execute(_LOCK)
         if dataset:
             connection.execute(sa.text(f"LOCK TABLE ONLY {dataset} IN ACCESS SHARE MODE"))
-            if connection.scalar(_FORGOTTEN, {"dataset": dataset, "day": day}):
+            if connection.scalar(_DROPPED, {"dataset": dataset, "day": day}):
                 return False
         for statement in statements:
             connection.execute(statement, {"day": day})
@@ -96,10 +106,10 @@ def _compute(connection: sa.Connection, day: date, dataset: str | None, statemen
 
 
 def _with_states(connection: sa.Connection, changed: set[date]) -> list[date]:
-    """The business days whose figures of states are to be computed after the status events of `changed` were."""
+    """The business days whose figures of states depend on the status events of the `changed` ones."""
     with connection.begin():
         began = {*connection.scalars(_CLOSED_ON, {"days": [*changed]}), *changed}
-        # States that still lasted, or whose end nobody could know of yet.
+        # When these were computed, some states still lasted.
         unsettled = {*connection.scalars(_UNSETTLED)}
     return sorted({*began, *(day + _DAY for day in began), *unsettled})
 
@@ -124,8 +134,8 @@ _LEDGER_SINCE = sa.text(
         " WHERE committed_at >= :since)"
     )
 )
-# Whether the latest revision of one of the business day's UTC days is all that there is of it.
-_FORGOTTEN = sa.text(
+# Whether one of the business day's UTC days was dropped from Postgres: only the lake has it.
+_DROPPED = sa.text(
     "SELECT EXISTS (SELECT FROM (SELECT DISTINCT ON (day) day, dropped_at FROM exports, reporting.settings"
     " WHERE dataset = :dataset AND day BETWEEN (CAST(:day AS timestamp) AT TIME ZONE zone AT TIME ZONE 'UTC')::date"
     " AND ((CAST(:day AS timestamp) + interval '1 day') AT TIME ZONE zone AT TIME ZONE 'UTC'"
@@ -183,7 +193,7 @@ FROM reporting.calls_unmasked WHERE day = :day AND reached_agent
 GROUP BY GROUPING SETS ((hour, extension), (extension))"""),
 )
 _CHANGES = (
-    # By their time: those of another time zone's day may be among them.
+    # By time, not by day: rows computed for another time zone have other days.
     sa.text(
         "DELETE FROM reporting.status_changes s USING reporting.settings WHERE (s.at AT TIME ZONE zone)::date = :day"
         " AND s.day BETWEEN CAST(:day AS date) - 2 AND CAST(:day AS date) + 2"
@@ -205,7 +215,7 @@ LEFT JOIN load_batches USING (batch_id)
 WHERE kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL AND status IS NOT NULL"""),
 )
 _OF_DATASET = {"cdrs": _CALLS, "audit_events": _CHANGES}
-# States are cut into quarters of an hour, since every time zone's hours begin with one.
+# States are cut into quarters of an hour: in every time zone an hour begins with one.
 _STATES = (
     sa.text("DELETE FROM reporting.agent_state_figures WHERE day = :day"),
     sa.text("""

@@ -1,18 +1,16 @@
-"""What people see of a report: its columns with their headings, values as people read them, and what must be said
-beside the figures.
-"""
+"""What every form of a report shows: its columns with their headings, values as text, and notes on the figures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.text import duration, printable
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
 
-NONE = "(none)"  # a campaign that the dialler didn't say, a disposition that is empty
+NONE = "(none)"  # a campaign that the dialler didn't name, an empty disposition
 DAYS_NAMED = 5  # in a note; the others are counted
 
 TITLES = {"campaign": "Campaigns", "agent": "Agents", "hours": "Hours", "reasons": "Why calls ended"}
@@ -24,7 +22,7 @@ class Shown(NamedTuple):
     name: str
     heading: str
     what: str
-    brief: bool = True  # shown on a terminal, too, which hasn't room for all
+    brief: bool = True  # shown on a terminal too, which has no room for all
 
 
 _OUTCOMES = (
@@ -76,12 +74,12 @@ COLUMNS: dict[str, tuple[Shown, ...]] = {
     ),
 }
 _ABSURD = Shown("absurd_durations", "absurd times", "count")
-# What bars are drawn of.
+# The column that the bars show.
 MEASURE = {"campaign": "attempts", "hours": "attempts", "agent": "calls", "reasons": "calls"}
 
 
 def columns(found: "Report") -> list[Shown]:
-    """Without the day if there's but one; with the calls whose durations can't be right only if there are any."""
+    """Without the day if there is only one; with the calls of impossible durations only if there are any."""
     shown = COLUMNS[found.asked.kind] + ((_ABSURD,) if _absurd(found) else ())
     return [each for each in shown if each.name != "day" or found.asked.first < found.asked.last]
 
@@ -92,49 +90,49 @@ def _absurd(found: "Report") -> int:
 
 def value(row: "Row", column: Shown, found: "Report") -> str:
     """As people read it. Safe for a terminal, not for HTML."""
-    told = row.get(column.name)
+    content = row.get(column.name)
     if column.name == "share" and found.total:
-        told = Decimal(row["calls"]) / found.total["calls"]
-    if told is None or told == "":
+        content = Decimal(row["calls"]) / found.total["calls"]
+    if content is None or content == "":
         return NONE if column.name in ("campaign_ref", "end_reason") else ""
-    if isinstance(told, datetime):
-        return hour(told, found)
-    return _FORMATS[column.what](told)
+    if isinstance(content, datetime):
+        return hour(content, found)
+    return _FORMATS[column.what](content)
 
 
-def name(told: str | None) -> str:
+def name(text: str | None) -> str:
     """Of a campaign, an agent or a disposition, on one line."""
-    return printable(told).replace("\n", "\\n") if told else NONE
+    return printable(text).replace("\n", "\\n") if text else NONE
 
 
 def hour(moment: datetime, found: "Report") -> str:
-    """With the offset where there are several: an hour may come twice in a day."""
+    """With the UTC offset where it changes: an hour may come twice in a day."""
     several = len({row["hour"].utcoffset() for row in found.rows}) > 1
     return f"{moment:%H:%M %z}" if several else f"{moment:%H:%M}"
 
 
-def count(told: int) -> str:
-    return f"{told:,}"
+def count(number: int) -> str:
+    return f"{number:,}"
 
 
-def share(told: Decimal | float) -> str:
-    return f"{told:.1%}"
+def share(number: Decimal | float) -> str:
+    return f"{number:.1%}"
 
 
-def seconds(told: Decimal | int) -> str:
-    """Minutes and seconds, of something that takes minutes."""
-    whole = round(told)
+def seconds(number: Decimal | int) -> str:
+    """Minutes and seconds."""
+    whole = round(number)
     return f"{whole // 60}:{whole % 60:02}"
 
 
-def length(told: Decimal | int) -> str:
+def length(number: Decimal | int) -> str:
     """Hours, minutes and seconds."""
-    whole = round(told)
+    whole = round(number)
     return f"{whole // 3600:,}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-_FORMATS = {
-    "text": lambda told: name(str(told)),
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    "text": lambda text: name(str(text)),
     "count": count,
     "share": share,
     "seconds": seconds,
@@ -147,7 +145,7 @@ def title(found: "Report") -> str:
 
 
 def period(found: "Report") -> str:
-    """With weekdays, since they explain most of what differs between days."""
+    """With weekdays, which explain most differences between days."""
     first, last = found.asked.first, found.asked.last
     days = f"{first:%A} {first}" if first == last else f"{first:%A} {first} to {last:%A} {last}"
     only = ", ".join(name(each) for each in found.asked.campaigns)
@@ -161,51 +159,51 @@ def as_of(found: "Report") -> str | None:
 
 
 def about_totals(found: "Report") -> str | None:
-    """What they can't have."""
+    """Why some of their cells are empty."""
     if found.asked.kind == "campaign" and len(found.rows) > 1:
         return "No contacts in totals: who was called on several days, or by several campaigns, would count again"
     return None
 
 
 def notes(found: "Report") -> list[str]:
-    """Why there's nothing, and what keeps the figures from being trusted."""
+    """Why there are no rows, and why the figures may be wrong."""
     kept = found.asked.kind != "reasons"
-    said = [] if found.rows else [*_nothing(found)]
+    texts = [] if found.rows else [*_nothing(found)]
     if found.asked.last >= found.now.date():
-        said.append(f"{found.now.date()} isn't over yet")
+        texts.append(f"{found.now.date()} isn't over yet")
     if stale := [each["day"] for each in found.books if kept and not each["figures_current"]]:
-        said.append(f"more was loaded since the figures were computed, for {_days(stale)}: run `etl rollup`")
+        texts.append(f"more was loaded since the figures were computed, for {_days(stale)}: run `etl rollup`")
     if letters := sum(each["dead_letters"] for each in found.books):
         days = _days([each["day"] for each in found.books if each["dead_letters"]])
-        said.append(
+        texts.append(
             f"{letters:,} messages that were received on {days} are dead letters, and may be calls: `etl dead list`"
         )
     if absurd := _absurd(found):
-        said.append(
+        texts.append(
             f"{absurd:,} calls have a duration that can't be right, below 0 or above a day: it is in no sum and"
             " no average"
         )
     if twins := sum(each["twins"] or 0 for each in found.books):
         days = _days([each["day"] for each in found.books if each["twins"]])
-        said.append(
+        texts.append(
             f"{twins:,} calls of {days} look like one call in two rows, and are counted twice: see `etl reconcile`"
         )
     if found.asked.kind == "agent" and (gaps := [each for each in found.books if each["gap_seconds"]]):
         lost = duration(float(sum(each["gap_seconds"] for each in gaps)))
-        said.append(
+        texts.append(
             f"nobody listened for {lost} of {_days([each['day'] for each in gaps])}: states are missing, `etl gaps`"
         )
     if not kept and (dropped := [each["day"] for each in found.books if each["dropped"]]):
-        said.append(
+        texts.append(
             f"Postgres forgot calls of {_days(dropped)}, and they aren't counted: `etl restore` brings them back"
         )
-    return said
+    return texts
 
 
 def _nothing(found: "Report") -> Iterable[str]:
     asked = found.asked
     days = str(asked.first) if asked.first == asked.last else f"{asked.first} to {asked.last}"
-    yield f"there is nothing to tell of {days}" + (" for such a campaign" if asked.campaigns else "")
+    yield f"there are no figures of {days}" + (" for such a campaign" if asked.campaigns else "")
     if found.campaigns_there:
         yield f"campaigns of that time, the largest first: {', '.join(map(name, found.campaigns_there))}"
     elif found.known is None:

@@ -1,4 +1,4 @@
-"""A report on a terminal: rows, a small bar each, totals, and what must be said beside them."""
+"""A report on a terminal: rows with a small bar each, totals and notes."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -22,8 +22,8 @@ def show(found: "Report", out: Console) -> None:
     out.print(Text(f"{title(found)}: {period(found)}", style="bold"))
     if found.rows:
         out.print(_table(found, _eighths if out.encoding.lower().startswith("utf") else _hashes))
-    for told in filter(None, (about_totals(found), as_of(found))):
-        out.print(Text(told, style="dim"))
+    for line in filter(None, (about_totals(found), as_of(found))):
+        out.print(Text(line, style="dim"))
     for note in notes(found):
         out.print(Text(f"Note: {note}" if found.rows else note, style="yellow" if found.rows else ""))
 
@@ -76,5 +76,5 @@ def _eighths(number: int, most: int) -> str:
 
 
 def _hashes(number: int, most: int) -> str:
-    """For terminals that know no others."""
+    """For terminals without block characters."""
     return "#" * round(BAR * number / most) if most else ""

@@ -1,6 +1,6 @@
-"""Calls that look like one call in two rows, as the view `reporting.twins` has them: how many there are of a day.
+"""Calls that look like one call in two rows, as the view `reporting.twins` lists them: how many a day has.
 
-The view sorts the day and the next one for an answer. So the rollup keeps the numbers, in `reporting.rolled_up`.
+The view sorts two days to answer; so the rollup keeps the numbers, in `reporting.rolled_up`.
 """
 
 from datetime import date
@@ -9,36 +9,36 @@ import sqlalchemy as sa
 
 
 def count(engine: sa.Engine, day: date) -> int:
-    """Pairs whose first row is on that UTC day, as it stands in Postgres. Raises `Outage` or `ConfigurationError`."""
+    """Pairs whose first row is on that UTC day, counted in Postgres now. Raises `Outage` or `ConfigurationError`."""
     with engine.connect() as connection:
         found: int = connection.execute(_COUNT, {"day": day}).scalar_one()
         return found
 
 
 def keep(connection: sa.Connection, lock: sa.Executable) -> None:
-    """Count those of each day whose figures, or whose next day's, were noted after its twins were. Each day is a
-    transaction, with `lock` against others who do the same. A day that Postgres forgot keeps its number."""
+    """Count the twins of each day whose figures, or the next day's, are newer than its count. One transaction a day,
+    under `lock`, which serialises rollups. A day that was dropped from Postgres keeps its number."""
     days = [*connection.scalars(_STALE)]
     connection.rollback()
     for day in days:
         with connection.begin():
             connection.execute(lock)
-            connection.execute(sa.text("LOCK TABLE ONLY cdrs IN ACCESS SHARE MODE"))  # no day is forgotten meanwhile
+            connection.execute(sa.text("LOCK TABLE ONLY cdrs IN ACCESS SHARE MODE"))  # no day is dropped meanwhile
             connection.execute(_KEEP, {"day": day})
 
 
-_FORGOTTEN = (
+_DROPPED = (
     "coalesce((SELECT dropped_at IS NOT NULL FROM exports e WHERE e.dataset = 'cdrs' AND e.day = r.day"
     " ORDER BY revision DESC LIMIT 1), false)"
 )
-# A rollup of 0.1 notes figures, and no twins.
+# A rollup of 0.1 computes figures and counts no twins.
 _STALE = sa.text(f"""
 SELECT r.day FROM reporting.rolled_up r
 LEFT JOIN reporting.rolled_up n ON n.dataset = r.dataset AND n.day = r.day + 1
-WHERE r.dataset = 'cdrs' AND coalesce(r.twins_at < greatest(r.refreshed_at, n.refreshed_at), true) AND NOT {_FORGOTTEN}
-ORDER BY r.day""")  # noqa: S608  # of our own words
+WHERE r.dataset = 'cdrs' AND coalesce(r.twins_at < greatest(r.refreshed_at, n.refreshed_at), true) AND NOT {_DROPPED}
+ORDER BY r.day""")  # noqa: S608  # our own words
 _COUNT_OF = "SELECT count(*) FROM reporting.twins WHERE day = :day"
 _COUNT = sa.text(_COUNT_OF)
 _KEEP = sa.text(f"""
 UPDATE reporting.rolled_up r SET twins = ({_COUNT_OF}), twins_at = now()
-WHERE dataset = 'cdrs' AND day = :day AND NOT {_FORGOTTEN}""")  # noqa: S608  # of our own words
+WHERE dataset = 'cdrs' AND day = :day AND NOT {_DROPPED}""")  # noqa: S608  # our own words

@@ -1,4 +1,5 @@
-"""The Postgres engine, and the one place where the driver's errors become ours."""
+"""The Postgres engine, and the one place where the driver's errors become ours: whoever uses the engine gets `Outage`,
+`Contention`, `RowRefused`, `MissingPartition` or `ConfigurationError`."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -9,19 +10,18 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy.exc import DBAPIError
 
 from etl import __version__
 from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
 
 Engine = sa.Engine
 
-# What libpq is told, unless the URL says otherwise.
+# Options for libpq, where the URL sets no others.
 _DEFAULTS: dict[str, str | int] = {
     "application_name": "etl",
     "connect_timeout": 5,  # seconds
-    "client_encoding": "utf8",  # whatever PGCLIENTENCODING or the database's own says
-    # A host that vanished without a word is noticed after a minute, not after the two hours of a system's defaults.
+    "client_encoding": "utf8",  # whatever PGCLIENTENCODING or the database's own is
+    # A host that vanished is noticed after a minute, not after the two hours of a system's defaults.
     "keepalives_idle": 30,  # seconds
     "keepalives_interval": 10,  # seconds
     "keepalives_count": 3,
@@ -41,11 +41,12 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
     """A lazy engine for a `postgresql+psycopg://` URL; at most `connections` are open at a time."""
     engine = sa.create_engine(
         url,
+        poolclass=_Pool,
         pool_size=connections,
         max_overflow=0,
         pool_pre_ping=False,  # a dead connection is an outage like any other: the step is done again on a new one
-        hide_parameters=True,  # a traceback is no place for what a message said
-        isolation_level="READ COMMITTED",  # merging wants each statement to see what others have committed
+        hide_parameters=True,  # a traceback is no place for a message's contents
+        isolation_level="READ COMMITTED",  # merging needs each statement to see what others have committed
         connect_args={name: value for name, value in _DEFAULTS.items() if name not in sa.make_url(url).query},
     )
     sa.event.listen(engine, "connect", _prepare)
@@ -55,24 +56,26 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
     return engine
 
 
+def rows(engine: sa.Engine, query: sa.Executable, parameters: dict[str, Any] | None = None) -> Sequence[Any]:
+    """Of a query, in a transaction of its own."""
+    with engine.connect() as connection:
+        return connection.execute(query, parameters).all()
+
+
 def read(engine: sa.Engine, query: str) -> tuple[list[str], list[Sequence[object]]]:
     """The column names and the rows of a query."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         result = connection.execute(sa.text(query))
         return list(result.keys()), list(result.all())
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Driver errors inside become `Outage`, `Contention`, `RowRefused`, `MissingPartition` or `ConfigurationError`."""
+    """Only for what uses psycopg itself, as COPY does: the engine translates the errors of everything else."""
     try:
         yield
-    except DBAPIError as error:
-        raise _ours(error.orig) from error
     except psycopg.Error as error:
         raise _ours(error) from error
-    except sa.exc.TimeoutError as error:  # no free connection in the pool: all of them hang
-        raise Outage(f"Postgres: {error}") from error
 
 
 def _translate(context: sa.engine.ExceptionContext) -> EtlError | None:
@@ -80,30 +83,36 @@ def _translate(context: sa.engine.ExceptionContext) -> EtlError | None:
     return _ours(context.original_exception) if isinstance(context.original_exception, psycopg.Error) else None
 
 
-def _ours(error: BaseException | None) -> EtlError:
-    state = getattr(error, "sqlstate", None) or ""
+class _Pool(sa.QueuePool):
+    def connect(self) -> sa.pool.PoolProxiedConnection:
+        try:
+            return super().connect()
+        except sa.exc.TimeoutError as error:  # no free connection in the pool: all of them hang
+            raise Outage("ETL-301", f"Postgres: {error}") from error
+
+
+def _ours(error: psycopg.Error) -> EtlError:
+    state = error.sqlstate or ""
     text = _one_line(error)
     if state in _IN_THE_WAY:
-        return Contention(f"Postgres: {text}")
-    if state == _CHECK_VIOLATION and _constraint(error) is None:
-        return MissingPartition(text)
+        return Contention("ETL-303", f"Postgres: {text}")
+    if state == _CHECK_VIOLATION and error.diag.constraint_name is None:
+        return MissingPartition("ETL-304", text)
     if state.startswith(_DATA) or isinstance(error, psycopg.DataError):
-        return RowRefused(text)
+        return RowRefused("ETL-305", text)
     misspelt = not state and isinstance(error, psycopg.ProgrammingError)  # an option in the URL that libpq doesn't know
     if state.startswith(_CONFIGURATION) or misspelt:
-        return ConfigurationError(f"Postgres can't do what it was asked: {text}")
+        return ConfigurationError("ETL-307", f"Postgres can't do what it was asked: {text}")
     if "certificate" in text and not state:
-        text += "; name its CA in ETL_DATABASE_CA_FILE, and the host as the certificate does"
-    return Outage(f"Postgres: {text}")
+        advice = "name its CA in ETL_DATABASE_CA_FILE, and the host as the certificate does"
+        return Outage("ETL-302", f"Postgres: {text}; {advice}")
+    return Outage("ETL-301", f"Postgres: {text}")
 
 
-def _constraint(error: BaseException | None) -> str | None:
-    return error.diag.constraint_name if isinstance(error, psycopg.Error) else None
-
-
-def _one_line(error: BaseException | None) -> str:
-    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return primary or "; ".join(" ".join(line.split()) for line in str(error).splitlines() if line.strip())
+def _one_line(error: psycopg.Error) -> str:
+    return error.diag.message_primary or "; ".join(
+        " ".join(line.split()) for line in str(error).splitlines() if line.strip()
+    )
 
 
 class _JsonText(Dumper):
@@ -118,7 +127,7 @@ class _JsonText(Dumper):
 
 def _prepare(connection: psycopg.Connection[Any], _record: object) -> None:
     connection.adapters.register_dumper(_Json, _JsonText)
-    # By this the database tells us from 0.1, which may load beside us and nothing else.
+    # The database knows 0.1 by the lack of this setting: that release may still load, and nothing else.
     connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
     # A claim is acknowledged after the commit: a commit that a crash of Postgres can undo would lose it.
     state = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()

@@ -1,7 +1,7 @@
-"""Binary COPY: rows into a table at the speed of the server.
+"""Binary COPY, the fastest way of rows into a table.
 
-Rows are tuples of what `etl.wire` makes: days and times are integers since 2000, as Postgres has them inside, so they
-are sent as int4 and int8; UUIDs are sent as their 16 bytes, JSON as its text.
+Rows are tuples made by `etl.wire`: days and times are integers since 2000, as inside of Postgres, and are sent as int4
+and int8; UUIDs are sent as their 16 bytes, JSON as its text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,12 @@ from psycopg import sql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from etl.errors import RowRefused
+from etl.store.connection import translated
 from etl.wire.times import EPOCH
 
 _FIRST_DAY = EPOCH.toordinal()
 
-# Postgres reads a COPY by the table's types and never sees these: they choose how psycopg writes the Python value.
+# Only psycopg uses these, to write the Python values: Postgres reads a COPY by the table's types.
 _WRITTEN_AS: list[tuple[type[sa.types.TypeEngine[Any]], str]] = [
     (sa.Date, "int4"),
     (sa.DateTime, "int8"),
@@ -36,24 +37,24 @@ def copy_rows(
 ) -> None:
     """Insert `rows`, given in the order of `columns`, in the connection's transaction.
 
-    Raises psycopg's errors, for `etl.store.connection.translated`, and `RowRefused` for a value that can't be written.
+    Raises as the engine does, and `RowRefused` for a value that can't be written.
     """
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        with translated(), driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.set_types([_written_as(table.c[name]) for name in columns])
             write = copy.write_row
             for row in rows:
                 write(row)
     except (ValueError, OverflowError) as error:
-        raise RowRefused(f"a value can't be written: {type(error).__name__}") from error
+        raise RowRefused("ETL-306", f"a value can't be written: {type(error).__name__}") from error
 
 
 def as_date(day: int) -> date:
-    """A row's day, for whatever isn't COPY."""
+    """A row's day as a date."""
     return date.fromordinal(_FIRST_DAY + day)
 
 

@@ -18,9 +18,8 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from etl import __version__
 from etl.errors import LakeError
 from etl.store import load_back, partitions
-from etl.store.connection import translated
-from etl.store.load_back import Met
-from etl.store.locks import DAYS, locked
+from etl.store.load_back import Reunited
+from etl.store.locks import DAY_LOCKS, locked
 from etl.store.partitions import name_of
 from etl.store.tables import exports, lake_drafts, load_batch_days
 from etl.wire.manifest import Manifest
@@ -130,7 +129,9 @@ class Day:
         with self._transaction() as connection:
             confirmed = self._update(about).values(published_at=sa.func.now())
             if connection.execute(confirmed).rowcount != 1:
-                raise LakeError(f"{about.dataset} {about.day}: somebody gave revision {about.revision} up meanwhile")
+                raise LakeError(
+                    "ETL-509", f"{about.dataset} {about.day}: somebody gave revision {about.revision} up meanwhile"
+                )
 
     def withdraw(self, about: Manifest, name: str, worker: str) -> None:
         """The revision never came to its place. If somebody who was believed dead puts it there, it is a draft."""
@@ -170,7 +171,7 @@ class Day:
         with self._transaction() as connection:
             load_back.drop_staging(connection, name)
 
-    def load_back(self, staging: str, about: Manifest, url: str, worker: str) -> Met:
+    def load_back(self, staging: str, about: Manifest, url: str, worker: str) -> Reunited:
         """The staged rows of the lake's revision join those that are in Postgres. Nothing happens if Postgres has all
         that the ledger knows of.
 
@@ -184,7 +185,7 @@ class Day:
             unknown = known is None or not known.is_same(about)
             dropped = known is not None and known.dropped
             if not unknown and not dropped and rows == books.rows:
-                return Met(0, 0, 0)
+                return Reunited(0, 0, 0)
             met = load_back.load_back(connection, self._table, self.day, staging)
             if unknown:
                 connection.execute(insert(exports).values(_row(about, url) | {"published_at": sa.func.now()}))
@@ -221,20 +222,20 @@ class Day:
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with translated(), self._connection.begin():
+        with self._connection.begin():
             yield self._connection
 
 
 @contextmanager
 def hold(engine: sa.Engine, table: sa.Table, day: date) -> Iterator[Day | None]:
     """The day under its lock; None if somebody else holds it. Raises `Outage`."""
-    with locked(engine, DAYS[table.name], (day - EPOCH.date()).days) as connection:
+    with locked(engine, DAY_LOCKS[table.name], (day - EPOCH.date()).days) as connection:
         yield Day(connection, table, day) if connection else None
 
 
 def books(engine: sa.Engine, table: sa.Table, first: date, last: date) -> list[DayBooks]:
     """Every day of the period that the ledger or the lake knows, in order. Raises `Outage`."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         known = _books(connection, table.name, first, last)
         return [each for each in known if each.entries or each.revision or each.pending]
 
@@ -243,7 +244,7 @@ def all_revisions(engine: sa.Engine, table: sa.Table) -> dict[date, list[Revisio
     """All that the books know, by day; of each day the latest last. Raises `Outage`."""
     known: dict[date, list[Revision]] = {}
     query = sa.select(exports).where(exports.c.dataset == table.name).order_by(exports.c.day, exports.c.revision)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         for row in connection.execute(query):
             known.setdefault(row.day, []).append(_revision(row))
     return known
@@ -252,13 +253,13 @@ def all_revisions(engine: sa.Engine, table: sa.Table) -> dict[date, list[Revisio
 def all_drafts(engine: sa.Engine, table: sa.Table) -> dict[str, date]:
     """The names of files that are no revisions, with their days. Raises `Outage`."""
     query = sa.select(lake_drafts.c.name, lake_drafts.c.day).where(lake_drafts.c.dataset == table.name)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return {row.name: row.day for row in connection.execute(query)}
 
 
 def look(engine: sa.Engine, table: sa.Table, day: date) -> tuple[DayBooks, int | None]:
     """The books of a day and, at the same moment, the rows of its partition; None if there is none. Raises `Outage`."""
-    with translated(), engine.connect() as connection, connection.begin():
+    with engine.connect() as connection, connection.begin():
         connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
         connection.execute(sa.text(f"LOCK TABLE ONLY {table.name} IN ACCESS SHARE MODE"))  # no partition goes meanwhile
         books = next(_books(connection, table.name, day, day))

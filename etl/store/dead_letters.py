@@ -1,4 +1,4 @@
-"""Dead letters after they were buried: found, looked at, resolved by somebody who says why. None is ever deleted."""
+"""Dead letters: found, grouped for a replay, counted, discarded with a reason. None is ever deleted."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from etl.store.connection import translated
+from etl.store.connection import rows
 from etl.store.tables import dead_letters, load_batches
 
 
@@ -30,10 +30,13 @@ class Letter(NamedTuple):
     server: str | None  # the Redis server's name; None of what an etl of 0.1 loaded
 
 
+_LETTER: list[sa.Column[Any]] = [dead_letters.c[name] for name in Letter._fields]
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which letters: those that all of it is true of. `ids` none: any. Of the period, `until` is the first moment
-    after it. Resolved ones only if they are asked for."""
+    """Which letters: those that meet all conditions. No `ids`: any. `until` is the first moment after the period.
+    Resolved ones only with `resolved_too`."""
 
     ids: Sequence[int] = ()
     reason: str | None = None
@@ -60,26 +63,23 @@ class Wanted:
 
 def find(engine: sa.Engine, wanted: Wanted, limit: int | None = None) -> list[Letter]:
     """The latest first. Raises `Outage`."""
-    columns: list[sa.Column[Any]] = [dead_letters.c[name] for name in Letter._fields]
-    query = sa.select(*columns).where(*wanted.conditions()).order_by(dead_letters.c.id.desc()).limit(limit)
-    with translated(), engine.connect() as connection:
-        return [Letter(*row) for row in connection.execute(query)]
+    query = sa.select(*_LETTER).where(*wanted.conditions()).order_by(dead_letters.c.id.desc()).limit(limit)
+    return [Letter(*row) for row in rows(engine, query)]
 
 
 class Group(NamedTuple):
-    """Open letters of one claim, in their order, which was of the list `list_key`; a letter's own `source_key` is
-    another if it came from PubSub by way of the spool."""
+    """Letters of one claim of the list `list_key`, in their order. The `source_key` of a letter that came from PubSub
+    is its channel, and `list_key` the spool."""
 
     list_key: str
     letters: list[Letter]
 
 
 def groups(engine: sa.Engine, wanted: Wanted, size: int) -> Iterator[Group]:
-    """All that are wanted, at most `size` at once; each is looked for when it's asked for. Raises `Outage`."""
-    columns: list[sa.Column[Any]] = [dead_letters.c[name] for name in Letter._fields]
+    """All that are wanted, read in pages of `size` letters. Raises `Outage`."""
     claim = (dead_letters.c.batch_id, dead_letters.c.position)
     query = (
-        sa.select(load_batches.c.source_key.label("list_key"), *columns)
+        sa.select(load_batches.c.source_key.label("list_key"), *_LETTER)
         .join(load_batches, load_batches.c.batch_id == dead_letters.c.batch_id)
         .where(*wanted.conditions())
         .order_by(*claim)
@@ -88,28 +88,25 @@ def groups(engine: sa.Engine, wanted: Wanted, size: int) -> Iterator[Group]:
     after: tuple[UUID, int] | None = None
     while True:
         following = query if after is None else query.where(sa.tuple_(*claim) > sa.tuple_(*map(sa.literal, after)))
-        with translated(), engine.connect() as connection:
-            rows = connection.execute(following).all()
-        if not rows:
+        page = rows(engine, following)
+        if not page:
             return
-        for (list_key, _), of_one in groupby(rows, key=attrgetter("list_key", "batch_id")):
+        for (list_key, _), of_one in groupby(page, key=attrgetter("list_key", "batch_id")):
             yield Group(list_key, [Letter(*row[1:]) for row in of_one])
-        after = (rows[-1].batch_id, rows[-1].position)
+        after = (page[-1].batch_id, page[-1].position)
 
 
 def count(engine: sa.Engine, wanted: Wanted) -> dict[str, int]:
     """How many, by reason. Raises `Outage`."""
     reason = dead_letters.c.reason
     query = sa.select(reason, sa.func.count()).where(*wanted.conditions()).group_by(reason).order_by(reason)
-    with translated(), engine.connect() as connection:
-        return dict(connection.execute(query).all())
+    return dict(rows(engine, query))
 
 
 def discard(engine: sa.Engine, wanted: Wanted, because: str) -> int:
-    """Resolve open letters without doing anything about them; returns how many. They stay, and so does the reason.
-    Raises `Outage`."""
+    """Resolve open letters without a replay; returns how many. They stay, and so does the reason. Raises `Outage`."""
     resolve = sa.update(dead_letters).where(*wanted.conditions(), dead_letters.c.resolved_at.is_(None))
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         return connection.execute(
             resolve.values(resolved_at=sa.func.now(), resolution=f"discarded: {because}")
         ).rowcount

@@ -1,9 +1,8 @@
-"""A person's rows in Postgres: found, and rewritten; and the receipt of it.
+"""A person's rows in Postgres: found and rewritten, with a receipt.
 
-Where a row is rewritten, its counts stay: the ledger gets an entry of no messages that says how many rows of the day
-changed, in the same transaction. That makes the lake's revision an old one, and kept figures too, as any change does. A
-row keeps its `batch_id` and `loaded_at`: it's the same version of it, so that an old file that is restored finds it in
-its place, and doesn't contradict it.
+The transaction that rewrites rows of a day enters their number into the ledger, as rows updated by no message. So the
+lake's revision of the day and its kept figures are out of date, as after any change. A row keeps its `batch_id` and
+`loaded_at`: it is still the same version, which an older file that is restored doesn't contradict.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +15,15 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.errors import ConfigurationError
 from etl.store import ledger
-from etl.store.connection import translated
+from etl.store.connection import rows
 from etl.store.ledger import Books
-from etl.store.tables import (
-    PARTITIONED,
-    cdr_revisions,
-    dead_letters,
-    forgotten,
-)
+from etl.store.tables import PARTITIONED, cdr_revisions, day_column, dead_letters, forgotten, json_as_text
 from etl.wire.erasure import KEPT, Person, in_json
 
 # Tables that aren't partitioned: changed in one transaction.
 UNDATED = (cdr_revisions, dead_letters)
-_AT_ONCE = 1_000
-# Kept figures are computed anew from what is left; see `etl.reporting.rollup`.
+_FETCH_ROWS = 1_000
+# Kept figures, which are computed anew from what is left; see `etl.reporting.rollup`.
 _FIGURES = (
     ("campaign_figures", "campaign_ref"),
     ("agent_call_figures", "extension"),
@@ -55,22 +49,22 @@ class Receipt:
 
 
 def check_rights(engine: sa.Engine) -> None:
-    """Raises `ConfigurationError`, with the way out, unless this user may rewrite what etl itself never does."""
+    """Raises `ConfigurationError`, with the way out, unless this user may rewrite rows, which loaders may not."""
     names = [*PARTITIONED, *(table.name for table in UNDATED), "forgotten"]
-    with translated(), engine.connect() as connection:
-        lacking = [*connection.scalars(_LACKING, {"names": names})]
+    lacking = [name for (name,) in rows(engine, _LACKING, {"names": names})]
     if lacking:
         raise ConfigurationError(
+            "ETL-314",
             f"this user of Postgres lacks {', '.join(lacking)}: forgetting is the business of the tables' owner, which"
-            " is etl_owner by ops/postgres/roles.sql; name it in ETL_DATABASE_URL for this command"
+            " is etl_owner by ops/postgres/roles.sql; name it in ETL_DATABASE_URL for this command",
         )
 
 
 def begin(engine: sa.Engine, person: Person, worker: str) -> Receipt:
-    """The receipt that was begun and never completed, or a new one. Raises `Outage`."""
+    """The person's receipt that was never completed, or a new one. Raises `Outage`."""
     same = (forgotten.c.hash == person.hash, forgotten.c.subject == person.by, forgotten.c.completed_at.is_(None))
     new = {"subject": person.by, "hash": person.hash, "worker": worker}
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         if connection.scalar(sa.select(sa.func.count()).select_from(forgotten).where(*same)) == 0:
             connection.execute(insert(forgotten).values(new))
         wanted = [forgotten.c[name] for name in Receipt.__dataclass_fields__]
@@ -78,9 +72,9 @@ def begin(engine: sa.Engine, person: Person, worker: str) -> Receipt:
 
 
 def complete(engine: sa.Engine, receipt: Receipt, person: Person) -> None:
-    """Nothing of the person is left: neither in the figures, where they may have been taken for a campaign or an agent.
-    Raises `Outage`."""
-    with translated(), engine.begin() as connection:
+    """Complete the receipt, and delete the figures in which the number was taken for a campaign or an agent. Raises
+    `Outage`."""
+    with engine.begin() as connection:
         for name, column in _FIGURES if person.by == "number" else ():
             figures = sa.table(name, sa.column(column), schema="reporting")
             connection.execute(sa.delete(figures).where(figures.c[column] == person.value))
@@ -89,14 +83,14 @@ def complete(engine: sa.Engine, receipt: Receipt, person: Person) -> None:
 
 
 def count_file(engine: sa.Engine, receipt: Receipt) -> None:
-    """One more file of the lake has a revision without the person. Raises `Outage`."""
-    with translated(), engine.begin() as connection:
+    """Count one more file of the lake that was written without the person. Raises `Outage`."""
+    with engine.begin() as connection:
         _add(connection, receipt, "files", 1)
 
 
 def count(engine: sa.Engine, table: sa.Table, person: Person, day: date | None = None) -> int:
-    """The person's rows, of a day if the table has days. Raises `Outage`."""
-    with translated(), engine.connect() as connection:
+    """How many rows the person has, on a day if the table has days. Raises `Outage`."""
+    with engine.connect() as connection:
         return sum(1 for _ in _changes(connection, table, person, day))
 
 
@@ -104,19 +98,18 @@ def erase(
     engine: sa.Engine, table: sa.Table, person: Person, receipt: Receipt, worker: str, day: date | None = None
 ) -> int:
     """Rewrite the person's rows; returns how many there were. Raises `Outage`."""
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         changes = [*_changes(connection, table, person, day, to_change=True)]
         for key, values in changes:
             connection.execute(sa.update(table).where(*key).values(values))
         if changes:
             _add(connection, receipt, table.name, len(changes))
             if day is not None:
-                # Of no messages: the day's rows changed, and none came or went.
                 ledger.correct(
                     connection,
                     table.name,
                     day,
-                    source_key=ledger.FORGET,
+                    source_key=ledger.FORGET_KEY,
                     worker=worker,
                     books=Books(),
                     updated=len(changes),
@@ -127,15 +120,15 @@ def erase(
 def _changes(
     connection: sa.Connection, table: sa.Table, person: Person, day: date | None, to_change: bool = False
 ) -> Iterator[tuple[Sequence[sa.ColumnElement[bool]], dict[str, Any]]]:
-    """What identifies each row of the person, and the columns that must change."""
+    """Each row of the person: the conditions that identify it, and the new values of the columns that must change."""
     columns = [*_searched(table)]
     keys = [*table.primary_key.columns]
-    query = sa.select(*keys, *map(_readable, columns)).where(_may_be(table, person))
+    query = sa.select(*keys, *map(json_as_text, columns)).where(_may_be(table, person))
     if day is not None:
-        query = query.where(next(iter(table.c)) == day)
+        query = query.where(day_column(table) == day)
     if to_change:
         query = query.with_for_update()
-    for row in connection.execute(query, execution_options={"yield_per": _AT_ONCE}):
+    for row in connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}):
         has = {column.name: row[len(keys) + index] for index, column in enumerate(columns)}
         if erased := person.row(has):
             key = [column == row[index] for index, column in enumerate(keys)]
@@ -151,7 +144,7 @@ def _searched(table: sa.Table) -> Iterator[sa.Column[Any]]:
 
 
 def _may_be(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
-    """A row without any of this isn't the person's; of the others `Person.row` knows."""
+    """True of all rows of the person and of some others, which `Person.row` sorts out."""
     texts = [column for column in _searched(table) if isinstance(column.type, sa.Text)]
     found: list[sa.ColumnElement[bool]] = []
     if person.by == "number":
@@ -163,17 +156,13 @@ def _may_be(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
             found.append(
                 sa.func.coalesce(sa.func.strpos(sa.cast(column, sa.Text), in_json(person.value)) > 0, sa.false())
             )
-        elif isinstance(column.type, sa.LargeBinary):  # a message may be spelt with escapes, and has its own encoding
+        elif isinstance(column.type, sa.LargeBinary):  # JSON escapes may hide the value
             found += [_contains(column, person.value.encode()), _contains(column, b"\\")]
     return sa.or_(*found)
 
 
 def _contains(column: sa.Column[Any], piece: bytes) -> sa.ColumnElement[bool]:
     return sa.func.position(sa.literal(piece, sa.LargeBinary).op("IN")(column)) > 0
-
-
-def _readable(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    return sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, JSONB) else column
 
 
 def _bound(column: sa.Column[Any], value: Any) -> Any:

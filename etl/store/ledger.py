@@ -4,6 +4,7 @@ An entry is a claim's, or corrects what days hold without one: a day that came b
 forgotten. (What `unite_legs` enters is in its migration.)
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, date, datetime
@@ -13,18 +14,18 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from etl.ids import new_id
 from etl.store.merge import Merged
 from etl.store.tables import load_batch_days, load_batches
-from etl.wire.ids import uuid7
 
-# What corrections have in place of a source list.
-LAKE = "lake"
-FORGET = "forget"
+# The source_key of corrections, in the place of a list's.
+LAKE_KEY = "lake"
+FORGET_KEY = "forget"
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What became of messages. The five last add up to the first; for every entry, Postgres checks it."""
+    """What became of messages. The last five add up to the first; Postgres checks it for every entry."""
 
     claimed: int = 0
     inserted: int = 0
@@ -38,19 +39,19 @@ class Books:
 
 
 def has(connection: sa.Connection, batch_id: UUID) -> bool:
-    """The claim was committed before."""
+    """Whether the claim was committed before."""
     return bool(connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch_id)))
 
 
 def enter(connection: sa.Connection, claim: Mapping[str, Any], books: Books) -> bool:
-    """Whether the claim is entered, by its columns and its books: False if the ledger has it already. Waits for another
-    transaction that is entering the same claim, and gives way to it if it commits."""
+    """Enter a claim; False if the ledger has it already. Waits for another transaction that is entering the same claim,
+    and gives way to it if it commits."""
     entering = insert(load_batches).values({**claim, **asdict(books)}).on_conflict_do_nothing()
     return connection.execute(entering.execution_options(preserve_rowcount=True)).rowcount > 0
 
 
 def enter_days(connection: sa.Connection, batch_id: UUID, datasets: Mapping[str, Merged]) -> None:
-    """What an entry did to each day, by dataset."""
+    """Enter how many rows of each day were inserted and updated, by dataset."""
     days = [
         {
             "batch_id": batch_id,
@@ -66,11 +67,6 @@ def enter_days(connection: sa.Connection, batch_id: UUID, datasets: Mapping[str,
         connection.execute(insert(load_batch_days), days)
 
 
-def new_id() -> UUID:
-    """Of an entry that is no claim's."""
-    return uuid7(int(datetime.now(UTC).timestamp() * 1_000))
-
-
 def correct(
     connection: sa.Connection,
     dataset: str,
@@ -82,15 +78,9 @@ def correct(
     inserted: int = 0,
     updated: int = 0,
 ) -> None:
-    """An entry of no claim: the day has so many rows more, or less, than were counted, and so many changed."""
+    """An entry without a claim: the day has so many rows more, or less, than were counted, and so many changed."""
     batch_id = new_id()
-    about = {
-        "batch_id": batch_id,
-        "worker": worker,
-        "source_key": source_key,
-        "server": "",
-        "claimed_at": datetime.now(UTC),
-    }
-    connection.execute(insert(load_batches).values({**about, **asdict(books)}))
-    of_the_day = {"batch_id": batch_id, "dataset": dataset, "day": day, "inserted": inserted, "updated": updated}
-    connection.execute(insert(load_batch_days).values(of_the_day))
+    now = datetime.now(UTC)
+    claim = {"batch_id": batch_id, "worker": worker, "source_key": source_key, "server": "", "claimed_at": now}
+    enter(connection, claim, books)
+    enter_days(connection, batch_id, {dataset: Merged(Counter({day: inserted}), Counter({day: updated}))})

@@ -1,7 +1,7 @@
-"""Rows that come back from the lake, and those that arrived in Postgres meanwhile: each counts as of its batch_id, as
-if they had met in the first place. What 0.1 exported as a call's leg 1 comes back as its first leg, which is 0.
+"""Rows that come back from the lake are merged with those that arrived in Postgres meanwhile, in the order of their
+batch_ids, as if they had been loaded so. What 0.1 exported as a call's leg 1 comes back as its first leg, which is 0.
 
-All of it is one transaction, in which no loader gets into the day: it waits, and then finds the day whole.
+All of it is one transaction, which keeps loaders out of the day: they wait, and then find all of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from etl.store import ledger, partitions
 from etl.store.ledger import Books
 from etl.store.merge import Merged, add_events, merge_cdrs
-from etl.store.tables import CDR_KEY, EVENT_KEY, STAGING
+from etl.store.tables import CDR_KEY, EVENT_KEY, STAGING, day_column, json_as_text
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
 from etl.wire.times import EPOCH, from_datetime
 
-# For loaders that are in the day just now: none takes longer for a claim.
+# For loaders that write into the day just now: none takes longer for a claim.
 _WAIT_MS = 60_000
-# Rows that are merged at once: as in a claim.
-_AT_ONCE = 5_000
+# Rows that are merged at once: as many as in a claim.
+_BATCH_ROWS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
-    """What came back: rows that Postgres hadn't; and, of those that it had in another version, how many there were and
-    how many of Postgres' versions changed. `renamed` rows came back as leg 0 and were exported as leg 1."""
+class Reunited:
+    """How many rows came back that Postgres lacked; how many met another version of them there, and how many of those
+    changed; `renamed` ones were exported as leg 1 and came back as leg 0."""
 
     returned: int
     met: int
@@ -41,10 +41,10 @@ class Met:
 @dataclass(frozen=True, slots=True)
 class _Kind:
     key: tuple[str, ...]
-    version: tuple[str, ...]  # what two versions of a row differ in; `etl forget` changes rows, and not their versions
+    version: tuple[str, ...]  # columns in which two versions differ; `etl forget` changes none of them
     row: type[Cdr] | type[Event]
     merge: Callable[[sa.Connection, Sequence[Any]], Merged]
-    first_stays: bool  # of two versions of a row; else they are merged
+    first_stays: bool  # of two versions the first is kept; else they are merged
 
 
 _KINDS = {
@@ -54,7 +54,7 @@ _KINDS = {
 
 
 def make_staging(connection: sa.Connection, table: sa.Table, name: str) -> None:
-    """Whatever was left there by somebody who died goes."""
+    """Made anew if a process that died left one behind."""
     drop_staging(connection, name)
     _staging(table, name).create(connection)
 
@@ -64,13 +64,13 @@ def drop_staging(connection: sa.Connection, name: str) -> None:
 
 
 def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> int:
-    """Until the transaction ends; how many rows the partition has now."""
+    """Until the transaction ends. The day's partition must exist; returns how many rows it has."""
     connection.execute(sa.text(f"SET LOCAL lock_timeout = {_WAIT_MS}"))
-    partitions.keep_loaders_out(connection, table, day)
+    connection.execute(sa.select(sa.func.lock_partition(table.name, day)))
     return partitions.count(connection, table, day)
 
 
-def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: str) -> Met:
+def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: str) -> Reunited:
     """Bring the staged rows into the day's partition, which must exist."""
     kind, staged = _KINDS[table.name], _staging(table, staging)
     returning = {c.name: _returning(table, staged, c.name) for c in table.c}
@@ -78,8 +78,8 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
     rows = sa.select(*returning.values())
     first_legs = [staged.c.leg != 1, staged.c.leg == 1] if "leg" in table.c else [sa.true()]
     returned = sum(_insert_into(connection, table, table, rows.where(which)) for which in first_legs)
-    # 2. … and then those that are there in another version: they step aside, and arrive once more.
-    same_key = [next(iter(table.c)) == day, *(table.c[name] == returning[name] for name in kind.key)]
+    # 2. … and then those that are there in another version: from a temporary table they are merged like new ones.
+    same_key = [day_column(table) == day, *(table.c[name] == returning[name] for name in kind.key)]
     differs = sa.or_(*(table.c[name] != returning[name] for name in kind.version))
     if "leg" in table.c:  # one claim may have brought both
         differs |= _is_twin(staged)
@@ -91,18 +91,18 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
         came_first = returning["batch_id"] < table.c.batch_id
         connection.execute(sa.update(table).where(*same_key, differs, came_first).values(first))
     met = changed = 0
-    waiting = connection.execute(sa.select(*map(_readable, aside.c)), execution_options={"yield_per": _AT_ONCE})
+    waiting = connection.execute(sa.select(*map(json_as_text, aside.c)), execution_options={"yield_per": _BATCH_ROWS})
     for some in waiting.partitions():
         met += len(some)
         changed += kind.merge(connection, [_row(kind, row) for row in some]).updated.total()
     renamed = _count_first_legs(connection, staged) if "leg" in table.c else 0
-    return Met(returned, met, changed, renamed)
+    return Reunited(returned, met, changed, renamed)
 
 
 def correct_the_ledger(
-    connection: sa.Connection, dataset: str, day: date, met: Met, worker: str, inserted: int, entries: int = 1
+    connection: sa.Connection, dataset: str, day: date, met: Reunited, worker: str, inserted: int, entries: int = 1
 ) -> None:
-    """So many rows more, or less, than were counted. If more `entries` than one are wanted, the others are empty."""
+    """Enter so many rows of the day more, or less, than were counted. Of several `entries` all but one are empty."""
     is_cdrs = dataset == "cdrs"
     books = Books(
         claimed=inserted + met.met,
@@ -111,19 +111,19 @@ def correct_the_ledger(
         unchanged=met.met - met.changed,
         events=0 if is_cdrs else inserted,
     )
-    of_the_lake = partial(ledger.correct, connection, dataset, day, source_key=ledger.LAKE, worker=worker)
+    of_the_lake = partial(ledger.correct, connection, dataset, day, source_key=ledger.LAKE_KEY, worker=worker)
     of_the_lake(books=books, inserted=inserted, updated=met.changed + met.renamed)
     for _ in range(entries - 1):
         of_the_lake(books=Books())
 
 
 def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: str) -> int:
-    """Into a table of its own, made if need be, with all that the archive's has but its partitions."""
-    # Where somebody else made it for us, we needn't be allowed to.
+    """Into a table like the archive's, without partitions, which is made if need be; returns how many rows were new."""
+    # CREATE SCHEMA needs a right even if the schema exists.
     if schema not in sa.inspect(connection).get_schema_names():
         connection.execute(sa.schema.CreateSchema(schema))
     quoted = connection.dialect.identifier_preparer.quote(schema)
-    # As it is: a colon in the name begins no parameter. Percent signs are doubled by the quoting.
+    # Not as text(): a colon in the name would begin a parameter. The quoting doubles percent signs.
     connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {quoted}.{table.name} (LIKE {table.name} INCLUDING ALL)")
     return _insert_into(
         connection, table, sa.table(table.name, *_columns_of(table), schema=schema), _as_staged(table, staging)
@@ -131,21 +131,21 @@ def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: 
 
 
 def try_out(connection: sa.Connection, table: sa.Table, day: date, staging: str, compare: bool) -> tuple[int, int]:
-    """Into a table that goes with the transaction: how many rows there are then and, with `compare`, how many of them
-    and of the day's rows aren't the same in the other."""
+    """Into a temporary table; returns how many rows it takes and, with `compare`, how many of them and of the day's
+    rows have no equal among the others."""
     name = f"trying_{table.name}"
     connection.execute(sa.text(f"CREATE TEMPORARY TABLE {name} (LIKE {table.name} INCLUDING ALL) ON COMMIT DROP"))
     trying = sa.table(name, *_columns_of(table))
     rows = _insert_into(connection, table, trying, _as_staged(table, staging))
     if not compare:
         return rows, 0
-    restored, stored = sa.select(*trying.c), sa.select(*table.c).where(next(iter(table.c)) == day)
+    restored, stored = sa.select(*trying.c), sa.select(*table.c).where(day_column(table) == day)
     differing = sa.union_all(restored.except_(stored), stored.except_(restored)).subquery()
     return rows, connection.scalar(sa.select(sa.func.count()).select_from(differing)) or 0
 
 
 def _insert_into(connection: sa.Connection, table: sa.Table, target: sa.TableClause, rows: sa.Select[Any]) -> int:
-    """Those of the rows, given in the order of the table's columns, that aren't there; returns how many."""
+    """Insert those rows, given in the order of the table's columns, that are new; returns how many."""
     inserting = insert(target).from_select(table.c.keys(), rows).on_conflict_do_nothing()
     return connection.execute(inserting.execution_options(preserve_rowcount=True)).rowcount
 
@@ -156,7 +156,7 @@ def _as_staged(table: sa.Table, staging: str) -> sa.Select[Any]:
 
 
 def _is_twin(staged: sa.Table) -> sa.ColumnElement[bool]:
-    """A row of leg 1 beside which the same call's leg 0 comes back."""
+    """A row of leg 1 that comes back together with the same call's leg 0."""
     other = staged.alias()
     same_call = [other.c[name] == staged.c[name] for name in CDR_KEY if name != "leg"]
     return sa.and_(staged.c.leg == 1, sa.exists().where(*same_call, other.c.leg == 0))
@@ -175,7 +175,7 @@ def _columns_of(table: sa.Table) -> list[sa.ColumnClause[Any]]:
 
 
 def _aside(table: sa.Table, columns: Sequence[str]) -> sa.Table:
-    """A table of this transaction's."""
+    """A temporary table, dropped at the commit."""
     return sa.Table(
         f"newer_{table.name}",
         sa.MetaData(),
@@ -186,7 +186,7 @@ def _aside(table: sa.Table, columns: Sequence[str]) -> sa.Table:
 
 
 def _staging(table: sa.Table, name: str) -> sa.Table:
-    """A file has UUIDs and JSON as text. What a crash of Postgres takes from here is in the file."""
+    """As in a file, UUIDs and JSON are text. Unlogged: after a crash of Postgres the file still has it all."""
     as_text = (JSONB, sa.Uuid)
     return sa.Table(
         name,
@@ -198,18 +198,13 @@ def _staging(table: sa.Table, name: str) -> sa.Table:
 
 
 def _typed(table: sa.Table, staged: sa.Table, name: str) -> sa.ColumnElement[Any]:
-    """What is staged as text, as the archive has it."""
+    """A staged column with the type that it has in the archive."""
     return sa.cast(staged.c[name], table.c[name].type)
 
 
 def _returning(table: sa.Table, staged: sa.Table, name: str) -> sa.ColumnElement[Any]:
-    """As it's stored from now on: a call's first leg is 0."""
+    """A staged column as it will be stored: a call's first leg is 0."""
     return sa.case((staged.c.leg == 1, 0), else_=staged.c.leg) if name == "leg" else _typed(table, staged, name)
-
-
-def _readable(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """JSON as its text: Python's numbers aren't those of Postgres."""
-    return sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, JSONB) else column
 
 
 def _row(kind: _Kind, row: Any) -> Cdr | Event:
@@ -220,7 +215,7 @@ _JSON = ("extra", "payload")
 
 
 def _inside(name: str, value: Any) -> Any:
-    """As `etl.wire` has it: see `etl.store.copy`."""
+    """A value as `etl.wire` has it; see `etl.store.copy`."""
     if isinstance(value, datetime):
         return from_datetime(value)
     if isinstance(value, date):

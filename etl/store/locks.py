@@ -1,5 +1,5 @@
-"""Advisory locks: the register of their numbers, and those that outlast transactions, as long as the connection that
-took them."""
+"""Advisory locks: the register of their numbers; and locks that last longer than a transaction, up to the end of the
+connection that took them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,36 +7,37 @@ from zlib import crc32
 
 import sqlalchemy as sa
 
-from etl.store.connection import translated
-
-# "etl" and a number, which nobody else in this database uses. Migration 0005 has 01, of whoever makes a partition, and
-# `etl.reporting.rollup` has 06 as one number, where those here that are taken with another number are pairs.
-SCHEMA = 0x65746C_02  # upgrades of the schema take turns
-TURN = 0x65746C_03  # and the claim: those who hold the same one take turns
-DAYS = {"cdrs": 0x65746C_04, "audit_events": 0x65746C_05}  # and the day: export, restore and drop exclude each other
+# "etl" and a number, which nobody else in this database uses. Migration 0005 has 01, for making a partition;
+# `etl.store.tables` has 06 taken alone, FIGURES_LOCK. JOBS is another lock, since it is taken with a second number.
+SCHEMA = 0x65746C_02  # one upgrade of the schema at a time
+TURN = 0x65746C_03  # and the claim: its holders take turns
+DAY_LOCKS = {
+    "cdrs": 0x65746C_04,
+    "audit_events": 0x65746C_05,
+}  # and the day: for export, restore and drop
 JOBS = 0x65746C_06  # and the job's name: of several hosts with one schedule, one acts
-MIDNIGHT = 0x65746C_07  # and the day that begins: calls that may lie on either side of it
+MIDNIGHT = 0x65746C_07  # and the day that begins: calls that may be on either side of it
 
 
 @contextmanager
 def locked(engine: sa.Engine, kind: int, number: int) -> Iterator[sa.Connection | None]:
-    """The connection that holds the lock; None if somebody else has it. Raises `Outage`."""
+    """The connection that holds the lock; None if another one does. Raises `Outage`."""
     key = {"kind": kind, "number": number}
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         if not _scalar(connection, "SELECT pg_try_advisory_lock(:kind, :number)", key):
             yield None
             return
         try:
             yield connection
         except BaseException:
-            connection.invalidate()  # it may be amid anything; and without it there is no lock
+            connection.invalidate()  # its state is unknown; closing it gives the lock up
             raise
         _scalar(connection, "SELECT pg_advisory_unlock(:kind, :number)", key)
 
 
 @contextmanager
 def alone(engine: sa.Engine, job: str) -> Iterator[bool]:
-    """Whether nobody else does the job of this name while the context lasts. Raises `Outage`."""
+    """Whether this is the only process that does the job of this name while the context lasts. Raises `Outage`."""
     with locked(engine, JOBS, crc32(job.encode()) >> 1) as connection:
         yield connection is not None
 

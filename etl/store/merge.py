@@ -1,17 +1,17 @@
-"""The merge way: CDRs that may be stored already, into `cdrs`, without losing a field or a version.
+"""The merge way into `cdrs`: CDRs that may be stored already are merged without losing a field or a version.
 
-The rules (promise 4): a field that the stored CDR lacks is filled in; a field that says something else replaces the
-stored value, and the version that said otherwise goes to `cdr_revisions`; a missing or null field takes nothing away,
-be it a column or a field of `extra`. A time that is only exact to the second agrees with the same second's fraction.
-Two `dialed_at` at most `TOLERANCE` apart don't contradict each other, since the dialects differ by as much: the earlier
-second stays, with its fraction where one says it.
+The rules (promise 4): a field that the stored CDR lacks is filled in; a different value replaces the stored one, and
+the previous version goes to `cdr_revisions`; a missing or null field, of a column or of `extra`, removes nothing. A
+time that is only exact to the second agrees with the same second's fraction. Two `dialed_at` at most `TOLERANCE` apart
+don't contradict each other, since the dialects differ by as much: the earlier second stays, with its fraction if one
+has it.
 
 What is newer is decided by the order of claiming, which is that of the batch_ids, and not by the order of committing.
 An older CDR (of a claim that was adopted, of a replayed dead letter, of the lake) only fills in what the row lacks; if
-it contradicts, it goes to `cdr_revisions` itself. The row keeps the newest batch_id that changed it; a repetition that
-says nothing new leaves the row alone, its batch_id included.
+it contradicts, it goes to `cdr_revisions` itself. The row keeps the newest batch_id that changed it; a repetition
+without anything new leaves the row unchanged, its batch_id included.
 
-Several CDRs of one call in one claim take effect one after the other, in rounds, each of which has a call once.
+Several CDRs of one call in one claim are merged one after the other, in rounds that have each call once.
 """
 
 from collections import Counter
@@ -28,9 +28,9 @@ from etl.store.tables import CDR_KEY, EVENT_KEY, audit_events, cdr_revisions, cd
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
 
-# For another worker's row or claim; many times what it takes to load one.
+# For another worker's row or claim; many times the time it takes to load one.
 WAIT_MS = 10_000
-# Up to here, each day is named in a statement; beyond it, naming them takes longer than planning for those between.
+# Up to so many days are listed in a statement; listing more takes longer than planning for the days between them.
 MANY_DAYS = 100
 # The dialects take a call's time from two programs of the dialler: they were seen a second apart, never ten.
 TOLERANCE = timedelta(seconds=10)
@@ -38,7 +38,7 @@ TOLERANCE = timedelta(seconds=10)
 
 @dataclass(slots=True)
 class Merged:
-    """How many CDRs did what, and which days changed."""
+    """Rows inserted and updated, by day."""
 
     inserted: Counter[date] = field(default_factory=Counter)
     updated: Counter[date] = field(default_factory=Counter)
@@ -46,12 +46,12 @@ class Merged:
 
 _COLUMNS = Cdr._fields
 _KEY_INDEXES = [_COLUMNS.index(name) for name in CDR_KEY]
-# A new version of a row is written by its claim, whatever it says.
+# A new version always has the batch_id of its claim.
 _VALUES = [cdrs.c[name] for name in _COLUMNS if name not in (*CDR_KEY, "batch_id")]
 
 
 def _staging(table: sa.Table, columns: Sequence[str], *more: sa.Column[Any]) -> sa.Table:
-    """A table of this session's, empty at the start of every transaction."""
+    """A temporary table, empty at the start of every transaction."""
     return sa.Table(
         f"incoming_{table.name}",
         sa.MetaData(),
@@ -67,8 +67,8 @@ incoming_events = _staging(audit_events, Event._fields)
 
 
 def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
-    """Bring `rows` into `cdrs` in their order. Raises the driver's errors; then nothing has happened, if the caller
-    rolls back to a savepoint."""
+    """Bring `rows` into `cdrs` in their order. Raises as the engine does; the caller then rolls back to a
+    savepoint."""
     merged = Merged()
     rounds = _rounds(rows)
     staged = ((*row, position, n) for n, group in enumerate(rounds) for position, row in enumerate(group))
@@ -85,14 +85,14 @@ def add_events(connection: sa.Connection, rows: Sequence[Event]) -> Merged:
 
 
 def _stage(connection: sa.Connection, table: sa.Table, rows: Iterable[Sequence[Any]]) -> None:
-    connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))  # here we do wait for others' rows
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))  # unlike the fast way, wait for others' rows
     connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
     connection.execute(sa.delete(table))
     copy_rows(connection, table, table.c.keys(), rows)
 
 
 def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
-    """The first CDR of each call, then the second of each, and so on. A verbatim repetition says nothing: left out."""
+    """The first CDR of each call, then the second of each, and so on. Verbatim repetitions are left out."""
     rounds: list[list[Cdr]] = []
     seen: dict[tuple[Any, ...], tuple[int, Cdr]] = {}
     for row in rows:
@@ -108,7 +108,7 @@ def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
 
 
 def _on_days(rows: Sequence[Cdr]) -> sa.ColumnElement[bool]:
-    """The rows' days as constants in a statement, so that the partitions of all others aren't even planned for."""
+    """A filter by literal dates, so that the planner prunes the partitions of all other days."""
     days = [as_date(day) for day in sorted({row.dialed_on for row in rows})]
     if len(days) <= MANY_DAYS:
         return cdrs.c.dialed_on.in_([_constant(day) for day in days])
@@ -152,7 +152,7 @@ def _are_close(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.C
 
 
 def _earlier_second(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """The earlier second of the two, with its fraction where one of them says it."""
+    """The earlier second of the two, with its fraction if one of them has it."""
     return sa.case(
         (_coarser(one, other), other),
         (_coarser(other, one), one),
@@ -160,7 +160,7 @@ def _earlier_second(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) ->
     )
 
 
-def _said(extra: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+def _valued(extra: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """The fields of `extra` that aren't null; null if there are none."""
     fields = sa.func.jsonb_each(extra).table_valued("key", "value")
     with_value = sa.select(sa.func.jsonb_object_agg(fields.c.key, fields.c.value)).where(
@@ -175,11 +175,11 @@ def _joined(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.Colu
 
 
 def _completed(kind: sa.Column[Any], winner: Any, loser: Any) -> sa.ColumnElement[Any]:
-    """What the winner says, and where it says nothing, the loser."""
+    """The winner's value; the loser's where the winner has none."""
     if isinstance(kind.type, JSONB):
         # Every field of both; over them, those that the winner has a value for.
         fields = sa.func.coalesce(_joined(winner, loser), winner, loser)
-        return _joined(fields, sa.func.coalesce(_said(winner), sa.text("'{}'::jsonb")))
+        return _joined(fields, sa.func.coalesce(_valued(winner), sa.text("'{}'::jsonb")))
     return sa.func.coalesce(winner, loser)
 
 
@@ -207,7 +207,7 @@ def _contradicts(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
         conflict = sa.and_(old != new, sa.not_(_coarser(new, old)), sa.not_(_coarser(old, new)))
     elif isinstance(column.type, JSONB):
         # Joined either way round, only fields with two values come out differently.
-        conflict = _joined(_said(old), _said(new)) != _joined(_said(new), _said(old))
+        conflict = _joined(_valued(old), _valued(new)) != _joined(_valued(new), _valued(old))
     else:
         conflict = old != new
     return sa.func.coalesce(conflict, sa.false())

@@ -1,9 +1,9 @@
 """Calls so close to midnight that the dialects may date one call on two days: each goes to the day under which it was
 stored first, so that it's one row.
 
-Only calls within `TOLERANCE` of midnight pay for looking. Who looks holds the lock of that midnight until the end of
-its transaction: of two who bring the two dialects of a call at once, the second finds what the first has stored. If the
-neighbouring day has left Postgres nothing is found, and the call stays two rows; `reporting.twins` lists them.
+Only calls within `TOLERANCE` of midnight are looked for, under a lock of that midnight up to the end of the
+transaction: of two workers that load the two dialects of a call at once, the second finds the row of the first. If the
+neighbouring day was dropped, nothing is found, and the call is two rows; `reporting.twins` lists them.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from etl.store.copy import as_date
 from etl.store.locks import MIDNIGHT
 from etl.store.merge import TOLERANCE, WAIT_MS
 from etl.wire.cdr import Cdr
-from etl.wire.times import EPOCH, MICROSECONDS_PER_DAY
+from etl.wire.times import MICROSECONDS_PER_DAY
 
 _TOLERANCE = TOLERANCE // TOLERANCE.resolution  # microseconds
 
@@ -23,20 +23,20 @@ _Call = tuple[str, str, int]  # source, call_ref, leg
 
 
 class _Place(NamedTuple):
-    """A call is stored, or about to be, under this day, with this time in microseconds since 2000."""
+    """Where a call is stored, or about to be: its day, and its time in microseconds since 2000."""
 
     day: int
     dialed_at: int
 
 
 def is_near(call: Cdr) -> bool:
-    """The other dialect may say another day."""
+    """Whether the other dialect may date the call on another day."""
     return not _TOLERANCE < call.dialed_at % MICROSECONDS_PER_DAY < MICROSECONDS_PER_DAY - _TOLERANCE
 
 
 def settled(connection: sa.Connection, calls: Sequence[Cdr]) -> Sequence[Cdr]:
     """The calls, each with the day under which it is stored or, if it isn't, under which the first of them came. Raises
-    the driver's errors."""
+    as the engine does."""
     near = [(index, call) for index, call in enumerate(calls) if is_near(call)]
     if not near:
         return calls
@@ -53,10 +53,10 @@ def settled(connection: sa.Connection, calls: Sequence[Cdr]) -> Sequence[Cdr]:
 
 
 def are_apart(connection: sa.Connection, calls: Sequence[Cdr]) -> bool:
-    """Whether one of these calls, which were just inserted each under its own day, lies under the neighbouring day
-    too. Raises the driver's errors."""
+    """Whether one of these calls, which were just inserted each under its own day, is stored under the neighbouring
+    day too. Raises as the engine does."""
     near = list(filter(is_near, calls))
-    places = _stored(connection, near) if near else {}
+    places = _stored(connection, near, own_day=False) if near else {}
     return any(
         place.day != call.dialed_on and abs(place.dialed_at - call.dialed_at) <= _TOLERANCE
         for call in near
@@ -68,20 +68,26 @@ def _call(call: Cdr) -> _Call:
     return call.source, call.call_ref, call.leg
 
 
-def _stored(connection: sa.Connection, near: Sequence[Cdr]) -> dict[_Call, list[_Place]]:
-    """Where these calls are stored, on both sides of their midnights; they stay as they are until we have committed."""
+def _stored(connection: sa.Connection, near: Sequence[Cdr], own_day: bool = True) -> dict[_Call, list[_Place]]:
+    """Where these calls are stored, on either side of their midnights, or with `own_day` false only on the other side.
+    Nobody else stores one of them until we have committed."""
     midnights = sorted({_midnight(call) for call in near})
     for midnight in midnights:
         connection.execute(_LOCK, {"kind": MIDNIGHT, "midnight": midnight})
-    # As constants, so that the partitions of all other days aren't even planned for.
-    days = ", ".join(f"'{as_date(day)}'" for day in sorted({day for n in midnights for day in (n - 1, n)}))
-    sources, call_refs, legs = zip(*{_call(call) for call in near}, strict=True)
-    found = connection.execute(
-        sa.text(_FIND.format(days=days)), {"sources": [*sources], "call_refs": [*call_refs], "legs": [*legs]}
-    )
+    wanted = {
+        (*_call(call), day)
+        for call in near
+        for day in (_midnight(call) - 1, _midnight(call))
+        if own_day or day != call.dialed_on
+    }
+    sources, call_refs, legs, days = map(list, zip(*wanted, strict=True))
+    keys = {"sources": sources, "call_refs": call_refs, "legs": legs, "days": [*map(as_date, days)]}
     places: dict[_Call, list[_Place]] = {}
-    for source, call_ref, leg, day, dialed_at in found:
-        places.setdefault((source, call_ref, leg), []).append(_Place((day - EPOCH.date()).days, dialed_at))
+    # Day by day, as literal dates: the planner prunes all other partitions, and looks the calls up by the primary key
+    # even in a new partition without statistics, instead of sorting all of its rows.
+    for each in sorted({*days}):
+        for source, call_ref, leg, dialed_at in connection.execute(sa.text(_FIND.format(day=as_date(each))), keys):
+            places.setdefault((source, call_ref, leg), []).append(_Place(each, dialed_at))
     return places
 
 
@@ -92,11 +98,11 @@ def _midnight(call: Cdr) -> int:
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:kind, :midnight)")
 _FIND = """
-SELECT c.source, c.call_ref, n.leg, c.dialed_on,
+SELECT c.source, c.call_ref, n.leg,
     (extract(epoch FROM c.dialed_at - '2000-01-01 00:00:00+00') * 1000000)::bigint
-FROM unnest(CAST(:sources AS text[]), CAST(:call_refs AS text[]), CAST(:legs AS integer[])) AS n (source, call_ref, leg)
-JOIN cdrs c ON (c.source, c.call_ref) = (n.source, n.call_ref)
+FROM unnest(CAST(:sources AS text[]), CAST(:call_refs AS text[]), CAST(:legs AS integer[]), CAST(:days AS date[]))
+    AS n (source, call_ref, leg, day)
+JOIN cdrs c ON (c.dialed_on, c.source, c.call_ref) = (n.day, n.source, n.call_ref)
     AND (c.leg = n.leg OR c.leg = 1 AND n.leg = 0) -- as a 0.1 stores it, until it's united
-WHERE c.dialed_on IN ({days})
-ORDER BY c.dialed_on
+WHERE c.dialed_on = '{day}'
 """

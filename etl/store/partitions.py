@@ -1,7 +1,7 @@
 """One partition a day, made when its first row appears, dropped when the lake has it.
 
-Only the tables' owner can do either. So functions do it that are the owner's, and whoever loads may call: they are in
-the migrations.
+Only the tables' owner can do either. So the migrations have functions that run with the owner's rights, which loaders
+may call.
 """
 
 from collections.abc import Collection, Iterable
@@ -9,34 +9,28 @@ from datetime import date
 
 import sqlalchemy as sa
 
-from etl.store.connection import translated
+from etl.store.tables import day_column
 
 
 def ensure(engine: sa.Engine, table: sa.Table, days: Iterable[date]) -> None:
     """Make sure that `table` has a partition for each of these days. Raises `Outage` or `ConfigurationError`.
 
-    Each is committed at once, in a transaction of its own: a partition without rows does no harm, and a lock on the
-    parent table held through a load, or hundreds of them through the making of years, would.
+    Each has a transaction of its own: an empty partition does no harm, but a lock on the parent table for the length
+    of a load would, and so would the hundreds of locks that years of partitions take.
     """
-    with translated():
-        for day in sorted(days):
-            with engine.begin() as connection:
-                connection.execute(sa.select(sa.func.make_partition(table.name, day)))
-
-
-def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> None:
-    """Of the day, until the transaction ends. Its partition must exist."""
-    connection.execute(sa.select(sa.func.lock_partition(table.name, day)))
+    for day in sorted(days):
+        with engine.begin() as connection:
+            connection.execute(sa.select(sa.func.make_partition(table.name, day)))
 
 
 def drop(connection: sa.Connection, table: sa.Table, day: date, revision: int, sha256: str) -> bool:
-    """Drop the day's partition, unless the books know of anything that this revision of the lake hasn't: then False."""
+    """Drop the day's partition; False if by the books this revision of the lake lacks anything: then it stays."""
     return bool(connection.scalar(sa.select(sa.func.drop_day(table.name, day, revision, sha256))))
 
 
 def count(connection: sa.Connection, table: sa.Table, day: date) -> int:
     """The day's rows."""
-    of_the_day = next(iter(table.c)) == day
+    of_the_day = day_column(table) == day
     return connection.scalar(sa.select(sa.func.count()).select_from(table).where(of_the_day)) or 0
 
 
@@ -46,7 +40,7 @@ def with_rows(engine: sa.Engine, table: sa.Table, but: Collection[date]) -> list
         "SELECT to_date(right(relname, 8), 'YYYYMMDD') FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
         " WHERE inhparent = to_regclass(:table) AND relname ~ '_[0-9]{8}$'"
     )
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         days = [day for day in connection.scalars(children, {"table": table.name}) if day not in but]
         return [day for day in days if connection.scalar(sa.select(sa.exists().where(next(iter(table.c)) == day)))]
 

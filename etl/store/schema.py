@@ -1,4 +1,4 @@
-"""The schema's revision: which one this program needs, which one the database has, and bringing the one to the other.
+"""The schema's revision: the one that this program needs, the one that the database has, and the upgrade.
 
 The migrations travel inside the wheel as `etl/migrations`; in a checkout they lie beside the package.
 """
@@ -17,7 +17,6 @@ from alembic.util import CommandError
 
 from etl.errors import ConfigurationError
 from etl.store import locks
-from etl.store.connection import translated
 
 
 @functools.cache
@@ -29,7 +28,7 @@ def needed() -> str:
 
 def current(engine: sa.Engine) -> str | None:
     """The revision that the database has; None if it has no schema yet. Raises `Outage` or `ConfigurationError`."""
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         return _revision(connection)
 
 
@@ -38,14 +37,16 @@ def check(engine: sa.Engine) -> None:
     has, needs = current(engine), needed()
     _check_known(has)
     if has is None:
-        raise ConfigurationError("the database has no schema yet: run `etl db upgrade`")
+        raise ConfigurationError("ETL-309", "the database has no schema yet: run `etl db upgrade`")
     if has != needs:
-        raise ConfigurationError(f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`")
+        raise ConfigurationError(
+            "ETL-310", f"the database's schema is old ({has}, needed: {needs}): run `etl db upgrade`"
+        )
 
 
 def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
     """Bring the database to the needed revision; returns the revisions before and after. Raises as `current`."""
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
         before = _revision(connection)
         _check_known(before)
@@ -59,13 +60,14 @@ def _revision(connection: sa.Connection) -> str | None:
     try:
         return MigrationContext.configure(connection).get_current_revision()
     except CommandError as error:  # it names several
-        raise ConfigurationError(f"table alembic_version isn't as we left it: {error}") from error
+        raise ConfigurationError("ETL-312", f"table alembic_version isn't as we left it: {error}") from error
 
 
 def _check_known(revision: str | None) -> None:
     if revision is not None and revision not in _known():
         raise ConfigurationError(
-            f"the database's schema ({revision}) is newer than this program ({needed()}): install a newer etl"
+            "ETL-311",
+            f"the database's schema ({revision}) is newer than this program ({needed()}): install a newer etl",
         )
 
 

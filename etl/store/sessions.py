@@ -1,4 +1,4 @@
-"""The listener's sessions, and what nobody heard: the tables `listener_sessions` and `retired_servers`, the view
+"""The listener's sessions, and the gaps between them: the tables `listener_sessions` and `retired_servers`, the view
 `audit_gaps`."""
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from etl.errors import EtlError
-from etl.store.connection import translated
+from etl.store.connection import rows
 from etl.store.tables import audit_gaps, listener_sessions, retired_servers
 from etl.wire.spool import Session
 from etl.wire.times import to_datetime
@@ -33,39 +33,40 @@ def gaps(engine: sa.Engine, since: datetime, until: datetime) -> list[Gap]:
     end = sa.func.least(audit_gaps.c.gap_until, until)
     c = audit_gaps.c
     query = sa.select(start, end, c.reason, c.server, c.patterns).where(start < end).order_by(start, c.server, end)
-    with translated(), engine.connect() as connection:
-        return [Gap(*row) for row in connection.execute(query)]
+    return [Gap(*row) for row in rows(engine, query)]
 
 
 def deaf_seconds(gaps: Iterable[Gap]) -> dict[str | None, float]:
-    """How long nobody listened, by server. Patterns of one server that weren't heard at once are one time."""
+    """How long nobody listened, by server. Where gaps of several patterns overlap, the time counts once."""
     seconds: dict[str | None, float] = {}
-    heard_from: dict[str | None, datetime] = {}
+    counted_until: dict[str | None, datetime] = {}
     for gap in sorted(gaps, key=lambda gap: gap.gap_from):
-        start = max(gap.gap_from, heard_from.get(gap.server, gap.gap_from))
+        start = max(gap.gap_from, counted_until.get(gap.server, gap.gap_from))
         end = max(gap.gap_until, start)
         seconds[gap.server] = seconds.get(gap.server, 0.0) + (end - start).total_seconds()
-        heard_from[gap.server] = end
+        counted_until[gap.server] = end
     return seconds
 
 
 def retire(engine: sa.Engine, server: str) -> datetime:
-    """From now on, nothing of what the server was subscribed to before is expected to be heard; returns when that is.
+    """Nobody needs listen to the server as before: from now on it has no more gaps for that. Returns the time.
 
     Raises `EtlError` with the known names if nobody ever listened to it, and `Outage`.
     """
     names = sa.select(listener_sessions.c.server).where(listener_sessions.c.server.is_not(None)).distinct()
-    with translated(), engine.begin() as connection:
+    with engine.begin() as connection:
         known = sorted(connection.scalars(names))
         if server not in known:
-            raise EtlError(f"no listener ever named its server {server!r}; known: {', '.join(known) or 'none'}")
+            raise EtlError(
+                "ETL-403", f"no listener ever named its server {server!r}; known: {', '.join(known) or 'none'}"
+            )
         entry = insert(retired_servers).values(server=server).returning(retired_servers.c.retired_at)
         retired_at: datetime = connection.execute(entry).scalar_one()
         return retired_at
 
 
 def record_sessions(connection: sa.Connection, sessions: Sequence[Session], batch_id: UUID) -> None:
-    """Bring reports into `listener_sessions`. They come in any order and more than once: the latest says all."""
+    """Bring reports into `listener_sessions`. They come in any order and more than once: only the latest counts."""
     latest: dict[UUID, Session] = {}
     for session in sessions:
         known = latest.get(session.session_id)

@@ -1,8 +1,8 @@
-"""What Postgres knows of how things stand, for `etl status` and the metrics: facts, and no verdicts.
+"""The archive's state by Postgres, for `etl status` and the metrics: facts, no verdicts.
 
-The ledger has a row for every claim there ever was, and this is asked every few seconds: each query reads a short end
-of an index, but for `unexported` and the export state, which count the ledger's rows by day. Every function may raise
-`Outage` and `ConfigurationError`.
+The ledger has a row for every claim there ever was, and this is asked every few seconds: each query reads the end of an
+index, but for `unexported`, which counts the ledger's rows by day. Every function may raise `Outage` and
+`ConfigurationError`.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from datetime import date, datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from etl.store.connection import Engine, translated
-from etl.store.ledger import LAKE
+from etl.store.connection import Engine, rows
+from etl.store.ledger import LAKE_KEY
 from etl.store.tables import (
     PARTITIONED,
     cdrs,
@@ -25,13 +25,13 @@ from etl.store.tables import (
     retired_servers,
 )
 
-# As the view audit_gaps has it: a session that goes on is silent for a probe's interval, the linger and a little.
+# As in the view audit_gaps: a session that goes on may not report for a probe's interval and the linger.
 _STILL_LISTENING = sa.text("interval '15 seconds'")
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What the ledger counted in the last `seconds`, by the second."""
+    """What the ledger counted in the last `seconds`, per second."""
 
     seconds: int
     messages_per_second: float
@@ -40,14 +40,14 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class LastCdr:
-    """When a CDR was committed last, and the latest call that is known; None if there was none."""
+    """When a CDR was committed last, and when the latest call was dialled; None if there is none."""
 
     committed_at: datetime | None
     dialed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class LastListener:
     """The latest session on a Redis server. `is_listening` is false too if its loader is late with its reports. The
     server is None of an etl before 0.2."""
 
@@ -77,19 +77,21 @@ def rates(engine: Engine, periods: Sequence[int]) -> list[Rate]:
         for since in ago.values()
         for counted in (c.claimed, c.inserted)
     ]
-    query = sa.select(*sums).where(c.committed_at > ago[max(periods)], c.source_key != LAKE)
-    with translated(), engine.connect() as connection:
-        found = iter(connection.execute(query).one())
+    query = sa.select(*sums).where(c.committed_at > ago[max(periods)], c.source_key != LAKE_KEY)
+    (sums_found,) = rows(engine, query)
+    found = iter(sums_found)
     return [Rate(seconds, float(next(found)) / seconds, float(next(found)) / seconds) for seconds in periods]
 
 
 def last_cdr(engine: Engine) -> LastCdr:
     """The latest call is looked for in one day only, the last that the ledger knows."""
     c = load_batches.c
-    has_cdrs = sa.text("inserted + updated + unchanged > 0")  # in the words of the index
-    committed = sa.select(c.committed_at).where(has_cdrs, c.source_key != LAKE).order_by(c.committed_at.desc()).limit(1)
+    has_cdrs = sa.text("inserted + updated + unchanged > 0")  # worded as in the index
+    committed = (
+        sa.select(c.committed_at).where(has_cdrs, c.source_key != LAKE_KEY).order_by(c.committed_at.desc()).limit(1)
+    )
     last_day = sa.select(sa.func.max(load_batch_days.c.day)).where(load_batch_days.c.dataset == cdrs.name)
-    with translated(), engine.connect() as connection:
+    with engine.connect() as connection:
         day = connection.scalar(last_day)
         return LastCdr(connection.scalar(committed), _last_call(connection, day) if day else None)
 
@@ -103,7 +105,7 @@ def _last_call(connection: sa.Connection, day: date) -> datetime | None:
     return latest
 
 
-def listeners(engine: Engine) -> list[Listener]:
+def listeners(engine: Engine) -> list[LastListener]:
     """Of each Redis server the one who listens, or else who did last, the latest first. None of a server that was
     retired since; those of an etl before 0.2 don't count any more once there is one that knows its server."""
     c, retired = listener_sessions.c, retired_servers.c
@@ -117,8 +119,7 @@ def listeners(engine: Engine) -> list[Listener]:
         .where(sa.or_(c.server.is_not(None), ~named), sa.or_(retired_at.is_(None), c.proven_until > retired_at))
         .order_by(c.server, listening.desc(), c.proven_until.desc(), c.subscribed_at.desc())
     )
-    with translated(), engine.connect() as connection:
-        found = [Listener(*row) for row in connection.execute(query)]
+    found = [LastListener(*row) for row in rows(engine, query)]
     return sorted(found, key=lambda each: (each.is_listening, each.proven_until), reverse=True)
 
 
@@ -136,8 +137,7 @@ def set_aside(engine: Engine, seconds: int) -> dict[str, int]:
         .group_by(counted.c.key)
         .order_by(values.desc(), counted.c.key)
     )
-    with translated(), engine.connect() as connection:
-        return dict(connection.execute(query).all())
+    return dict(rows(engine, query))
 
 
 def open_letters(engine: Engine) -> list[OpenLetters]:
@@ -150,8 +150,7 @@ def open_letters(engine: Engine) -> list[OpenLetters]:
         .group_by(c.reason)
         .order_by(letters.desc(), c.reason)
     )
-    with translated(), engine.connect() as connection:
-        return [OpenLetters(*row) for row in connection.execute(query)]
+    return [OpenLetters(*row) for row in rows(engine, query)]
 
 
 def unexported(engine: Engine, before: date) -> dict[str, int]:
@@ -183,13 +182,11 @@ def unexported(engine: Engine, before: date) -> dict[str, int]:
         .where(sa.or_(changed, half_way))
         .group_by(dataset)
     )
-    with translated(), engine.connect() as connection:
-        return dict.fromkeys(PARTITIONED, 0) | dict(connection.execute(query).all())
+    return dict.fromkeys(PARTITIONED, 0) | dict(rows(engine, query))
 
 
 def last_exports(engine: Engine) -> dict[str, datetime]:
     """By dataset, when a revision was published last; not of one that never was exported."""
     last = sa.func.max(exports.c.published_at)
     query = sa.select(exports.c.dataset, last).group_by(exports.c.dataset).having(last.is_not(None))
-    with translated(), engine.connect() as connection:
-        return dict(connection.execute(query).all())
+    return dict(rows(engine, query))

@@ -3,10 +3,14 @@
 Times are `timestamptz`, days are UTC days, durations are whole seconds.
 """
 
+from datetime import date
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Date,
     DateTime,
     Identity,
@@ -19,6 +23,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    cast,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -31,10 +36,22 @@ metadata = MetaData(
     }
 )
 
-# The schema of tables that are gone when a day is back from the lake.
+# The schema of the tables through which a day comes back from the lake.
 STAGING = "etl_staging"
+# The advisory lock of whoever computes figures; here, since reporting may not import the register `etl.store.locks`.
+FIGURES_LOCK = 0x65746C_06
 
 _NOW = text("now()")
+
+
+def day_column(table: Table) -> Column[date]:
+    """Of a partitioned table."""
+    return next(iter(table.c))
+
+
+def json_as_text(column: Column[Any]) -> ColumnElement[Any]:
+    """A column to select, JSON as its text: Python's numbers aren't those of Postgres."""
+    return cast(column, Text).label(column.name) if isinstance(column.type, JSONB) else column
 
 
 def _time() -> DateTime:

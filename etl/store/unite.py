@@ -1,26 +1,25 @@
-"""What 0.1 stored as leg 1 of a call becomes its first leg, which is 0, and one row with what lies there already.
+"""What 0.1 stored as leg 1 of a call becomes its first leg, which is 0, merged with the row that is there already.
 
-Who loads may neither change a row's key nor take a row away: the function `unite_legs`, which is the owner's, does
-both, and enters it into the ledger.
+Loaders may neither change a row's key nor delete a row: the function `unite_legs`, with its owner's rights, does both,
+and enters it into the ledger.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import sqlalchemy as sa
 
-from etl.store import ledger
-from etl.store.connection import translated
+from etl.ids import new_id
+from etl.store.connection import rows
 from etl.store.merge import WAIT_MS
 
 # Rows in one transaction, in which loaders stay out of the day: half a second.
-AT_ONCE = 10_000
+MOST_ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class United:
-    """Rows of a day that became leg 0, and rows that went, each into the one that lay there."""
+    """Rows of a day that became leg 0, and rows that were merged into an existing one."""
 
     day: date
     renamed: int = 0
@@ -29,32 +28,26 @@ class United:
 
 def days(engine: sa.Engine) -> list[date]:
     """The days of CDRs that Postgres has. Raises `Outage`."""
-    return _dates(engine, _DAYS)
+    return [day for (day,) in rows(engine, _DAYS)]
 
 
 def due(engine: sa.Engine) -> list[date]:
     """Of these, the days that may still have rows of leg 1: never looked at, or loaded by a 0.1 since. Raises
     `Outage`."""
-    return _dates(engine, _DUE)
+    return [day for (day,) in rows(engine, _DUE)]
 
 
 def unite(engine: sa.Engine, day: date, worker: str) -> United:
-    """Until the day has no row of leg 1. Raises `Outage`; what was done until then is done."""
+    """Unite until the day has no row of leg 1. Raises `Outage`; what was committed until then stays."""
     total = United(day)
     while True:
-        batch_id = ledger.new_id()
-        with translated(), engine.begin() as connection:
+        batch_id = new_id()
+        with engine.begin() as connection:
             connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))
-            some = connection.execute(_UNITE, {"day": day, "most": AT_ONCE, "id": batch_id, "worker": worker}).one()
+            some = connection.execute(_UNITE, {"day": day, "most": MOST_ROWS, "id": batch_id, "worker": worker}).one()
         total = United(day, total.renamed + some.renamed, total.united + some.united)
-        if some.renamed + some.united < AT_ONCE:
+        if some.renamed + some.united < MOST_ROWS:
             return total
-
-
-def _dates(engine: sa.Engine, query: sa.TextClause) -> list[date]:
-    with translated(), engine.connect() as connection:
-        found: Sequence[date] = connection.scalars(query).all()
-    return [*found]
 
 
 _PARTITIONS = """
@@ -62,7 +55,7 @@ SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits JOIN pg_cl
 WHERE inhparent = 'cdrs'::regclass AND relname ~ '_[0-9]{8}$'
 """
 _DAYS = sa.text(f"{_PARTITIONS} ORDER BY 1")
-# What a 0.1 entered into the ledger has no server. A transaction that wrote into the day began less than that before.
+# Entries of 0.1 have no server. A claim's transaction takes less than the ten minutes that are allowed for here.
 _DUE = sa.text(f"""
 SELECT p.day FROM ({_PARTITIONS}) p LEFT JOIN united_days u USING (day)
 WHERE u.day IS NULL
@@ -72,5 +65,5 @@ WHERE b.server IS NULL AND b.committed_at > (SELECT min(united_at) FROM united_d
     AND b.committed_at > u.united_at - interval '10 minutes' AND d.dataset = 'cdrs'
     AND d.day IN ({_PARTITIONS})
 ORDER BY 1
-""")  # noqa: S608  (words of our own)
+""")  # noqa: S608  (our own words)
 _UNITE = sa.text("SELECT renamed, united FROM unite_legs(:day, :most, :id, :worker)")

@@ -1,12 +1,12 @@
 """One claim, one transaction: records, dead letters and the ledger row commit together or not at all.
 
-    CDRs ─── COPY ──▶ cdrs            (the fast way: nothing of it is stored yet)
-       └─ duplicate ─▶ etl.store.merge (the merge way; etl.store.midnight says which day)
-            └─ refused ─▶ halves, until the rows that Postgres can't take are alone: dead letters
+    CDRs ─── COPY ──▶ cdrs            (the fast way: none of them is stored yet)
+       └─ duplicate ─▶ etl.store.merge (the merge way; etl.store.midnight finds the day)
+            └─ refused ─▶ halves, until the rows that Postgres refuses are alone: dead letters
 
 The ledger row's primary key is the claim's id. So a claim that was committed but not acknowledged, or that two workers
-hold, takes effect once: that is promise 2, and it's kept by `etl.store.ledger`; `_take_turn` keeps the two from
-working against each other.
+hold, takes effect once: that is promise 2, kept by `etl.store.ledger`; `_take_turn` makes the two work one after the
+other.
 """
 
 from collections import Counter
@@ -22,7 +22,6 @@ import sqlalchemy as sa
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
 from etl.store import ledger, locks, merge, midnight
-from etl.store.connection import translated
 from etl.store.copy import as_date, copy_rows
 from etl.store.ledger import Books
 from etl.store.merge import Merged, add_events, merge_cdrs
@@ -35,27 +34,26 @@ from etl.wire.event import Event
 from etl.wire.faults import DeadLetter
 from etl.wire.times import from_datetime
 
-# A lock that isn't ours in time, a deadlock, a partition dropped in front of us: five in a row are an outage.
+# A lock timeout, a deadlock, a partition that was just dropped: five in a row are an outage.
 ATTEMPTS = 5
-# A row that somebody else is writing is a duplicate, most likely, and two who wait for each other deadlock: so the
-# fast way doesn't wait for long. The merge way does, taking its rows in an order that all workers share.
+# A row that another worker is writing is most likely a duplicate, and two that wait for each other deadlock: so the
+# fast way doesn't wait for long. The merge way does: all workers take rows in the same order.
 FAST_WAIT_MS = 200
-# Where a statement began this long ago and Postgres waits for the worker, the worker is frozen or its host is gone; and
-# nobody gets past the locks it holds. One that is well takes a second for a statement.
+# If Postgres has waited this long for a worker's next statement, the worker is frozen or its host is gone, and others
+# wait for the locks it holds. A healthy one takes a second.
 FROZEN_SECONDS = 60
-Row = TypeVar("Row", Cdr, Event)
-Rows = Sequence[Row]
+Record = TypeVar("Record", Cdr, Event)
 
 
 @dataclass(frozen=True, slots=True)
-class _Way(Generic[Row]):
-    """How the rows of one table get there, if they can't simply be copied."""
+class _Way(Generic[Record]):
+    """How rows get into one table if they can't simply be copied."""
 
     table: sa.Table
     columns: Sequence[str]
-    merge: Callable[[sa.Connection, Rows[Row]], Merged]
-    are_apart: Callable[[sa.Connection, Rows[Row]], bool]  # what was copied lies under another day too
-    settled: Callable[[sa.Connection, Rows[Row]], Rows[Row]]  # each under its day
+    merge: Callable[[sa.Connection, Sequence[Record]], Merged]
+    are_apart: Callable[[sa.Connection, Sequence[Record]], bool]  # a copied call is stored under another day too
+    settled: Callable[[sa.Connection, Sequence[Record]], Sequence[Record]]  # the rows, each under its day
 
 
 _CDRS: _Way[Cdr] = _Way(cdrs, Cdr._fields, merge_cdrs, midnight.are_apart, midnight.settled)
@@ -81,12 +79,12 @@ class Writer:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        # Lists of whose last claim at least half was known already, as when a dialler pushes its backup again: what
-        # comes next is most likely too, and the fast way costs a COPY before it fails.
+        # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again: so is
+        # most likely the next one, and the fast way costs a COPY before it fails.
         self._repeating: set[str] = set()
 
     def write(self, batch: Batch) -> Books | None:
-        """Commit a claim. None if the ledger has it already: then nothing is left to do but to acknowledge it.
+        """Commit a claim. None if the ledger has it already: then it needs only be acknowledged.
 
         Raises `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
@@ -100,7 +98,7 @@ class Writer:
 
     def replay(self, batch: Batch, letters: Sequence[int]) -> Books:
         """Commit dead letters, given by their ids and decoded anew as `batch`: those that can be stored now are
-        resolved, and for the others today's reason is noted. The books tell of the former only. Raises as `write`."""
+        resolved, the others get today's reason. The books have the former only. Raises as `write`."""
         books = self._persist(batch, lambda connection: _write(connection, batch, letters))
         return books or Books()
 
@@ -113,19 +111,19 @@ class Writer:
                 self._end_frozen_workers()
             except MissingPartition as error:
                 trouble = error
-                records = batch.records.finish()
-                ensure_partitions(self._engine, cdrs, _count_days(records.cdrs))
-                ensure_partitions(self._engine, audit_events, _count_days(records.events))
-        raise Outage(f"gave up after {ATTEMPTS} attempts: {trouble}") from trouble
+                decoded = batch.records.finish()
+                ensure_partitions(self._engine, cdrs, _count_days(decoded.cdrs))
+                ensure_partitions(self._engine, audit_events, _count_days(decoded.events))
+        raise Outage("ETL-308", f"gave up after {ATTEMPTS} attempts: {trouble.text}") from trouble
 
     def _end_frozen_workers(self) -> None:
-        """Their claims are adopted when their leases run out; and should they thaw, the ledger tells them."""
-        with translated(), self._engine.begin() as connection:
+        """Their claims are adopted when their leases run out; one that thaws finds its claim in the ledger."""
+        with self._engine.begin() as connection:
             connection.execute(_END_FROZEN_WORKERS, {"turn": locks.TURN, "seconds": FROZEN_SECONDS})
 
     def _attempt(self, write: Callable[[sa.Connection], Books]) -> Books | None:
         try:
-            with translated(), self._engine.begin() as connection:
+            with self._engine.begin() as connection:
                 return write(connection)
         except _LoadedAlreadyError:
             return None
@@ -144,32 +142,33 @@ def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | Non
         raise _LoadedAlreadyError
     records = batch.records
     calls = _load(connection, _CDRS, records.stream, fast)
-    events = _load(connection, _EVENTS, lambda: records.events)
+    decoded = records.finish()
+    events = _load(connection, _EVENTS, lambda: decoded.events)
     dead = [
-        *records.dead,
-        *(records.refused(records.cdrs_at[index], detail) for index, detail in calls.refused.items()),
-        *(records.refused(records.events_at[index], detail) for index, detail in events.refused.items()),
+        *decoded.dead,
+        *(records.refused(decoded.cdrs_at[index], detail) for index, detail in calls.refused.items()),
+        *(records.refused(decoded.events_at[index], detail) for index, detail in events.refused.items()),
     ]
-    records.refused_at = {records.cdrs_at[index] for index in calls.refused}
+    decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
     inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
-    unchanged = len(records.cdrs) - inserted - updated - len(calls.refused)
-    told = len(records.events) - len(events.refused) + len(records.sessions)
+    unchanged = len(decoded.cdrs) - inserted - updated - len(calls.refused)
+    stored_events = len(decoded.events) - len(events.refused) + len(decoded.sessions)
     if letters is None:
-        books = Books(batch.claimed, inserted, updated, unchanged, told, len(dead))
-        _enter(connection, batch, books)
+        books = Books(batch.claimed, inserted, updated, unchanged, stored_events, len(dead))
+        _enter(connection, batch, books, decoded.set_aside)
         _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
     else:
-        books = Books(batch.claimed - len(dead), inserted, updated, unchanged, told)
+        books = Books(batch.claimed - len(dead), inserted, updated, unchanged, stored_events)
         _resolve(connection, batch, letters, dead)
         if books.claimed:
-            _enter(connection, batch, books)
-    record_sessions(connection, records.sessions, batch.batch_id)
+            _enter(connection, batch, books, decoded.set_aside)
+    record_sessions(connection, decoded.sessions, batch.batch_id)
     ledger.enter_days(connection, batch.batch_id, {"cdrs": calls.merged, "audit_events": events.merged})
     return books
 
 
 def _take_turn(connection: sa.Connection, batch_id: UUID) -> None:
-    """Whoever else holds this claim waits here until we are through, and then finds it in the ledger."""
+    """Another holder of this claim waits here until we have committed, and then finds it in the ledger."""
     own = int.from_bytes(batch_id.bytes[-4:], signed=True)
     waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
     connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits})
@@ -189,11 +188,13 @@ _END_FROZEN_WORKERS = sa.text(
 @dataclass(slots=True)
 class _Loaded:
     merged: Merged = field(default_factory=Merged)
-    refused: dict[int, str] = field(default_factory=dict)  # index of the row, what Postgres said
+    refused: dict[int, str] = field(default_factory=dict)  # index of the row → Postgres' message
 
 
-def _load(connection: sa.Connection, way: _Way[Row], stream: Callable[[], Iterable[Row]], fast: bool = True) -> _Loaded:
-    """`stream` gives all rows, each time from the start."""
+def _load(
+    connection: sa.Connection, way: _Way[Record], stream: Callable[[], Iterable[Record]], fast: bool = True
+) -> _Loaded:
+    """Each call of `stream` gives all rows from the start."""
     loaded = _Loaded()
     if fast:
         try:
@@ -211,7 +212,7 @@ def _load(connection: sa.Connection, way: _Way[Row], stream: Callable[[], Iterab
 
 
 def _merge_or_halve(
-    connection: sa.Connection, rows: Sequence[Row], first: int, way: _Way[Row], loaded: _Loaded
+    connection: sa.Connection, rows: Sequence[Record], first: int, way: _Way[Record], loaded: _Loaded
 ) -> None:
     try:
         with _savepoint(connection):
@@ -220,7 +221,7 @@ def _merge_or_halve(
         loaded.merged.updated.update(merged.updated)
     except RowRefused as refusal:
         if len(rows) == 1:
-            loaded.refused[first] = str(refusal)
+            loaded.refused[first] = refusal.text
             return
         half = len(rows) // 2
         _merge_or_halve(connection, rows[:half], first, way, loaded)
@@ -229,7 +230,7 @@ def _merge_or_halve(
 
 @contextmanager
 def _savepoint(connection: sa.Connection) -> Iterator[None]:
-    with connection.begin_nested(), translated():
+    with connection.begin_nested():
         yield
 
 
@@ -247,7 +248,7 @@ def _bury(connection: sa.Connection, batch: Batch, dead: Sequence[DeadLetter]) -
 
 
 def _resolve(connection: sa.Connection, batch: Batch, letters: Sequence[int], dead: Sequence[DeadLetter]) -> None:
-    """Instead of burying: `letters` are in their graves already."""
+    """Instead of `_bury`: these letters are stored already; update them."""
     c, still = dead_letters.c, {letters[letter.position]: letter for letter in dead}
     for number, letter in still.items():
         connection.execute(
@@ -257,17 +258,17 @@ def _resolve(connection: sa.Connection, batch: Batch, letters: Sequence[int], de
     resolution = {"resolved_at": sa.func.now(), "resolution": f"replayed as {batch.batch_id}"}
     resolve = sa.update(dead_letters).where(c.id.in_(healed), c.resolved_at.is_(None)).values(resolution)
     if connection.execute(resolve).rowcount != len(healed):
-        raise Contention("somebody else is resolving the same dead letters")
+        raise Contention("ETL-401", "somebody else is resolving the same dead letters")
 
 
-def _enter(connection: sa.Connection, batch: Batch, books: Books) -> None:
+def _enter(connection: sa.Connection, batch: Batch, books: Books, set_aside: Counter[str]) -> None:
     claim = {
         "batch_id": batch.batch_id,
         "worker": batch.worker,
         "source_key": batch.source_key,
         "claimed_at": batch.claimed_at,
         "server": batch.server,
-        "set_aside": batch.records.set_aside or None,
+        "set_aside": set_aside or None,
     }
     if not ledger.enter(connection, claim, books):
         raise _LoadedAlreadyError
@@ -281,6 +282,6 @@ class _LoadedAlreadyError(Exception):
     """The ledger has this claim: roll back whatever was done for it."""
 
 
-def _count_days(rows: Iterable[Row]) -> dict[date, int]:
+def _count_days(rows: Iterable[Record]) -> dict[date, int]:
     """How many rows belong to each day; the day is a record's first field."""
     return {as_date(day): n for day, n in Counter(map(itemgetter(0), rows)).items()}

@@ -1,5 +1,4 @@
 """Bytes to records, and nothing else: no clock, no socket, no file.
 
-`decode` takes a claim's messages and gives back CDRs, events and dead letters. What a message means is decided here, by
-the rules of docs/protocol.md; where it goes is decided by `etl.store`.
+`decode` turns a claim's messages into CDRs, events and dead letters, by the rules of docs/protocol.md.
 """

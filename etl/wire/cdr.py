@@ -1,9 +1,9 @@
 """A CDR message, in either dialect, to one row of `cdrs`.
 
 The strict decoder knows every documented field with its types and refuses all else; nearly every message passes it in
-one call. A payload with fields that nobody documented, or with a number that must be looked at digit by digit, is read
-again to keep what was sent, and one with a broken field is read a third time to say which. A field that is there twice
-counts once, with its last value, as JSON parsers everywhere have it. Facts: docs/protocol.md, "CDR, dialect A", "CDR,
+one call. A payload with undocumented fields, or with a number that must be read digit by digit, is read again to keep
+what was sent; one with a broken field is read a third time to name the field. Of a field that stands there twice the
+last value counts, as with other JSON parsers. Facts: docs/protocol.md, "CDR, dialect A", "CDR,
 dialect B", "Numbers as text", "Dispositions".
 """
 
@@ -27,13 +27,13 @@ from etl.wire.times import (
 
 CDR_TYPES = ("cdr", "call_update", None)
 
-# A JSON integer is within the bounds, by the decoder; all other spellings are for `etl.wire.numbers`.
+# The decoder checks the bounds of JSON integers; `etl.wire.numbers` reads all other spellings.
 Number = Annotated[int, Meta(ge=numbers.LEAST, le=numbers.MOST)] | float | str
 Leg = Annotated[int, Meta(ge=1, le=numbers.MOST)] | float | str
 Time = int | float | str
 Reference = int | str
 
-# What the raw disposition of old systems says in today's words. ANSWER and CANCEL leave open who hung up.
+# The raw dispositions of old systems, as an end_reason. ANSWER and CANCEL leave open who hung up.
 DISPOSITIONS = {
     "ANSWER": "hungup",
     "CANCEL": "hungup",
@@ -127,11 +127,11 @@ _encode = msgspec.json.Encoder().encode
 _new = tuple.__new__
 _KNOWN = frozenset(_Payload.__struct_fields__)
 _ABSENT = (None, "")
-# The fields whose values can be set aside.
+# The fields whose values can be set aside in `extra`.
 NUMBERS = tuple(
     field.name for field in msgspec.structs.fields(_Payload) if field.type in (Number | None, Number | UnsetType | None)
 )
-# Hang-up causes and most durations, as text without frills.
+# Hang-up causes and most durations, in their commonest spelling as text.
 _few_digits = {str(number): number for number in range(1, 1_000)}.get
 _NOT_WHOLE = "expected a whole number"
 
@@ -148,25 +148,25 @@ class CdrDecoder:
         self._batch_id = batch_id
         self._latest = latest
         self._read_time = reader_of_times(zone)
-        # Of the message that `open` read last: values that no column can have, as they were sent.
+        # Of the message that `open` read last: values that fit no column, as they were sent.
         self.set_aside: Extra = {}
 
     def strict(self, raw: bytes) -> Cdr:
-        """A CDR of documented fields only, with nothing to set aside. Raises `Undecodable`, or whatever msgspec raises,
-        for any other message."""
+        """A CDR with documented fields only and nothing to set aside. Raises `Undecodable`, or what msgspec raises, for
+        any other message."""
         return self.row(_strict(raw).payload, None, None)
 
     def open(self, message: Envelope) -> Cdr:
-        """A CDR with fields that nobody documented, or with values to set aside: they go to `extra`, their JSON as it
-        was. Raises as `strict`."""
+        """A CDR that may have undocumented fields, or values to set aside: both go to `extra`, their JSON as it was
+        sent. Raises as `strict`."""
         self.set_aside = {}
         sent = message.fields()
         extra = {name: value for name, value in sent.items() if name not in _KNOWN}
         return self.row(_open(message.payload), extra, sent)
 
     def row(self, payload: _Payload, extra: Extra | None, sent: Extra | None) -> Cdr:
-        """The one place where fields become columns; `extra` collects what has no column or contradicts one. `sent` has
-        the payload's fields as they were; without it, nothing can be set aside."""
+        """The only place where fields become columns; `extra` collects what has no column or contradicts one. `sent`
+        has the payload's fields as they were sent; without it, nothing can be set aside."""
         # fmt: off
         (  # all fields at once, in their order above: one by one they take as long as the decoding
             call_ref, dialed_at, extension, number, dial_number, recording_url, contact_ref, call_time, hold_time,
@@ -179,7 +179,7 @@ class CdrDecoder:
             name = "call_ref" if call_ref in _ABSENT else "dialed_at"
             raise Undecodable(Reason.MISSING_FIELD, f"{name} is missing, null or empty")
         dialed_at, read = self._time("dialed_at", dialed_at), self._read_number
-        if end_code.__class__ is not int and end_code is not None:  # of the dialler it's text, most often
+        if end_code.__class__ is not int and end_code is not None:  # the dialler sends it as text, mostly
             end_code = _few_digits(end_code) or read("end_code", end_code, sent)
         call_time = call_time if call_time.__class__ is int or call_time is None else read("call_time", call_time, sent)
         hold_time = hold_time if hold_time is None or hold_time.__class__ is int else read("hold_time", hold_time, sent)
@@ -243,8 +243,8 @@ class CdrDecoder:
         return moment
 
     def _read_number(self, name: str, value: int | float | str | None, sent: Extra | None) -> int | None:
-        """The number that a field spells. None if there is none, and if its value is set aside as no whole number; that
-        raises `Undecodable` if it can't be, as does a number that is too large."""
+        """The field's number. None if it's empty, or if its value is no whole number and is set aside. Raises
+        `Undecodable` if that can't be set aside, or if the number is too large."""
         try:
             return _whole(name, value, sent)
         except ValueError:
@@ -254,7 +254,7 @@ class CdrDecoder:
             return None
 
     def _leg(self, value: float | str, sent: Extra | None) -> int:
-        """0 for the first leg. Raises `Undecodable` for what is no leg."""
+        """The leg; 0 is the first. Raises `Undecodable` if it's no positive whole number."""
         try:
             leg = _whole("call_trail_number", value, sent)
         except ValueError:
@@ -285,7 +285,7 @@ def _check_field(name: str, value: bytes, expected: Any) -> None:
 
 
 def _is_number_for(expected: Any, value: bytes) -> bool:
-    """A number of the kind that is expected, whole or not; so only its size can be wrong."""
+    """Whether it's a number where one is expected, so that only its size can be wrong."""
     if value[0] not in b"-0123456789":
         return False
     try:
@@ -303,15 +303,14 @@ def _either(value: T | None, other_name: str, other: T | None, extra: Extra | No
 
 
 def _kept(sent: Raw) -> Raw | str:
-    """As it was sent; but a number with an exponent as text, since Postgres writes its digits out and may have no room
-    for them."""
+    """As it was sent; but a number with an exponent as text, since Postgres would write out all its digits."""
     text = bytes(sent).decode()
     return text if text[0] in "-0123456789" and "e" in text.lower() else sent
 
 
 def _whole(name: str, value: int | float | str | None, sent: Extra | None) -> int | None:
-    """The number that it spells; None if it's empty or null. Raises ValueError if it spells no whole number, and
-    `Undecodable` if it's too large."""
+    """The value's number; None if it's empty or null. Raises ValueError if it's no whole number, and `Undecodable` if
+    it's too large."""
     try:
         if isinstance(value, str):
             return numbers.from_text(value)

@@ -1,13 +1,13 @@
-"""A claim's messages, in order, to what becomes of each: CDR, event or dead letter. Nothing that a dialler, or anyone
-else with a Redis client, can put on a list makes this raise.
+"""A claim's messages, in order, to what becomes of each: CDR, event or dead letter. No message makes this raise.
 
-Decoding is lazy, so that Postgres can take the first rows while the next are decoded: half of a claim's time."""
+Decoding is lazy, so that Postgres can take the first rows while the next are decoded: half of a claim's time.
+"""
 
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
-from typing import Self
 from uuid import UUID
 
 import msgspec
@@ -22,9 +22,30 @@ _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Un
 _BACKSLASH = ord("\\")
 
 
+@dataclass(slots=True)
+class Decoded:
+    """What a claim's messages are. The `…_at` lists give each record's position in the claim."""
+
+    cdrs: list[Cdr] = field(default_factory=list)
+    cdrs_at: list[int] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    events_at: list[int] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    # By position: the CDR's fields whose values no column can have.
+    set_aside_at: dict[int, list[str]] = field(default_factory=dict)
+    # Positions of what Postgres refused when it was last written: these CDRs became dead letters.
+    refused_at: Collection[int] = ()
+
+    @property
+    def set_aside(self) -> Counter[str]:
+        """How many values were set aside in `extra`, by field, not counting CDRs that Postgres refused."""
+        kept = (fields for position, fields in self.set_aside_at.items() if position not in self.refused_at)
+        return Counter(name for fields in kept for name in fields)
+
+
 class Records(ABC):
-    """What a claim's messages are, found out one by one as `stream` is read. The `…_at` lists give each record's
-    position in the claim.
+    """A claim being decoded: `stream` gives its CDRs one by one, `finish` everything, once all are read.
 
     The same claim decodes to the same records, ids included, however often and by whomever it's done.
     """
@@ -33,36 +54,20 @@ class Records(ABC):
         self._messages = messages
         self._rest = enumerate(messages)
         self._max_message_bytes = max_message_bytes
-        self.cdrs: list[Cdr] = []
-        self.cdrs_at: list[int] = []
-        self.events: list[Event] = []
-        self.events_at: list[int] = []
-        self.sessions: list[Session] = []
-        self.dead: list[DeadLetter] = []
-        self._set_aside: dict[int, list[str]] = {}  # fields, by position
-        # Positions of what Postgres refused the last time it was written.
-        self.refused_at: Collection[int] = ()
-
-    @property
-    def set_aside(self) -> Counter[str]:
-        """How many values stand in `extra` because no column can have them, by field: of all CDRs so far, without those
-        that became dead letters."""
-        kept = (fields for position, fields in self._set_aside.items() if position not in self.refused_at)
-        return Counter(field for fields in kept for field in fields)
+        self._decoded = Decoded()
 
     @abstractmethod
     def stream(self) -> Iterator[Cdr]:
-        """All CDRs, in order. Those decoded before come as they are, so that it can be read again from the start."""
+        """All CDRs, in order. Each is decoded once, however often this is read from the start."""
 
     def refused(self, position: int, detail: str) -> DeadLetter:
         """The dead letter that the message at `position` becomes if Postgres refuses its row."""
         return DeadLetter(position, Reason.REFUSED_BY_DATABASE, detail, self._messages[position])
 
-    def finish(self) -> Self:
-        """Decode what is left."""
-        for _ in self.stream():
-            pass
-        return self
+    def finish(self) -> Decoded:
+        """All records, after decoding what is left."""
+        deque(self.stream(), maxlen=0)
+        return self._decoded
 
 
 class Decoding(Records):
@@ -87,12 +92,13 @@ class Decoding(Records):
         self._list_events = ListEvents(key, batch_id, captured_at)
 
     def stream(self) -> Iterator[Cdr]:
-        yield from self.cdrs
-        strict, keep, at = self._cdr_decoder.strict, self.cdrs.append, self.cdrs_at.append
+        decoded = self._decoded
+        yield from decoded.cdrs
+        strict, keep, at = self._cdr_decoder.strict, decoded.cdrs.append, decoded.cdrs_at.append
         limit = self._max_message_bytes
         for position, raw in self._rest:
-            # Of what JSON can spell and Postgres can't hold, NUL alone gets past the strict decoder. This spells it.
-            # To look for a single byte first costs nothing, as long as it's given as a number.
+            # \u0000 is the only JSON that the strict decoder accepts and Postgres can't store. Looking for the single
+            # byte first costs nothing, as long as it's given as a number.
             try:
                 if (_BACKSLASH not in raw or b"\\u0000" not in raw) and len(raw) <= limit:
                     cdr = strict(raw)
@@ -103,23 +109,24 @@ class Decoding(Records):
             except _NOT_AS_EXPECTED:
                 pass
             self._decode_carefully(position, raw)
-            if self.cdrs_at and self.cdrs_at[-1] == position:
-                yield self.cdrs[-1]
+            if decoded.cdrs_at and decoded.cdrs_at[-1] == position:
+                yield decoded.cdrs[-1]
 
     def _decode_carefully(self, position: int, raw: bytes) -> None:
+        decoded = self._decoded
         try:
             record = _carefully(raw, position, self._cdr_decoder, self._list_events, self._max_message_bytes)
         except Undecodable as fault:
-            self.dead.append(DeadLetter(position, fault.reason, fault.detail, raw))
+            decoded.dead.append(DeadLetter(position, fault.reason, fault.detail, raw))
+            return
+        if isinstance(record, Cdr):
+            decoded.cdrs.append(record)
+            decoded.cdrs_at.append(position)
+            if set_aside := self._cdr_decoder.set_aside:
+                decoded.set_aside_at[position] = [*set_aside]
         else:
-            if isinstance(record, Cdr):
-                self.cdrs.append(record)
-                self.cdrs_at.append(position)
-                if set_aside := self._cdr_decoder.set_aside:
-                    self._set_aside[position] = [*set_aside]
-            else:
-                self.events.append(record)
-                self.events_at.append(position)
+            decoded.events.append(record)
+            decoded.events_at.append(position)
 
 
 class SpoolDecoding(Records):
@@ -134,10 +141,10 @@ class SpoolDecoding(Records):
             try:
                 record = spool.unpack(raw)
             except Undecodable as fault:
-                self.dead.append(DeadLetter(position, fault.reason, fault.detail, raw))
+                self._decoded.dead.append(DeadLetter(position, fault.reason, fault.detail, raw))
                 continue
             if isinstance(record, Session):
-                self.sessions.append(record)
+                self._decoded.sessions.append(record)
             else:
                 self._decode_heard(position, record)
         yield from ()
@@ -149,10 +156,10 @@ class SpoolDecoding(Records):
 
     def _decode_heard(self, position: int, heard: Heard) -> None:
         try:
-            self.events.append(_heard_event(heard, self._batch_id, self._max_message_bytes))
-            self.events_at.append(position)
+            self._decoded.events.append(_heard_event(heard, self._batch_id, self._max_message_bytes))
+            self._decoded.events_at.append(position)
         except Undecodable as fault:
-            self.dead.append(DeadLetter(position, fault.reason, fault.detail, heard.message, heard.channel))
+            self._decoded.dead.append(DeadLetter(position, fault.reason, fault.detail, heard.message, heard.channel))
 
 
 def _heard_event(heard: Heard, batch_id: bytes, max_bytes: int) -> Event:
@@ -190,7 +197,7 @@ def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: ListEvents, 
 
 
 def _diagnose(raw: bytes, cdrs: CdrDecoder) -> Undecodable:
-    """The first thing that is wrong with a message: from its bytes by way of the envelope to the fields of a CDR."""
+    """The first fault of a message: in its bytes, then in the envelope, then in the fields of a CDR."""
     try:
         envelope.check(raw)
         message = envelope.split(raw)

@@ -1,7 +1,7 @@
-"""What every message has in common: the key it came on, the envelope, and the ways in which it can be broken.
+"""What every message has in common: its key, its envelope, and the ways in which it can be broken.
 
-Decoding is optimistic: the typed decoders of `cdr` and `event` say yes or no at the speed of C, and only a message they
-said no to is looked at here, slowly, to find the one reason that is written beside it.
+Decoding is optimistic: the typed decoders of `cdr` and `event` accept or refuse at the speed of C. Only a message that
+they refuse is examined here, slowly, to find the reason for its dead letter.
 """
 
 import json
@@ -20,7 +20,7 @@ _KINDS = {"campaign": "campaigns", "agent": "agents", "cdr": "cdrs", "dialer": "
 KNOWN_KINDS = frozenset({"campaigns", "agents", "cdrs", "dialers", "inbound", "c2d"})
 _DEFAULT_BASE = "enigma:notifications:"
 
-# Deeper than any dialler nests, shallower than any parser's stack: the same answer on every machine.
+# Deeper than any dialler nests, less than any parser's stack: the same result on every machine.
 MAX_DEPTH = 128
 
 _NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -28,16 +28,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Envelope(NamedTuple):
-    """A message taken apart, but not looked into: its values are JSON as it was sent."""
+    """A message split into its parts, which are JSON as it was sent."""
 
     type: str | None
     payload: Raw
-    beside: dict[str, Raw]  # fields that nobody documented
+    beside: dict[str, Raw]  # undocumented fields
 
     def fields(self) -> dict[str, Any]:
         """The payload's fields by name, and under `$envelope` those that stood beside the payload.
 
-        Raises whatever msgspec raises if the payload is no object.
+        Raises what msgspec raises if the payload is no object.
         """
         fields: dict[str, Any] = _object(self.payload)
         if self.beside:
@@ -60,7 +60,7 @@ _just_type = msgspec.json.Decoder(_JustType).decode
 
 
 def split(raw: bytes) -> Envelope:
-    """Raises `Undecodable`, or whatever msgspec raises, for anything but an object with a type and a payload."""
+    """Raises `Undecodable`, or what msgspec raises, for anything but an object with a type and a payload."""
     fields = _object(raw)
     if not fields.keys() >= {"type", "payload"}:
         raise Undecodable(Reason.NOT_AN_ENVELOPE, "expected an object with `type` and `payload`")
@@ -106,7 +106,7 @@ def check_storable(raw: bytes) -> None:
 
 
 def check(raw: bytes) -> None:
-    """Raises `Undecodable` for every fault that lies outside the payload's own fields; takes its time over it."""
+    """Raises `Undecodable` for every fault outside the payload's own fields. Slow."""
     value = _as_json(_as_text(raw))
     _check_depth(value)
     _check_characters(value)
@@ -129,7 +129,7 @@ def _as_text(raw: bytes) -> str:
 def _as_json(text: str) -> Any:
     """Arrays are lists; objects are tuples of names and values in turn, with those that a later one overrides."""
     try:
-        # int() refuses thousands of digits, and nobody looks at these numbers.
+        # int() refuses thousands of digits, and these numbers aren't used.
         return json.loads(text, parse_constant=_no_constant, parse_int=float, object_pairs_hook=_flat)
     except RecursionError:
         raise Undecodable(Reason.TOO_DEEP, f"nested deeper than {MAX_DEPTH}") from None
@@ -163,7 +163,7 @@ def _check_characters(value: Any) -> None:
 
 
 def _levels(value: Any) -> Iterator[list[Any]]:
-    """The value, then what it holds, then what that holds, and so on: all of it, however deep, without recursion."""
+    """The value, then its children, then theirs, and so on: without recursion, however deep it is."""
     level = [value]
     while level:
         yield level

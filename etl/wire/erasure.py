@@ -1,7 +1,7 @@
-"""A person in what is stored: where their number and their contact reference stand, and the keyed hash that stands
-there afterwards. Pure; used on rows of Postgres and of files alike, so that both agree on who is meant.
+"""Erasing a person from a row: puts a keyed hash in place of their number and contact reference. Pure; used on rows of
+Postgres and of files alike, so that both agree on who is meant.
 
-A person is asked for by one value, exactly as it's stored: `074…` and `+4474…` are two numbers.
+A person is given by one value, exactly as it's stored: `074…` and `+4474…` are two numbers.
 
 - By number: that number, and the contact references that stand beside it.
 - By contact: that contact reference, and the numbers that stand beside it.
@@ -11,10 +11,10 @@ way round. Then each of these values is replaced in the row:
 
 - a contact reference where it is a `contact_ref`, be it a column or a field of JSON at any depth;
 - a number where it is a `number`, and, if it has six digits or more, wherever it stands with no digit before or after:
-  Click2Dial's campaign, the name of a recording, a channel, a key or an integer of JSON. A shorter one would be found
-  in what is no number at all.
+  Click2Dial's campaign, the name of a recording, a channel, a key or an integer of JSON. A shorter one would match
+  by accident.
 
-The identity of a row stays (`source`, `call_ref`, the times): values that happen to look alike are something else.
+The identity of a row stays (`source`, `call_ref`, the times), even where it looks like the number.
 """
 
 import hmac
@@ -24,51 +24,51 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PREFIX = "forgotten:"
+HASH_PREFIX = "forgotten:"
 # Of the hash, hexadecimal: among a million people, two share one with a chance of 1 in 37 million.
 _LENGTH = 16
-# What stands for something else, whatever it looks like: columns, and fields of JSON.
+# Columns, and fields of JSON, that never contain a person, whatever they look like.
 KEPT = frozenset({"source", "origin", "call_ref", "batch_id", "event_id"})
 _KEPT_FIELDS = frozenset({"call_ref", "dialed_at"})
 JSON = frozenset({"extra", "payload"})
-# A number of fewer digits is looked for where it's called one, and nowhere else.
+# A number with fewer digits is replaced only where the field is called `number`.
 _DIGITS = 6
-# Click2Dial before 3.0 has the client's number in place of a campaign, and no other.
+# Click2Dial before 3.0 has the client's number in place of a campaign, and no `number`.
 _NUMBER_FOR_CAMPAIGN = re.compile(r"\+?[0-9]{6,}")
 
-# The tokens of JSON that can hold a person. A string is a key if a colon follows.
+# The tokens of JSON that can contain a person's values. A string is a key if a colon follows.
 _TOKEN = re.compile(
     r'"(?P<string>(?:[^"\\]|\\.)*)"(?P<colon>\s*:)?|(?P<bare>-?[0-9][0-9.eE+-]*)',
     re.DOTALL,
 )
-# Hashes and UUIDs may have any digits in them.
-_NOBODY = f"{PREFIX}[0-9a-f]{{{_LENGTH}}}|[0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"
+# Hashes and UUIDs are passed over: they may contain any digits.
+_NOBODY = f"{HASH_PREFIX}[0-9a-f]{{{_LENGTH}}}|[0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 
 class Person:
-    """Who is to be forgotten, and the key of the hashes."""
+    """The person to forget, and the key of the hashes."""
 
     def __init__(self, key: str, number: str | None = None, contact: str | None = None) -> None:
-        """By one of the two, which isn't empty."""
+        """Give exactly one of `number` and `contact`, not empty."""
         self._key = key.encode()
         self.by = "number" if contact is None else "contact"
         self.value = (number if contact is None else contact) or ""
 
     @property
     def hash(self) -> str:
-        """Of the value that was asked for."""
+        """The hash of the given value."""
         return self._hash(self.value)
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns that must change, with what they are then; none if the person isn't in the row. JSON is given
-        as text, and a message as bytes."""
+        """The columns that must change, with their new values; empty if the person isn't in the row. JSON is given as
+        text, a message as bytes."""
         names = self._names([row, *(each for name, value in row.items() for each in _objects_in(name, value))])
         erased = {name: names.column(name, value) for name, value in row.items() if name not in KEPT}
         return {name: value for name, value in erased.items() if value != row[name]}
 
     def _hash(self, value: str) -> str:
-        return PREFIX + hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
+        return HASH_PREFIX + hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
 
     def _names(self, beside: Iterable[Mapping[str, Any]]) -> "_Names":
         numbers, contacts = ({self.value}, set()) if self.by == "number" else (set(), {self.value})
@@ -82,7 +82,7 @@ class Person:
 
 @dataclass(slots=True)
 class _Names:
-    """The values to be replaced in a row, with what replaces them."""
+    """The values to be replaced in a row, by their hashes."""
 
     numbers: dict[str, str]
     contacts: dict[str, str]
@@ -102,7 +102,7 @@ class _Names:
         return self._json(value) if name in JSON else self._text(name, value)
 
     def _whole(self, name: str, text: str) -> str | None:
-        """What replaces all of it, because of what it's called."""
+        """The hash that replaces the whole value, because of the field's name; or None."""
         if name == "contact_ref":
             return self.contacts.get(text)
         return self.numbers.get(text) if name == "number" else None
@@ -116,8 +116,8 @@ class _Names:
         return self.anywhere.sub(lambda found: self.numbers.get(found[0], found[0]), text)
 
     def _json(self, text: str, quote: str = '"') -> str:
-        """Token by token, so that all other tokens stay as they are, to the last digit. A number becomes a string, in
-        these quotes."""
+        """Replaces token by token, so that all other tokens stay exactly as they are. A number becomes a string in
+        `quote`s."""
         key = ""
 
         def erased(token: re.Match[str]) -> str:
@@ -133,7 +133,7 @@ class _Names:
         return _TOKEN.sub(erased, text)
 
     def _string(self, key: str, string: str) -> str:
-        """A string as JSON spells it. Escapes don't hide anybody."""
+        """A string as JSON spells it; found also where it's spelled with escapes."""
         if whole := self._whole(key, _value(string)):
             return whole
         plain = _plain(string)
@@ -141,12 +141,12 @@ class _Names:
         return string if within == plain else within
 
     def _bare(self, key: str, bare: str, quote: str) -> str:
-        """A number as JSON knows it."""
+        """A number of JSON."""
         hashed = self._text(key, bare) if bare in self.numbers or bare in self.contacts else bare
         return bare if hashed == bare else f"{quote}{hashed}{quote}"
 
     def _message(self, raw: bytes) -> bytes:
-        """Of a message that is no JSON at least what can be told without."""
+        """A whole message. Of one that is no JSON, what can be found without parsing it."""
         text = raw.decode("utf-8", "surrogateescape")
         is_json = _parsed(text) is not None
         erased = self._json(text, '"' if is_json else "")
@@ -160,7 +160,7 @@ class _Names:
 
 
 def in_json(value: str) -> str:
-    """As it stands within JSON, such as Postgres and our files have it."""
+    """The value as it stands within JSON in Postgres and in our files."""
     return json.dumps(value, ensure_ascii=False)[1:-1]
 
 
@@ -183,7 +183,7 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _parsed(text: str) -> Any:
-    """None if it's no JSON. Numbers are their text."""
+    """The parsed JSON, numbers as text; None if it's no JSON."""
     try:
         return json.loads(text, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
@@ -191,9 +191,9 @@ def _parsed(text: str) -> Any:
 
 
 def _texts(fields: Mapping[str, Any], *names: str) -> set[str]:
-    """What isn't empty, and not forgotten yet."""
+    """Those that aren't empty and aren't hashes already."""
     values = (fields.get(name) for name in names)
-    return {value for value in values if isinstance(value, str) and value and not value.startswith(PREFIX)}
+    return {value for value in values if isinstance(value, str) and value and not value.startswith(HASH_PREFIX)}
 
 
 def _numbers(fields: Mapping[str, Any]) -> set[str]:
@@ -210,7 +210,7 @@ def _value(string: str) -> str:
 
 
 def _plain(string: str) -> str:
-    """Without the escapes that ASCII characters don't need."""
+    """Without the escapes of printable ASCII characters."""
 
     def character(escape: re.Match[str]) -> str:
         if escape[1][0] == "u":

@@ -1,7 +1,7 @@
 """A message that is no CDR to one row of `audit_events`.
 
-Whatever the type, known or of tomorrow: the payload is kept whole, and the fields that reports ask for are lifted from
-it where docs/protocol.md says what they are. A field of an unexpected kind stays in the payload only, and is no error.
+Whatever its type, even an unknown one: the payload is kept whole, and the fields that reports need become columns where
+docs/protocol.md defines them. A field of an unexpected kind stays in the payload only; that is no error.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Capture(NamedTuple):
 
 
 def event(message: Envelope, capture: Capture, batch_id: bytes) -> Event:
-    """Raises whatever msgspec raises if the payload is no object."""
+    """Raises what msgspec raises if the payload is no object."""
     fields = message.fields()
     status, ref = _lifted(fields, "status"), _reference(fields, "ref")
     extension = _reference(fields, "extension") or _reference(fields, "agent")

@@ -17,8 +17,8 @@ class Reason(StrEnum):
     NUL_CHARACTER = "nul_character"  # or a lone surrogate: characters that JSON can spell and Postgres can't hold
     TOO_LARGE = "too_large"
     TOO_DEEP = "too_deep"
-    # What a decoder can't know and Postgres does: a number in `extra` or in an event that its numeric can't hold to the
-    # last digit (from 10^131072 up, or with more than 16383 decimals), a call_ref that is too long for an index.
+    # Only Postgres finds these: a number in `extra` or in an event beyond its numeric (from 10^131072 up, or with more
+    # than 16383 decimals), a call_ref that is too long for an index.
     REFUSED_BY_DATABASE = "refused_by_database"
 
 
@@ -32,8 +32,8 @@ class Undecodable(Exception):
 
 
 class DeadLetter(NamedTuple):
-    """A message that has no place in the tables, kept whole. `position` is its index in the claim; `channel` says where
-    it was heard, if not on a list of the dialler's."""
+    """A message that can't be stored as a record, kept whole. `position` is its index in the claim; `channel` is where
+    it was heard, None if it came from a list."""
 
     position: int
     reason: Reason

@@ -1,4 +1,4 @@
-"""What is said about a file of the lake: beside it as `_manifest.json`, in its own footer, and in `exports`."""
+"""The manifest of a file of the lake: beside it as `_manifest.json`, in its own footer, and in `exports`."""
 
 from datetime import date, datetime
 
@@ -6,7 +6,7 @@ import msgspec
 
 from etl.errors import LakeError
 
-# Where the footer has it, without what a file can't say of itself: its length and its checksum.
+# Its key in the footer, where it lacks what a file can't contain about itself: its length and its checksum.
 FOOTER_KEY = "etl.manifest"
 
 
@@ -38,4 +38,4 @@ def read(text: bytes, where: str) -> Manifest:
     try:
         return _decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LakeError(f"{where} is no manifest: {error}") from None
+        raise LakeError("ETL-512", f"{where} is no manifest: {error}") from None

@@ -1,31 +1,31 @@
-"""The dialler's many spellings of a whole number, brought to one integer: docs/protocol.md, "Numbers as text".
+"""The dialler's many spellings of a whole number, read as one integer: docs/protocol.md, "Numbers as text".
 
-Of text, ASCII digits count, with a sign, leading zeros, a fraction of zeros, and ASCII white space around them. Of JSON
-numbers, all that have a whole value. They are read digit by digit: a float would make other numbers of some.
+Text may have ASCII digits, a sign, leading zeros, a fraction of zeros, and ASCII white space around them. A JSON number
+may have any form, if its value is whole. Both are read digit by digit: a float would change some of them.
 """
 
 import re
 from functools import lru_cache
 
-# Both bounds of Postgres' integer, and the most digits that a number between them has.
+# The bounds of Postgres' integer, and the most digits of a number between them.
 LEAST, MOST = -(2**31), 2**31 - 1
 _MOST_DIGITS = 10
-# ASCII's, which is less than `str.strip()` takes for it.
+# ASCII's only; `str.strip()` strips more.
 WHITE_SPACE = " \t\n\r\f\v"
 
 _TEXT = re.compile(r"([+-]?)([0-9]+)(?:\.0+)?")
 _LITERAL = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?")
-# An exponent of more digits outweighs all the digits that a message has room for.
+# An exponent with more digits exceeds any number of digits that fits into a message.
 _EXPONENT_DIGITS = 12
-# Hang-up causes are few, and durations repeat. Text that is longer than this is rare, and not worth keeping.
-REMEMBERED = 8_192
+# Hang-up causes are few, and durations repeat. Text longer than _SHORT is rare and not cached.
+NUMBERS_CACHED = 8_192
 _SHORT = 16  # characters
 
 
 def from_text(text: str) -> int | None:
-    """None if it's empty. Raises ValueError for what is no whole number, and OverflowError for one that Postgres'
-    integer can't hold."""
-    return _remembered(text) if len(text) <= _SHORT else _from_text(text)
+    """None if it's empty. Raises ValueError if it's no whole number, and OverflowError if Postgres' integer can't hold
+    it."""
+    return _cached_from_text(text) if len(text) <= _SHORT else _from_text(text)
 
 
 def from_json(number: str) -> int:
@@ -54,7 +54,7 @@ def _from_text(text: str) -> int | None:
     return _within_bounds(found[1], found[2].lstrip("0") or "0", 0)
 
 
-_remembered = lru_cache(REMEMBERED)(_from_text)
+_cached_from_text = lru_cache(NUMBERS_CACHED)(_from_text)
 
 
 def _within_bounds(sign: str, digits: str, zeros: int) -> int:

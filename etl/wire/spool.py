@@ -1,15 +1,14 @@
-"""What the listener writes onto the spool list, and how it's read back: one line of ours, then the message as it was.
+"""The entries of the spool list, as the listener writes them and the loader reads them: a line, then the message.
 
     heard <event_id, hex> <captured_at> <channel, percent-encoded>\\n<the message, byte for byte>
     session <JSON>\\n
 
-The line carries what was known at the door and nowhere else. `captured_at` and the session's times are microseconds
-since 2000, see `etl.wire.times`.
+The line has what only the listener knows. `captured_at` and the session's times are microseconds since 2000, see
+`etl.wire.times`.
 
-Releases read each other's lines while one takes the other's place. A session's JSON may get fields, which older ones
-pass over; a line of `heard` must keep its three words: one with a fourth is a dead letter for 0.1. So it doesn't name
-the Redis server that the event was heard on. That's the one whose spool it lay on, as the ledger has it of the claim
-that brought it: by batch_id.
+During an upgrade two releases read each other's lines. A session's JSON may get new fields, which older releases
+ignore; a `heard` line must keep its three words: with a fourth it's a dead letter for 0.1. So it doesn't name the Redis
+server; that is the server of its claim, which the ledger has by batch_id.
 """
 
 from functools import lru_cache
@@ -26,7 +25,7 @@ GapReason = Literal["stopped", "connection lost", "probe lost", "overflow"]
 
 
 class Heard(NamedTuple):
-    """A PubSub message. The channel is text for the database: what isn't UTF-8, or has a NUL, stays percent-encoded."""
+    """A PubSub message. A channel that Postgres couldn't store (no UTF-8, or a NUL) stays percent-encoded."""
 
     event_id: bytes
     captured_at: int
@@ -35,9 +34,9 @@ class Heard(NamedTuple):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A stretch of time in which one listener was subscribed, proven to have heard all from `subscribed_at` to
-    `proven_until`. Reported again and again while it lasts; `ended_at` and `reason` come with the last report.
-    `server` is the Redis server's name, `patterns` is what it's subscribed to there; a listener of 0.1 says neither."""
+    """A period in which one listener was subscribed, proven to have heard everything from `subscribed_at` to
+    `proven_until`. Reported repeatedly while it lasts; `ended_at` and `reason` come with the last report. `server` is
+    the Redis server's name, `patterns` what is subscribed to there; a listener of 0.1 reports neither."""
 
     session_id: UUID
     listener: str
@@ -52,7 +51,7 @@ class Session(msgspec.Struct, frozen=True):
     patterns: tuple[str, ...] | None = None
 
 
-# A listener's clock and counters stay far below; beyond are numbers that the database has no room for.
+# Far above any listener's clock and counters, and within what Postgres can store.
 _LATEST = 100 * 366 * MICROSECONDS_PER_DAY
 _MOST = 2**62
 _EVENT_ID_BYTES = 16
@@ -99,7 +98,7 @@ def _is_sane(session: Session) -> bool:
     )
 
 
-# A dialler has as many channels as agents and campaigns, and says the same names all day.
+# A dialler has a channel for each agent and campaign, and publishes on the same ones all day.
 @lru_cache(maxsize=10_000)
 def _quoted(channel: bytes) -> bytes:
     return quote_from_bytes(channel, safe=":/").encode()

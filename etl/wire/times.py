@@ -1,8 +1,8 @@
-"""The dialler's many spellings of a point in time, brought to one integer.
+"""The dialler's many spellings of a point in time, read as one integer.
 
 Everywhere in this program a time is an integer of microseconds since 2000-01-01T00:00:00Z and a day an integer of days
-since 2000-01-01. Postgres counts the same way inside, so that its binary COPY takes the integers as they are; and the
-earliest time that the archive accepts is simply 0.
+since 2000-01-01. Postgres stores times and days the same way, so its binary COPY takes the integers as they are; and
+the earliest time that the archive accepts is 0.
 """
 
 import re
@@ -18,24 +18,24 @@ UNIX_SECONDS_AT_EPOCH = 946_684_800
 MICROSECONDS_PER_SECOND = 1_000_000
 MICROSECONDS_PER_DAY = 86_400 * MICROSECONDS_PER_SECOND
 
-# Seconds pass 10^11 in the year 5138, milliseconds passed it in 1973: a number this large counts milliseconds.
+# As seconds this is the year 5138, as milliseconds 1973: numbers from here on are milliseconds.
 FIRST_MILLISECONDS = 100_000_000_000
 
 _TOO_FAR = "a time is farther away than any call"
 
-# Longer than any number of seconds that a dialler could mean; a bound keeps int() away from megabytes of digits.
+# More digits than any Unix time has; the bound spares int() megabytes of them.
 _DIGITS = 40
 _NUMBER = re.compile(r"([+-]?)([0-9]+)(\.[0-9]+)?")
 _DATE_AND_TIME = len("2015-02-19 23:06:00")
 _SHORTEST = len("20150219T210600")
-_LONGEST = len("2015-02-19T23:06:00.123456789+02:00")  # that a dialler writes
-# What Python's reader of ISO 8601 doesn't take, in capitals: "2015-02-19 21:06:00 GMT", "2015-02-19T24:00:00Z".
+_LONGEST = len("2015-02-19T23:06:00.123456789+02:00")  # of a dialler
+# What Python's reader of ISO 8601 refuses, in capitals: "2015-02-19 21:06:00 GMT", "2015-02-19T24:00:00Z".
 _NAMED_UTC = re.compile(r" ?(?:UTC|GMT|Z)$")
 _END_OF_DAY = re.compile(r"([0-9W-]+[T ])24(:?00(?::?00(?:[.,]0+)?)?(?: ?[Z+-].*)?)")
 
-# Calls come in the order of time, and one's end is the next one's beginning: of four times in a message three were seen
-# just before, and reading one takes as long as decoding all the rest. These are two hours of seconds.
-REMEMBERED = 8_192
+# Calls come in the order of time, so of four times in a message three were read just before, and reading one takes as
+# long as decoding all the rest. These are two hours of seconds.
+TIMES_CACHED = 8_192
 
 ReadTime = Callable[[int | float | str], int]
 
@@ -45,24 +45,24 @@ def microseconds(value: int | float | str, zone: tzinfo = UTC) -> int:
 
     Accepts integers, floats and texts of them as Unix time. A time without an offset is read by the clocks of `zone`:
     of a time that they show twice the first is meant, and one that they skip is read with the offset before. 24:00:00
-    is the midnight at the end of its day. Raises `Undecodable` (bad_type) for anything else. The range is the caller's
-    to check, but for a number that is no time at all (out_of_range).
+    is the midnight at the end of its day. Raises `Undecodable`: bad_type for anything else, out_of_range for a number
+    beyond any calendar. Any other check of the range is the caller's.
     """
     return reader_of_times(zone)(value)
 
 
 @lru_cache(maxsize=64)
 def reader_of_times(zone: tzinfo) -> ReadTime:
-    """`microseconds` for one zone; it remembers what it read."""
+    """`microseconds` for one zone, with a cache."""
 
     def read(text: str) -> int:
         return _from_text(text, zone)
 
-    remembered = lru_cache(REMEMBERED)(read)
+    cached = lru_cache(TIMES_CACHED)(read)
 
     def microseconds(value: int | float | str) -> int:
         if isinstance(value, str):
-            return remembered(value) if len(value) <= _LONGEST else read(value)
+            return cached(value) if len(value) <= _LONGEST else read(value)
         return _from_unix(value)
 
     return microseconds
@@ -83,7 +83,7 @@ def from_datetime(moment: datetime) -> int:
 
 
 def from_unix_ns(nanoseconds: int) -> int:
-    """Microseconds since 2000 of what `time.time_ns()` says."""
+    """Microseconds since 2000 of a `time.time_ns()`."""
     return nanoseconds // 1_000 - UNIX_SECONDS_AT_EPOCH * MICROSECONDS_PER_SECOND
 
 

@@ -1,4 +1,4 @@
-"""Revisions of the lake that stay: whoever writes a file enters its name before, and what was given up is remembered."""
+"""Revisions that stay: whoever writes a file enters its name before, and what was given up is remembered."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +21,7 @@ BEGIN
     AND classid = (CASE drop_day.dataset WHEN 'cdrs' THEN 1702128644 ELSE 1702128645 END)::oid
     AND objid = (drop_day.day - date '2000-01-01')::oid;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'whoever drops a day must hold its lock, and this session doesn''t hold that of % %', dataset, day
+        RAISE EXCEPTION 'who drops a day must hold its lock, and this session doesn''t hold that of % %', dataset, day
             USING ERRCODE = 'insufficient_privilege';
     END IF;
     -- In the order in which loaders take them. From then on nobody is in the day, and nobody gets in.

@@ -9,6 +9,7 @@ from tests.benchmarks.__main__ import main
 from tests.benchmarks.load import LIMIT
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(300)  # a dozen times the processes start
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"

@@ -45,7 +45,8 @@ def test_given_faults_then_exit_1_and_a_line_with_a_way_out_for_each(checked: Ar
     assert [finding["about"] for finding in wrong] == ["Redis", "Postgres schema"]
     assert told["wrong"] == 2
     assert [line for line in as_text.stdout.splitlines() if line.startswith("wrong")] == [
-        f"{'wrong':<8} {finding['about']}: {finding['says']} → {finding['advice']}" for finding in wrong
+        f"{'wrong':<8} {finding['about']}: {finding['code']}: {finding['says']} → {finding['advice']}"
+        for finding in wrong
     ]
     assert "run `etl db upgrade`" in as_text.stdout
     assert PASSWORD not in as_text.stdout + as_json.stdout

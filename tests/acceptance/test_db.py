@@ -12,7 +12,7 @@ def test_given_an_empty_database_then_upgrade_makes_what_check_wants(archive: Ar
 
     refused = archive.run("db", "check", **empty)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "etl: the database has no schema yet: run `etl db upgrade`\n"
+    assert refused.stderr == "etl: ETL-309: the database has no schema yet: run `etl db upgrade`\n"
     current = archive.run("db", "current", **empty)
     assert (current.returncode, current.stdout) == (0, f"current: empty\nneeded:  {needed}\n")
 
@@ -42,5 +42,6 @@ def test_given_the_schema_of_a_newer_etl_then_nothing_is_done_to_it(archive: Arc
 
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"etl: the database's schema (9999) is newer than this program ({schema.needed()}): install a newer etl\n"
+        f"etl: ETL-311: the database's schema (9999) is newer than this program ({schema.needed()}):"
+        " install a newer etl\n"
     )

@@ -80,7 +80,7 @@ def test_a_letter_that_is_not_there_is_named(buried: Archive) -> None:
     result = buried.run("dead", "show", str(ids(buried)[0]), "999999")
 
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "etl: there is no dead letter 999999\n"
+    assert result.stderr == "etl: ETL-402: there is no dead letter 999999\n"
 
 
 def test_discarded_letters_stay_with_the_reason_why(buried: Archive) -> None:

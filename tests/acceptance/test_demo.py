@@ -41,7 +41,7 @@ def test_given_no_demo_yet_then_psql_says_what_to_run(tmp_path: Path) -> None:
     result = etl(tmp_path, "demo", "--psql")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "etl: there is no demo to look at yet: run `etl demo` first\n"
+    assert result.stderr == "etl: ETL-901: there is no demo to look at yet: run `etl demo` first\n"
 
 
 def test_given_the_demo_twice_then_books_add_up_and_its_advice_works(session_folder: Path) -> None:

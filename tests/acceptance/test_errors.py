@@ -1,13 +1,19 @@
 """Whatever is wrong: one clear line on stderr, the right exit code, no traceback, and never a password."""
 
+import logging
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 import etl
+import etl.cli
 from etl.lab.servers.private import PrivateRedis
 from tests.command_line import answered
 from tests.faults.worker import Worker
@@ -15,11 +21,12 @@ from tests.world import Archive, cdr
 
 PASSWORD = "hunter2"
 DONE, FAILED, MISUSED = 0, 1, 2
+BEGINNING = re.compile(r"etl: ETL-\d{3}: ")
 
 
 def assert_one_line(result: "subprocess.CompletedProcess[str]", code: int, *says: str) -> None:
     assert (result.returncode, result.stdout) == (code, ""), result.stderr
-    assert result.stderr.startswith("etl: ")
+    assert BEGINNING.match(result.stderr)
     assert result.stderr.count("\n") == 1, result.stderr
     for text in says:
         assert text in result.stderr
@@ -110,8 +117,8 @@ def test_given_wrong_settings_then_each_is_named_and_no_value_is_shown(archive: 
 
     assert (result.returncode, result.stdout) == (MISUSED, "")
     lines = [line.split() for line in result.stderr.splitlines()]
-    assert {line[0] for line in lines} == {"etl:"}
-    assert {line[1].partition("[")[0] for line in lines} == {"linger", "batch_size", *wrong}
+    assert all(BEGINNING.match(line) for line in result.stderr.splitlines())
+    assert {line[2].partition("[")[0] for line in lines} == {"linger", "batch_size", *wrong}
     assert "ETL_BATCHSIZE is unknown: did you mean ETL_BATCH_SIZE?" in result.stderr
     assert PASSWORD not in result.stderr
 
@@ -160,6 +167,83 @@ def test_given_version_then_it_is_printed(archive: Archive) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (DONE, f"etl {etl.__version__}\n", "")
 
 
+# -- every command
+
+
+def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Each as one would type it, with what it can't do without."""
+    if hasattr(command, "commands"):
+        for name, each in command.commands.items():
+            yield from commands(each, *path, name)
+    else:
+        yield (*path, *NEEDED.get(" ".join(path), ()))
+
+
+NEEDED = {
+    "files": ("written",),
+    "forget": ("--number", "1", "--dry-run"),
+    "restore": ("--dataset", "cdrs", "--day", "2015-02-19"),
+    "prune": ("--keep-days", "1"),
+    "report": ("campaign",),
+    "simulate": ("--cdrs", "1"),
+    "dead show": ("1",),
+    "dead discard": ("1", "--because", "x"),
+    "dead replay": ("1",),
+}
+COMMANDS = sorted(commands(typer.main.get_command(etl.cli.registered())))
+WITHOUT_SETTINGS = ("files", "demo", "selftest")
+CONFIGURED = [command for command in COMMANDS if command[0] not in WITHOUT_SETTINGS]
+# `etl listen` waits for stores that are away.
+PATIENT = ("listen",)
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """What a command sets for the whole process is set back."""
+    root, ours = logging.getLogger(), logging.getLogger("etl")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    signals = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    root.handlers = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    for each, handler in signals.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_given_an_unknown_option_then_its_error_has_the_code_of_usage(command: tuple[str, ...]) -> None:
+    assert_one_line(answered({}, *command, "--no-such-option"), MISUSED, "etl: ETL-001: ", "--no-such-option")
+
+
+@pytest.mark.parametrize("command", CONFIGURED, ids=" ".join)
+def test_given_wrong_settings_then_its_error_has_their_code(command: tuple[str, ...], in_process: None) -> None:
+    assert_one_line(answered({"ETL_LEASE_SECONDS": "1"}, *command), MISUSED, "etl: ETL-102: ETL_LEASE_SECONDS ")
+    assert_one_line(answered({}, *command, "--config", "none.toml"), MISUSED, "etl: ETL-108: ", "none.toml")
+
+
+@pytest.mark.parametrize("command", [each for each in CONFIGURED if each[0] not in PATIENT], ids=" ".join)
+def test_given_a_store_that_is_away_or_refuses_then_errors_have_codes(
+    archive: Archive, guarded_redis: PrivateRedis, in_process: None, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    faults = {
+        "ETL_REDIS_URL": ("redis://127.0.0.1:1/0", guarded_redis.url.replace("redis://", f"redis://:{PASSWORD}@")),
+        "ETL_DATABASE_URL": (
+            f"postgresql://etl:{PASSWORD}@127.0.0.1:1/etl",
+            archive.database_url.replace("postgres@", f"nobody:{PASSWORD}@"),
+        ),
+    }
+    own = {"ETL_EXPORT_URL": str(tmp_path), "ETL_FORGET_KEY": "k" * 32}
+    for variable, urls in faults.items():
+        for url in urls:
+            result = answered(archive.environment(**own, **{variable: url}), *command)
+
+            assert [line for line in result.stderr.splitlines() if not BEGINNING.match(line)] == []
+            assert result.returncode in (DONE, FAILED, MISUSED)
+            assert result.returncode == DONE or result.stderr or re.search(r"ETL-(201|203|301)", result.stdout)
+            assert PASSWORD not in result.stderr + result.stdout
+
+
 # -- output that nobody takes
 
 
@@ -187,6 +271,6 @@ def test_given_an_output_that_fails_then_there_is_no_traceback(archive: Archive,
     if output == "| true":
         assert result.stderr == ""
     else:
-        assert (result.returncode, result.stderr) == (FAILED, "etl: [Errno 28] No space left on device\n")
+        assert (result.returncode, result.stderr) == (FAILED, "etl: ETL-002: [Errno 28] No space left on device\n")
     if command.startswith("run"):
         assert archive.value("SELECT count(*) FROM cdrs") == 1, "it's loaded, whoever reads of it"

@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.lake import assert_agrees, export, in_file, load, with_lake
 from tests.person import KEY, NUMBER, PERSON, where_the_person_is
 from tests.world import Archive, cdr
@@ -21,15 +21,7 @@ def archive(archive: Archive, tmp_path: Path) -> Archive:
 
 
 def answered(archive: Archive, answer: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "etl.cli", "forget", "--number", NUMBER],
-        env=archive.environment(),
-        input=answer,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forked.run(("forget", "--number", NUMBER), archive.environment(), typed=answer)
 
 
 def test_given_a_person_if_forgotten_after_asking_only_a_receipt_is_left(archive: Archive) -> None:

@@ -262,7 +262,7 @@ def test_yesterday_is_by_the_zone_and_nothing_at_all_says_so(archive: Archive) -
 
     days.add(archive.value(yesterday))
     assert done.returncode == 0
-    assert any(f"there is nothing to tell of {day}\n" in done.stdout for day in days)
+    assert any(f"there are no figures of {day}\n" in done.stdout for day in days)
     assert "there are no figures at all: `etl run` loads calls, `etl rollup` computes the figures" in done.stdout
     assert report(archive, "reasons")["from"] in days
 

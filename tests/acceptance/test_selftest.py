@@ -12,7 +12,7 @@ import pytest
 from etl.lab.proxy import Proxy
 from etl.lab.selftest.processes import Program
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
-from tests.world import eventually
+from tests.world import CAMPAIGNS, Archive, eventually
 
 
 def selftest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -63,6 +63,7 @@ def test_instances(session_folder: Path) -> Iterator[tuple[PrivateRedis, str]]:
         yield redis, f"postgresql://postgres@127.0.0.1:{wire.port}/postgres"
 
 
+@pytest.mark.nightly
 def test_servers_that_are_lent_are_cut_off_and_never_harmed(
     session_folder: Path, test_instances: tuple[PrivateRedis, str]
 ) -> None:
@@ -81,11 +82,20 @@ def test_servers_that_are_lent_are_cut_off_and_never_harmed(
     assert redis.pid == pid
     # What they have now is somebody's.
     again = selftest(folder, *lent)
-    assert again.returncode == 2
+    assert (again.returncode, again.stdout) == (2, "")
     assert "isn't empty" in again.stderr
-    redis_only = selftest(folder, *lent[:2])
-    assert redis_only.returncode == 2
-    assert "go together" in redis_only.stderr
+
+
+def test_given_servers_with_data_or_only_one_then_none_is_touched(archive: Archive) -> None:
+    archive.push(b"somebody's")
+    lent = ("--json", "--redis-url", archive.redis_url, "--database-url", "postgresql://127.0.0.1:1/etl")
+
+    full, one = archive.run("selftest", *lent), archive.run("selftest", *lent[:3])
+
+    assert (full.returncode, full.stdout) == (one.returncode, one.stdout) == (2, "")
+    assert "isn't empty" in full.stderr
+    assert "go together" in one.stderr
+    assert archive.redis.lrange(CAMPAIGNS, 0, -1) == [b"somebody's"]
 
 
 def test_a_process_that_ends_by_itself_is_noted_and_started_again(tmp_path: Path) -> None:
@@ -93,7 +103,7 @@ def test_a_process_that_ends_by_itself_is_noted_and_started_again(tmp_path: Path
     program.start()
     try:
         eventually(lambda: program.pid is None)
-        program.mind()
+        program.restart_if_ended()
         assert program.complaints == ["loader ended by itself with 0"]
         assert program.pid is not None
     finally:

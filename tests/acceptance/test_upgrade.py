@@ -91,14 +91,17 @@ class Installation(Archive):
 
     def etl(self, release: str, *arguments: str, code: int = DONE) -> str:
         """What a command of release "0.1" or "new" says, when it has ended with this exit code."""
-        ended = subprocess.run(
-            self.command(release, *arguments),
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=WAIT_SECONDS,
-            check=False,
-        )
+        if release == "0.1":
+            ended = subprocess.run(
+                self.command(release, *arguments),
+                env=self.environment(),
+                capture_output=True,
+                text=True,
+                timeout=WAIT_SECONDS,
+                check=False,
+            )
+        else:
+            ended = self.run(*arguments)
         assert ended.returncode == code, f"{release}: etl {' '.join(arguments)}\n{ended.stdout}{ended.stderr}"
         assert "Traceback" not in ended.stderr
         return ended.stdout + ended.stderr

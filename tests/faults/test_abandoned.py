@@ -5,10 +5,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from etl.ids import uuid7
 from etl.inbox import connection
 from etl.inbox.claims import Claim, Source
 from etl.store.ledger import Books
-from etl.wire.ids import uuid7
 from tests.faults.sample import MESSAGES, assert_in_postgres_once, assert_took_effect_once, let_leases_run_out
 from tests.world import CAMPAIGNS, Archive, cdr
 

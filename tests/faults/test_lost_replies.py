@@ -18,7 +18,7 @@ from etl import settings
 from etl.errors import Outage
 from etl.inbox import connection
 from etl.inbox.claims import Source
-from etl.lab.proxy import Heard, Proxy
+from etl.lab.proxy import Proxy, Recognises
 from etl.lab.servers.private import PrivateRedis
 from tests.faults import tally
 from tests.faults.sample import MESSAGES, assert_took_effect_once
@@ -29,7 +29,7 @@ LOST = pytest.mark.parametrize("lose_command", [False, True], ids=["the answer i
 _numbers = itertools.count(1)
 
 
-def script(redis_client: "redis.Redis", name: str) -> Heard:
+def script(redis_client: "redis.Redis", name: str) -> Recognises:
     """Knows a command that runs this script; the server is told of it first, so that there is but one command."""
     text = files("etl.inbox").joinpath("lua", f"{name}.lua").read_text()
     redis_client.script_load(text)
@@ -37,7 +37,7 @@ def script(redis_client: "redis.Redis", name: str) -> Heard:
     return lambda said: digest in said
 
 
-def break_at(wire: Proxy, step: str, heard: Heard, lose_command: bool) -> None:
+def break_at(wire: Proxy, step: str, heard: Recognises, lose_command: bool) -> None:
     tally.note(f"lose the {'command' if lose_command else 'answer'}", "wire", step)
     wire.cut(heard, lose_command)
 
@@ -67,7 +67,7 @@ def over(wire: Proxy) -> str:
 def test_a_wire_that_breaks_at_this_step_costs_and_repeats_nothing(
     archive: Archive, wire: Proxy, step: str, lose_command: bool
 ) -> None:
-    archive.sources = [settings.Source(key=CAMPAIGNS, forward_to="forward")]
+    archive.sources = [settings.SourceSettings(key=CAMPAIGNS, forward_to="forward")]
     archive.push(*MESSAGES)
     break_at(wire, step, read_of_a_claim if step == "read" else script(archive.redis, step), lose_command)
     with behind(archive, redis_url=over(wire)) as remote:
@@ -128,7 +128,7 @@ def test_a_wire_that_breaks_at_the_commit_costs_and_repeats_nothing(
     assert_took_effect_once(archive)
 
 
-def commit_of_a_claim() -> Heard:
+def commit_of_a_claim() -> Recognises:
     """Knows the COMMIT that follows the ledger's row; there are others, of sessions and of partitions."""
     entered = False
 

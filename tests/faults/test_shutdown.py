@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from etl.jobs.loader import AHEAD
+from etl.jobs.loader import CLAIMS_AHEAD
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.faults.gate import closed_gate
 from tests.faults.sample import MESSAGES, assert_took_effect_once, leases
@@ -93,7 +93,7 @@ def test_claims_fetched_ahead_are_given_back_at_sigterm_too(archive: Archive, lo
     archive.more = {"batch_size": 1}
     with closed_gate(archive) as gate, Worker(archive, log, constants=SOON) as worker:
         gate.wait_for(arrivals=1)
-        eventually(lambda: len(archive.claims()) == 1 + AHEAD)
+        eventually(lambda: len(archive.claims()) == 1 + CLAIMS_AHEAD)
         assert worker.stop() == 0
         assert_adoptable_at_once(archive)
     assert archive.load(worker_name="another").claimed == 4

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from etl.wire.cdr import NUMBERS, Cdr
-from etl.wire.decode import Decoding, Records, SpoolDecoding
+from etl.wire.decode import Decoded, Decoding, SpoolDecoding
 from etl.wire.faults import Reason
 from etl.wire.spool import pack_heard
 
@@ -54,7 +54,7 @@ class _Other(str):
     """Any other JSON number, as it was sent."""
 
 
-def _check_forms(message: dict[str, Any], records: Records) -> None:
+def _check_forms(message: dict[str, Any], records: Decoded) -> None:
     """A call stays what it is if its integers come in other forms."""
     names = {*NUMBERS, "call_trail_number"}
     if names.isdisjoint(name for name, value in message["payload"].items() if isinstance(value, _Integer)):
@@ -85,7 +85,7 @@ def _told(cdrs: list[Cdr]) -> list[tuple[object, ...]]:
     return [(cdr._replace(extra=None), json.loads(cdr.extra or b"{}", parse_int=str, parse_float=str)) for cdr in cdrs]
 
 
-def _of_a_list(key: str, raw: bytes) -> Records:
+def _of_a_list(key: str, raw: bytes) -> Decoded:
     messages = [GOOD, raw, GOOD]
     records = Decoding(
         messages,
@@ -101,13 +101,13 @@ def _of_a_list(key: str, raw: bytes) -> Records:
     return records
 
 
-def _of_the_spool(raw: bytes) -> Records:
+def _of_the_spool(raw: bytes) -> Decoded:
     records = SpoolDecoding([raw], batch_id=BATCH, max_message_bytes=LIMIT).finish()
     _check_records(records, [raw])
     return records
 
 
-def _check_records(records: Records, messages: list[bytes]) -> None:
+def _check_records(records: Decoded, messages: list[bytes]) -> None:
     outcomes = [*records.cdrs_at, *records.events_at, *(letter.position for letter in records.dead)]
     assert len(outcomes) + len(records.sessions) == len(messages), "the books don't balance"
     assert len({*outcomes}) == len(outcomes), "one message has two outcomes"
@@ -163,5 +163,5 @@ def _refuse(name: str) -> None:
     raise AssertionError(f"{name} in JSON")
 
 
-def _same(one: Records, other: Records) -> bool:
+def _same(one: Decoded, other: Decoded) -> bool:
     return (one.cdrs, one.events, one.dead, one.set_aside) == (other.cdrs, other.events, other.dead, other.set_aside)

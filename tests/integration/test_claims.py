@@ -15,12 +15,12 @@ import redis
 from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, LeaseLost, Outage
+from etl.ids import new_id, unix_ms_of, uuid7
 from etl.inbox import claims
 from etl.inbox.claims import Claim, End, Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.lab.servers.private import PrivateRedis
-from etl.wire.ids import unix_ms_of, uuid7
 from tests.world import eventually, left
 
 KEY = "calls:waiting"
@@ -45,10 +45,6 @@ def worker(redis_server: PrivateRedis, redis_client: Any) -> Iterator[Workers]:
     yield make
     for client in clients:
         client.close()
-
-
-def new_id() -> UUID:
-    return uuid7(time.time_ns() // 1_000_000)
 
 
 def numbered(count: int) -> list[bytes]:

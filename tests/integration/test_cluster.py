@@ -8,12 +8,12 @@ import pytest
 import redis
 
 from etl.errors import ConfigurationError, Outage
+from etl.ids import unix_ms_of
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.lab.servers.private import PrivateCluster
-from etl.settings import Source as SourceSettings
-from etl.wire.ids import unix_ms_of
+from etl.settings import SourceSettings
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually, left
 
 KEYS = (CAMPAIGNS, CDRS, CLICK2DIAL)
@@ -121,7 +121,7 @@ def test_forwarding_to_another_slot_is_refused_before_anything_moves(clustered: 
 
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"etl: application and {CAMPAIGNS} lie in different slots of the cluster: ")
+    assert line.startswith(f"etl: ETL-210: application and {CAMPAIGNS} lie in different slots of the cluster: ")
     assert left(client, target_nodes=client.PRIMARIES) == [CAMPAIGNS.encode()]
     with pytest.raises(ConfigurationError, match="different slots"):
         source(client, CAMPAIGNS, forward_to="application")
@@ -168,7 +168,7 @@ def test_a_cluster_that_is_away_is_one_line_and_exit_code_1(clustered: Archive) 
     result = clustered.run("run")
 
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "etl: Redis: Error 111 connecting to 127.0.0.1:1. Connection refused.\n"
+    assert result.stderr == "etl: ETL-201: Redis: Error 111 connecting to 127.0.0.1:1. Connection refused.\n"
 
 
 def test_a_wrong_password_of_a_cluster_is_a_configuration_error(cluster: PrivateCluster, client: Any) -> None:

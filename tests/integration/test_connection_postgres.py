@@ -2,6 +2,7 @@
 error here is a real server's."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -10,7 +11,6 @@ import sqlalchemy as sa
 from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
 from etl.lab.servers.private import PrivatePostgres
 from etl.store import connection, schema
-from etl.store.connection import translated
 from tests.store import at_once, engine
 from tests.world import eventually
 
@@ -24,9 +24,8 @@ def session(database_url: str) -> Iterator[sa.Connection]:
 
 
 def attempt(session: sa.Connection, *statements: str) -> None:
-    with translated():
-        for statement in statements:
-            session.exec_driver_sql(statement)
+    for statement in statements:
+        session.exec_driver_sql(statement)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +51,14 @@ def test_given_an_error_then_its_kind_says_what_to_do(
         attempt(session, *statements)
     assert type(raised.value) is expected
     assert "\n" not in str(raised.value)
+
+
+def test_given_no_free_connection_then_it_is_an_outage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(database_url) as connections, ExitStack() as held:
+        monkeypatch.setattr(connections.pool, "_timeout", 0)
+        with pytest.raises(Outage, match="limit of size"):  # noqa: PT012  (whichever is one too many)
+            while True:
+                held.enter_context(connections.connect())
 
 
 def test_given_a_key_twice_then_the_row_is_refused_and_not_quoted(session: sa.Connection) -> None:

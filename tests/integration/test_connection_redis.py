@@ -19,7 +19,7 @@ from etl.inbox.connection import Client, connect, translated
 from etl.inbox.producer import push
 from etl.lab.proxy import Proxy
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
-from etl.settings import Source as SourceSettings
+from etl.settings import SourceSettings
 from tests.integration.conftest import PASSWORD, Sentinel, Watched
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually, left
 
@@ -92,7 +92,7 @@ def test_a_redis_that_is_away_is_one_line_and_exit_code_1(archive: Archive) -> N
     result = archive.run("run")
 
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "etl: Redis: Error 111 connecting to 127.0.0.1:1. Connection refused.\n"
+    assert result.stderr == "etl: ETL-201: Redis: Error 111 connecting to 127.0.0.1:1. Connection refused.\n"
 
 
 @pytest.mark.parametrize("cluster", [False, True])
@@ -228,7 +228,7 @@ def test_a_wrong_password_is_one_line_without_it_and_exit_code_2(
     result = archive.run(*arguments)
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[-1].startswith("etl: Redis refuses us: ")
+    assert result.stderr.splitlines()[-1].startswith("etl: ETL-203: Redis refuses us: ")
     assert "Traceback" not in result.stderr
     assert "wrong" not in result.stderr
 
@@ -278,7 +278,7 @@ def test_a_user_without_rights_is_one_line_and_exit_code_2(archive: Archive, pri
     result = archive.run("run")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "etl: Redis refuses us: User loader has no permissions to run the 'llen' command\n"
+    assert result.stderr == "etl: ETL-204: Redis refuses us: User loader has no permissions to run the 'llen' command\n"
 
 
 def test_a_cluster_that_is_taken_for_a_single_server_says_how_to_mend_it(
@@ -290,7 +290,7 @@ def test_a_cluster_that_is_taken_for_a_single_server_says_how_to_mend_it(
 
     assert (result.returncode, result.stderr) == (
         2,
-        "etl: this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true\n",
+        "etl: ETL-207: this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true\n",
     )
 
 
@@ -299,7 +299,7 @@ def test_a_single_server_that_is_taken_for_a_cluster_says_so(archive: Archive) -
 
     assert (result.returncode, result.stderr) == (
         2,
-        "etl: Redis can't do what it was asked: This instance has cluster support disabled\n",
+        "etl: ETL-205: Redis can't do what it was asked: This instance has cluster support disabled\n",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from etl.app import forget as forgetting
+from etl.app.forget import open_forgetting
 from etl.errors import ConfigurationError
 from etl.reporting import rollup
 from tests.integration.test_least_privilege import as_role
@@ -134,7 +134,7 @@ def test_given_a_person_everywhere_if_forgotten_then_only_they_are_gone(
     export_all(archive)
     assert_agrees(archive)
     # the same person is the same hash, whatever tells of them
-    with forgetting.opened(archive.settings(), NUMBER, None) as person:
+    with open_forgetting(archive.settings(), NUMBER, None) as person:
         hashed = person.person.hash
     assert archive.value("SELECT count(*) FROM cdrs WHERE number = %s", hashed) == 3
     assert [row["number"] for row in in_file(archive) if row["call_ref"] == "2"] == [hashed]

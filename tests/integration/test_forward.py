@@ -10,13 +10,13 @@ import pytest
 from etl.app.load import follow
 from etl.app.sources import tally_of
 from etl.errors import Outage
+from etl.ids import uuid7
 from etl.inbox import claims
 from etl.inbox.claims import Claim, End, Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.lab.servers.private import PrivateRedis
-from etl.settings import Source as SourceSettings
-from etl.wire.ids import uuid7
+from etl.settings import SourceSettings
 from tests.world import CAMPAIGNS, Archive, cdr, eventually, left
 
 APPLICATION = "application:calls"

@@ -1,7 +1,6 @@
 """Gaps and islands: from the sessions that were reported, when nobody was proven to listen, and why."""
 
 import json
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from etl.app import stores
-from etl.wire.ids import uuid7
+from etl.ids import new_id, uuid7
 from etl.wire.spool import GapReason, Session, pack_session
 from etl.wire.times import from_datetime
 from tests.world import Archive
@@ -32,7 +31,7 @@ def session(
 ) -> Session:
     """By seconds of `DAY`. Without a reason it hasn't ended, or was killed."""
     return Session(
-        session_id or uuid7(time.time_ns() // 1_000_000),
+        session_id or new_id(),
         name,
         at(begin),
         at(proven),

@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.app.stores import gaps, rollup
+from etl.ids import uuid7
 from etl.lab.servers.private import PrivateRedis
 from etl.store.sessions import deaf_seconds
-from etl.wire.ids import uuid7
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
 from etl.wire.times import from_datetime
+from tests.budget import examples
 from tests.world import CAMPAIGNS, Archive, cdr, eventually
 
 # Of hours of this day; "now" is long after it.
@@ -216,8 +217,9 @@ def shown(
     }
 
 
+@pytest.mark.hypothesis
 def test_the_view_shows_what_going_through_the_hours_shows(database: "psycopg.Connection[Any]") -> None:
-    @settings(max_examples=600)
+    @settings(max_examples=examples(3))
     @given(said(), retirements)
     def agree(sessions: list[Said], retired: set[tuple[str, int]]) -> None:
         assert shown(database, sessions, retired) == told(sessions, retired)
@@ -412,13 +414,13 @@ def test_a_retired_server_has_an_end_and_may_begin_anew(archive: Archive) -> Non
 def test_a_server_that_nobody_knows_is_not_retired(archive: Archive) -> None:
     nobody = archive.run("gaps", "--retire", "three")
     assert (nobody.returncode, nobody.stdout) == (1, "")
-    assert nobody.stderr == "etl: no listener ever named its server 'three'; known: none\n"
+    assert nobody.stderr == "etl: ETL-403: no listener ever named its server 'three'; known: none\n"
     report(archive, ("one", ["a:*"], 1, 2, "stopped"), ("two", ["a:*"], 1, 2, "stopped"))
 
     wrong = archive.run("gaps", "--retire", "three")
 
     assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert wrong.stderr == "etl: no listener ever named its server 'three'; known: one, two\n"
+    assert wrong.stderr == "etl: ETL-403: no listener ever named its server 'three'; known: one, two\n"
     assert archive.value("SELECT count(*) FROM retired_servers") == 0
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.errors import LakeError
 from etl.jobs.lake import Outcome
 from etl.lake import target
@@ -70,17 +70,17 @@ def load(archive: Archive, first: int, last: int) -> None:
 
 def export(archive: Archive) -> list[Outcome]:
     """Whatever is due, in this process."""
-    with lakeside.opened(archive.settings()) as opened:
+    with open_lake(archive.settings()) as opened:
         return [opened.export(CALLS, books.day, told) for books in opened.due(CALLS, date.max)]
 
 
 def verify(archive: Archive) -> list[Difference]:
-    with lakeside.opened(archive.settings()) as opened:
+    with open_lake(archive.settings()) as opened:
         return opened.verify(CALLS, DAY, deep=True)
 
 
 def prune(archive: Archive) -> str:
-    with lakeside.opened(archive.settings()) as opened:
+    with open_lake(archive.settings()) as opened:
         return opened.prune(CALLS, DAY).what
 
 
@@ -354,7 +354,7 @@ def test_given_a_wrong_url_then_one_line_says_so(archive: Archive, wrong: str, s
     result = archive.run("export", ETL_EXPORT_URL=wrong)
 
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (MISUSED, "", 1)
-    assert result.stderr.startswith("etl: ETL_EXPORT_URL")
+    assert result.stderr.startswith("etl: ETL-111: ETL_EXPORT_URL")
     assert says in result.stderr
     assert SECRET not in result.stderr
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from etl.jobs.lake import Lake
 from etl.store.ledger import Books
 from etl.store.writer import Writer
+from tests.budget import examples
 from tests.faults.gate import closed_gate
 from tests.lake import (
     CALLS,
@@ -193,7 +194,7 @@ A, B = (False, 1, {"call_time": 7}), (True, 1, {"call_time": 41, "note": "x"})
 
 @example(taken=[[A], "export", "prune", [B], [A], "export"])
 @example(taken=[[B, A], "export", "prune", [A], "restore", [B], "prune", [A, B]])
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(0.08), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(taken=steps)
 def test_whatever_is_dropped_in_between_the_file_ends_the_same(
     archive: Archive, writer: Writer, opened: Lake, taken: list[Any]

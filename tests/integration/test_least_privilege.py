@@ -17,12 +17,12 @@ from psycopg.errors import InsufficientPrivilege, InvalidName, ReadOnlySqlTransa
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from etl.app import check as preflight
-from etl.app import replay as letters
+from etl.app.replay import replay_dead_letters
 from etl.app.stores import engine_of, gaps, rollup
 from etl.errors import ConfigurationError
 from etl.inbox import rights
 from etl.inbox.connection import connect
-from etl.inbox.rights import List, Needs
+from etl.inbox.rights import Needs, SourceList
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateRedis
 from etl.settings import Settings
@@ -166,7 +166,7 @@ def test_given_the_roles_and_the_acl_then_everything_else_works(guarded: Archive
     with engine_of(settings) as connections:
         first, second = (letter.id for letter in dead_letters.find(connections, Wanted()))
         assert dead_letters.discard(connections, Wanted([first]), "noise") == 1
-    assert letters.replay(settings, Wanted([second]), told).still_dead == 1
+    assert replay_dead_letters(settings, Wanted([second]), told).still_dead == 1
     assert gaps(settings, today, today)[0:0] == []
     found = list(preflight.check(settings))
     assert {finding.about: finding for finding in found if finding.verdict == "wrong"} == {}
@@ -355,7 +355,7 @@ def test_given_the_file_as_it_is_then_nobody_gets_in(tmp_path: Path) -> None:
 
 def test_given_default_settings_then_the_file_grants_what_preflight_asks() -> None:
     settings = Settings()
-    lists = [List(source.key, source.take_from, source.forward_to) for source in settings.sources]
+    lists = [SourceList(source.key, source.take_from, source.forward_to) for source in settings.sources]
     with connect("redis://127.0.0.1:1/0") as client:  # which connects when it's asked for something
         minimal = rights.minimal(client, Needs(lists, SPOOL, settings.listen_patterns))
 

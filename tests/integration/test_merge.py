@@ -12,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from etl.ids import new_id
 from etl.store.ledger import Books
 from etl.store.writer import Writer
-from tests.store import batch, engine, new_id, write
+from tests.budget import examples
+from tests.store import batch, engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 
 DIALED_AT_EXACTLY = "2015-02-19T23:06:00.354+02:00"  # DIALED_AT with a fraction
@@ -257,7 +259,7 @@ def _meet(name: str, old: Any, new: Any, is_older: bool) -> tuple[Any, bool]:
     return (old if is_older else new), True
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(0.8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     claims=st.lists(st.lists(versions, min_size=1, max_size=5), min_size=1, max_size=3),
     committed=st.permutations(range(3)),

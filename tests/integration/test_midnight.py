@@ -8,9 +8,10 @@ from functools import partial
 import psycopg
 import pytest
 
+from etl.ids import new_id
 from etl.store.ledger import Books
 from etl.store.writer import Writer
-from tests.store import at_once, batch, engine, new_id, write
+from tests.store import at_once, batch, engine, write
 from tests.world import Archive, api_cdr, cdr
 
 MIDNIGHT = datetime(2015, 2, 20, tzinfo=UTC)

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from etl.ids import new_id
 from etl.store.ledger import Books
 from etl.store.writer import Writer
-from tests.store import at_once, batch, engine, new_id, write
+from tests.budget import examples
+from tests.store import at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, cdr
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dialler.jsonl"
@@ -129,7 +131,9 @@ def truth(sent: list[Sent]) -> dict[str, Any]:
     return columns
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(0.8), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
+)
 @given(sent=calls(), seed=st.integers(0, 10_000))
 def test_given_any_messages_of_a_call_then_its_row_is_the_same(
     archive: Archive, writer: Writer, sent: list[Sent], seed: int

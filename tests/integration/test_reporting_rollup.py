@@ -258,7 +258,7 @@ def test_two_at_once_do_what_one_does(archive: Archive, database: sa.Engine) -> 
 
 def test_what_commits_meanwhile_is_not_forgotten(archive: Archive, database: sa.Engine) -> None:
     load(archive, cdr(1))
-    rollup(database, told=lambda _: load(archive, cdr(2)))
+    rollup(database, progress=lambda _: load(archive, cdr(2)))
     assert attempts(archive) == {DAY: 1}
     assert archive.value("SELECT figures_current FROM reporting.load_days WHERE cdrs > 0") is False
     rollup(database)
@@ -329,7 +329,7 @@ def test_a_day_that_is_pruned_while_figures_are_computed_keeps_them(
         if day == DAY:
             export_and_prune(archive, later)
 
-    assert rollup(database, everything=True, told=told) == [DAY]
+    assert rollup(database, everything=True, progress=told) == [DAY]
     assert attempts(archive) == {DAY: 1, later: 1}
 
 

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from etl.app import stores
+from etl.ids import uuid7
 from etl.lab import call_centre, simulator
 from etl.lab.agents import Notice
 from etl.lab.dialects import renderings
 from etl.lab.simulator import Profile
-from etl.wire.ids import uuid7
 from etl.wire.spool import Session, pack_heard, pack_session
 from etl.wire.times import from_datetime
 from tests.lake import SPOOL
@@ -149,10 +149,12 @@ def tell(world: World) -> None:
     for call in told_of[::CORRECTED]:
         if call.outcome.connected and call.source == "dialler":
             better = call._replace(
-                call_time=call.call_time + 100, extension="9999", outcome=call_centre.Outcome("hungup", 16, True, True)
+                call_time=call.call_time + 100,
+                extension="9999",
+                outcome=call.outcome._replace(end_reason="hungup", end_code=16),
             )
             world.calls[call.source, str(call.call_ref)] = better
-            for kind, envelope in renderings(better, profile.speech):
+            for kind, envelope in renderings(better, profile.style):
                 archive.push(json.dumps(envelope).encode(), key=LISTS[kind])
     archive.load()
     rollup(archive)

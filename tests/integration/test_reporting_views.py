@@ -15,10 +15,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from etl.ids import uuid7
 from etl.lab import simulator
 from etl.lab.agents import Notice
 from etl.lab.simulator import Profile
-from etl.wire.ids import uuid7
 from etl.wire.spool import pack_heard, pack_session
 from etl.wire.times import from_datetime
 from tests.integration.test_reporting_truth import LISTS, at, rollup, session

@@ -13,7 +13,7 @@ import structlog
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 
-from etl.app import schedule as clock
+from etl.app.schedule import schedule_of
 from etl.errors import Outage
 from etl.jobs.schedule import Job, Schedule
 from etl.store import locks
@@ -30,7 +30,7 @@ def database(archive: Archive) -> Iterator[sa.Engine]:
 
 
 def jobs_of(archive: Archive, database: sa.Engine, **more: Any) -> dict[str, Job]:
-    return {job.name: job for job in clock.schedule(archive.settings(**more), database).jobs}
+    return {job.name: job for job in schedule_of(archive.settings(**more), database).jobs}
 
 
 def next_time(job: Job, after: datetime) -> datetime:
@@ -82,7 +82,7 @@ def test_given_two_hosts_at_the_same_job_then_one_acts(database: sa.Engine) -> N
     assert done == ["first", "another job", "afterwards"]
 
 
-@pytest.mark.parametrize("trouble", [Outage("Postgres is away"), ZeroDivisionError()])
+@pytest.mark.parametrize("trouble", [Outage("ETL-301", "Postgres is away"), ZeroDivisionError()])
 def test_a_job_that_fails_is_told_and_the_next_one_is_done(
     database: sa.Engine, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:

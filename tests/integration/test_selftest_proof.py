@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from etl.errors import Outage
 from etl.lab.selftest import bring_the_lake_up_to_date, proof
 from etl.lab.selftest.producers import Dialler, Switchboard, Truth
-from etl.lab.selftest.site import FORWARD, SOURCES
+from etl.lab.selftest.site import FORWARD, SELFTEST_SOURCES
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.settings import Settings
 from tests.world import CLICK2DIAL, Archive
@@ -44,11 +44,11 @@ class Sample:
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {self.database}")
             url = SecretStr(self.postgres.database_url(name))
-            yield Settings(database_url=url, sources=SOURCES, export_url=str(lake), http="off")
+            yield Settings(database_url=url, sources=SELFTEST_SOURCES, export_url=str(lake), http="off")
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def prove(self, settings: Settings, too_many: int = 0) -> Iterator[proof.Verdict]:
-        return proof.prove(settings, self.truth, {CLICK2DIAL: self.forwarded + too_many})
+    def prove(self, settings: Settings, too_many: int = 0) -> Iterator[proof.Proof]:
+        return proof.verdicts(settings, self.truth, {CLICK2DIAL: self.forwarded + too_many})
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def sample(
         connection.execute(f"CREATE DATABASE {database} TEMPLATE template_etl")
         client.flushall()
         more = {"batch_size": 100, "export_url": str(lake), "export_grace_minutes": 0}
-        with Archive(redis_server.url, postgres.database_url(database), client, SOURCES, more) as archive:
+        with Archive(redis_server.url, postgres.database_url(database), client, SELFTEST_SOURCES, more) as archive:
             _say_everything(truth, client)
             archive.load()
             bring_the_lake_up_to_date(archive.settings())
@@ -81,12 +81,12 @@ def _say_everything(truth: Truth, client: "redis.Redis") -> None:
     def push(key: str, messages: list[bytes]) -> None:
         client.lpush(key, *messages)
         if next(pushes) % 20 == 0:
-            raise Outage("the answer is lost")
+            raise Outage("ETL-201", "the answer is lost")
 
     dialler, switchboard = Dialler(1, truth, push), Switchboard(truth, lambda _channel, _message: None)
     for _ in range(GROUPS):
-        dialler.say()
-        switchboard.say()
+        dialler.send()
+        switchboard.send()
     dialler.finish()
 
 

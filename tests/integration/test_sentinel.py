@@ -46,7 +46,7 @@ def test_a_name_that_the_sentinel_does_not_know_is_a_configuration_error(archive
     result = archive.run("run")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "etl: the sentinels know no service named 'hismaster'\n"
+    assert result.stderr == "etl: ETL-216: the sentinels know no service named 'hismaster'\n"
 
 
 def test_sentinels_that_are_all_away_are_an_outage(archive: Archive) -> None:
@@ -56,7 +56,8 @@ def test_sentinels_that_are_all_away_are_an_outage(archive: Archive) -> None:
 
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "etl: Redis: no sentinel knows where the master is: Error 111 connecting to 127.0.0.1:1. Connection refused.\n"
+        "etl: ETL-201: Redis: no sentinel knows where the master is:"
+        " Error 111 connecting to 127.0.0.1:1. Connection refused.\n"
     )
 
 
@@ -66,7 +67,7 @@ def test_a_wrong_password_of_the_master_is_a_configuration_error(archive: Archiv
     result = archive.run("run")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "etl: Redis refuses us: invalid username-password pair or user is disabled.\n"
+    assert result.stderr == "etl: ETL-203: Redis refuses us: invalid username-password pair or user is disabled.\n"
 
 
 def test_a_password_of_the_sentinel_is_used_for_it_alone(watched: Watched) -> None:

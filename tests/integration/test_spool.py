@@ -1,4 +1,4 @@
-"""The buffer between the listener's ears and the spool list: in order, in groups, bounded, and patient."""
+"""The buffer between the listener and the spool list: in order, in groups, bounded, and patient."""
 
 import re
 import threading
@@ -118,7 +118,7 @@ def test_while_redis_refuses_everything_is_kept_and_said_once(redis_client: "red
 
 
 def test_a_close_waits_no_longer_than_it_was_told_and_says_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(spool, "PUSH_RETRY_SECONDS", 0.01)
     with connect(NOWHERE) as nowhere, structlog.testing.capture_logs() as log:
         buffer = spooler(nowhere)
         with running(buffer, seconds=0.05):

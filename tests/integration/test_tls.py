@@ -145,7 +145,7 @@ def test_given_another_ca_then_one_line_says_so_and_how_to_mend_it(
     result = secure.run("run", **{f"ETL_{store.upper()}_CA_FILE": another_ca})
 
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
-    assert result.stderr.startswith(f"etl: {'Redis' if store == 'redis' else 'Postgres'}: ")
+    assert result.stderr.startswith(f"etl: {'ETL-202: Redis' if store == 'redis' else 'ETL-302: Postgres'}: ")
     assert "certificate" in result.stderr
     assert f"name its CA in ETL_{store.upper()}_CA_FILE" in result.stderr
 

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from etl.ids import new_id
 from etl.store import unite
 from etl.store.unite import United
 from etl.store.writer import Writer
+from tests.budget import examples
 from tests.integration.test_merge import COLUMNS, versions
 from tests.integration.test_midnight import MIDNIGHT
 from tests.lake import export, export_and_prune, in_file, restore, with_lake
-from tests.store import engine, new_id, write
+from tests.store import engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr
 
 DAY = "2015-02-19"
@@ -70,7 +72,7 @@ def test_given_legs_1_then_they_are_the_first_leg_with_or_without_twin(archive: 
 def test_given_more_rows_than_go_at_once_then_all_are_united(
     archive: Archive, writer: Writer, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(unite, "AT_ONCE", 7)
+    monkeypatch.setattr(unite, "MOST_ROWS", 7)
     write(writer, *(cdr(n) for n in range(50)))
     as_0_1_stored(archive, *range(50))
     write(writer, *(api_cdr(n) for n in range(0, 50, 2)))
@@ -106,7 +108,7 @@ def test_given_revisions_of_leg_1_then_they_belong_to_the_first_leg_too(archive:
     assert archive.rows("SELECT leg, call_time FROM cdr_revisions") == [{"leg": 0, "call_time": 41}]
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(0.5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(one=versions, other=versions, leg_1_is_newer=st.booleans())
 def test_given_any_twins_then_they_become_what_merging_makes(
     archive: Archive, writer: Writer, one: dict[str, Any], other: dict[str, Any], leg_1_is_newer: bool

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from etl.settings import Source
+from etl.settings import SourceSettings
 from etl.wire.cdr import DISPOSITIONS
 from tests.broken import BROKEN, GOOD_EVENT
+from tests.budget import examples
 from tests.wire import (
     ANY_JSON,
     PAYLOADS_A,
@@ -65,7 +66,7 @@ _serial = itertools.count()
 # Every example of a test goes through stores of the same test: a source of its own keeps them apart. A failing example
 # is shown as it was found: to shrink it through the stores would take minutes.
 through_the_stores = settings(
-    max_examples=50,
+    max_examples=examples(0.5),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.generate],
 )
@@ -75,7 +76,7 @@ def load(archive: Archive, *messages: bytes, kind: str = "campaigns") -> str:
     """Load them in one claim, from a list of their own. Gives the name of its system, which is the CDRs' `source`."""
     system = f"system-{next(_serial)}"
     key = f"{system}:{kind}"
-    archive.sources = [Source(key=key, source=system)]
+    archive.sources = [SourceSettings(key=key, source=system)]
     archive.push(*messages, key=key)
     books = archive.load()
     assert books.claimed == len(messages)

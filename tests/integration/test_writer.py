@@ -17,12 +17,13 @@ import pytest
 import sqlalchemy as sa
 
 from etl.errors import Outage
+from etl.ids import new_id
 from etl.store import ledger, merge
 from etl.store import writer as writing
 from etl.store.copy import copy_rows
 from etl.store.ledger import Books
 from etl.store.writer import Writer
-from tests.store import Hooked, at_once, batch, engine, new_id, write
+from tests.store import Hooked, at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 
 DAY = 86_400  # seconds
@@ -340,7 +341,7 @@ def test_given_workers_in_contradiction_then_the_order_of_claims_decides(
     assert versions_kept == [(call, version) for call in range(calls) for version in range(2 * claims)]
     # Whoever committed last: the last version of the last claim.
     last = max((each for of_one in work for each in of_one), key=attrgetter("batch_id"))
-    in_the_end = {cdr.call_ref: cdr.call_time for cdr in last.records.cdrs}
+    in_the_end = {cdr.call_ref: cdr.call_time for cdr in last.records.finish().cdrs}
     assert {row["call_ref"]: row["call_time"] for row in archive.rows("SELECT * FROM cdrs")} == in_the_end
     assert archive.value("SELECT bool_and(batch_id <= replaced_by) FROM cdr_revisions")
     archive.assert_books_balance()

@@ -56,7 +56,7 @@ def test_of_a_list_a_call_tells_when_it_ended(message: bytes, moment: int | None
     ],
 )
 def test_of_the_spool_an_entry_tells_when_it_was_heard(entry: bytes, moment: int | None) -> None:
-    assert sent(SpoolDecoding([entry], batch_id=UUID(int=1), max_message_bytes=1_000)) == moment
+    assert sent(SpoolDecoding([entry], batch_id=UUID(int=1), max_message_bytes=1_000).finish()) == moment
 
 
 def test_of_several_it_is_the_earliest() -> None:

@@ -1,16 +1,15 @@
 """What the documents promise about the repository: links and paths lead somewhere, commands and settings exist, and
-docs/design.md says where things are done. What they say of the schema is looked at in tests/integration/test_schema.py.
+docs/design.md says where things are done. What they say of the schema is looked at in tests/integration/test_schema.py,
+what they say of errors in tests/unit/test_errors.py.
 """
 
-import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from etl.errors import ConfigurationError, EtlError, Forbidden, LakeError, Outage
-from etl.settings import CONFIG_VARIABLE, PREFIX, Settings, Source
+from etl.settings import CONFIG_VARIABLE, PREFIX, Settings, SourceSettings
 from etl.wire.faults import Reason
 from tests.command_line import in_shell, understood
 
@@ -36,10 +35,6 @@ TEXTS = {
 # Made when the wheel is built, from migrations/, and from ops/ and two files at the top.
 IN_THE_WHEEL = ("etl/migrations", "etl/files")
 
-# Errors that end a command. The others are caught on the way.
-TOLD = {error.__name__ for error in (ConfigurationError, EtlError, Forbidden, LakeError, Outage)}
-CLAUSE = 12  # characters of a message from which it can be recognised
-WORKSHOP = ("lab",)  # for who tries etl out
 VARIABLES = [PREFIX + name.upper() for name in Settings.model_fields]
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -148,7 +143,7 @@ def test_every_command_line_would_be_understood() -> None:
 def test_the_page_of_settings_has_each_of_them_and_no_other() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
 
-    assert [row for row in rows if not row.startswith(PREFIX)] == [*Source.model_fields]
+    assert [row for row in rows if not row.startswith(PREFIX)] == [*SourceSettings.model_fields]
     assert sorted(row for row in rows if row.startswith(PREFIX)) == sorted(VARIABLES)
 
 
@@ -162,32 +157,6 @@ def test_the_reasons_of_dead_letters_are_those_of_the_code() -> None:
     (section,) = re.findall(r"^## Dead letters\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
 
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [str(reason) for reason in Reason]
-
-
-def test_every_error_that_an_operator_may_read_is_on_the_page() -> None:
-    page = _words((ROOT / "docs/errors.md").read_text())
-    unknown = [
-        f"{path.relative_to(ROOT)}: {texts}"
-        for path in files(".py")
-        if path.relative_to(ROOT).parts[0] == "etl" and path.relative_to(ROOT).parts[1] not in WORKSHOP
-        for texts in _errors_of(ast.parse(path.read_text()))
-        if not any(text in page for text in texts)
-    ]
-    assert unknown == []
-
-
-def _errors_of(tree: ast.AST) -> Iterator[list[str]]:
-    """Of each of our errors that the code makes: its fixed clauses. Some have none, and pass on what a server said."""
-    for call in ast.walk(tree):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in TOLD and call.args:
-            fixed = (each.value for each in ast.walk(call.args[0]) if isinstance(each, ast.Constant))
-            clauses = [clause for text in fixed for clause in re.split(r"[:;,(]", _words(str(text)))]
-            if long := [clause.strip(" .") for clause in clauses if len(clause.strip()) >= CLAUSE]:
-                yield long
-
-
-def _words(text: str) -> str:
-    return " ".join(text.replace("`", "").split())
 
 
 def test_the_picture_of_a_report_is_small() -> None:

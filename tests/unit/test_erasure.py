@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from etl.wire.erasure import PREFIX, Person
+from etl.wire.erasure import HASH_PREFIX, Person
 
 KEY = "k" * 32
 NUMBER, CONTACT = "0741484437", "M0042"
@@ -26,7 +26,7 @@ def hashed(value: str) -> str:
 def test_given_the_same_person_then_the_hash_is_the_same_and_needs_the_key() -> None:
     assert by_number().hash == by_number().hash == by_contact(NUMBER).hash
     assert by_number().hash != Person("x" * 32, number=NUMBER).hash
-    assert by_number().hash.startswith(PREFIX)
+    assert by_number().hash.startswith(HASH_PREFIX)
     assert NUMBER not in by_number().hash
 
 

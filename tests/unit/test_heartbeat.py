@@ -33,7 +33,7 @@ def _struck() -> "weakref.ref[_Claim]":
     return weakref.ref(claim)
 
 
-def test_what_an_error_holds_is_let_go_at_the_next_beat(no_other_collection: None) -> None:
+def test_what_an_error_holds_is_freed_at_the_next_beat(no_other_collection: None) -> None:
     claim = _struck()
     assert claim() is not None
     with heartbeat(Settings(lease_seconds=10), []):

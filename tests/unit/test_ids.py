@@ -5,7 +5,7 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from etl.wire.ids import after, time_of, uuid7
+from etl.ids import after, time_of, uuid7
 
 LAST_MS = 2**48 - 1
 

@@ -27,7 +27,7 @@ def refused(lists: Lists) -> list[str]:
     try:
         load(None, {"ETL_SOURCES": json.dumps(sources)})
     except ConfigurationError as error:
-        return str(error).splitlines()
+        return error.text.splitlines()
     return []
 
 

@@ -78,7 +78,7 @@ def test_given_a_relative_path_then_it_is_remembered_as_an_absolute_one(
     ],
 )
 def test_given_an_url_of_no_place_then_the_error_says_why_without_secrets(url: str, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"^ETL_EXPORT_URL names no place: ") as raised:
+    with pytest.raises(ConfigurationError, match=r"^ETL-111: ETL_EXPORT_URL names no place: ") as raised:
         Target(url)
 
     assert says in str(raised.value)

@@ -52,7 +52,7 @@ def steps(*outcomes: Exception | str) -> Callable[[], str]:
 
 
 def away(times: int) -> Iterable[Outage]:
-    return (Outage(f"Redis: away, attempt {number}") for number in range(1, times + 1))
+    return (Outage("ETL-201", f"Redis: away, attempt {number}") for number in range(1, times + 1))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def lines() -> Lines:
 def test_without_an_outage_nothing_is_waited_for_and_nothing_said(lines: Lines) -> None:
     stop = Pauses()
 
-    assert Patience(lines, stop, clock=lambda: stop.now).ride_out(steps("done")) == "done"
+    assert Patience(lines, stop, clock=lambda: stop.now).retry(steps("done")) == "done"
 
     assert (stop.lengths, lines.written) == ([], [])
 
@@ -71,7 +71,7 @@ def test_without_an_outage_nothing_is_waited_for_and_nothing_said(lines: Lines) 
 def test_pauses_grow_to_a_limit_and_never_beyond(lines: Lines) -> None:
     stop = Pauses()
 
-    assert Patience(lines, stop, clock=lambda: stop.now).ride_out(steps(*away(9), "done")) == "done"
+    assert Patience(lines, stop, clock=lambda: stop.now).retry(steps(*away(9), "done")) == "done"
 
     assert stop.lengths == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
 
@@ -80,10 +80,10 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_its_length(lines
     stop = Pauses()
     patience = Patience(lines, stop, clock=lambda: stop.now)
 
-    patience.ride_out(steps(*away(9), "done"))
+    patience.retry(steps(*away(9), "done"))
 
     assert lines.written == [
-        ("outage_began", {"error": "Redis: away, attempt 1"}),
+        ("outage_began", {"error": "Redis: away, attempt 1", "code": "ETL-201"}),
         ("outage_ended", {"seconds": 21.3}),
     ]
 
@@ -93,7 +93,7 @@ def test_the_next_outage_is_another_one(lines: Lines) -> None:
     patience = Patience(lines, stop, clock=lambda: stop.now)
 
     for _ in range(2):
-        patience.ride_out(steps(*away(2), "done"))
+        patience.retry(steps(*away(2), "done"))
 
     assert stop.lengths == [0.1, 0.2] * 2
     assert [action for action, _ in lines.written] == ["outage_began", "outage_ended"] * 2
@@ -104,7 +104,7 @@ def test_it_gives_up_with_the_last_error_when_its_time_is_over(lines: Lines) -> 
     patience = Patience(lines, stop, seconds=3.0, clock=lambda: stop.now)
 
     with pytest.raises(Outage, match="attempt 6"):
-        patience.ride_out(steps(*away(100)))
+        patience.retry(steps(*away(100)))
 
     assert stop.now == pytest.approx(3.1)
     assert [action for action, _ in lines.written] == ["outage_began"]
@@ -115,13 +115,13 @@ def test_its_time_begins_anew_with_every_outage(lines: Lines) -> None:
     patience = Patience(lines, stop, seconds=3.0, clock=lambda: stop.now)
 
     for _ in range(5):
-        assert patience.ride_out(steps(*away(4), "done")) == "done"
+        assert patience.retry(steps(*away(4), "done")) == "done"
 
 
 def test_without_a_limit_it_never_gives_up(lines: Lines) -> None:
     stop = Pauses()
 
-    assert Patience(lines, stop, clock=lambda: stop.now).ride_out(steps(*away(20_000), "done")) == "done"
+    assert Patience(lines, stop, clock=lambda: stop.now).retry(steps(*away(20_000), "done")) == "done"
     assert stop.now > 24 * 3_600
 
 
@@ -130,7 +130,7 @@ def test_a_stop_ends_the_waiting(lines: Lines) -> None:
     step = steps(*away(100))
 
     with pytest.raises(Stopped):
-        Patience(lines, stop, clock=lambda: stop.now).ride_out(step)
+        Patience(lines, stop, clock=lambda: stop.now).retry(step)
 
     assert stop.lengths == [0.1, 0.2, 0.4, 0.8]
     with pytest.raises(Outage, match="attempt 5"):  # four were made
@@ -141,9 +141,9 @@ def test_a_step_is_made_even_if_the_stop_came_before_it(lines: Lines) -> None:
     stop = Pauses()
     stop.set()
 
-    assert Patience(lines, stop).ride_out(steps("done")) == "done"
+    assert Patience(lines, stop).retry(steps("done")) == "done"
     with pytest.raises(Stopped):
-        Patience(lines, stop).ride_out(steps(*away(2)))
+        Patience(lines, stop).retry(steps(*away(2)))
 
 
 def test_a_stop_wakes_it_from_a_long_pause(lines: Lines) -> None:
@@ -152,15 +152,15 @@ def test_a_stop_wakes_it_from_a_long_pause(lines: Lines) -> None:
 
     def outage() -> None:
         waiting.set()
-        raise Outage("away")
+        raise Outage("ETL-201", "away")
 
-    def ride_out() -> None:
+    def retry() -> None:
         try:
-            Patience(lines, stop).ride_out(outage)
+            Patience(lines, stop).retry(outage)
         except Stopped as stopped:
             ended.append(type(stopped))
 
-    thread = threading.Thread(target=ride_out)
+    thread = threading.Thread(target=retry)
     thread.start()
     waiting.wait()
     stop.set()
@@ -169,12 +169,14 @@ def test_a_stop_wakes_it_from_a_long_pause(lines: Lines) -> None:
     assert ended == [Stopped]
 
 
-@pytest.mark.parametrize("error", [ConfigurationError("no"), LeaseLost("gone"), EtlError("other")])
+@pytest.mark.parametrize(
+    "error", [ConfigurationError("ETL-205", "no"), LeaseLost("ETL-220", "gone"), EtlError("ETL-405", "other")]
+)
 def test_another_answer_is_passed_on_at_once_and_ends_the_outage(lines: Lines, error: EtlError) -> None:
     stop = Pauses()
 
     with pytest.raises(type(error)):
-        Patience(lines, stop, clock=lambda: stop.now).ride_out(steps(*away(2), error))
+        Patience(lines, stop, clock=lambda: stop.now).retry(steps(*away(2), error))
 
     assert stop.lengths == [0.1, 0.2]
     assert [action for action, _ in lines.written] == ["outage_began", "outage_ended"]

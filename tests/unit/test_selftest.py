@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from etl.lab.selftest.memory import Memory
+from etl.lab.selftest.memory import MemoryWatch
 from etl.lab.selftest.plan import POSTGRES, REDIS, REDIS_WIRE, plan
 
 
@@ -31,7 +31,7 @@ def test_in_five_minutes_a_store_suffers_everything_there_is(target: str) -> Non
 
 @pytest.mark.parametrize(("end", "seconds", "flat"), [(101.0, 600, True), (140.0, 600, False), (140.0, 100, None)])
 def test_memory_is_flat_if_the_last_quarter_is_like_the_second(end: float, seconds: int, flat: bool | None) -> None:
-    memory = Memory()
+    memory = MemoryWatch()
     for moment in range(0, seconds + 1, 10):
         memory.add("loader", 1, moment, 50.0 if moment < 20 else 100.0 if moment < 0.75 * seconds else end)
     memory.add("loader", 2, 0, 1_000.0)  # another life, and a short one

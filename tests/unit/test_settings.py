@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from etl.errors import ConfigurationError
-from etl.settings import Settings, Source, load
+from etl.settings import Settings, SourceSettings, load
 from tests.tls import Authority
 
 
@@ -24,7 +24,13 @@ def file(tmp_path: Path) -> Path:
 def problems(environ: dict[str, str], config: Path | None = None) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         load(config, environ)
-    return str(caught.value).splitlines()
+    return caught.value.text.splitlines()
+
+
+def codes(environ: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, environ)
+    return [line.partition(": ")[0] for line in str(caught.value).splitlines()]
 
 
 def the_problem(environ: dict[str, str], config: Path | None = None) -> str:
@@ -44,8 +50,8 @@ def test_without_any_setting_the_defaults_of_the_dialler_hold() -> None:
     assert (settings.batch_size, settings.linger_ms, settings.lease_seconds) == (5_000, 200, 60)
     assert settings.max_message_bytes == 1024 * 1024
     assert settings.sources == (
-        Source(key="enigma:notifications:campaigns", source="dialler", take_from="right", forward_to=None),
-        Source(key="enigma:notifications:cdr", source="click2dial", take_from="right", forward_to=None),
+        SourceSettings(key="enigma:notifications:campaigns", source="dialler", take_from="right", forward_to=None),
+        SourceSettings(key="enigma:notifications:cdr", source="click2dial", take_from="right", forward_to=None),
     )
 
 
@@ -79,7 +85,7 @@ def test_the_environment_sets_everything() -> None:
         worker_name="loader-1.example",
         max_message_bytes=1_024,
         http="[::1]:9465",
-        sources=(Source(key="cdrs", source="pbx", take_from="left", forward_to="{cdrs}:crm"),),
+        sources=(SourceSettings(key="cdrs", source="pbx", take_from="left", forward_to="{cdrs}:crm"),),
     )
 
 
@@ -99,7 +105,7 @@ def test_a_file_sets_the_same_and_the_environment_wins_over_it(file: Path) -> No
 
     assert settings.batch_size == 20
     assert settings.lease_seconds == 30
-    assert settings.sources == (Source(key="cdrs"), Source(key="inbound", take_from="left"))
+    assert settings.sources == (SourceSettings(key="cdrs"), SourceSettings(key="inbound", take_from="left"))
 
 
 def test_etl_config_names_the_file_unless_the_command_line_does(file: Path, tmp_path: Path) -> None:
@@ -148,7 +154,7 @@ def test_metrics_are_served_at_an_address_or_not_at_all(http: str, address: tupl
     "http", ["", "on", "9464", ":9464", "::1:9464", "host", "host:", "h:65536", "h:x", "h:1/m", "u@h:1"]
 )
 def test_an_address_that_is_none_is_refused(http: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"^ETL_HTTP must be host:port, like 127\.0\.0\.1:9464"):
+    with pytest.raises(ConfigurationError, match=r"^ETL-103: ETL_HTTP must be host:port, like 127\.0\.0\.1:9464"):
         load(None, {"ETL_HTTP": http})
 
 
@@ -295,6 +301,8 @@ A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
         ("ETL_WORKER_NAME", "a b", "must be 1 to 64 letters, digits, '.', '_' or '-'"),
         ("ETL_WORKER_NAME", "w" * 65, "must be 1 to 64 letters, digits, '.', '_' or '-'"),
         ("ETL_SOURCES", "[{]", "isn't JSON: Expecting property name enclosed in double quotes at line 1, column 3"),
+        ("ETL_SOURCES", '["', "isn't JSON: Unterminated string starting at line 1, column 2"),
+        ("ETL_LISTEN_IGNORE", '["\t"]', "isn't JSON: Invalid control character at line 1, column 3"),
         ("ETL_SOURCES", '{"key": "a"}', "must be a list of sources, each an object with at least a key"),
         ("ETL_SOURCES", "[]", "is empty: there would be nothing to load"),
         ("ETL_SOURCES", '["a"]', "[0] must be an object with at least a key"),
@@ -358,6 +366,23 @@ def test_all_problems_are_told_at_once_wherever_they_are(file: Path) -> None:
         "ETL_BATCH_SIZE must be a whole number of messages from 1 to 100000",
         f"linger_ms in {file} is too small: must be a whole number of milliseconds from 0 to 10000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"ETL_NEW": "1"}, ["ETL-101"]),
+        ({"ETL_SOURCES": '[{"key": "a", "kye": "b"}]'}, ["ETL-101"]),
+        ({"ETL_BATCH_SIZE": "x"}, ["ETL-102"]),
+        ({"ETL_HTTP": "x"}, ["ETL-103"]),
+        ({"ETL_REDIS_URL": "x", "ETL_DATABASE_URL": "x"}, ["ETL-104", "ETL-104"]),
+        ({"ETL_SOURCES": '[{"key": "a"}, {"key": "a", "forward_to": "a"}]'}, ["ETL-105", "ETL-105"]),
+        ({"ETL_REDIS_CA_FILE": "/nowhere"}, ["ETL-106"]),
+        ({"ETL_REDIS_CLUSTER": "true"}, ["ETL-107"]),
+    ],
+)
+def test_each_line_of_a_wrong_configuration_has_the_code_of_its_kind(environ: dict[str, str], told: list[str]) -> None:
+    assert codes(environ) == told
 
 
 @pytest.mark.parametrize(
@@ -528,7 +553,7 @@ def test_a_wrong_url_is_told_without_quoting_it(name: str, url: str, told: str) 
     with pytest.raises(ConfigurationError) as caught:
         load(None, {name: url})
 
-    assert str(caught.value) == f"{name} {told}"
+    assert caught.value.text == f"{name} {told}"
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pytest
 
-from etl.lab.simulator import GROUP, Message, Profile, messages, play
+from etl.lab.simulator import PUSH_MESSAGES, Message, Profile, messages, play
 
 UNTIL = datetime(2024, 5, 17, 14, 30, tzinfo=UTC)  # a Friday
 LIVELY = Profile(
@@ -368,7 +368,7 @@ def test_play_pushes_all_in_order_within_their_kind_with_progress() -> None:
     for message in messages(LIVELY):
         expected[message.kind].append(message.body)
     assert pushed == expected
-    assert 0 < min(sizes) <= max(sizes) <= GROUP
+    assert 0 < min(sizes) <= max(sizes) <= PUSH_MESSAGES
     assert heard == sorted(heard)
     assert heard[-1] == tally.messages
 

@@ -30,7 +30,7 @@ def shortened(position: int, reason: Any, detail: str, raw: bytes, *more: Any) -
 
 def forgetful(records: Any, messages: Any, max_message_bytes: int, begin: Any = decode.Records.__init__) -> None:
     begin(records, messages, max_message_bytes)
-    records.dead = Forgetful()
+    records._decoded.dead = Forgetful()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.wire.decode import Decoding
 from etl.wire.envelope import kind_and_reference
 from etl.wire.event import Event
 from etl.wire.times import from_datetime
-from tests.wire import ANY_JSON, BATCH, CLAIMED_AT, Json, an_event, decoding, exactly, texts, typed, write
+from tests.wire import ANY_JSON, BATCH, CLAIMED_AT, Json, an_event, decoding, exactly, records, texts, typed, write
 from tests.world import CAMPAIGNS, cdr
 
 AGENTS, INBOUND = "enigma:notifications:agents", "enigma:notifications:inbound"
@@ -251,20 +250,13 @@ def test_records_know_their_place_in_the_claim() -> None:
 
 def test_a_stream_that_was_abandoned_is_read_again_from_the_start() -> None:
     messages = [cdr(1), MESSAGES[0], cdr(2, note="x"), b"broken", cdr(3)]
-    out = Decoding(
-        messages,
-        source="dialler",
-        key=CAMPAIGNS,
-        batch_id=BATCH,
-        captured_at=from_datetime(CLAIMED_AT),
-        latest=from_datetime(CLAIMED_AT),
-        max_message_bytes=1_000,
-    )
-    assert [next(out.stream()).call_ref for _ in range(2)] == ["1", "1"]
-    halfway = out.stream()
+    claim = records(*messages)
+    assert [next(claim.stream()).call_ref for _ in range(2)] == ["1", "1"]
+    halfway = claim.stream()
     assert [next(halfway).call_ref, next(halfway).call_ref] == ["1", "2"]
     halfway.close()  # type: ignore[attr-defined]
-    assert [record.call_ref for record in out.stream()] == ["1", "2", "3"]
-    assert [record.call_ref for record in out.stream()] == ["1", "2", "3"]
-    assert out.finish().cdrs == decoding(*messages).cdrs
+    assert [record.call_ref for record in claim.stream()] == ["1", "2", "3"]
+    assert [record.call_ref for record in claim.stream()] == ["1", "2", "3"]
+    out = claim.finish()
+    assert out.cdrs == decoding(*messages).cdrs
     assert (out.cdrs_at, out.events_at, [dead.position for dead in out.dead]) == ([0, 2, 4], [1], [3])

@@ -17,7 +17,21 @@ from etl.wire.cdr import NUMBERS
 from etl.wire.faults import Reason
 from tests import wire
 from tests.broken import INTEGERS, NOT_WHOLE, TOO_LARGE
-from tests.wire import LEGS, WHOLE, Json, a_cdr, call, decoding, exactly, extra, having, reason, spellings, write
+from tests.wire import (
+    LEGS,
+    WHOLE,
+    Json,
+    a_cdr,
+    call,
+    decoding,
+    exactly,
+    extra,
+    having,
+    reason,
+    records,
+    spellings,
+    write,
+)
 from tests.world import CAMPAIGNS, DIALED_AT, api_cdr, cdr
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/dialler.jsonl"
@@ -195,10 +209,11 @@ def test_only_what_became_a_cdr_is_counted_and_once() -> None:
         write({"type": "status", "payload": aside}),
         b"junk",
     ]
-    out = decoding(*broken, call(**aside), api_cdr(2), cdr(3, end_code="x", more=[1]), cdr(4, end_code="16"))
+    claim = records(*broken, call(**aside), api_cdr(2), cdr(3, end_code="x", more=[1]), cdr(4, end_code="16"))
+    assert claim.finish().set_aside == Counter(end_code=2, hold_time=1)
+    assert [record.call_ref for record in claim.stream()] == ["1", "2", "3", "4"]
+    out = claim.finish()
     assert out.set_aside == Counter(end_code=2, hold_time=1)
-    assert [record.call_ref for record in out.stream()] == ["1", "2", "3", "4"]
-    assert out.finish().set_aside == Counter(end_code=2, hold_time=1)
     out.refused_at = {out.cdrs_at[0]}
     assert out.set_aside == Counter(end_code=1)
 

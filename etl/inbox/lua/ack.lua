@@ -1,4 +1,4 @@
--- ack: a claim is committed in Postgres; forget it here.
+-- ack: delete a claim that is committed in Postgres.
 --
 -- KEYS[1]  the claim's list
 -- KEYS[2]  the registry of claims of this source

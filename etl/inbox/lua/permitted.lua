@@ -11,8 +11,8 @@
 local refused = {}
 for place, words in ipairs(cjson.decode(ARGV[1])) do
   local answer = redis.pcall(unpack(words))
-  local said = type(answer) == 'table' and answer.err or ''
-  if string.find(said, 'ACL failure', 1, true) and not string.find(said, 'channel', 1, true) then
+  local err = type(answer) == 'table' and answer.err or ''
+  if string.find(err, 'ACL failure', 1, true) and not string.find(err, 'channel', 1, true) then
     refused[#refused + 1] = place
   end
 end

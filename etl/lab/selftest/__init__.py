@@ -1,4 +1,4 @@
-"""The selftest: nothing is lost, and nothing is there twice, whatever is done to the processes and the servers.
+"""The selftest: nothing is lost or doubled, whatever is done to the processes and the servers.
 
 plan ──▶ faults ──▶ site ◀── producers
                       │          │ truth
@@ -17,7 +17,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from etl import logs
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.app.sources import claimed_elsewhere, waiting
 from etl.app.stores import engine_of
 from etl.errors import EtlError
@@ -25,30 +25,32 @@ from etl.inbox import connection as inbox
 from etl.inbox.producer import publish, push
 from etl.lab.selftest import proof
 from etl.lab.selftest.faults import Saboteur
-from etl.lab.selftest.memory import Memory
+from etl.lab.selftest.memory import EVERY_SECONDS, MemoryWatch
 from etl.lab.selftest.plan import EXPORTER, LISTENER, LOADERS, SERVERS, STEADY_LISTENER, STEADY_LOADER, plan
+from etl.lab.selftest.processes import repeating
 from etl.lab.selftest.producers import DIALLERS, Dialler, Switchboard, Truth
-from etl.lab.selftest.proof import Verdict
-from etl.lab.selftest.report import Report
+from etl.lab.selftest.proof import Proof
+from etl.lab.selftest.report import SelftestReport
 from etl.lab.selftest.servers import Servers, owned, private
-from etl.lab.selftest.site import FORWARD, SOURCES, Site, site
+from etl.lab.selftest.site import FORWARD, SELFTEST_SOURCES, Site, site
 from etl.lab.servers.private import PrivatePostgres
 from etl.lab.servers.process import wait_until
 from etl.lake.datasets import DATASETS
 from etl.settings import Settings
+from etl.store.connection import read
 
 PRODUCER_TIMEOUT = 2.0  # seconds: sooner than a frozen Redis thaws, so that they push again what arrives all the same
-LISTEN_SECONDS = 30.0  # until the listener's first word
+SESSION_LOADED_SECONDS = 30.0  # until the listener's first report is loaded
 QUIET_SECONDS = 120.0  # for leases to run out, pauses to end, and the backlog to be loaded
-
-Told = Callable[[float], None]
 
 log = logs.get()
 
 
-def run(minutes: float, seed: int, told: Told, lent: tuple[str, str] | None = None) -> Report:
-    """Torment a whole installation for so long, and prove that it took no harm. `told` hears which share of the time is
-    over.
+def run(
+    minutes: float, seed: int, progress: Callable[[float], None], lent: tuple[str, str] | None = None
+) -> SelftestReport:
+    """Torment a whole installation for so long, and prove that nothing was lost or doubled. `progress` gets the share
+    of the time that is over.
 
     Without `lent`, the URLs of a Redis and a Postgres that are empty, the servers are private ones, and suffer too.
     Their folder stays if something is wrong; what was lent keeps what was loaded. Raises `ConfigurationError` if a
@@ -58,7 +60,7 @@ def run(minutes: float, seed: int, told: Told, lent: tuple[str, str] | None = No
     folder.chmod(0o755)  # if we are root, Postgres is somebody else
     try:
         with nullcontext(owned(*lent)) if lent else private(folder) as servers:
-            report = _run(minutes, seed, servers, folder, told)
+            report = _run(minutes, seed, servers, folder, progress)
     except BaseException:
         _remove(folder)
         raise
@@ -67,17 +69,22 @@ def run(minutes: float, seed: int, told: Told, lent: tuple[str, str] | None = No
     return report
 
 
-def _run(minutes: float, seed: int, servers: Servers, folder: Path, told: Told) -> Report:
+def _run(
+    minutes: float, seed: int, servers: Servers, folder: Path, progress: Callable[[float], None]
+) -> SelftestReport:
     spared = () if servers.redis else SERVERS
     with site(servers, folder) as running:
-        truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), Memory()
-        with memory.watching(lambda: _pids(running)), _minding(running):
+        truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), MemoryWatch()
+        with (
+            repeating(lambda: memory.sample(_pids(running)), EVERY_SECONDS),
+            repeating(lambda: _restart_ended(running), 1.0),
+        ):
             _start(running)
-            with saboteur.at_work(plan(seed, minutes * 60, spared)), _speaking(running, truth):
-                _pass_time(minutes * 60, told)
+            with saboteur.at_work(plan(seed, minutes * 60, spared)), _producing(running, truth):
+                _pass_time(minutes * 60, progress)
             waited = _come_to_rest(running)
         verdicts = [*_prove(running, truth), *_of_the_processes(running, folder, memory)]
-    return Report(seed, minutes, spared, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
+    return SelftestReport(seed, minutes, spared, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
 
 
 def _remove(folder: Path) -> None:
@@ -88,14 +95,14 @@ def _remove(folder: Path) -> None:
 def _start(running: Site) -> None:
     for program in running.programs.values():
         program.start()
-    # The first word of a listener on the spool is that it's subscribed; soon a loader has taken it.
+    # A listener's first report says that it's subscribed; soon a loader has taken it from the spool.
     with engine_of(running.settings) as engine:
-        if not wait_until(lambda: bool(proof.read(engine, "SELECT FROM listener_sessions")), LISTEN_SECONDS):
-            raise EtlError("the listener isn't subscribed, or its loader doesn't load")
+        if not wait_until(lambda: bool(read(engine, "SELECT FROM listener_sessions")[1]), SESSION_LOADED_SECONDS):
+            raise EtlError("ETL-906", "the listener isn't subscribed, or its loader doesn't load")
 
 
 @contextmanager
-def _speaking(running: Site, truth: Truth) -> Iterator[None]:
+def _producing(running: Site, truth: Truth) -> Iterator[None]:
     """Producers at work; at the end they finish what they have begun."""
     stop = threading.Event()
     url = running.settings.redis_url.get_secret_value()
@@ -111,12 +118,12 @@ def _speaking(running: Site, truth: Truth) -> Iterator[None]:
             _switchboard(truth, client()).run,
         ]
         pool = stack.enter_context(ThreadPoolExecutor(len(work), "producer"))
-        speaking = [pool.submit(each, stop) for each in work]
+        working = [pool.submit(each, stop) for each in work]
         try:
             yield
         finally:
             stop.set()
-        for each in speaking:
+        for each in working:
             each.result()
 
 
@@ -128,23 +135,9 @@ def _switchboard(truth: Truth, client: inbox.Client) -> Switchboard:
     return Switchboard(truth, lambda channel, message: publish(client, [(channel, message)]))
 
 
-@contextmanager
-def _minding(running: Site) -> Iterator[None]:
-    """Processes that end by themselves are started again, and noted."""
-    done = threading.Event()
-
-    def mind() -> None:
-        while not done.wait(1.0):
-            for program in running.programs.values():
-                program.mind()
-
-    thread = threading.Thread(target=mind, name="minding")
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def _restart_ended(running: Site) -> None:
+    for program in running.programs.values():
+        program.restart_if_ended()
 
 
 def _pids(running: Site) -> dict[str, int | None]:
@@ -155,15 +148,15 @@ def _pids(running: Site) -> dict[str, int | None]:
     return pids
 
 
-def _pass_time(seconds: float, told: Told) -> None:
+def _pass_time(seconds: float, progress: Callable[[float], None]) -> None:
     began = time.monotonic()
     while (passed := time.monotonic() - began) < seconds:
-        told(passed / seconds)
+        progress(passed / seconds)
         time.sleep(min(0.5, seconds - passed))
 
 
 def _come_to_rest(running: Site) -> float:
-    """Everybody has finished what is there to be done, and is stopped in good order. How many seconds it took."""
+    """Wait until the backlog is loaded, and stop all processes; returns how many seconds it took."""
     began = time.monotonic()
     running.stop(STEADY_LISTENER, LISTENER, EXPORTER)
     wait_until(lambda: _is_quiet(running), QUIET_SECONDS)
@@ -178,37 +171,40 @@ def _is_quiet(running: Site) -> bool:
     return not any(waiting(running.settings).values()) and not claimed_elsewhere(running.settings)
 
 
-def _prove(running: Site, truth: Truth) -> Iterator[Verdict]:
+def _prove(running: Site, truth: Truth) -> Iterator[Proof]:
     yield proof.quiet(running.keys(), [FORWARD])
     bring_the_lake_up_to_date(running.settings)
-    forwarded = {source.key: running.length(FORWARD) for source in SOURCES if source.forward_to}
-    yield from proof.prove(running.settings, truth, forwarded)
+    forwarded = {source.key: running.length(FORWARD) for source in SELFTEST_SOURCES if source.forward_to}
+    yield from proof.verdicts(running.settings, truth, forwarded)
 
 
 def bring_the_lake_up_to_date(settings: Settings) -> None:
-    """Every day exported, today as well, and those that Postgres has forgotten restored. What fails here, the books of
-    the days will show."""
-    with lakeside.opened(settings) as lake:
+    """Export every day, today as well, and restore those that were dropped from Postgres. What fails here shows in the
+    verdict on the days' books."""
+    with open_lake(settings) as archive:
         for dataset in DATASETS.values():
-            for books in lake.books(dataset, date.min, date.max):
-                for operation in (lake.export, lake.restore):
+            for books in archive.books(dataset, date.min, date.max):
+                for operation in (archive.export, archive.restore):
                     try:
                         operation(dataset, books.day, lambda _rows: None)
                     except EtlError as error:
-                        log.error("selftest_lake_failed", dataset=dataset.name, day=str(books.day), error=str(error))
+                        day = str(books.day)
+                        log.error(
+                            "selftest_lake_failed", dataset=dataset.name, day=day, error=error.text, code=error.code
+                        )
 
 
-def _of_the_processes(running: Site, folder: Path, memory: Memory) -> Iterator[Verdict]:
+def _of_the_processes(running: Site, folder: Path, memory: MemoryWatch) -> Iterator[Proof]:
     complaints = [each for program in running.programs.values() for each in program.complaints]
     complaints += [
         f"a traceback in {log.name}" for log in sorted(folder.glob("*.log")) if b"Traceback" in log.read_bytes()
     ]
     found = "; ".join(complaints) or f"{len(running.programs)} processes, started again and again"
-    yield Verdict(not complaints, "no process ended by itself, refused to stop, or printed a traceback", found)
+    yield Proof(not complaints, "no process ended by itself, refused to stop, or printed a traceback", found)
     steady = [each for each in memory.growth() if each.name in (STEADY_LOADER, STEADY_LISTENER)]
     grown = [each.name for each in steady if each.is_flat is False]
     tellable = bool(steady) and all(each.is_flat is not None for each in steady)
     found = f"{', '.join(grown)} grew" if grown else "flat" if tellable else "too short a time to tell"
-    yield Verdict(
+    yield Proof(
         False if grown else True if tellable else None, "the memory of a loader and of a listener is flat", found
     )

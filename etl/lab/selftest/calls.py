@@ -1,8 +1,7 @@
-"""The calls of a selftest: what the dialler says of each, in the published program's words, and the rows that must come
-of it.
+"""The calls of a selftest: the messages of each, as the published dialler writes them, and the rows they must become.
 
-Both follow from the call's number, so that the truth about a million calls is how many there were. The row is spelled
-out here by hand, not computed by the code that is on trial.
+Both follow from the call's number, so that it takes one number to remember a million calls. The rows are written down
+here, not computed by the code under test.
 """
 
 import json
@@ -14,32 +13,32 @@ from typing import Any, NamedTuple
 CAMPAIGNS, CDRS, CLICK2DIAL = "enigma:notifications:campaigns", "enigma:notifications:cdrs", "enigma:notifications:cdr"
 CHANNEL = "enigma:notifications:agents:1002"
 
-DAYS = 4  # before today: the older ones are pruned while late CDRs still come for them
+LATE_DAYS = 4  # before today: the older ones are pruned while late CDRs still come for them
 _DAY = 86_400  # seconds
 _DISPOSITIONS = (("hungup", 16), ("callee_hungup", 16), ("busy", 17), ("timeout", 18))
 
 # As Postgres and DuckDB are asked for them: times in microseconds since 1970, JSON as text.
-COLUMNS = (
+CDR_COLUMNS = (
     "source", "call_ref", "leg", "dialed_on", "dialed_at", "answered_at", "connected_at", "ended_at", "call_time",
     "hold_time", "ring_time", "call_dir", "extension", "number", "dial_number", "campaign_ref", "contact_ref",
     "end_reason", "end_code", "recording_url", "uuid", "extra",
 )  # fmt: skip
-TIMES = ("dialed_at", "answered_at", "connected_at", "ended_at")
+CDR_TIMES = ("dialed_at", "answered_at", "connected_at", "ended_at")
 
 
-class Saying(NamedTuple):
-    """A message of a call. `after` is how many calls later it's said: the other dialect, a completion, a correction."""
+class CallMessage(NamedTuple):
+    """A message of a call, sent `after` so many further calls: the other dialect, a completion, a correction."""
 
     key: str
     raw: bytes
     after: int
 
 
-Row = dict[str, Any]
+Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Call:
+class KnownCall:
     """Call number `number` of a selftest with this seed, which began on `today` (UTC)."""
 
     number: int
@@ -56,52 +55,52 @@ class Call:
 
     @property
     def is_corrected(self) -> bool:
-        """It's said twice, and the second time contradicts the first."""
+        """It is sent twice, and the second message contradicts the first."""
         return self._shape == "corrected"
 
     @property
     def is_transferred(self) -> bool:
-        """A further leg of it is said in dialect A."""
+        """A further leg of it is sent in dialect A."""
         return self._has_legs and (self._dice >> 10) % 4 == 0
 
-    def sayings(self) -> Iterator[Saying]:
-        """All that is said of it, the first at once."""
+    def messages(self) -> Iterator[CallMessage]:
+        """All its messages, the first of which is sent at once."""
         key, lag = (CLICK2DIAL if self.source == "click2dial" else CAMPAIGNS), self._dice % 400
         first = self._client_cdr()
         match self._shape:
             case "completed":
                 known = {name: value for name, value in first.items() if name not in ("hold_time", "recording_url")}
-                yield Saying(key, _cdr(known), 0)
-                yield Saying(key, _cdr(first), lag)
+                yield CallMessage(key, _cdr(known), 0)
+                yield CallMessage(key, _cdr(first), lag)
             case "corrected":
-                yield Saying(key, _cdr(first), 0)
-                yield Saying(key, _cdr(first | self._correction), lag)
+                yield CallMessage(key, _cdr(first), 0)
+                yield CallMessage(key, _cdr(first | self._correction), lag)
             case "both" if self._dice % 2:
-                yield Saying(CDRS, self._api_cdr(), 0)
-                yield Saying(key, _cdr(first), lag)
+                yield CallMessage(CDRS, self._api_cdr(), 0)
+                yield CallMessage(key, _cdr(first), lag)
             case "both":
-                yield Saying(key, _cdr(first), 0)
-                yield Saying(CDRS, self._api_cdr(), lag)
+                yield CallMessage(key, _cdr(first), 0)
+                yield CallMessage(CDRS, self._api_cdr(), lag)
             case _:
-                yield Saying(key, _cdr(first), 0)
+                yield CallMessage(key, _cdr(first), 0)
         if self.is_transferred:
-            yield Saying(key, _cdr(self._further_leg), lag // 2)
+            yield CallMessage(key, _cdr(self._further_leg), lag // 2)
 
-    def legs(self) -> dict[int, list[Row]]:
-        """The row that must come of each of its legs; no leg and leg 1 are the first, which is stored as 0."""
+    def legs(self) -> dict[int, list[Fields]]:
+        """By leg, the rows of which one must be stored; no leg and leg 1 are the first, which is stored as 0."""
         if not self.is_transferred:
             return {0: self._first_rows()}
         fields = self._further_leg
-        row: Row = dict.fromkeys(COLUMNS) | {name: fields[name] for name in COLUMNS if name in fields}
+        row: Fields = dict.fromkeys(CDR_COLUMNS) | {name: fields[name] for name in CDR_COLUMNS if name in fields}
         day = datetime.fromtimestamp(fields["dialed_at"], UTC).date()
         row |= {"source": self.source, "call_ref": str(self.number), "leg": 2, "dialed_on": day}
         return {0: self._first_rows(), 2: [row | {"dialed_at": fields["dialed_at"] * 1_000_000}]}
 
-    def _first_rows(self) -> list[Row]:
-        """Either of two if it's corrected, for which one a worker loads last is open."""
+    def _first_rows(self) -> list[Fields]:
+        """Two if it's corrected: which of them a worker loads last isn't known."""
         both = self._shape == "both"
         answered, connected, ended = self._moments
-        row: Row = {
+        row: Fields = {
             "source": self.source,
             "call_ref": str(self.number),
             "leg": 0,
@@ -116,13 +115,13 @@ class Call:
             "extra": {"note": {"of": [self.number, "é"]}} if self._is_noted else None,
         }
         fields = self._client_cdr()
-        row |= {name: fields[name] for name in COLUMNS if name not in row}
+        row |= {name: fields[name] for name in CDR_COLUMNS if name not in row}
         return [row, row | self._correction] if self.is_corrected else [row]
 
     @property
     def dialed_on(self) -> date:
         """Mostly yesterday; a share of the CDRs is late."""
-        return self.today - timedelta(days=1 + (self._dice >> 12) % DAYS * (self._dice % 3 == 0))
+        return self.today - timedelta(days=1 + (self._dice >> 12) % LATE_DAYS * (self._dice % 3 == 0))
 
     @property
     def dialed_at(self) -> int:
@@ -132,7 +131,7 @@ class Call:
 
     @property
     def _dice(self) -> int:
-        """Thirty-two bits that look random, the same for the same call."""
+        """Thirty-two pseudorandom bits, the same for the same call."""
         bits = (self.number * 0x9E37_79B9_7F4A_7C15 + self.seed * 0xBF58_476D_1CE4_E5B9) & (2**64 - 1)
         bits = (bits ^ bits >> 30) * 0x94D0_49BB_1331_11EB & (2**64 - 1)
         return bits >> 32
@@ -156,7 +155,7 @@ class Call:
         return self._dice % 16 == 0
 
     @property
-    def _correction(self) -> Row:
+    def _correction(self) -> Fields:
         return {"call_time": self._dice % 600 + 1_000, "end_reason": "agent_hungup"}
 
     @property
@@ -173,8 +172,8 @@ class Call:
         answered = self.dialed_at * 1_000_000 + 12_000_000
         return answered, answered + 3_000_000, answered + 63_000_000
 
-    def _client_cdr(self) -> Row:
-        """Dialect A, in our names; a field of the message that has another one is called so in `_cdr`."""
+    def _client_cdr(self) -> Fields:
+        """Dialect A, by the names of our columns; `_cdr` renames those that the message calls otherwise."""
         dice = self._dice
         reason, code = _DISPOSITIONS[dice % len(_DISPOSITIONS)]
         fields = {
@@ -196,8 +195,8 @@ class Call:
         return fields | ({"note": {"of": [self.number, "é"]}} if self._is_noted else {})
 
     @property
-    def _further_leg(self) -> Row:
-        """Dialect A of it, too: somebody else took the call over."""
+    def _further_leg(self) -> Fields:
+        """Dialect A, after the call was transferred to somebody else."""
         first = {name: value for name, value in self._client_cdr().items() if name != "note"}
         later = {"dialed_at": self.dialed_at + 100, "extension": "9001", "call_time": self._dice % 90}
         return first | later | {"call_trail_number": 2, "recording_url": None}
@@ -221,7 +220,7 @@ class Call:
         return _message("call_update", payload)
 
 
-def _cdr(fields: Row) -> bytes:
+def _cdr(fields: Fields) -> bytes:
     payload = {"ref" if name == "campaign_ref" else name: value for name, value in fields.items()}
     return _message("cdr", payload | {"end_code": f"{fields['end_code']}"})
 
@@ -236,19 +235,19 @@ def _printed(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S +0000")
 
 
-def event(serial: str) -> bytes:
-    """A message that is no CDR; `serial` tells it from all others."""
+def event_message(serial: str) -> bytes:
+    """A message that is no CDR; `serial` is its own."""
     return _message("status", {"status": "busy", "ref": "1002", "serial": serial})
 
 
 def serial_of(raw: bytes) -> str | None:
-    """The serial of a message that `event` made; None of any other."""
+    """The serial of a message that `event_message` made; None of any other."""
     _, found, rest = raw.partition(b'"serial":"')
     return rest.partition(b'"')[0].decode() if found else None
 
 
 def undecodable(serial: str) -> tuple[str, bytes]:
-    """The reason for which nobody can understand it, and the message."""
+    """The reason why it can't be decoded, and the message."""
     name = serial.encode()
     breakages = (
         ("not_json", b'{"type": "cdr", "payload": {"call_ref": "' + name),

@@ -1,6 +1,4 @@
-"""Carries out a plan: each target suffers its faults one after the other, in a thread of its own, while the others
-suffer theirs.
-"""
+"""Carries out a plan: each target has a thread, which does its faults one after the other."""
 
 import hashlib
 import os
@@ -16,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from etl.errors import EtlError
-from etl.lab.proxy import Heard, Proxy
-from etl.lab.selftest.plan import LAKE, POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
+from etl.lab.proxy import Proxy, Recognises
+from etl.lab.selftest.plan import LAKE_TARGET, POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
 from etl.lab.selftest.processes import Exporter
 from etl.lab.selftest.site import Site
 from etl.lab.servers.process import wait_until
@@ -43,8 +41,8 @@ class Saboteur:
 
     @contextmanager
     def at_work(self, plan: Sequence[Fault]) -> Iterator[None]:
-        """From now on; at the end waits for the last fault, and everything is up and answers. Raises whatever kept a
-        victim from being started again."""
+        """Starts; at the end waits for the last fault, after which everything is up. Raises whatever kept a victim from
+        being started again."""
         began = time.monotonic()
         by_target = [list(faults) for _, faults in groupby(sorted(plan, key=_target), key=_target)]
         with ExitStack() as stack:
@@ -66,11 +64,11 @@ class Saboteur:
                 self.suffered[fault.target, fault.kind] += 1
 
     def _carry_out(self, fault: Fault) -> bool:
-        """False if it didn't come to it: what was to be broken didn't happen in time."""
+        """False if the fault was not possible: the command to be lost did not come in time, for instance."""
         if fault.target in (REDIS_WIRE, POSTGRES_WIRE):
             wire = self._site.redis_wire if fault.target == REDIS_WIRE else self._site.postgres_wire
             return self._on_a_wire(wire, fault)
-        if fault.target == LAKE:
+        if fault.target == LAKE_TARGET:
             return self._lock_the_lake(fault.seconds)
         if fault.kind == "fill":
             return self._fill_redis(fault.seconds)
@@ -92,7 +90,7 @@ class Saboteur:
         return servers.get(target) or self._site.programs[target]
 
     def _fill_redis(self, seconds: float) -> bool:
-        """Every byte that it may have is taken: it refuses whatever would need one more."""
+        """Its memory limit is reached: it refuses whatever needs more."""
         with suppress(EtlError):
             self._site.limit_redis(1)
             self._enough.wait(seconds)
@@ -101,7 +99,7 @@ class Saboteur:
         return False
 
     def _lock_the_lake(self, seconds: float) -> bool:
-        """Nobody may write into its folders, as if the disk were full; root may, who knows no such bounds."""
+        """Its folders are read-only, as if the disk were full; not for root, whom modes don't bind."""
         root = Path(self._site.settings.export_url)
         if os.geteuid() == 0 or not root.is_dir():
             return False
@@ -128,26 +126,26 @@ class Saboteur:
         return True
 
 
-def _script(name: str) -> Heard:
-    """Knows a command that runs this script of the inbox."""
+def _script(name: str) -> Recognises:
+    """Recognises a command that runs this script of the inbox."""
     text = files("etl.inbox").joinpath("lua", f"{name}.lua").read_text()
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
-    return lambda said: digest in said
+    return lambda sent: digest in sent
 
 
-def _commit_of_a_claim() -> Heard:
-    """Knows the first COMMIT after a claim was entered into the ledger: nearly always that claim's."""
+def _commit_of_a_claim() -> Recognises:
+    """Recognises the first COMMIT after a claim was entered into the ledger: nearly always that claim's."""
     entered = False
 
-    def heard(said: bytes) -> bool:
+    def is_commit(sent: bytes) -> bool:
         nonlocal entered
-        entered = entered or b"INSERT INTO load_batches " in said
-        return entered and said.startswith(b"Q") and b"COMMIT" in said
+        entered = entered or b"INSERT INTO load_batches " in sent
+        return entered and sent.startswith(b"Q") and b"COMMIT" in sent
 
-    return heard
+    return is_commit
 
 
-_VERBS: dict[str, Callable[[], Heard]] = {
+_VERBS: dict[str, Callable[[], Recognises]] = {
     "claim": lambda: _script("claim"),
     "ack": lambda: _script("ack"),
     "commit": _commit_of_a_claim,

@@ -1,17 +1,16 @@
 """How much memory each process holds over time, and whether it grows."""
 
 import os
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 EVERY_SECONDS = 2.0
-ENOUGH_SECONDS = 120.0  # of one life, before something can be said of its growth
+ENOUGH_SECONDS = 120.0  # of one life; in less its growth can't be judged
 # From the second quarter of a life to its last: a buffer here, a connection there.
 SLACK_SHARE, SLACK_BYTES = 0.10, 8 << 20
 _MIB = 1 << 20
@@ -31,37 +30,24 @@ class Growth(NamedTuple):
 
     @property
     def is_flat(self) -> bool | None:
-        """None if it didn't live long enough to tell."""
+        """None if it didn't live long enough to judge."""
         if self.seconds < ENOUGH_SECONDS:
             return None
         slack = max(self.second_quarter * SLACK_SHARE, SLACK_BYTES / _MIB)
         return self.last_quarter <= self.second_quarter + slack
 
 
-class Memory:
-    """Samples of every process, as /proc tells; without one there are none."""
+class MemoryWatch:
+    """Samples of every process, from /proc; without it there are none."""
 
     def __init__(self) -> None:
         self._lives: defaultdict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
 
-    @contextmanager
-    def watching(self, pids: Callable[[], Mapping[str, int | None]]) -> Iterator[None]:
-        """Ask `pids` for who is to be watched, again and again."""
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(EVERY_SECONDS):
-                for name, pid in pids().items():
-                    if pid is not None:
-                        self._sample(name, pid)
-
-        thread = threading.Thread(target=watch, name="memory")
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+    def sample(self, pids: Mapping[str, int | None]) -> None:
+        """By the processes' names."""
+        for name, pid in pids.items():
+            if pid is not None:
+                self._sample(name, pid)
 
     def growth(self) -> list[Growth]:
         """By name, of the longest life of each that was seen more than once."""

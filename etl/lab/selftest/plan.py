@@ -1,6 +1,4 @@
-"""What is done to whom, and when: a seed's faults. The same seed makes the same plan; how it's carried out is `faults`'
-business.
-"""
+"""A seed's faults: what befalls which target, and when. The same seed makes the same plan; `faults` carries it out."""
 
 from collections.abc import Collection, Iterator
 from random import Random
@@ -11,7 +9,7 @@ STEADY_LOADER, LOADERS = "loader-0", ("loader-1", "loader-2")
 STEADY_LISTENER, LISTENER = "listener-0", "listener-1"
 EXPORTER = "exporter"
 REDIS, POSTGRES, REDIS_WIRE, POSTGRES_WIRE = "redis", "postgres", "redis wire", "postgres wire"
-LAKE = "lake"
+LAKE_TARGET = "lake"
 SERVERS = (REDIS, POSTGRES)
 
 LEASE_SECONDS = 10  # the shortest that the settings allow
@@ -21,7 +19,7 @@ _A_MOMENT, _A_WHILE = (0.0, 2.0), (1.0, 5.0)
 _BEYOND_A_LEASE = (LEASE_SECONDS + 1.0, LEASE_SECONDS + 4.0)
 _BEYOND_THE_LOCK = (9.0, 12.0)  # of the listener
 _LIFE_OF_AN_EXPORT = (0.3, 2.5)  # on two cores; most of it is the start
-_UNTIL_IT_IS_SAID = (8.0, 8.0)  # the most that one waits for a command to come by
+_UNTIL_IT_IS_SENT = (8.0, 8.0)  # the longest wait for the command
 
 _KILLED = [("kill", _A_MOMENT), ("stop", _A_MOMENT), ("freeze", _A_WHILE), ("freeze", _BEYOND_A_LEASE)]
 _SERVER = [("kill", _A_MOMENT), ("stop", _A_MOMENT), ("freeze", _A_WHILE)]
@@ -40,14 +38,14 @@ _DECKS: dict[str, tuple[tuple[float, float], list[tuple[str, tuple[float, float]
     POSTGRES: ((8.0, 20.0), _SERVER),
     REDIS_WIRE: (
         (4.0, 12.0),
-        [*_WIRE, *((f"lose the {what} of {verb}", _UNTIL_IT_IS_SAID)
+        [*_WIRE, *((f"lose the {what} of {verb}", _UNTIL_IT_IS_SENT)
                    for what in ("command", "answer") for verb in ("claim", "ack"))],
     ),
     POSTGRES_WIRE: (
         (4.0, 12.0),
-        [*_WIRE, ("lose the command of commit", _UNTIL_IT_IS_SAID), ("lose the answer of commit", _UNTIL_IT_IS_SAID)],
+        [*_WIRE, ("lose the command of commit", _UNTIL_IT_IS_SENT), ("lose the answer of commit", _UNTIL_IT_IS_SENT)],
     ),
-    LAKE: ((10.0, 25.0), [("lock", _A_WHILE)]),
+    LAKE_TARGET: ((10.0, 25.0), [("lock", _A_WHILE)]),
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""The processes of a selftest: real `etl` commands, which are killed, frozen and started again like the servers, and
-noticed when they end though nobody ended them.
+"""The processes of a selftest: real `etl` commands, which are killed, frozen and started again like the servers. One
+that ends by itself is a complaint.
 """
 
 import os
@@ -9,28 +9,24 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from etl.lab.servers.process import launch, wait_until
 
-STOP_SECONDS = 40.0  # within 30 s they promise to be gone; here they may be frozen on the way
+STOP_WITHIN_SECONDS = 40.0  # they stop within 30 s; here they may be frozen meanwhile
 PAUSE_SECONDS = 1.5  # between two commands of an exporter
 ORDERLY = (0, 1)  # done, or a store was away
-STOPPED = (0, -signal.SIGTERM)  # the latter before it had come so far as to listen to signals
+STOPPED = (0, -signal.SIGTERM)  # the latter before its signal handler was set
 
 
-class Program:
-    """An `etl` command that goes on until it's ended. Safe to use from several threads."""
-
-    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+class _Command:
+    def __init__(self, name: str, environment: Mapping[str, str], folder: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self._arguments = arguments
-        self._environment = {**environment, "ETL_WORKER_NAME": name}
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
         self.complaints: list[str] = []
 
     @property
@@ -38,6 +34,28 @@ class Program:
         """None if it isn't running."""
         process = self._process
         return process.pid if process and process.poll() is None else None
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _launch(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "etl.cli", *arguments]
+        here = os.getcwd()  # from where this program's own modules may be imported
+        return launch(command, self.log, signal.SIGKILL, None, folder=here, more=self._environment)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if process := self._process:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+
+class Program(_Command):
+    """An `etl` command that runs until it's stopped. Safe to use from several threads."""
+
+    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        super().__init__(name, {**environment, "ETL_WORKER_NAME": name}, folder)
+        self._arguments = arguments
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         with self._lock:
@@ -51,13 +69,13 @@ class Program:
                 self._process = None
 
     def stop(self) -> None:
-        """SIGTERM, and what it says to that."""
+        """SIGTERM; a complaint if it doesn't end as it should."""
         with self._lock:
             if not self._process:
                 return
             self._process.terminate()
             try:
-                code = self._process.wait(STOP_SECONDS)
+                code = self._process.wait(STOP_WITHIN_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 code = self._process.wait()
@@ -68,47 +86,31 @@ class Program:
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def mind(self) -> None:
-        """Start it again if it ended by itself, and remember that it did."""
+    def restart_if_ended(self) -> None:
+        """Start it again if it ended by itself, which is a complaint."""
         with self._lock:
             if self._process and (code := self._process.poll()) is not None:
                 self.complaints.append(f"{self.name} ended by itself with {code}")
                 self._start()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "etl.cli", *self._arguments]
-        here = os.getcwd()  # whence this program's own modules may come
-        self._process = launch(command, self.log, signal.SIGKILL, None, folder=here, more=self._environment)
+        self._process = self._launch(self._arguments)
 
     def _signal(self, number: signal.Signals) -> None:
         with self._lock:
-            if self._process:
-                self._process.send_signal(number)
+            super()._signal(number)
 
 
-class Exporter:
-    """`etl export` and `etl prune`, one after the other, over and over; like a `Program` to those who mean it harm."""
+class Exporter(_Command):
+    """`etl export` and `etl prune`, one after the other, over and over; harmed by the same methods as a `Program`."""
 
     def __init__(self, name: str, environment: Mapping[str, str], folder: Path) -> None:
-        self.name = name
-        self.log = folder / f"{name}.log"
-        self._environment = environment
+        super().__init__(name, environment, folder)
         self._commands = [["export", "--json"], ["export", "--json"], ["prune", "--keep-days", "1", "--json"]]
-        self._process: subprocess.Popen[bytes] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name)
         self._is_killed = False
         self.ended: Counter[int] = Counter()  # exit codes
-        self.complaints: list[str] = []
-
-    @property
-    def pid(self) -> int | None:
-        """None if none is running just now."""
-        process = self._process
-        return process.pid if process and process.poll() is None else None
 
     def start(self) -> None:
         self._thread.start()
@@ -120,14 +122,14 @@ class Exporter:
             self._thread.join()
 
     def kill(self) -> None:
-        """The last of them, and all at once."""
+        """SIGKILL to the command that is running, and no more commands."""
         self._stop.set()
         if process := self._process:
             process.kill()
         self.stop()
 
     def kill_in(self, seconds: float) -> bool:
-        """SIGKILL to the next command, so long after its start; false if it doesn't last as long, three times."""
+        """SIGKILL to the next command so long after its start; false if three in a row ended before."""
         for _ in range(3):
             before = self.ended.total()
             if not wait_until(lambda n=before: self.ended.total() > n and self.pid is not None, 30.0):  # type: ignore[misc]
@@ -144,11 +146,8 @@ class Exporter:
         wait_until(lambda: self.pid is not None or self._stop.is_set(), 30.0)
         self._signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def mind(self) -> None:
-        """A command ends by itself, that's in order."""
+    def restart_if_ended(self) -> None:
+        """Its commands end by themselves."""
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -159,16 +158,27 @@ class Exporter:
 
     def _command(self, arguments: Sequence[str]) -> None:
         self._is_killed = False
-        command = [sys.executable, "-m", "etl.cli", *arguments]
-        here = os.getcwd()
-        self._process = launch(command, self.log, signal.SIGKILL, None, folder=here, more=self._environment)
+        self._process = self._launch(arguments)
         code = self._process.wait()
         self._process = None
         self.ended[code] += 1
         if code not in ORDERLY and not self._is_killed:
             self.complaints.append(f"etl {arguments[0]} ended with {code}")
 
-    def _signal(self, number: signal.Signals) -> None:
-        if process := self._process:
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
+
+@contextmanager
+def repeating(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `action` in a thread, every so many seconds, as long as the context lasts."""
+    done = threading.Event()
+
+    def repeat() -> None:
+        while not done.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, name="repeating")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,7 +1,6 @@
-"""The proof: what the producers remember, held against Postgres, the lake and Redis, promise by promise.
+"""The proof: what the producers sent, compared with Postgres, the lake and Redis, promise by promise. It only reads.
 
-It looks, and changes nothing. Each verdict says what was to be proved and what was found; a few examples of what is
-wrong come with it.
+Each verdict has what was to be proved and what was found, with a few examples of what is wrong.
 """
 
 import json
@@ -11,10 +10,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etl.app import lake as lakeside
+from etl.app.lake import open_lake
 from etl.app.stores import engine_of, gaps
 from etl.errors import LakeError
-from etl.lab.selftest.calls import COLUMNS, TIMES, Call
+from etl.lab.selftest.calls import CDR_COLUMNS, CDR_TIMES, KnownCall
 from etl.lab.selftest.producers import Published, Truth
 from etl.lake.datasets import DATASETS
 from etl.settings import Settings
@@ -23,54 +22,54 @@ from etl.store.connection import Engine
 from etl.store.sessions import Gap
 
 EXAMPLES = 3  # of what is wrong, in a verdict
-BEFORE = timedelta(hours=1)  # gaps are asked for from so long before the first event: longer than any of them
+BEFORE = timedelta(hours=1)  # gaps are looked for from so long before the first event: no gap is as long
 
 Rows = Iterable[Any]  # each a sequence of columns
 
 
-class Verdict(NamedTuple):
-    """`found` says it in figures; `ok` is None where nothing can be said."""
+class Proof(NamedTuple):
+    """`found` has the figures; `ok` is None where nothing can be proved."""
 
     ok: bool | None
     what: str
     found: str
 
 
-def prove(settings: Settings, truth: Truth, forwarded: Mapping[str, int]) -> Iterator[Verdict]:
-    """Everything that Postgres, the lake and the books can tell, once all is quiet. `forwarded` are the lengths of the
+def verdicts(settings: Settings, truth: Truth, forwarded: Mapping[str, int]) -> Iterator[Proof]:
+    """The verdicts on Postgres, the lake and the books, once all is quiet. `forwarded` are the lengths of the
     lists that got a copy of each message, by the list they are copies of."""
     with engine_of(settings) as engine:
         yield in_postgres(engine, truth)
-        yield revisions(engine, truth)
+        yield versions_kept(engine, truth)
         yield list_events(engine, truth)
         yield from published(settings, engine, truth)
-        yield dead_letters(engine, truth)
-        yield claims(engine)
-        yield messages(engine, truth)
+        yield undecodable_buried(engine, truth)
+        yield claims_balance(engine)
+        yield messages_claimed(engine, truth)
         yield passed_on(engine, forwarded)
-    yield from days(settings)
+    yield from days_balance(settings)
     yield in_the_lake(settings, truth)
 
 
 # -- every CDR
 
 
-def in_postgres(engine: Engine, truth: Truth) -> Verdict:
-    columns = ", ".join(_IN_POSTGRES.get(name, name) for name in COLUMNS)
-    stored = [day for (day,) in read(engine, "SELECT DISTINCT dialed_on FROM cdrs")]
+def in_postgres(engine: Engine, truth: Truth) -> Proof:
+    columns = ", ".join(_IN_POSTGRES.get(name, name) for name in CDR_COLUMNS)
+    stored = [day for (day,) in _rows(engine, "SELECT DISTINCT dialed_on FROM cdrs")]
 
     def rows(day: date) -> Rows:
-        return read(engine, f"SELECT {columns} FROM cdrs WHERE dialed_on = '{day}'")  # noqa: S608 (our own words)
+        return _rows(engine, f"SELECT {columns} FROM cdrs WHERE dialed_on = '{day}'")  # noqa: S608 (our own words)
 
     return _every_call("every CDR is in Postgres exactly once, each field as it must be", truth, stored, rows)
 
 
-def in_the_lake(settings: Settings, truth: Truth) -> Verdict:
-    """As DuckDB reads it, which knows nothing of us."""
+def in_the_lake(settings: Settings, truth: Truth) -> Proof:
+    """As DuckDB reads it, without code of ours."""
     import duckdb  # noqa: PLC0415  (it takes its second)
 
     folder = Path(settings.export_url) / "cdrs"
-    columns = ", ".join(f"epoch_us({name})" if name in TIMES else name for name in COLUMNS)
+    columns = ", ".join(f"epoch_us({name})" if name in CDR_TIMES else name for name in CDR_COLUMNS)
     query = f"SELECT {columns} FROM read_parquet($1, hive_partitioning = true)"  # noqa: S608 (our own words)
     exported = [date.fromisoformat(each.name.partition("=")[2]) for each in sorted(folder.glob("dialed_on=*"))]
     with duckdb.connect() as connection:
@@ -82,11 +81,12 @@ def in_the_lake(settings: Settings, truth: Truth) -> Verdict:
         return _every_call("every CDR is in the lake exactly once, as DuckDB reads it", truth, exported, rows)
 
 
-_IN_POSTGRES = {name: f"(extract(epoch FROM {name}) * 1000000)::bigint" for name in TIMES} | {"extra": "extra::text"}
+_IN_POSTGRES = {name: f"(extract(epoch FROM {name}) * 1000000)::bigint" for name in CDR_TIMES}
+_IN_POSTGRES["extra"] = "extra::text"
 
 
-def _every_call(what: str, truth: Truth, days: Iterable[date], rows: Callable[[date], Rows]) -> Verdict:
-    expected: defaultdict[date, dict[tuple[str, str, int], Call]] = defaultdict(dict)
+def _every_call(what: str, truth: Truth, days: Iterable[date], rows: Callable[[date], Rows]) -> Proof:
+    expected: defaultdict[date, dict[tuple[str, str, int], KnownCall]] = defaultdict(dict)
     for call in truth.every_call():
         for leg, (row, *_) in call.legs().items():
             expected[row["dialed_on"]][*call.identity, leg] = call
@@ -95,7 +95,7 @@ def _every_call(what: str, truth: Truth, days: Iterable[date], rows: Callable[[d
     for day in sorted({*expected, *days}):
         due = expected[day]
         for row in rows(day):
-            found = dict(zip(COLUMNS, row, strict=True))
+            found = dict(zip(CDR_COLUMNS, row, strict=True))
             found["extra"] = found["extra"] and json.loads(found["extra"])
             leg = found["leg"]
             call_or_none = due.pop((found["source"], found["call_ref"], leg), None)
@@ -105,15 +105,15 @@ def _every_call(what: str, truth: Truth, days: Iterable[date], rows: Callable[[d
                 wrong["with another content"].append(found["call_ref"])
         if due:
             wrong["missing"] += [call.number for call in due.values()]
-    return Verdict(not wrong, what, f"{total:,} calls and further legs" + _examples(wrong))
+    return Proof(not wrong, what, f"{total:,} calls and further legs" + _examples(wrong))
 
 
-def revisions(engine: Engine, truth: Truth) -> Verdict:
-    """Of two versions that contradict each other one is the row, and the other is kept; and nothing else is."""
+def versions_kept(engine: Engine, truth: Truth) -> Proof:
+    """Of two versions that contradict each other one is the row, and the other is kept; no others are kept."""
     query = "SELECT source, call_ref, call_time, end_reason FROM cdr_revisions"
     stored = "SELECT source, call_ref, call_time, end_reason FROM cdrs WHERE leg = 0"  # nobody contradicts another
     kept, now = (
-        _grouped(read(engine, each), lambda row: (row[0], row[1]), lambda row: (row[2], row[3]))
+        _grouped(_rows(engine, each), lambda row: (row[0], row[1]), lambda row: (row[2], row[3]))
         for each in (query, stored)
     )
     wrong: defaultdict[str, list[object]] = defaultdict(list)
@@ -129,24 +129,24 @@ def revisions(engine: Engine, truth: Truth) -> Verdict:
     if kept:
         wrong["of no call"] += list(kept)
     found = f"{corrected:,} calls were contradicted" + _examples(wrong)
-    return Verdict(not wrong, "every version that was contradicted is kept, and no other", found)
+    return Proof(not wrong, "every version that was contradicted is kept, and no other", found)
 
 
 # -- every event and every message that nobody understands
 
 
-def list_events(engine: Engine, truth: Truth) -> Verdict:
+def list_events(engine: Engine, truth: Truth) -> Proof:
     query = "SELECT payload->>'serial', count(*) FROM audit_events WHERE origin = 'list' GROUP BY 1"
-    return _each_once("every event from a list is there, once for each push", truth.events, read(engine, query))
+    return _each_once("every event from a list is there, once for each push", truth.events, _rows(engine, query))
 
 
-def published(settings: Settings, engine: Engine, truth: Truth) -> Iterator[Verdict]:
-    """No event more than once; and what Redis confirmed and nobody heard was published within a gap."""
+def published(settings: Settings, engine: Engine, truth: Truth) -> Iterator[Proof]:
+    """No event more than once; and each that Redis confirmed and no listener received was published within a gap."""
     query = "SELECT payload->>'serial', count(*) FROM audit_events WHERE origin = 'pubsub' GROUP BY 1"
-    heard: dict[str, int] = dict(read(engine, query))
+    heard: dict[str, int] = dict(_rows(engine, query))
     twice = [serial for serial, n in heard.items() if n > 1 or serial not in truth.published]
     found = f"{len(heard):,} of {len(truth.published):,}" + _examples({"more than once": twice} if twice else {})
-    yield Verdict(not twice, "no published event is there more than once", found)
+    yield Proof(not twice, "no published event is there more than once", found)
 
     times = truth.published.values()
     since, until = min(each.began for each in times), max(each.ended for each in times)
@@ -156,11 +156,11 @@ def published(settings: Settings, engine: Engine, truth: Truth) -> Iterator[Verd
     seconds = sum(max(0.0, (min(gap.gap_until, until) - max(gap.gap_from, since)).total_seconds()) for gap in known)
     found = f"{len(missing):,} missing; gaps of {seconds:,.1f} s in {(until - since).total_seconds():,.1f} s"
     found += _examples({"outside of every gap": hidden} if hidden else {})
-    yield Verdict(not hidden, "every published event that is missing lies in a gap that the view tells", found)
+    yield Proof(not hidden, "every published event that is missing lies in a gap that the view tells", found)
 
 
-def dead_letters(engine: Engine, truth: Truth) -> Verdict:
-    letters = [(bytes(raw), reason) for raw, reason in read(engine, "SELECT raw, reason FROM dead_letters")]
+def undecodable_buried(engine: Engine, truth: Truth) -> Proof:
+    letters = [(bytes(raw), reason) for raw, reason in _rows(engine, "SELECT raw, reason FROM dead_letters")]
     misread = [raw for raw, reason in letters if truth.reasons.get(raw, reason) != reason]
     counted = Counter(raw for raw, _ in letters).items()
     what = "every message that nobody understands is a dead letter, byte for byte, once for each push"
@@ -171,34 +171,34 @@ def dead_letters(engine: Engine, truth: Truth) -> Verdict:
     )
 
 
-def _each_once(what: str, said: Mapping[Any, int], found: Rows) -> Verdict:
-    """At least once, and no more often than it was tried: a push without an answer may have arrived."""
+def _each_once(what: str, pushed: Mapping[Any, int], found: Rows) -> Proof:
+    """At least once, and no more often than it was pushed: a push without an answer may have arrived."""
     there = dict(found)
     wrong = {
-        "missing": [key for key in said if key not in there],
-        "never said": [key for key in there if key not in said],
-        "too often": [key for key, n in there.items() if n > said.get(key, n)],
+        "missing": [key for key in pushed if key not in there],
+        "never said": [key for key in there if key not in pushed],
+        "too often": [key for key, n in there.items() if n > pushed.get(key, n)],
     }
     wrong = {name: each for name, each in wrong.items() if each}
-    return Verdict(not wrong, what, f"{len(said):,} messages" + _examples(wrong))
+    return Proof(not wrong, what, f"{len(pushed):,} messages" + _examples(wrong))
 
 
 # -- the books
 
 
-def claims(engine: Engine) -> Verdict:
-    ((total, unbalanced, dead),) = read(
+def claims_balance(engine: Engine) -> Proof:
+    ((total, unbalanced, dead),) = _rows(
         engine,
         "SELECT count(*), count(*) FILTER (WHERE claimed <> inserted + updated + unchanged + events + dead), sum(dead)"
         " FROM load_batches",
     )
-    ((letters,),) = read(engine, "SELECT count(*) FROM dead_letters")
+    ((letters,),) = _rows(engine, "SELECT count(*) FROM dead_letters")
     found = f"{total:,} claims, {unbalanced:,} unbalanced; {dead or 0:,} dead by the ledger, {letters:,} letters"
-    return Verdict(not unbalanced and (dead or 0) == letters, "the books of every claim balance", found)
+    return Proof(not unbalanced and (dead or 0) == letters, "the books of every claim balance", found)
 
 
-def messages(engine: Engine, truth: Truth) -> Verdict:
-    """Between those that were confirmed and those that may have arrived."""
+def messages_claimed(engine: Engine, truth: Truth) -> Proof:
+    """As many as were confirmed, or up to as many as may have arrived."""
     claimed = dict(_claimed(engine))
     wrong = {
         key: [f"{claimed.get(key, 0):,} claimed, {truth.acknowledged[key]:,} to {truth.attempted[key]:,} pushed"]
@@ -207,63 +207,62 @@ def messages(engine: Engine, truth: Truth) -> Verdict:
     }
     total, more = truth.acknowledged.total(), truth.attempted.total() - truth.acknowledged.total()
     found = f"{total:,} confirmed, up to {more:,} more without an answer, {sum(claimed.values()):,} claimed"
-    return Verdict(not wrong, "every message that was pushed was claimed once", found + _examples(wrong))
+    return Proof(not wrong, "every message that was pushed was claimed once", found + _examples(wrong))
 
 
-def passed_on(engine: Engine, forwarded: Mapping[str, int]) -> Verdict:
+def passed_on(engine: Engine, forwarded: Mapping[str, int]) -> Proof:
     claimed = dict(_claimed(engine))
     wrong = {
         key: [f"{n:,} instead of {claimed.get(key, 0):,}"] for key, n in forwarded.items() if n != claimed.get(key, 0)
     }
     found = f"{sum(forwarded.values()):,} messages" + _examples(wrong)
-    return Verdict(not wrong, "every message of a forwarded list was passed on once", found)
+    return Proof(not wrong, "every message of a forwarded list was passed on once", found)
 
 
 def _claimed(engine: Engine) -> list[tuple[str, int]]:
     own = "SELECT source_key, sum(claimed) FROM load_batches WHERE source_key NOT IN ('lake', 'etl:events') GROUP BY 1"
-    return [(key, int(n)) for key, n in read(engine, own)]
+    return [(key, int(n)) for key, n in _rows(engine, own)]
 
 
-def days(settings: Settings) -> Iterator[Verdict]:
-    """Each day's rows by the ledger, in Postgres and in the file; and every row of the one against the other."""
+def days_balance(settings: Settings) -> Iterator[Proof]:
+    """Each day's rows by the ledger, in Postgres and in the file, counted; and row by row Postgres against the file."""
     unequal: dict[str, list[object]] = {}
     different: dict[str, list[object]] = {}
     number = rows = 0
-    with lakeside.opened(settings) as lake:
+    with open_lake(settings) as archive:
         for dataset in DATASETS.values():
-            for books in lake.books(dataset, date.min, date.max):
+            for books in archive.books(dataset, date.min, date.max):
                 number, rows = number + 1, rows + books.rows
-                compared = lake.compare(dataset, books.day)
+                compared = archive.compare(dataset, books.day)
                 if compared.verdict != "equal":
                     sides = f"{compared.ledger}, {compared.postgres}, {compared.lake}: {compared.verdict}"
                     unequal[f"{dataset.name} {books.day}"] = [sides]
                 try:
-                    if found := lake.verify(dataset, books.day, deep=True).wrong:
+                    if found := archive.verify(dataset, books.day, deep=True).wrong:
                         different[f"{dataset.name} {books.day}"] = [*found]
                 except LakeError as error:
                     different[f"{dataset.name} {books.day}"] = [error]
     what = "the books of every day balance: rows by the ledger, in Postgres, in the lake"
-    yield Verdict(not unequal, what, f"{number} days, {rows:,} rows" + _examples(unequal))
+    yield Proof(not unequal, what, f"{number} days, {rows:,} rows" + _examples(unequal))
     what = "the lake equals Postgres, compared row by row"
-    yield Verdict(not different, what, f"{number} files" + _examples(different))
+    yield Proof(not different, what, f"{number} files" + _examples(different))
 
 
 # -- the rest
 
 
-def quiet(left: Iterable[str], forwards: Iterable[str]) -> Verdict:
-    """Nothing is left in Redis but what was passed on, and the time of each list's last claim: no message, no claim, no
-    lock."""
+def quiet(left: Iterable[str], forwards: Iterable[str]) -> Proof:
+    """Redis has no message, claim or lock left; only the forwarded lists, and the time of each list's last claim."""
     rest = sorted(key for key in {*left} - {*forwards} if not key.endswith(":last"))
     found = "nothing is left" if not rest else _examples({"left": list(rest)}).removeprefix("; ")
-    return Verdict(not rest, "no message and no claim is left behind in Redis", found)
+    return Proof(not rest, "no message and no claim is left behind in Redis", found)
 
 
 def _may_be_in(event: Published, gap: Gap) -> bool:
     return gap.gap_from <= event.ended and event.began <= gap.gap_until
 
 
-def read(engine: Engine, query: str) -> list[Any]:
+def _rows(engine: Engine, query: str) -> list[Any]:
     return store.read(engine, query)[1]
 
 

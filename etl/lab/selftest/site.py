@@ -1,4 +1,4 @@
-"""The site of a selftest: servers, wires to them that can be cut, and every process of an installation.
+"""The site of a selftest: servers, wires to them that can be cut, and the processes of an installation.
 
 diallers, switchboard ──▶ Redis ◀──redis wire──┐
                                                ├── loader-0, -1, -2, listener-0, -1, exporter
@@ -21,21 +21,21 @@ from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
 from etl.lab.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
 from etl.lab.selftest.processes import Exporter, Program
 from etl.lab.selftest.servers import Servers, through
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 
-FORWARD = "enigma:app"  # what the application that used to pop Click2Dial's list gets
+FORWARD = "enigma:app"  # where the former consumer of Click2Dial's list gets its copy
 
-SOURCES = (
-    Source(key=CAMPAIGNS, source="dialler"),
-    Source(key=CDRS, source="dialler"),
-    Source(key=CLICK2DIAL, source="click2dial", forward_to=FORWARD),
+SELFTEST_SOURCES = (
+    SourceSettings(key=CAMPAIGNS, source="dialler"),
+    SourceSettings(key=CDRS, source="dialler"),
+    SourceSettings(key=CLICK2DIAL, source="click2dial", forward_to=FORWARD),
 )
 BATCH_SIZE = 500  # so that an outage's backlog is many claims
 
 
 @dataclass(frozen=True)
 class Site:
-    """`settings` lead to the stores directly: the wires are the processes' own."""
+    """`settings` lead to the stores directly; only the processes use the wires."""
 
     settings: Settings
     servers: Servers
@@ -44,11 +44,11 @@ class Site:
     programs: dict[str, Program | Exporter]
 
     def limit_redis(self, memory: int) -> None:
-        """How many bytes Redis may have; 0 for as many as it likes."""
+        """The most memory that Redis may use, in bytes; 0: no limit."""
         self._ask("CONFIG", "SET", "maxmemory", memory)
 
     def keys(self) -> set[str]:
-        """What is in Redis."""
+        """All keys in Redis."""
         return {key.decode() for key in self._ask("KEYS", "*")}
 
     def length(self, key: str) -> int:
@@ -66,11 +66,11 @@ class Site:
 
 @contextmanager
 def site(servers: Servers, folder: Path) -> Iterator[Site]:
-    """A schema, and processes that are about to be started. At the end all of these are gone."""
+    """A database with its schema, and processes that are not started yet. At the end they are killed."""
     settings = Settings(
         redis_url=SecretStr(servers.redis_url),
         database_url=SecretStr(servers.database_url),
-        sources=SOURCES,
+        sources=SELFTEST_SOURCES,
         worker_name="selftest",
         batch_size=BATCH_SIZE,
         lease_seconds=LEASE_SECONDS,
@@ -100,7 +100,7 @@ def _programs(environment: dict[str, str], folder: Path) -> dict[str, Program | 
 
 
 def _environment(settings: Settings, redis_url: str, database_url: str) -> dict[str, str]:
-    """The settings as a process gets them, with the wires in between."""
+    """The settings of a process, whose URLs go through the wires."""
     return {
         "ETL_REDIS_URL": redis_url,
         "ETL_DATABASE_URL": database_url,

