@@ -69,7 +69,7 @@ def export(
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
     from etl import settings
     from etl.app.days import first_open_day
-    from etl.app.lake import open_lake
+    from etl.app.lake import open_lake, swept
 
     configured = settings.load(config, os.environ)
     period = _period(day, first, last)

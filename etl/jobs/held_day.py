@@ -161,12 +161,12 @@ class HeldDay:
 
     def check_file(self, revision: Revision) -> None:
         """Raises `LakeError` unless the revision's file is what the books say."""
-        about, name = revision.about, self.name(revision.about)
-        found = self.target.fingerprint(name)
-        if found != (about.bytes, about.sha256):
-            is_not = "is missing" if found is None else f"isn't revision {about.revision} any more"
+        name = self.name(revision.about)
+        if not self.target.exists(name):
             elsewhere = "" if revision.url == self.target.url else f" (it was published to {revision.url})"
-            raise LakeError("ETL-516", f"{self.target.path(name)} {is_not}{elsewhere}")
+            raise LakeError("ETL-518", f"{self.target.path(name)} is missing{elsewhere}")
+        with self.target.fetched(name) as place:
+            verify.check(place, self.target.path(name), revision.about)
 
     def sweep(self, going: Callable[[Sequence[Revision]], list[Revision]]) -> list[str]:
         """Take away the files of revisions that the books say nobody needs, if the current one is there; returns their
