@@ -15,7 +15,7 @@ import pyarrow as pa
 from adbc_driver_manager import AdbcConnection, AdbcStatement
 
 from etl.errors import Outage
-from etl.store.tables import STAGING
+from etl.store.tables import PIN_SESSION, STAGING
 
 # A few thousand rows: what is in flight is little memory, and Postgres is never kept waiting.
 BATCH_BYTES = 4 * 1024 * 1024
@@ -74,6 +74,9 @@ def ingest(uri: str, table: str, schema: pa.Schema, batches: Iterable[pa.RecordB
 def _connected(uri: str) -> Iterator[AdbcConnection]:
     """In a transaction, which is rolled back unless it's committed."""
     with adbc_driver_postgresql.connect(uri) as database, AdbcConnection(database) as connection:
+        with AdbcStatement(connection) as statement:
+            statement.set_sql_query(PIN_SESSION)
+            statement.execute_query()
         connection.set_autocommit(False)
         yield connection
 

@@ -13,6 +13,7 @@ from psycopg.pq import Format
 
 from etl import __version__
 from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
+from etl.store.tables import PIN_SESSION
 
 Engine = sa.Engine
 
@@ -127,6 +128,7 @@ class _JsonText(Dumper):
 
 def _prepare(connection: psycopg.Connection[Any], _record: object) -> None:
     connection.adapters.register_dumper(_Json, _JsonText)
+    connection.execute(PIN_SESSION)
     # The database knows 0.1 by the lack of this setting: that release may still load, and nothing else.
     connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
     # A claim is acknowledged after the commit: a commit that a crash of Postgres can undo would lose it.
