@@ -14,7 +14,7 @@ from etl.settings import Settings
 from etl.store import forget as store
 from etl.store.connection import Engine
 from etl.store.forget import Receipt
-from etl.wire.erasure import Person
+from etl.wire.erasure import HASH_PREFIX, Person
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Forgetting:
 
     def run(self, told: Callable[[int], None]) -> tuple[Receipt, Found]:
         """Rewrite it. May be run again at any time, and completes what was begun."""
-        receipt = store.begin(self._engine, self.person, self._worker)
+        receipt = forget.begin(self._engine, self._lake, self.person.by, self.person.hash, self._worker)
         return receipt, forget.run(self._engine, self._lake, self.person, receipt, self._worker, self.days, told)
 
 
@@ -41,13 +41,39 @@ class Forgetting:
 def open_forgetting(settings: Settings, number: str | None, contact: str | None) -> Iterator[Forgetting]:
     """By one of the two. Raises `ConfigurationError` if key or rights are missing, before anything is changed; and
     `EtlError`."""
+    person = Person(_key(settings), number, contact)
+    with open_lake(settings) as lake, engine_of(settings) as engine:
+        store.check_rights(engine)
+        yield Forgetting(person, forget.work(lake), engine, lake, settings.worker_name)
+
+
+def forget_again(settings: Settings) -> list[Found]:
+    """Whoever was forgotten by the receipts in the lake and came back as Postgres was set back; one of each receipt.
+    Raises as `open_forgetting`."""
+    key, worker = _key(settings), settings.worker_name
+    with open_lake(settings) as lake, engine_of(settings) as engine:
+        store.check_rights(engine)
+        unknown = lake.unknown_receipts()
+        people = forget.people(engine, key, unknown)
+        begun = [
+            (forget.begin(engine, lake, each.subject, f"{HASH_PREFIX}{each.hash}", worker), people.get(each))
+            for each in sorted(unknown, key=lambda receipt: (receipt.subject, receipt.hash))
+        ]
+        found = []
+        for receipt, person in begun:
+            if person is None:
+                store.complete(engine, receipt, None)
+                found.append(Found())
+            else:
+                found.append(forget.run(engine, lake, person, receipt, worker, forget.work(lake), lambda _: None))
+        return found
+
+
+def _key(settings: Settings) -> str:
     if settings.forget_key is None:
         raise ConfigurationError(
             "ETL-113",
             "ETL_FORGET_KEY isn't set: what replaces a person's number is a hash by this key, a secret of 32 characters"
             " or more that stays the same, as from `openssl rand -hex 32`",
         )
-    person = Person(settings.forget_key.get_secret_value(), number, contact)
-    with open_lake(settings) as lake, engine_of(settings) as engine:
-        store.check_rights(engine)
-        yield Forgetting(person, forget.work(lake), engine, lake, settings.worker_name)
+    return settings.forget_key.get_secret_value()

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 from etl.errors import EtlError, LakeError
 from etl.jobs.lake import Lake
+from etl.lake import receipts
 from etl.lake.datasets import DATASETS, Dataset
 from etl.store import forget
 from etl.store.connection import Engine
 from etl.store.days import DayBooks
 from etl.store.forget import Receipt
-from etl.wire.erasure import Person
+from etl.wire.erasure import HASH_PREFIX, Person, hashes
 
 Told = Callable[[int], None]
 Work = list[tuple[Dataset, DayBooks]]
@@ -79,6 +80,27 @@ def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: st
         found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
     if not found.failed:
         forget.complete(engine, receipt, person)
+    return found
+
+
+def begin(engine: Engine, lake: Lake, subject: str, hash_: str, worker: str) -> Receipt:
+    """A receipt, in the lake as well: it tells of the erasure if Postgres is set back. Raises `EtlError`."""
+    receipt = forget.begin(engine, subject, hash_, worker)
+    receipts.put(lake.target, receipts.Receipt(subject, hash_.removeprefix(HASH_PREFIX)))
+    return receipt
+
+
+def people(engine: Engine, key: str, wanted: set[receipts.Receipt]) -> dict[receipts.Receipt, Person]:
+    """Those of the receipts' people whom Postgres has: each of its numbers and contact references is tried. Raises
+    `Outage`."""
+    found: dict[receipts.Receipt, Person] = {}
+    tables = [*(dataset.table for dataset in DATASETS.values()), *forget.UNDATED] if wanted else []
+    for table in tables:
+        for row in forget.everybody(engine, table):
+            for subject, hash_, value in hashes(key, row):
+                receipt = receipts.Receipt(subject, hash_.removeprefix(HASH_PREFIX))
+                if receipt in wanted:
+                    found[receipt] = Person(key, **{subject: value})
     return found
 
 

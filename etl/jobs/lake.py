@@ -16,18 +16,19 @@ from typing import Any, Literal
 
 from etl.errors import Busy, Contention, EtlError, LakeError
 from etl.jobs.held_day import HeldDay
-from etl.lake import export, layout, restore, search, verify
+from etl.lake import export, layout, receipts, restore, search, verify
 from etl.lake.datasets import Dataset
 from etl.lake.export import Progress
+from etl.lake.receipts import Receipt
 from etl.lake.target import Draft, Target
 from etl.lake.verify import Difference
 from etl.reporting import twins
-from etl.store import days, partitions, unite
+from etl.store import days, forget, partitions, unite
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, Snapshot, changed
 from etl.store.tables import cdrs
 from etl.store.unite import United
-from etl.wire.erasure import Person
+from etl.wire.erasure import HASH_PREFIX, Person
 from etl.wire.manifest import Manifest
 
 # Verdicts of `compare` that somebody must do something about.
@@ -181,6 +182,7 @@ class Lake:
     def export(self, dataset: Dataset, day: date, progress: Progress, force: bool = False) -> Outcome:
         """Bring the lake's revision of the day up to date. With `force` although nothing changed, and although rows
         are missing that the ledger knows of."""
+        self._check_receipts()
         with self.hold(dataset, day) as held:
             books = held.books()
             self._check_lineage(held, books)
@@ -312,6 +314,24 @@ class Lake:
 
     def _damage(self, held: HeldDay, about: Manifest) -> list[Difference]:
         return verify.shallow(self.target, held.name(about), held.dataset, about)
+
+    def unknown_receipts(self) -> set[Receipt]:
+        """Of erasures that these books don't know: Postgres was set back to a moment before them."""
+        known = {Receipt(subject, hash_.removeprefix(HASH_PREFIX)) for subject, hash_ in forget.receipts(self.engine)}
+        return receipts.found(self.target) - known
+
+    def copy_receipts(self) -> None:
+        """Those of a release before 0.2, which kept them in Postgres alone."""
+        for subject, hash_ in forget.receipts(self.engine):
+            receipts.put(self.target, Receipt(subject, hash_.removeprefix(HASH_PREFIX)))
+
+    def _check_receipts(self) -> None:
+        if unknown := self.unknown_receipts():
+            raise LakeError(
+                "ETL-519",
+                f"the lake has receipts of {len(unknown)} erasures that these books don't know: was Postgres set back?"
+                " `etl forget --again` erases once more what came back with it",
+            )
 
     def _check_lineage(self, held: HeldDay, books: DayBooks) -> None:
         """What lies in the lake was made by these books: else a database that was set back, or another archive, would

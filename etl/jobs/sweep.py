@@ -61,6 +61,7 @@ class _Day:
 
 def sweep(lake: Lake, history: timedelta, log: Any) -> Swept:
     """Once over all days but those that another etl holds. Raises `EtlError` if the lake can't be listed."""
+    lake.copy_receipts()
     found = [*_days(lake)]
     swept = Swept(unknown=sorted(name for day in found for name in day.unknown()))
     is_ahead = any(day.is_ahead() for day in found)

@@ -156,6 +156,20 @@ class Target:
             os.replace(self.path(aside), self.path(name))
             self._sync_folders(self.path(name))
 
+    def write_once(self, name: str, content: bytes) -> None:
+        """A small file whose name says all that it holds, unless it's there already."""
+        with _named(self.path(name)):
+            if self.exists(name):
+                return
+            if not self.is_local:
+                self._put(self.path(name), content)
+                return
+            with contextlib.suppress(FileExistsError), self._create(name) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self._sync_folders(self.path(name))
+
     def read(self, name: str) -> bytes | None:
         """A small file's content; None if it isn't there."""
         with _named(self.path(name)):

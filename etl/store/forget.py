@@ -60,10 +60,10 @@ def check_rights(engine: sa.Engine) -> None:
         )
 
 
-def begin(engine: sa.Engine, person: Person, worker: str) -> Receipt:
+def begin(engine: sa.Engine, subject: str, hash_: str, worker: str) -> Receipt:
     """The person's receipt that was never completed, or a new one. Raises `Outage`."""
-    same = (forgotten.c.hash == person.hash, forgotten.c.subject == person.by, forgotten.c.completed_at.is_(None))
-    new = {"subject": person.by, "hash": person.hash, "worker": worker}
+    same = (forgotten.c.hash == hash_, forgotten.c.subject == subject, forgotten.c.completed_at.is_(None))
+    new = {"subject": subject, "hash": hash_, "worker": worker}
     with engine.begin() as connection:
         if connection.scalar(sa.select(sa.func.count()).select_from(forgotten).where(*same)) == 0:
             connection.execute(insert(forgotten).values(new))
@@ -71,13 +71,27 @@ def begin(engine: sa.Engine, person: Person, worker: str) -> Receipt:
         return Receipt(*connection.execute(sa.select(*wanted).where(*same).order_by(forgotten.c.id).limit(1)).one())
 
 
-def complete(engine: sa.Engine, receipt: Receipt, person: Person) -> None:
-    """Complete the receipt, and delete the figures in which the number was taken for a campaign or an agent. Raises
-    `Outage`."""
+def receipts(engine: sa.Engine) -> set[tuple[str, str]]:
+    """Of all that were begun: what the person was asked for by, and the hash. Raises `Outage`."""
+    return {(row.subject, row.hash) for row in rows(engine, sa.select(forgotten.c.subject, forgotten.c.hash))}
+
+
+def everybody(engine: sa.Engine, table: sa.Table) -> Iterator[dict[str, Any]]:
+    """The columns of each row in which people may be. Raises `Outage`."""
+    columns = [*_searched(table)]
+    query = sa.select(*map(json_as_text, columns))
+    with engine.connect() as connection:
+        for row in connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}):
+            yield dict(zip((column.name for column in columns), row, strict=True))
+
+
+def complete(engine: sa.Engine, receipt: Receipt, person: Person | None) -> None:
+    """Nothing is left of the person: not in the figures either, which may have a number as a campaign or an agent.
+    Without a person nobody was left. Raises `Outage`."""
     with engine.begin() as connection:
-        for name, column in _FIGURES if person.by == "number" else ():
+        for name, column in _FIGURES if person and person.by == "number" else ():
             figures = sa.table(name, sa.column(column), schema="reporting")
-            connection.execute(sa.delete(figures).where(figures.c[column] == person.value))
+            connection.execute(sa.delete(figures).where(figures.c[column] == sa.literal(person and person.value)))
         done = sa.update(forgotten).where(forgotten.c.id == receipt.id)
         connection.execute(done.values(completed_at=sa.func.now()))
 

@@ -80,6 +80,16 @@ class Person:
         return _Names({n: self._hash(n) for n in numbers}, {c: self._hash(c) for c in contacts})
 
 
+def hashes(key: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Of everybody in a row: what they could be asked for by (number or contact), its hash, and its value. JSON is given
+    as text, and a message as bytes."""
+    for each in [row, *(found for name, value in row.items() for found in _objects_in(name, value))]:
+        for number in _numbers(each):
+            yield "number", Person(key, number=number).hash, number
+        for contact in _texts(each, "contact_ref"):
+            yield "contact", Person(key, contact=contact).hash, contact
+
+
 @dataclass(slots=True)
 class _Names:
     """The values to be replaced in a row, by their hashes."""

@@ -98,7 +98,7 @@ $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_loader, etl_reporting;
 
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
-GRANT SELECT ON alembic_version, audit_gaps, united_days TO etl_loader;
+GRANT SELECT ON alembic_version, audit_gaps, forgotten, united_days TO etl_loader; -- of people only keyed hashes
 GRANT SELECT, INSERT ON cdr_revisions, load_batches, load_batch_days, retired_servers TO etl_loader;
 GRANT SELECT, INSERT, UPDATE ON audit_events, listener_sessions TO etl_loader;
 GRANT SELECT, INSERT ON cdrs TO etl_loader;
