@@ -81,7 +81,7 @@ class Person:
 
 
 def hashes(key: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Of everybody in a row: what they could be asked for by (number or contact), its hash, and its value. JSON is given
+    """Of everybody in a row: what they could be asked for by (number or contact), its hash and value. JSON is given
     as text, and a message as bytes."""
     for each in [row, *(found for name, value in row.items() for found in _objects_in(name, value))]:
         for number in _numbers(each):
