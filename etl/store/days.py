@@ -5,7 +5,7 @@ A revision is entered before its file is published and confirmed afterwards. So 
 knows both files that may lie there.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from etl import __version__
 from etl.store import load_back, partitions
 from etl.store.connection import translated
+from etl.store.copy import copy_out
 from etl.store.load_back import Met
 from etl.store.locks import DAYS, locked
 from etl.store.partitions import name_of
@@ -90,6 +91,13 @@ class Day:
             connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
             books = next(_books(connection, self._table.name, self.day, self.day))
             yield Snapshot(str(connection.scalar(sa.select(sa.func.pg_export_snapshot()))), books)
+
+    def copy(self, query: str) -> Generator[bytes]:
+        """A query's rows as `copy_out` has them, as they were in the snapshot, while its context lasts.
+
+        Whoever closes this before its end makes it the last thing that the snapshot was good for.
+        """
+        return copy_out(self._connection, query)
 
     def enter(self, revision: Revision) -> None:
         """The next thing that happens is the publication of this revision. It may be entered again."""
