@@ -23,42 +23,48 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BEFORE, _AFTER = 20, 100
 
 
-def rows(dataset: Dataset, pieces: Iterable[bytes]) -> Iterator[Row]:
-    """Of a stream that begins with a row. Raises `LakeError` if it ends within one."""
-    numbers = {
-        column.name: isinstance(column.type, sa.Integer | sa.DateTime | sa.Date)
-        for column in dataset.table.c
-        if column.name != dataset.day
-    }
+def rows(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Of a stream that begins with a row, each as it is. Raises `LakeError` if the stream ends within one."""
     rest = b""
     for piece in pieces:
         rest += piece
         at = 0
         while row := _ROW.match(rest, at):
             at = row.end()
-            fields = (field[1] for field in _FIELD.finditer(row[0]))
-            yield {name: _value(field, numbers[name]) for name, field in zip(numbers, fields, strict=True)}
+            yield row[0]
         rest = rest[at:]
     if rest:
-        raise LakeError(f"{dataset.name}: what was to be compared ends within a row")
+        raise LakeError("what was to be compared ends within a row")
 
 
-def differences(dataset: Dataset, ours: Iterator[Row], theirs: Iterator[Row]) -> Iterator[tuple[str, str, str]]:
+def differences(dataset: Dataset, ours: Iterator[bytes], theirs: Iterator[bytes]) -> Iterator[tuple[str, str, str]]:
     """What differs, as it is in Postgres (ours, in the lake's order) and in the file (theirs, as they lie there)."""
-    one, other, last = next(ours, None), next(theirs, None), None
-    while one is not None or other is not None:
-        if other is not None and last is not None and _place(dataset, other) < last:
+    columns = [column for column in dataset.table.c if column.name != dataset.day]
+    our_next, their_next, their_last = next(ours, None), next(theirs, None), None
+    while our_next is not None or their_next is not None:
+        if our_next == their_next:  # most are, and a day has millions
+            their_last, our_next, their_next = their_next, next(ours, None), next(theirs, None)
+            continue
+        one, other, last = (_row(columns, each) for each in (our_next, their_next, their_last))
+        if other is not None and last is not None and _place(dataset, other) < _place(dataset, last):
             yield _name(dataset, other), "in the lake's order", "after a later row"
             return  # without an order there is no telling what is missing
         if one is not None and (other is None or _place(dataset, one) < _place(dataset, other)):
             yield _name(dataset, one), "in Postgres", "not in the file"
-            one = next(ours, None)
+            our_next = next(ours, None)
         elif other is not None and (one is None or _place(dataset, other) < _place(dataset, one)):
             yield _name(dataset, other), "not in Postgres", "in the file"
-            last, other = _place(dataset, other), next(theirs, None)
+            their_last, their_next = their_next, next(theirs, None)
         elif one is not None and other is not None:
             yield from _columns(dataset, one, other)
-            last, one, other = _place(dataset, other), next(ours, None), next(theirs, None)
+            their_last, our_next, their_next = their_next, next(ours, None), next(theirs, None)
+
+
+def _row(columns: list[sa.Column[Any]], text: bytes | None) -> Row | None:
+    if text is None:
+        return None
+    fields = zip(columns, _FIELD.finditer(text), strict=True)
+    return {column.name: _value(field[1], column) for column, field in fields}
 
 
 def _columns(dataset: Dataset, one: Row, other: Row) -> Iterator[tuple[str, str, str]]:
@@ -67,11 +73,11 @@ def _columns(dataset: Dataset, one: Row, other: Row) -> Iterator[tuple[str, str,
         yield f"{_name(dataset, one)}: {column}", *_shown(kind, one[column], other[column])
 
 
-def _value(field: bytes | None, number: bool) -> Any:
+def _value(field: bytes | None, column: sa.Column[Any]) -> Any:
     if field is None:
         return None
     text = field.replace(b'""', b'"').decode()
-    if not number:
+    if not isinstance(column.type, sa.Integer | sa.DateTime | sa.Date):
         return text
     return float(text) if text.endswith("Infinity") else int(text)
 

@@ -128,7 +128,7 @@ def _form(column: sa.Column[Any]) -> _Form:
     for kind, form in _FORMS:
         if isinstance(column.type, kind):
             return form
-    raise LakeError(f"{column.table.name}.{column.name}: nobody knows how to compare a {column.type!r} yet")
+    raise TypeError(f"{column.table.name}.{column.name}: there is no form to compare a {column.type!r} in")
 
 
 def _ordered_by(column: sa.Column[Any]) -> str:
@@ -174,8 +174,8 @@ def _differing(dataset: Dataset, copied: Iterable[bytes], theirs: "_Stream") -> 
     if piece != other:
         yield from rowwise.differences(
             dataset,
-            rowwise.rows(dataset, chain([piece], ours)),
-            rowwise.rows(dataset, chain([other], iter(lambda: theirs.read(_PIPE_BYTES), b""))),
+            rowwise.rows(chain([piece], ours)),
+            rowwise.rows(chain([other], iter(lambda: theirs.read(_PIPE_BYTES), b""))),
         )
 
 
