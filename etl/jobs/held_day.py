@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from etl.errors import LakeError
 from etl.lake import layout, verify
 from etl.lake.datasets import Dataset
@@ -221,7 +219,7 @@ class HeldDay:
         try:
             with self.target.fetched(path) as place:
                 about = verify.footer(place, self.target.path(path), self.dataset)
-        except (LakeError, pa.ArrowException):
+        except LakeError:
             return None
         if (about.dataset, about.day) != (self.dataset.name, self.day.day):
             return None

