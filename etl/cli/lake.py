@@ -17,7 +17,7 @@ from etl.cli import FAILED, AsJson, Config, app
 if TYPE_CHECKING:
     from etl.jobs.lake import Outcome
     from etl.lake.datasets import Dataset
-    from etl.lake.verify import Difference
+    from etl.lake.difference import Difference
     from etl.store.days import DayBooks
 
 MIB = 1 << 20
@@ -111,7 +111,7 @@ def verify(
     from etl import settings
     from etl.app.lake import open_lake
     from etl.errors import Busy, LakeError
-    from etl.lake.verify import Difference
+    from etl.lake.difference import Difference
 
     with open_lake(settings.load(config, os.environ)) as lake:
         work = [

@@ -18,10 +18,10 @@ from etl.errors import Busy, Contention, EtlError, LakeError
 from etl.jobs.held_day import HeldDay
 from etl.lake import export, layout, receipts, restore, search, verify, witness
 from etl.lake.datasets import Dataset
+from etl.lake.difference import Difference
 from etl.lake.export import Progress
 from etl.lake.receipts import Receipt
 from etl.lake.target import Draft, Target
-from etl.lake.verify import Difference
 from etl.reporting import twins
 from etl.store import days, forget, partitions, unite
 from etl.store.connection import Engine

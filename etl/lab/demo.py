@@ -28,7 +28,7 @@ from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.process import wait_until
 from etl.lab.simulator import Profile, SimulatorTally
 from etl.lake.datasets import DATASETS
-from etl.lake.verify import Difference
+from etl.lake.difference import Difference
 from etl.settings import Settings, SourceSettings
 from etl.store import connection as store
 from etl.store.ledger import Books

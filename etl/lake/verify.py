@@ -2,8 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from datetime import date
-from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -12,25 +10,14 @@ import pyarrow.parquet as pq
 from etl.errors import LakeError
 from etl.lake import layout
 from etl.lake.datasets import Dataset
+from etl.lake.difference import Difference
 from etl.lake.export import row_groups
 from etl.lake.target import Target, digest
 from etl.wire import manifest
 from etl.wire.manifest import FOOTER_KEY, Manifest
 
-# A day that differs everywhere needn't be told row by row.
-MOST_DIFFERENCES = 20
 # Rows that are compared at once.
 _PIECE = 32_768
-
-
-class Difference(NamedTuple):
-    """Something isn't as the books, or Postgres, say."""
-
-    dataset: str
-    day: date
-    what: str
-    expected: str
-    found: str
 
 
 def shallow(target: Target, name: str, dataset: Dataset, about: Manifest) -> list[Difference]:

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from etl.errors import LakeError
 from etl.lake import rowwise
 from etl.lake.datasets import Dataset
-from etl.lake.verify import MOST_DIFFERENCES, Difference
+from etl.lake.difference import MOST_DIFFERENCES, Difference
 
 if TYPE_CHECKING:
     import duckdb

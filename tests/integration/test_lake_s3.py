@@ -20,8 +20,8 @@ from etl.app.lake import open_lake
 from etl.errors import LakeError
 from etl.jobs.lake import Outcome
 from etl.lake import target
+from etl.lake.difference import Difference
 from etl.lake.target import Target
-from etl.lake.verify import Difference
 from tests.faults.child import CONSTANTS
 from tests.lake import CALLS, DAY, told
 from tests.s3 import KEY, SECRET, Broken, Line, ObjectStore, url

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from etl.errors import ConfigurationError, LakeError, Outage
 from etl.lake import witness
 from etl.lake.datasets import DATASETS, Dataset
-from etl.lake.verify import MOST_DIFFERENCES, Difference
+from etl.lake.difference import MOST_DIFFERENCES, Difference
 from etl.store import days
 from etl.store.copy import copy_out
 from tests.lake import CALLS, DAY, SPOOL, export, file, heard, load, on, with_lake
