@@ -143,13 +143,15 @@ def unless_busy(operation: Callable[[], Outcome], dataset: str, day: date) -> Ou
 
 
 def export_all(archive: Archive) -> list[Outcome]:
-    """Whatever is due, as the nightly export does."""
+    """Whatever is due, as the nightly export does, which sweeps afterwards."""
     with lake(archive) as opened:
-        return [
+        outcomes = [
             opened.export(dataset, books.day, told)
             for dataset in DATASETS.values()
             for books in opened.due(dataset, datetime.now(UTC).date())
         ]
+        assert lakeside.swept(archive.settings(), opened).failed == []
+        return outcomes
 
 
 def prune(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Outcome:

@@ -1,7 +1,7 @@
 """`etl forget`: afterwards nothing anywhere tells of the person, everybody else is as before, and the books balance."""
 
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.lake import (
     load,
     on,
     revision,
+    revisions,
     with_lake,
 )
 from tests.person import CONTACT, KEY, NUMBER, PERSON, forget, where_the_person_is
@@ -85,6 +86,11 @@ def in_files(archive: Archive) -> list[str]:
     )
 
 
+def files_of(archive: Archive, *days: date, dataset: str = "cdrs") -> list[str]:
+    """For plain readers, and all revisions."""
+    return [str(path) for day in days for path in (file(archive, day, dataset), *revisions(archive, day, dataset))]
+
+
 def test_given_a_person_everywhere_if_forgotten_then_only_they_are_gone(
     archive: Archive,
 ) -> None:
@@ -100,8 +106,8 @@ def test_given_a_person_everywhere_if_forgotten_then_only_they_are_gone(
             "dead_letters",
             "campaign_figures",
         ),
-        *(str(file(archive, DAY + timedelta(days=n))) for n in range(3)),
-        str(file(archive, DAY, "audit_events")),
+        *files_of(archive, DAY, DAY + timedelta(days=1), DAY + timedelta(days=2)),
+        *files_of(archive, DAY, dataset="audit_events"),
     }
     before, before_in_files = others(archive), in_files(archive)
     books = archive.rows("SELECT dataset, day, sum(inserted) FROM load_batch_days GROUP BY 1, 2 ORDER BY 1, 2")

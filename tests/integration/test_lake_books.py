@@ -303,7 +303,7 @@ DAMAGE: dict[str, Callable[[Archive], object]] = {
     "file truncated": lambda archive: revision_file(archive).write_bytes(revision_file(archive).read_bytes()[:-9]),
     "file edited": edit_the_file,
     "a bit flipped": flip_a_byte,
-    "both files deleted": lambda archive: (revision_file(archive).unlink(), file(archive).unlink()),
+    "both files deleted": lambda archive: [path.unlink() for path in (revision_file(archive), file(archive))],
 }
 
 
