@@ -187,7 +187,8 @@ class HeldDay:
             self.sweep(erased)
 
     def _files(self, about: Manifest) -> list[str]:
-        names = (self.name(about), layout.manifest(self.name(about)))
+        # The revision last: as long as it is there, somebody comes for what was left half-way.
+        names = (layout.manifest(self.name(about)), self.name(about))
         return [name for name in names if self.target.exists(name)]
 
     def _is_there(self, about: Manifest, published_at: datetime | None = None) -> bool:

@@ -185,7 +185,7 @@ class Lake:
             books = held.books()
             self._check_lineage(held, books)
             if not (books.entries or books.revision):
-                raise LakeError(f"{dataset.name} {day}: there are rows of which the ledger knows none")
+                self._check_empty(dataset, day)
             if not force and not changed(books):
                 return _outcome(books, "unchanged")
             if books.revision and books.revision.dropped:
@@ -333,6 +333,12 @@ class Lake:
                 f"{held.dataset.name} {held.day.day}: revision {known.revision} contains {known.entries} ledger"
                 f" entries, and Postgres has {books.entries} of them: was it set back?"
             )
+
+    def _check_empty(self, dataset: Dataset, day: date) -> None:
+        """Of a day that neither ledger nor lake knew a moment ago: unless they do by now, there are no rows of it."""
+        books, rows = days.look(self.engine, dataset.table, day)
+        if rows and not books.entries:
+            raise LakeError(f"{dataset.name} {day}: there are rows of which the ledger knows none")
 
     def _to_restore(self, held: HeldDay) -> tuple[Manifest, str]:
         """The revision that the lake has, whether or not these books know it, and its file's name."""

@@ -146,6 +146,14 @@ def test_given_rows_that_somebody_removed_the_day_is_not_dropped(archive: Archiv
     assert prune(archive).what == "dropped"
 
 
+def test_given_rows_that_somebody_put_in_then_they_are_told_of(archive: Archive) -> None:
+    assert export(archive).what == "unchanged", "of a day without any"
+    load(archive, cdr(1), cdr(2))
+    by_hand(archive, "DELETE FROM load_batch_days")
+    assert "rows of which the ledger knows none" in refused(archive)
+    assert not file(archive).exists()
+
+
 def test_given_rows_lost_for_good_if_forced_then_the_rest_is_exported(
     archive: Archive,
 ) -> None:
