@@ -88,7 +88,9 @@ def lay(mishap: Mishap, step: str) -> None:
     def bring(*arguments: Any, original: Any = restore.bring) -> Any:
         return original(*arguments[:-1], lambda _: mishap.arrived_at("staging_half_filled"))
 
-    export.write, Target.write, Target.remove = write, write_small, remove  # type: ignore[method-assign]
+    export.write = write
+    setattr(Target, "write", write_small)  # noqa: B010 (its type is another)
+    setattr(Target, "remove", remove)  # noqa: B010
     restore.bring = bring  # type: ignore[assignment]
     os.replace = replace  # type: ignore[assignment]
     wrap(Day, "draft", after="draft_entered")

@@ -302,6 +302,11 @@ def flip_a_byte(archive: Archive) -> None:
     revision_file(archive).write_bytes(content)
 
 
+def delete_both(archive: Archive) -> None:
+    for path in (revision_file(archive), file(archive)):
+        path.unlink()
+
+
 DAMAGE: dict[str, Callable[[Archive], object]] = {
     "manifest: fewer rows": lambda archive: edit(archive, rows=1),
     "manifest: later revision, more rows": lambda archive: edit(archive, revision=7, rows=9),
@@ -311,7 +316,7 @@ DAMAGE: dict[str, Callable[[Archive], object]] = {
     "file truncated": lambda archive: revision_file(archive).write_bytes(revision_file(archive).read_bytes()[:-9]),
     "file edited": edit_the_file,
     "a bit flipped": flip_a_byte,
-    "both files deleted": lambda archive: [path.unlink() for path in (revision_file(archive), file(archive))],
+    "both files deleted": delete_both,
 }
 
 
