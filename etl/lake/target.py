@@ -96,12 +96,14 @@ class Target:
             try:
                 os.link(self.path(draft.name), place)
             except FileExistsError:
-                if digest(place) != digest(draft.place):
-                    raise LakeError(f"{place}: another file has this name") from None
+                _check_same(place, draft)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                Path(self.path(draft.name)).rename(place)
+                if Path(place).exists():
+                    _check_same(place, draft)
+                else:
+                    Path(self.path(draft.name)).rename(place)
             self._sync_folders(place)
 
     def copy(self, name: str, to: str, aside: str) -> None:
@@ -280,6 +282,11 @@ class Target:
         # One call: a stream that was left half-way would be completed when it's closed.
         with self._fs.open_output_stream(place) as stream:
             stream.write(content)
+
+
+def _check_same(place: str, draft: Draft) -> None:
+    if digest(place) != digest(draft.place):
+        raise LakeError(f"{place}: another file has this name")
 
 
 def digest(place: str) -> str:
