@@ -180,10 +180,13 @@ class HeldDay:
         return gone
 
     def erase_history(self) -> None:
-        """No revision but the current one stays, nor comes back."""
+        """No revision but the current one stays, nor comes back; plain readers find that one too."""
         books = self.books()
         if books.revision:
             self.day.erase(books.revision.about)
+            if self.looks_plain(books) not in ("current", "unknown"):
+                self.check_file(books.revision)
+                self.renew(books.revision.about)
             self.sweep(erased)
 
     def _files(self, about: Manifest) -> list[str]:

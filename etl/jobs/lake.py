@@ -149,8 +149,11 @@ class Lake:
         files = self.target.files(layout.revisions(dataset, day))
         current = layout.revision(dataset, day, revision.about.revision, revision.about.sha256) if revision else ""
         names = [name.path for name in layout.of_revisions(file.name for file in files)]
+        plain = layout.plain(dataset, day)
         if revision and current not in names:  # of a 0.1, until it's taken over
-            names.append(current := layout.plain(dataset, day))
+            names.append(current := plain)
+        elif self.target.exists(plain) and not any(self.target.is_same(name, plain) for name in names):
+            names.append(plain)
         found = {name: search.count(self.target, name, dataset, person) for name in names}
         return found.pop(current, 0), sum(found.values())
 

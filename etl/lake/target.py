@@ -172,7 +172,8 @@ class Target:
         with _named(self.path(name)):
             if self.is_local:
                 place = Path(self.path(name))
-                place.unlink(missing_ok=True)
+                if os.path.lexists(place):  # on a read-only disk even what isn't there can't be removed
+                    place.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     place.parent.rmdir()
             elif self.exists(name):
@@ -259,7 +260,7 @@ class Target:
             os.fsync(file.fileno())
 
     def _forget_draft(self, name: str) -> None:
-        with contextlib.suppress(OSError):  # on a read-only disk even what isn't there can't be removed
+        with contextlib.suppress(OSError):
             self.remove(name)
 
     def _make_folder(self, folder: Path) -> None:
