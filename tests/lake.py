@@ -12,7 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.app.lake import open_lake
+from etl.app.lake import open_lake, swept
 from etl.errors import Busy
 from etl.jobs.lake import WRONG, Lake, Outcome
 from etl.lake import layout
@@ -143,13 +143,15 @@ def unless_busy(operation: Callable[[], Outcome], dataset: str, day: date) -> Ou
 
 
 def export_all(archive: Archive) -> list[Outcome]:
-    """Whatever is due, as the nightly export does."""
+    """Whatever is due, as the nightly export does, which sweeps afterwards."""
     with lake(archive) as opened:
-        return [
+        outcomes = [
             opened.export(dataset, books.day, told)
             for dataset in DATASETS.values()
             for books in opened.due(dataset, datetime.now(UTC).date())
         ]
+        assert swept(archive.settings(), opened).failed == []
+        return outcomes
 
 
 def prune(archive: Archive, day: date = DAY, dataset: str = "cdrs") -> Outcome:

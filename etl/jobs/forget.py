@@ -116,14 +116,14 @@ def _day(
     if not (erased or current or others):
         return OfADay(dataset.name, day, 0, 0)
     lake.clear(dataset, day)
-    if any(each.revision for each in lake.books(dataset, day, day)):  # by now: an export may have been under way
+    known = any(each.revision for each in lake.books(dataset, day, day))  # by now: an export may have been under way
+    if known:
         if erased or current:
             lake.export(dataset, day, _ignore)
         lake.erase_history(dataset, day)
-        if any(lake.search(dataset, day, person)):
-            raise LakeError(
-                "ETL-517", "a file still has the person: somebody else was at work on this day; run it again"
-            )
+    if any(lake.search(dataset, day, person)):
+        raise LakeError("ETL-517", "a file still has the person: somebody else was at work on this day; run it again")
+    if known:
         forget.count_file(engine, receipt)
         if dropped and current:  # as it was; if it can't be, the next prune does it
             lake.prune(dataset, day)

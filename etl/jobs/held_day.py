@@ -178,14 +178,18 @@ class HeldDay:
         return gone
 
     def erase_history(self) -> None:
-        """No revision but the current one stays, nor comes back."""
+        """No revision but the current one stays, nor comes back; plain readers find that one too."""
         books = self.books()
         if books.revision:
             self.day.erase(books.revision.about)
+            if self.looks_plain(books) not in ("current", "unknown"):
+                self.check_file(books.revision)
+                self.renew(books.revision.about)
             self.sweep(erased)
 
     def _files(self, about: Manifest) -> list[str]:
-        names = (self.name(about), layout.manifest(self.name(about)))
+        # The revision last: as long as it is there, somebody comes for what was left half-way.
+        names = (layout.manifest(self.name(about)), self.name(about))
         return [name for name in names if self.target.exists(name)]
 
     def _is_there(self, about: Manifest, published_at: datetime | None = None) -> bool:

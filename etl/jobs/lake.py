@@ -150,8 +150,11 @@ class Lake:
         files = self.target.files(layout.revisions(dataset, day))
         current = layout.revision(dataset, day, revision.about.revision, revision.about.sha256) if revision else ""
         names = [name.path for name in layout.of_revisions(file.name for file in files)]
+        plain = layout.plain(dataset, day)
         if revision and current not in names:  # of a 0.1, until it's taken over
-            names.append(current := layout.plain(dataset, day))
+            names.append(current := plain)
+        elif self.target.exists(plain) and not any(self.target.is_same(name, plain) for name in names):
+            names.append(plain)
         found = {name: search.count(self.target, name, dataset, person) for name in names}
         return found.pop(current, 0), sum(found.values())
 
@@ -187,7 +190,7 @@ class Lake:
             books = held.books()
             self._check_lineage(held, books)
             if not (books.entries or books.revision):
-                raise LakeError("ETL-511", f"{dataset.name} {day}: there are rows of which the ledger knows none")
+                self._check_empty(dataset, day)
             if not force and not changed(books):
                 return _outcome(books, "unchanged")
             if books.revision and books.revision.dropped:
@@ -357,6 +360,12 @@ class Lake:
                 f"{held.dataset.name} {held.day.day}: revision {known.revision} contains {known.entries} ledger"
                 f" entries, and Postgres has {books.entries} of them: was it set back?",
             )
+
+    def _check_empty(self, dataset: Dataset, day: date) -> None:
+        """Of a day that neither ledger nor lake knew a moment ago: unless they do by now, there are no rows of it."""
+        books, rows = days.look(self.engine, dataset.table, day)
+        if rows and not books.entries:
+            raise LakeError("ETL-511", f"{dataset.name} {day}: there are rows of which the ledger knows none")
 
     def _to_restore(self, held: HeldDay) -> tuple[Manifest, str]:
         """The revision that the lake has, whether or not these books know it, and its file's name."""

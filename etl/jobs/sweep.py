@@ -42,6 +42,7 @@ class _Day:
     dataset: Dataset
     day: date
     revisions: Sequence[Revision]  # that were published, the latest last
+    pending: Sequence[Revision]  # that were entered, and may be there
     drafts: Sequence[str]
     files: dict[str, File]
 
@@ -49,7 +50,7 @@ class _Day:
         return layout.revision(self.dataset, self.day, revision.about.revision, revision.about.sha256)
 
     def unknown(self) -> list[str]:
-        names = {self.name(each) for each in self.revisions}
+        names = {self.name(each) for each in (*self.revisions, *self.pending)}
         known = {*names, *map(layout.manifest, names), *self.drafts, layout.plain(self.dataset, self.day)}
         return [name for name in self.files if name not in known]
 
@@ -113,7 +114,8 @@ def _days(lake: Lake) -> Iterator[_Day]:
         in_the_lake = {day for name, day in files if name == dataset.name}
         for day in sorted({*revisions, *drafts, *in_the_lake}):
             published = [each for each in revisions.get(day, []) if each.published_at]
-            yield _Day(dataset, day, published, drafts.get(day, []), files.get((dataset.name, day), {}))
+            pending = [each for each in revisions.get(day, []) if not each.published_at]
+            yield _Day(dataset, day, published, pending, drafts.get(day, []), files.get((dataset.name, day), {}))
 
 
 def _needs(lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Revision]]) -> bool:

@@ -96,12 +96,14 @@ class Target:
             try:
                 os.link(self.path(draft.name), place)
             except FileExistsError:
-                if digest(place) != digest(draft.place):
-                    raise LakeError("ETL-508", f"{place}: another file has this name") from None
+                _check_same(place, draft)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                Path(self.path(draft.name)).rename(place)
+                if Path(place).exists():
+                    _check_same(place, draft)
+                else:
+                    Path(self.path(draft.name)).rename(place)
             self._sync_folders(place)
 
     def copy(self, name: str, to: str, aside: str) -> None:
@@ -184,7 +186,8 @@ class Target:
         with _named(self.path(name)):
             if self.is_local:
                 place = Path(self.path(name))
-                place.unlink(missing_ok=True)
+                if os.path.lexists(place):  # on a read-only disk even what isn't there can't be removed
+                    place.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     place.parent.rmdir()
             elif self.exists(name):
@@ -271,7 +274,7 @@ class Target:
             os.fsync(file.fileno())
 
     def _forget_draft(self, name: str) -> None:
-        with contextlib.suppress(OSError):  # on a read-only disk even what isn't there can't be removed
+        with contextlib.suppress(OSError):
             self.remove(name)
 
     def _make_folder(self, folder: Path) -> None:
@@ -294,6 +297,11 @@ class Target:
         # One call: a stream that was left half-way would be completed when it's closed.
         with self._fs.open_output_stream(place) as stream:
             stream.write(content)
+
+
+def _check_same(place: str, draft: Draft) -> None:
+    if digest(place) != digest(draft.place):
+        raise LakeError("ETL-508", f"{place}: another file has this name")
 
 
 def digest(place: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,8 +13,28 @@ from typing import Any
 
 import pytest
 
+from etl.lake import layout
 from tests.command_line import answered
-from tests.lake import DAY, SPOOL, export, export_all, file, folder, heard, in_file, load, on, place, prune, with_lake
+from tests.lake import (
+    CALLS,
+    DAY,
+    SPOOL,
+    assert_comes_right,
+    export,
+    export_all,
+    file,
+    folder,
+    heard,
+    in_file,
+    load,
+    manifest_file,
+    on,
+    place,
+    prune,
+    revision_file,
+    revisions,
+    with_lake,
+)
 from tests.world import Archive, cdr
 
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -184,39 +205,80 @@ def edit(path: Path) -> None:
 
 
 def edit_manifest(path: Path) -> None:
-    manifest = path.with_name("_manifest.json")
-    manifest.write_text(manifest.read_text().replace('"rows": 20', '"rows": 21'))
+    path.write_text(path.read_text().replace('"rows": 20', '"rows": 21'))
 
 
 def break_manifest(path: Path) -> None:
-    path.with_name("_manifest.json").write_text('{"rows"')
+    path.write_text('{"rows"')
 
 
-def delete_manifest(path: Path) -> None:
-    path.with_name("_manifest.json").unlink()
+def write_something_else(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"not Parquet")
 
 
 def test_given_files_that_somebody_harmed_then_verify_says_what_and_where(lake: Archive) -> None:
-    harms: list[tuple[Callable[[Path], None], str]] = [
-        (truncate, "file: bytes"),
-        (edit, "file: sha256"),
-        (Path.unlink, "file"),
-        (edit_manifest, "_manifest.json: rows"),
-        (break_manifest, "file"),
-        (delete_manifest, "_manifest.json"),
+    harms: list[tuple[Callable[[Archive, date], Path], Callable[[Path], None], str]] = [
+        (revision_file, truncate, "file: bytes"),
+        (revision_file, edit, "file: sha256"),
+        (revision_file, write_something_else, "file: sha256"),
+        (manifest_file, edit_manifest, "manifest: rows"),
+        (manifest_file, break_manifest, "file"),
+        (manifest_file, Path.unlink, "manifest"),
+        (file, write_something_else, "part-0.parquet"),
     ]
-    for n in range(1, len(harms) + 1):
+    for n in range(1, len(harms) + 2):
         load(lake, *(on(n, call_ref) for call_ref in range(20)))
     export_all(lake)
-    for n, (harm, _) in enumerate(harms, 1):
-        harm(file(lake, DAY + timedelta(days=n)))
+    for n, (which, harm, _) in enumerate(harms, 1):
+        harm(which(lake, DAY + timedelta(days=n)))
+    for which in (revision_file, file):
+        which(lake, DAY + timedelta(days=len(harms) + 1)).unlink()
 
     result = lake.run("verify")
 
     assert (result.returncode, result.stderr) == (FAILED, "")
     found = {(row[0], row[1], row[2]) for row in cells(result)}
-    assert {("cdrs", str(DAY + timedelta(days=n)), what) for n, (_, what) in enumerate(harms, 1)} <= found
+    expected = {("cdrs", str(DAY + timedelta(days=n)), what) for n, (_, _, what) in enumerate(harms, 1)}
+    assert expected | {("cdrs", str(DAY + timedelta(days=len(harms) + 1)), "file")} <= found
     assert str(DAY) not in {day for _, day, _ in found}, "that one is in order"
+
+
+def test_given_copies_that_are_not_current_then_verify_renews_them(lake: Archive) -> None:
+    for n in (1, 2):
+        load(lake, *(on(n, call_ref) for call_ref in range(20)))
+    export_all(lake)
+    older, missing, copied = (DAY + timedelta(days=n) for n in range(3))
+    load(lake, cdr("late"))
+    export_all(lake)
+    file(lake, older).unlink()
+    file(lake, older).hardlink_to(revisions(lake, older)[0])  # by an exporter that woke up late
+    file(lake, missing).unlink()
+    file(lake, copied).unlink()
+    shutil.copyfile(revision_file(lake, copied), file(lake, copied))  # a backup knows no links
+
+    first, second = lake.run("verify", "--json"), lake.run("verify", "--json")
+
+    assert [result.returncode for result in (first, second)] == [DONE, DONE]
+    said = json.loads(first.stdout)
+    assert said["differences"] == []
+    assert [(each["day"], each["what"], each["found"]) for each in said["notes"]] == [
+        (str(older), "part-0.parquet", "an older revision: renewed"),
+        (str(missing), "part-0.parquet", "missing: renewed"),
+    ]
+    assert json.loads(second.stdout) == {"verified": 3, "differences": [], "notes": []}
+    assert len(in_file(lake, older)) == 21
+    assert_comes_right(lake)
+
+
+def test_given_a_revision_that_is_gone_then_its_copy_becomes_it_again(exported: Archive) -> None:
+    content = file(exported).read_bytes()
+    revision_file(exported).unlink()
+
+    assert exported.run("verify", "--deep").returncode == DONE
+
+    assert revision_file(exported).read_bytes() == content
+    assert_comes_right(exported)
 
 
 def test_given_a_day_never_exported_then_verify_and_restore_say_so(lake: Archive) -> None:
@@ -228,7 +290,10 @@ def test_given_files_in_order_then_verify_says_how_many(exported: Archive) -> No
     shallow, deep = exported.run("verify"), exported.run("verify", "--deep", "--json")
 
     assert (shallow.returncode, shallow.stdout, shallow.stderr) == (DONE, "1 files are what the books say\n", "")
-    assert (deep.returncode, json.loads(deep.stdout)) == (DONE, {"verified": 1, "differences": []})
+    assert (deep.returncode, json.loads(deep.stdout)) == (
+        DONE,
+        {"verified": 1, "differences": [], "notes": []},
+    )
 
 
 def test_given_rows_changed_in_postgres_then_only_verify_deep_finds_them(
@@ -285,9 +350,9 @@ def test_given_prove_then_nothing_stays_of_it(exported: Archive) -> None:
     assert (proved["what"], proved["rows"]) == ("proved", 20)
     assert exported.rows(tables) == before
 
-    edit(file(exported))
+    edit(revision_file(exported))
     result = exported.run("restore", "--day", str(DAY), "--prove")
-    assert_day_failed(result, str(file(exported)), "isn't revision 1 any more")
+    assert_day_failed(result, str(revision_file(exported)), "isn't revision 1 any more")
     assert exported.rows(tables) == before
 
 
@@ -300,7 +365,7 @@ def test_given_all_kinds_of_days_then_prune_drops_only_the_proved_ones(
     load(exported, *(on(n, 1) for n in range(1, 4)))
     export_all(exported)
     load(exported, on(1, 2), on(4, 1))
-    edit(file(exported, DAY + timedelta(days=2)))
+    edit(revision_file(exported, DAY + timedelta(days=2)))
     exported.rows("UPDATE cdrs SET number = 'edited' WHERE dialed_on = %s RETURNING 1", DAY + timedelta(days=3))
 
     foreseen = exported.run("prune", "--keep-days", "1", "--dry-run", "--json")
@@ -327,7 +392,8 @@ def test_given_all_kinds_of_days_then_prune_drops_only_the_proved_ones(
 
 def test_given_a_day_that_is_young_then_prune_has_nothing_to_do(lake: Archive) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    lake.rows("DELETE FROM load_batch_days RETURNING 1")
+    for table in ("load_batch_days", "cdrs"):
+        lake.rows(f"DELETE FROM {table} RETURNING 1")
     load(lake, cdr("young", dialed_at=int(yesterday.timestamp())))
     export_all(lake)
 
@@ -356,7 +422,7 @@ def test_given_all_kinds_of_days_then_reconcile_compares_their_books(exported: A
     ]
 
     exported.rows("DELETE FROM cdrs WHERE dialed_on = '2015-02-21' RETURNING 1")
-    truncate(file(exported))
+    truncate(revision_file(exported))
     result = exported.run("reconcile", "--json")
 
     verdicts = [(day["day"], day["verdict"]) for day in days(result, FAILED)]
@@ -412,16 +478,58 @@ def test_given_no_postgres_then_one_line_says_so(archive: Archive) -> None:
     assert PASSWORD not in result.stderr
 
 
-@pytest.mark.parametrize("level", [0, 1])
-def test_given_a_file_in_a_folders_place_then_day_and_file_are_named(lake: Archive, level: int) -> None:
-    in_the_way = (folder(lake), place(lake))[level]
+def of_revisions(archive: Archive) -> Path:
+    """The folder of the day's."""
+    return folder(archive) / layout.revisions(CALLS, DAY)
+
+
+@pytest.mark.parametrize("arguments", ["export", f"export --day {DAY}"])
+@pytest.mark.parametrize("where", [folder, place, of_revisions])
+def test_given_a_file_in_a_folders_place_then_day_and_file_are_named(
+    lake: Archive, where: Callable[[Archive], Path], arguments: str
+) -> None:
+    in_the_way = where(lake)
     in_the_way.parent.mkdir(parents=True, exist_ok=True)
     in_the_way.write_text("mine")
 
-    result = lake.run("export")
+    result = lake.run(*arguments.split())
 
-    assert_day_failed(result, str(place(lake)))
+    assert result.returncode == FAILED
+    for text in (str(DAY), str(in_the_way), "ot a directory"):
+        assert text in result.stderr
+    assert "Traceback" not in result.stderr
     assert in_the_way.read_text() == "mine"
+    in_the_way.unlink()
+    assert_comes_right(lake)
+    assert len(in_file(lake)) == 20
+
+
+@pytest.mark.parametrize("umask", ["000", "022", "077", "277"])
+@pytest.mark.parametrize(("mode", "of_folders"), [("0640", 0o750), ("0600", 0o700), ("0664", 0o775)])
+def test_given_any_umask_then_the_lake_has_the_modes_of_the_settings(
+    lake: Archive, umask: str, mode: str, of_folders: int
+) -> None:
+    more = {} if mode == "0640" else {"ETL_LAKE_FILE_MODE": mode}
+
+    result = under(lake, f"umask {umask}", **more)
+
+    assert result.returncode == DONE, result.stderr
+    paths = [folder(lake), *folder(lake).rglob("*")]
+    assert {path.stat().st_mode & 0o7777 for path in paths if path.is_file()} == {int(mode, 8)}
+    assert {path.stat().st_mode & 0o7777 for path in paths if path.is_dir()} == {of_folders}
+    assert {path.name for path in paths} >= {"part-0.parquet", revision_file(lake).name, manifest_file(lake).name}
+
+
+def under(archive: Archive, limit: str, **environment: str) -> Result:
+    """`etl export` by a shell that set this before."""
+    return subprocess.run(
+        ["sh", "-c", f'{limit}; exec "{sys.executable}" -m etl.cli export'],
+        env=archive.environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -429,10 +537,11 @@ def read_only(exported: Archive) -> Iterator[Archive]:
     """The lake's folder, where nobody may write: for root that takes a mount of its own."""
     root = folder(exported)
     if os.geteuid() != 0:
-        for path in (root, root / "cdrs", place(exported)):
+        folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+        for path in folders:
             path.chmod(0o555)
         yield exported
-        for path in (root, root / "cdrs", place(exported)):
+        for path in folders:
             path.chmod(0o755)
         return
     mount("--bind", str(root), str(root))
@@ -447,7 +556,7 @@ def test_given_a_read_only_folder_then_the_day_fails_its_revision_stays(read_onl
     load(read_only, cdr("late"))
     before = file(read_only).read_bytes()
 
-    assert_day_failed(read_only.run("export"), str(place(read_only)), "ermi" if os.geteuid() else "Read-only")
+    assert_day_failed(read_only.run("export"), str(of_revisions(read_only)), "ermi" if os.geteuid() else "Read-only")
 
     assert file(read_only).read_bytes() == before
     assert read_only.run("verify").returncode == DONE
@@ -485,10 +594,16 @@ def test_given_a_full_disk_then_the_revision_stays_and_no_draft_is_left(small: A
 
     result = small.run("export")
 
-    assert_day_failed(result, str(place(small)), "No space left on device")
-    assert file(small).read_bytes() == before
-    assert sorted(path.name for path in place(small).iterdir()) == ["_manifest.json", "part-0.parquet"]
+    assert_day_failed(result, "No space left on device")
+    assert_only_the_first_revision_is_there(small, before)
     assert small.run("verify").returncode == DONE
+
+
+def assert_only_the_first_revision_is_there(archive: Archive, content: bytes) -> None:
+    assert file(archive).read_bytes() == revision_file(archive).read_bytes() == content
+    assert [path.name for path in place(archive).iterdir()] == ["part-0.parquet"]
+    assert {*of_revisions(archive).iterdir()} == {revision_file(archive), manifest_file(archive)}
+    assert revision_file(archive).name.startswith("r00001-")
 
 
 def test_given_a_file_size_limit_then_the_day_fails_its_revision_stays(lake: Archive) -> None:
@@ -496,15 +611,7 @@ def test_given_a_file_size_limit_then_the_day_fails_its_revision_stays(lake: Arc
     before = file(lake).read_bytes()
     load(lake, *incompressible(100, 2_000))
 
-    result = subprocess.run(  # 64 KiB for every file that is written
-        ["sh", "-c", f'ulimit -f 128; exec "{sys.executable}" -m etl.cli export'],
-        env=lake.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = under(lake, "ulimit -f 128")  # 64 KiB for every file that is written
 
-    assert_day_failed(result, str(place(lake)), "File too large")
-    assert file(lake).read_bytes() == before
-    assert sorted(path.name for path in place(lake).iterdir()) == ["_manifest.json", "part-0.parquet"]
+    assert_day_failed(result, "File too large")
+    assert_only_the_first_revision_is_there(lake, before)

@@ -81,7 +81,7 @@ outcome = lake.export(DATASETS["cdrs"], day, lambda rows: None)
 assert outcome.what == "exported", outcome
 """,
 )
-_DEEP = '\nassert lake.verify(DATASETS["cdrs"], day, deep=True) == []\n'
+_DEEP = '\nassert lake.verify(DATASETS["cdrs"], day, deep=True).wrong == []\n'
 _CURSOR = (
     "import psycopg, pyarrow as pa, pyarrow.parquet as pq\nfrom etl.lake.datasets import DATASETS",
     """

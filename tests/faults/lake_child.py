@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 import etl.app  # noqa: F401  (what every process imports)
 from etl import cli
 from etl.cli import forget, lake  # noqa: F401
-from etl.lake import export, restore, target
+from etl.lake import export, layout, restore
 from etl.lake.target import Target
 from etl.store import forget as forgetting
 from etl.store import load_back
@@ -27,19 +26,30 @@ from tests.faults.child import Mishap
 
 BRING_BACK = ("staging_half_filled", "staging_filled", "amid_load_back", "before_load_back_commits", "after_load_back")
 EXPORT = (
+    "draft_entered",
     "draft_half_written",
     "before_enter",
+    "after_enter",
     "before_publish",
     "after_publish",
     "manifest_half_written",
     "before_confirm",
     "after_confirm",
+    "before_copy_for_readers",
+    "after_copy_for_readers",
 )
+SWEEP = ("before_manifest_removed", "before_revision_removed", "after_revision_removed")
 PRUNE = ("before_drop", "before_drop_commits", "after_drop")
-FORGET = ("before_erase_commits", "after_erase", "before_complete_commits")
+FORGET = (
+    "before_erase_commits",
+    "after_erase",
+    "before_history_erased",
+    "after_history_erased",
+    "before_complete_commits",
+)
 
 
-def lay(mishap: Mishap) -> None:
+def lay(mishap: Mishap, step: str) -> None:
     def wrap(owner: Any, name: str, before: str = "", after: str = "", within: str = "") -> None:
         original = getattr(owner, name)
 
@@ -52,25 +62,45 @@ def lay(mishap: Mishap) -> None:
 
         setattr(owner, name, wrapped)
 
-    def sync(path: Path, original: Callable[[Path], None] = target._sync) -> None:
-        if path.name.endswith("_manifest.json.tmp"):
-            mishap.arrived_at("manifest_half_written")
-        original(path)
+    def write_small(place: Target, name: str, content: bytes, aside: str, original: Any = Target.write) -> None:
+        if step == "manifest_half_written":
+            with place._create(aside) as file:
+                file.write(content[: len(content) // 2])
+                file.flush()
+                mishap.arrived_at("manifest_half_written")
+        original(place, name, content, aside)
+
+    def replace(source: str, to: str, original: Callable[[str, str], None] = os.replace) -> None:
+        for_readers = to.endswith(layout.PLAIN)
+        mishap.arrived_at("before_copy_for_readers" if for_readers else "")
+        original(source, to)
+        mishap.arrived_at("after_copy_for_readers" if for_readers else "")
+
+    def remove(place: Target, name: str, original: Any = Target.remove) -> None:
+        parsed = layout.parse(name)
+        mishap.arrived_at(f"before_{parsed.kind}_removed" if parsed else "")
+        original(place, name)
+        mishap.arrived_at(f"after_{parsed.kind}_removed" if parsed else "")
 
     def write(*arguments: Any, original: Any = export.write, **more: Any) -> Any:
-        return original(*arguments, **more | {"told": lambda _: mishap.arrived_at("draft_half_written")})
+        return original(*arguments, **more | {"progress": lambda _: mishap.arrived_at("draft_half_written")})
 
     def bring(*arguments: Any, original: Any = restore.bring) -> Any:
         return original(*arguments[:-1], lambda _: mishap.arrived_at("staging_half_filled"))
 
-    export.write, target._sync = write, sync
+    export.write = write
+    setattr(Target, "write", write_small)  # noqa: B010 (its type is another)
+    setattr(Target, "remove", remove)  # noqa: B010
     restore.bring = bring  # type: ignore[assignment]
-    wrap(Day, "enter", before="before_enter")
+    os.replace = replace  # type: ignore[assignment]
+    wrap(Day, "draft", after="draft_entered")
+    wrap(Day, "enter", before="before_enter", after="after_enter")
     wrap(Target, "publish", before="before_publish", after="after_publish")
     wrap(Day, "confirm", before="before_confirm", after="after_confirm")
     wrap(load_back, "_insert_into", before="amid_load_back")
     wrap(Day, "load_back", before="staging_filled", within="before_load_back_commits", after="after_load_back")
     wrap(Day, "drop", before="before_drop", within="before_drop_commits", after="after_drop")
+    wrap(Day, "erase", before="before_history_erased", after="after_history_erased")
     wrap(forgetting, "erase", within="before_erase_commits", after="after_erase")
     wrap(forgetting, "complete", within="before_complete_commits")
 
@@ -94,7 +124,7 @@ def run(step: str, arguments: list[str], environment: dict[str, str], log: str) 
         os.dup2(output.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
-    lay(Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *PRUNE, *FORGET)))
+    lay(Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *SWEEP, *PRUNE, *FORGET)), step)
     sys.argv = ["etl", *arguments]
     try:
         cli.main()

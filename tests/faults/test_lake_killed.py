@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import tally
-from tests.faults.lake_child import BRING_BACK, EXPORT, PRUNE
+from tests.faults.lake_child import BRING_BACK, EXPORT, PRUNE, SWEEP
 from tests.lake import (
     DAY,
     assert_comes_right,
@@ -23,9 +23,11 @@ from tests.lake import (
     in_file,
     in_postgres,
     load,
+    manifest_file,
     refs,
     restore,
     revision,
+    revisions,
     seen_by_a_reader,
     wait_until_nobody_is_left,
     with_lake,
@@ -101,8 +103,15 @@ def assert_all_are_there(archive: Archive) -> None:
     assert {row["call_time"] for row in in_file(archive)} == {41}  # what was said last
 
 
+def has_copied(step: str) -> bool:
+    """For plain readers; until then they find what they found before."""
+    return step in EXPORT[EXPORT.index("after_copy_for_readers") :]
+
+
 # The steps in between are those of the next test, too.
-@pytest.mark.parametrize("step", ["draft_half_written", "before_publish", "after_publish"])
+@pytest.mark.parametrize(
+    "step", ["draft_entered", "draft_half_written", "before_publish", "after_publish", *EXPORT[-3:]]
+)
 @pytest.mark.parametrize("given", [never_exported, exported_and_changed])
 def test_an_exporter_killed_at_this_step_leaves_one_whole_revision(
     archive: Archive, nursery: Nursery, given: Callable[[Archive], None], step: str
@@ -112,9 +121,8 @@ def test_an_exporter_killed_at_this_step_leaves_one_whole_revision(
 
     nursery.kill_at(archive, step, "export")
 
-    published = step not in ("draft_half_written", "before_enter", "before_publish")
     assert refs(in_postgres(archive)) == EVERYONE
-    assert refs(seen_by_a_reader(archive)) == (EVERYONE if published else before)
+    assert refs(seen_by_a_reader(archive)) == (EVERYONE if has_copied(step) else before)
     assert_nothing_half_written_is_read(archive)
     assert_all_are_there(archive)
 
@@ -127,8 +135,7 @@ def test_an_exporter_of_a_dropped_day_killed_at_this_step_loses_no_row(
 
     nursery.kill_at(archive, step, "export")
 
-    published = step in EXPORT[EXPORT.index("after_publish") :]
-    assert refs(seen_by_a_reader(archive)) == (EVERYONE if published else ["1", "2", "3"])
+    assert refs(seen_by_a_reader(archive)) == (EVERYONE if has_copied(step) else ["1", "2", "3"])
     assert_no_row_is_nowhere(archive)
     assert_nothing_half_written_is_read(archive)
     assert_all_are_there(archive)
@@ -170,7 +177,8 @@ def test_a_pruner_killed_at_this_step_leaves_the_day_or_has_dropped_it(
 
 
 @pytest.mark.parametrize(
-    "step", ["staging_half_filled", "before_load_back_commits", "before_publish", "before_confirm"]
+    "step",
+    ["staging_half_filled", "before_load_back_commits", "before_publish", "before_confirm", "after_copy_for_readers"],
 )
 def test_events_of_a_dropped_day_survive_an_exporter_killed_at_this_step(
     archive: Archive, nursery: Nursery, step: str
@@ -181,7 +189,7 @@ def test_events_of_a_dropped_day_survive_an_exporter_killed_at_this_step(
 
     nursery.kill_at(archive, step, "export")
 
-    assert len(seen_by_a_reader(archive, "audit_events")) == (3 if step == "before_confirm" else 2)
+    assert len(seen_by_a_reader(archive, "audit_events")) == (3 if has_copied(step) else 2)
     assert_comes_right(archive)
     assert len(in_file(archive, dataset="audit_events")) == 3
 
@@ -193,6 +201,11 @@ def test_events_of_a_dropped_day_survive_an_exporter_killed_at_this_step(
         "before_erase_commits",
         "after_erase",
         "before_publish",
+        "after_publish",
+        "before_copy_for_readers",
+        "before_history_erased",
+        "after_history_erased",
+        *SWEEP,
         "before_drop_commits",
         "before_complete_commits",
     ],
@@ -215,6 +228,25 @@ def test_given_a_forgetting_killed_at_this_step_then_a_rerun_completes_it(
     assert archive.value("SELECT count(completed_at) FROM forgotten") == 1
     assert archive.value("SELECT count(*) FROM forgotten") == 1
     assert_all_are_there(archive)
+
+
+@pytest.mark.parametrize("step", SWEEP)
+def test_a_sweeper_killed_at_this_step_takes_nothing_that_is_needed(
+    archive: Archive, nursery: Nursery, step: str
+) -> None:
+    load(archive, cdr(1))
+    export(archive)
+    load(archive, *(cdr(n) for n in EVERYONE))
+    export_and_prune(archive)
+    archive.more = {**archive.more, "lake_history_days": 0}
+    superseded, current = revisions(archive)
+
+    nursery.kill_at(archive, step, "export")
+
+    assert superseded.exists() == (step != "after_revision_removed")
+    assert refs(seen_by_a_reader(archive)) == EVERYONE
+    assert_all_are_there(archive)
+    assert {*current.parent.iterdir()} == {current, manifest_file(archive)}
 
 
 def test_after_an_exporter_killed_before_publishing_the_program_recovers(archive: Archive, nursery: Nursery) -> None:

@@ -1,7 +1,7 @@
 """`etl forget`: afterwards nothing anywhere tells of the person, everybody else is as before, and the books balance."""
 
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from tests.lake import (
     in_file,
     load,
     on,
+    restore,
     revision,
+    revisions,
     with_lake,
 )
 from tests.person import CONTACT, KEY, NUMBER, PERSON, forget, where_the_person_is
@@ -85,6 +87,11 @@ def in_files(archive: Archive) -> list[str]:
     )
 
 
+def files_of(archive: Archive, *days: date, dataset: str = "cdrs") -> list[str]:
+    """For plain readers, and all revisions."""
+    return [str(path) for day in days for path in (file(archive, day, dataset), *revisions(archive, day, dataset))]
+
+
 def test_given_a_person_everywhere_if_forgotten_then_only_they_are_gone(
     archive: Archive,
 ) -> None:
@@ -100,8 +107,8 @@ def test_given_a_person_everywhere_if_forgotten_then_only_they_are_gone(
             "dead_letters",
             "campaign_figures",
         ),
-        *(str(file(archive, DAY + timedelta(days=n))) for n in range(3)),
-        str(file(archive, DAY, "audit_events")),
+        *files_of(archive, DAY, DAY + timedelta(days=1), DAY + timedelta(days=2)),
+        *files_of(archive, DAY, dataset="audit_events"),
     }
     before, before_in_files = others(archive), in_files(archive)
     books = archive.rows("SELECT dataset, day, sum(inserted) FROM load_batch_days GROUP BY 1, 2 ORDER BY 1, 2")
@@ -168,6 +175,39 @@ def test_given_a_person_that_comes_again_then_their_hash_is_the_same(
     assert_agrees(archive)
     assert archive.value("SELECT count(DISTINCT hash) FROM forgotten WHERE completed_at IS NOT NULL") == 1
     assert archive.value("SELECT c.number = r.number FROM cdrs c JOIN cdr_revisions r USING (call_ref) LIMIT 1")
+
+
+def test_given_a_copy_for_readers_that_has_the_person_then_it_goes_too(archive: Archive) -> None:
+    """As an exporter leaves it that died, or that woke up late."""
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    before = file(archive).read_bytes()
+    forget(archive)
+    file(archive).unlink()
+    file(archive).write_bytes(before)
+    assert where_the_person_is(archive) == {str(file(archive))}
+    assert [each[2:] for each in forget(archive, dry_run=True).days] == [(0, 1)]
+
+    assert forget(archive).failed == []
+
+    assert where_the_person_is(archive) == set()
+    assert_agrees(archive)
+
+
+def test_given_a_file_that_no_books_know_with_the_person_then_it_is_told(archive: Archive) -> None:
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    archive.rows("DELETE FROM exports RETURNING day")
+
+    found = forget(archive)
+
+    assert len(found.failed) == 1
+    assert str(DAY) in found.failed[0]
+    assert "a file still has the person" in found.failed[0]
+    assert archive.value("SELECT count(completed_at) FROM forgotten") == 0
+    restore(archive)
+    assert forget(archive).failed == []
+    assert where_the_person_is(archive) == set()
 
 
 def test_given_the_roles_then_the_owner_forgets_and_the_loader_is_told_so(archive: Archive) -> None:

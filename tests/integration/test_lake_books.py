@@ -146,6 +146,14 @@ def test_given_rows_that_somebody_removed_the_day_is_not_dropped(archive: Archiv
     assert prune(archive).what == "dropped"
 
 
+def test_given_rows_that_somebody_put_in_then_they_are_told_of(archive: Archive) -> None:
+    assert export(archive).what == "unchanged", "of a day without any"
+    load(archive, cdr(1), cdr(2))
+    by_hand(archive, "DELETE FROM load_batch_days")
+    assert "rows of which the ledger knows none" in refused(archive)
+    assert not file(archive).exists()
+
+
 def test_given_rows_lost_for_good_if_forced_then_the_rest_is_exported(
     archive: Archive,
 ) -> None:
@@ -294,6 +302,11 @@ def flip_a_byte(archive: Archive) -> None:
     revision_file(archive).write_bytes(content)
 
 
+def delete_both(archive: Archive) -> None:
+    for path in (revision_file(archive), file(archive)):
+        path.unlink()
+
+
 DAMAGE: dict[str, Callable[[Archive], object]] = {
     "manifest: fewer rows": lambda archive: edit(archive, rows=1),
     "manifest: later revision, more rows": lambda archive: edit(archive, revision=7, rows=9),
@@ -303,7 +316,7 @@ DAMAGE: dict[str, Callable[[Archive], object]] = {
     "file truncated": lambda archive: revision_file(archive).write_bytes(revision_file(archive).read_bytes()[:-9]),
     "file edited": edit_the_file,
     "a bit flipped": flip_a_byte,
-    "both files deleted": lambda archive: (revision_file(archive).unlink(), file(archive).unlink()),
+    "both files deleted": delete_both,
 }
 
 

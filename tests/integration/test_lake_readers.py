@@ -2,7 +2,7 @@
 says, whatever lies beside the files. And what a file has for them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,25 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from etl.lake import export
+from etl.lake import export, layout
 from etl.lake.datasets import Dataset
 from etl.lake.target import Target
-from tests.lake import CALLS, DAY, EVENTS, SPOOL, export_all, file, folder, heard, load, on, place, revision, with_lake
+from tests.lake import (
+    CALLS,
+    DAY,
+    EVENTS,
+    SPOOL,
+    export_all,
+    file,
+    folder,
+    heard,
+    load,
+    manifest_file,
+    on,
+    revision,
+    revisions,
+    with_lake,
+)
 from tests.world import DIALED_AT, Archive, cdr
 
 THE_DAY_AFTER = date(2015, 2, 20)
@@ -67,7 +82,11 @@ def by_polars(root: Path, asked: Question) -> Answer:
 
 
 def by_polars_of_a_folder(root: Path, asked: Question) -> Answer:
-    # A folder's files must be of one kind, and by itself it doesn't pass over the manifests, as others do.
+    return _by_polars(pl.scan_parquet(root / asked.dataset.name, hive_partitioning=True), asked)
+
+
+def by_polars_but_hidden_files(root: Path, asked: Question) -> Answer:
+    # By itself it doesn't pass over what 0.1 left beside the files, as others do.
     lake = pl.scan_parquet(root / asked.dataset.name, hive_partitioning=True, hidden_file_prefix=["_", "."])
     return _by_polars(lake, asked)
 
@@ -96,7 +115,8 @@ def _by_frame(frame: Any, asked: Question) -> Answer:
     )
 
 
-READERS = {
+Reader = Callable[[Path, Question], Answer]
+READERS: dict[str, Reader] = {
     "DuckDB": by_duckdb,
     "Polars": by_polars,
     "Polars of a folder": by_polars_of_a_folder,
@@ -121,31 +141,41 @@ def lake(archive: Archive, tmp_path: Path) -> Archive:
     return archive
 
 
-@pytest.fixture(params=["nothing", "drafts", "leftovers"])
-def beside(request: pytest.FixtureRequest, lake: Archive) -> Iterator[None]:
-    """What lies beside the files meanwhile."""
+@pytest.fixture(params=["nothing", "drafts", "leftovers", "leftovers of 0.1"])
+def readers(request: pytest.FixtureRequest, lake: Archive) -> Iterator[dict[str, Reader]]:
+    """While this lies beside the files."""
     target = Target(str(folder(lake)))
+    names = [layout.attempt(CALLS, DAY), layout.attempt(EVENTS, date(2015, 2, 21))]
     match request.param:
         case "drafts":
-            with target.draft(CALLS, DAY) as draft, target.draft(EVENTS, date(2015, 2, 21)) as first_draft:
-                draft.write_bytes(file(lake).read_bytes()[:5_000])
-                first_draft.write_bytes(b"PAR1")
-                yield
+            with target.draft(names[0]) as draft, target.draft(names[1]) as first_draft:
+                Path(draft.place).write_bytes(file(lake).read_bytes()[:5_000])
+                Path(first_draft.place).write_bytes(b"PAR1")
+                yield READERS
         case "leftovers":  # of an exporter that was killed
+            for name in names:
+                path = folder(lake) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(file(lake).read_bytes())
+            yield READERS
+        case "leftovers of 0.1":
             for path in [*folder(lake).rglob("part-0.parquet")]:
+                path.with_name("_manifest.json").write_bytes(b"{}")
                 path.with_name(".part-0.parquet.tmp").write_bytes(path.read_bytes())
                 path.with_name("._manifest.json.tmp").write_bytes(b"{")
-            yield
+            yield {**READERS, "Polars of a folder": by_polars_but_hidden_files}
         case _:
-            yield
+            yield READERS
 
 
-@pytest.mark.usefixtures("beside")
-def test_given_readers_with_their_plain_calls_then_they_agree_with_sql(lake: Archive) -> None:
+def test_given_readers_with_their_plain_calls_then_they_agree_with_sql(
+    lake: Archive, readers: dict[str, Reader]
+) -> None:
+    assert len(revisions(lake)) == 2, "the older one stays, and nobody reads it"
     for asked in QUESTIONS:
         expected = by_sql(lake, asked)
         assert [day for day, *_ in expected.days] == [DAY, THE_DAY_AFTER]
-        answers = {name: reader(folder(lake), asked) for name, reader in READERS.items()}
+        answers = {name: reader(folder(lake), asked) for name, reader in readers.items()}
         assert answers == dict.fromkeys(READERS, expected)
 
 
@@ -177,7 +207,7 @@ def test_given_a_file_then_it_has_what_readers_need(lake: Archive) -> None:
 
 
 def test_given_a_file_then_its_footer_has_the_manifest(lake: Archive) -> None:
-    beside = json.loads((place(lake) / "_manifest.json").read_bytes())
+    beside = json.loads(manifest_file(lake).read_bytes())
     entered = revision(lake)
 
     with pq.ParquetFile(file(lake)) as parquet:

@@ -563,7 +563,7 @@ def test_if_postgres_fails_in_the_middle_nothing_is_left_behind(archive: Archive
 
     def interrupted() -> Generator[bytes]:
         yield pieces[0]
-        raise Outage("Postgres: gone")
+        raise Outage("ETL-301", "Postgres: gone")
 
     with pytest.raises(Outage, match="gone"):
         witness.compare(file(archive), CALLS, DAY, interrupted())

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from etl.app.lake import open_lake, swept
 from etl.jobs.lake import Lake
+from etl.jobs.sweep import Swept
 from etl.store.ledger import Books
 from etl.store.writer import Writer
 from tests.budget import examples
@@ -41,6 +43,7 @@ from tests.lake import (
     refs,
     restore,
     revision,
+    revisions,
     rows_of,
     said_in_the_footer,
     told,
@@ -225,7 +228,8 @@ def test_whatever_is_dropped_in_between_the_file_ends_the_same(
     assert said <= {(row["call_ref"], row["call_time"]) for row in [*in_file(archive, dropped), *replaced]}
     for books in opened.books(CALLS, dropped, dropped):
         assert books.rows == len(in_file(archive, dropped))
-        assert opened.verify(CALLS, dropped, deep=True) == []
+        found = opened.verify(CALLS, dropped, deep=True)
+        assert (found.wrong, found.notes) == ([], [])
 
 
 @pytest.fixture
@@ -273,6 +277,42 @@ def test_while_a_day_is_exported_nobody_else_exports_prunes_or_restores_it(
         assert export(archive).what == "exported"
     (outcome,) = happened
     assert outcome.what == "busy"  # type: ignore[attr-defined]
+    assert_agrees(archive)
+
+
+def sweep(archive: Archive) -> Swept:
+    """As the hourly job does that keeps no history."""
+    settings = archive.settings(lake_history_days=0)
+    with open_lake(settings) as opened:
+        return swept(settings, opened)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "etl.lake.export.write",
+        "etl.store.days.Day.enter",
+        "etl.lake.target.Target.publish",
+        "etl.store.days.Day.confirm",
+        "etl.lake.target.Target.copy",
+    ],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_while_a_day_is_exported_a_sweeper_takes_others_revisions_only(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+) -> None:
+    for day in range(2):
+        load(archive, on(day, 1))
+        export(archive, DAY + timedelta(days=day))
+        load(archive, on(day, 2))
+    other = DAY + timedelta(days=1)
+    export(archive, other)
+    gone = revisions(archive, other)[0]
+    names = [str(path.relative_to(gone.parents[3])) for path in (gone.with_suffix(".json"), gone)]
+    with amid(monkeypatch, step, lambda: sweep(archive), after) as happened:
+        assert export(archive).what == "exported"
+    assert happened == [Swept(removed=names)]
+    assert len(revisions(archive)) == 2
     assert_agrees(archive)
 
 

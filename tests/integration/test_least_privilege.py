@@ -5,7 +5,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from etl.lab.servers.private import PrivateRedis
 from etl.settings import Settings
 from etl.store import dead_letters, schema
 from etl.store.dead_letters import Wanted
+from etl.store.locks import DAY_LOCKS
 from tests.integration.conftest import PASSWORD
 from tests.lake import (
     CALLS,
@@ -61,6 +62,7 @@ TABLES = (
     "dead_letters",
     "exports",
     "forgotten",
+    "lake_drafts",
 )
 VIEWS = (
     "calls",
@@ -272,6 +274,7 @@ def test_given_tables_of_the_loader_then_the_owners_functions_miss_them(guarded:
         connection.execute("CREATE TEMPORARY TABLE exports AS SELECT 'cdrs' AS dataset, date '2015-02-19' AS day")
         connection.execute("CREATE TEMPORARY TABLE cdrs (LIKE public.cdrs)")
         connection.execute("SET search_path = pg_temp, public")
+        connection.execute(HOLD)
         connection.execute("SELECT make_partition('cdrs', '2015-02-20')")
         forgotten = connection.execute("SELECT drop_day('cdrs', '2015-02-19', 1, '')").fetchone()
     assert forgotten == (False,)
@@ -301,9 +304,49 @@ def test_given_a_day_that_the_lake_has_not_then_no_function_forgets_it(guarded: 
         digest = digest[::-1]
 
     with psycopg.connect(guarded.database_url, autocommit=True) as connection:
+        connection.execute(HOLD)
         call = "SELECT drop_day('cdrs', '2015-02-19', %s, %s)"
         assert connection.execute(call, [number, digest]).fetchone() == (False,)
     assert guarded.value("SELECT count(*) FROM cdrs") >= 1
+
+
+def _held(kind: int, day: int, how: str = "pg_advisory_lock") -> str:
+    return f"SELECT {how}({kind}, {day})"
+
+
+OF_THE_DAY = (DAY_LOCKS["cdrs"], (DAY - date(2000, 1, 1)).days)
+HOLD = _held(*OF_THE_DAY)  # the day of `DAY`, for as long as the session lasts
+NOT_THE_LOCK = {
+    "none": "SELECT 1",
+    "another session's": HOLD,
+    "another day's": _held(OF_THE_DAY[0], OF_THE_DAY[1] + 1),
+    "another dataset's": _held(DAY_LOCKS["audit_events"], OF_THE_DAY[1]),
+    "shared": _held(*OF_THE_DAY, "pg_advisory_lock_shared"),
+    "one number": f"SELECT pg_advisory_lock({OF_THE_DAY[0] << 32 | OF_THE_DAY[1]})",
+    "given back": f"{HOLD}; SELECT pg_advisory_unlock({OF_THE_DAY[0]}, {OF_THE_DAY[1]})",
+}
+
+
+@pytest.mark.parametrize("lock", NOT_THE_LOCK)
+def test_given_a_session_without_the_days_lock_then_it_drops_nothing(guarded: Archive, lock: str) -> None:
+    load(guarded, cdr(1))
+    export(guarded)
+    digest = guarded.value("SELECT sha256 FROM exports")
+    call = "SELECT drop_day('cdrs', '2015-02-19', 1, %s)"
+    with (
+        psycopg.connect(guarded.database_url, autocommit=True) as ours,
+        psycopg.connect(guarded.database_url, autocommit=True) as other,
+    ):
+        (other if lock == "another session's" else ours).execute(NOT_THE_LOCK[lock])
+        with pytest.raises(InsufficientPrivilege, match="must hold its lock"):
+            ours.execute(call, [digest])
+        assert guarded.value("SELECT count(*) FROM cdrs") == 1
+        assert guarded.value("SELECT count(dropped_at) FROM exports") == 0
+
+        for each in (ours, other):
+            each.execute("SELECT pg_advisory_unlock_all()")
+        ours.execute(HOLD)
+        assert ours.execute(call, [digest]).fetchone() == (True,)
 
 
 def test_given_the_reports_role_then_it_asks_the_views_and_no_more(guarded: Archive) -> None:
@@ -331,7 +374,7 @@ def test_given_the_reports_role_then_it_asks_the_views_and_no_more(guarded: Arch
         "CREATE TABLE reporting.mine (x int)",
         "CREATE TEMPORARY TABLE mine (x int)",
         "SELECT make_partition('cdrs', '2015-02-20')",
-        "SELECT drop_day('cdrs', '2015-02-19', 1, '')",
+        f"{HOLD}; SELECT drop_day('cdrs', '2015-02-19', 1, '')",
         "SET ROLE etl_reporting_numbers",
     )
     assert allowed(url, [*secret, *(f"SET TRANSACTION READ WRITE; {statement}" for statement in writing)]) == []

@@ -17,6 +17,7 @@ from etl.app.schedule import schedule_of
 from etl.errors import Outage
 from etl.jobs.schedule import Job, Schedule
 from etl.store import locks
+from tests.lake import assert_agrees, export, file, load, revisions, with_lake
 from tests.store import engine
 from tests.world import Archive, cdr
 
@@ -49,6 +50,7 @@ def test_the_table_says_when(archive: Archive, database: sa.Engine) -> None:
         "rollup": datetime(2026, 11, 23, 12, 0, tzinfo=UTC),
         "figures": datetime(2026, 11, 24, 1, 55, tzinfo=UTC),
         "export": datetime(2026, 11, 24, 2, 15, tzinfo=UTC),
+        "sweep": datetime(2026, 11, 23, 12, 50, tzinfo=UTC),
         "prune": datetime(2026, 11, 24, 2, 45, tzinfo=UTC),
         "prove": datetime(2026, 11, 29, 3, 30, tzinfo=UTC),  # a Sunday
     }
@@ -140,6 +142,26 @@ def test_the_night_exports_proves_and_prunes(archive: Archive, database: sa.Engi
     assert archive.value("SELECT dropped_at IS NOT NULL FROM exports")
     assert archive.value("SELECT count(*) FROM cdrs") == 0
     jobs["prove"].act(NEVER)
+
+
+def test_every_hour_plain_readers_get_the_current_revision_the_rest_goes(
+    archive: Archive, database: sa.Engine, tmp_path: Path
+) -> None:
+    with_lake(archive, tmp_path / "lake")
+    for call_refs in ((1, 2), (3,)):
+        load(archive, *(cdr(n) for n in call_refs))
+        export(archive)
+    first, second = revisions(archive)
+    file(archive).unlink()
+    file(archive).hardlink_to(first)  # as an exporter leaves it that wakes up late
+
+    jobs_of(archive, database, export_url=str(tmp_path / "lake"))["sweep"].act(NEVER)
+    assert file(archive).samefile(second)
+    assert revisions(archive) == [first, second], "for as long as the settings say"
+
+    jobs_of(archive, database, export_url=str(tmp_path / "lake"), lake_history_days=0)["sweep"].act(NEVER)
+    assert revisions(archive) == [second]
+    assert_agrees(archive)
 
 
 def test_a_night_job_that_is_told_to_stop_ends_at_once(archive: Archive, database: sa.Engine, tmp_path: Path) -> None:

@@ -175,7 +175,9 @@ def test_a_harm_that_is_planted_into_postgres_is_found(sample: Sample, harm: str
 
 def test_a_file_that_is_missing_in_the_lake_is_found(sample: Sample) -> None:
     with sample.copied() as settings:
-        shutil.rmtree(next(Path(settings.export_url).glob("cdrs/dialed_on=*")))
+        day = next(Path(settings.export_url).glob("cdrs/dialed_on=*")).name
+        for folder in ("cdrs", "_revisions/cdrs"):
+            shutil.rmtree(Path(settings.export_url, folder, day))
         found = [verdict.what for verdict in sample.prove(settings) if not verdict.ok]
 
     assert [each.partition(":")[0].partition(",")[0] for each in found] == [

@@ -281,8 +281,18 @@ def test_utc_needs_no_data_about_time_zones(monkeypatch: pytest.MonkeyPatch) -> 
     assert the_problem({"ETL_SOURCES": '[{"key": "a", "zone": "Asia/Tokyo"}]'}).endswith(f"must be {A_ZONE}")
 
 
+@pytest.mark.parametrize(("written", "mode"), [("0640", 0o640), ("600", 0o600), ("0666", 0o666), ("0644", 0o644)])
+def test_the_mode_of_files_is_octal_as_chmod_takes_it(file: Path, written: str, mode: int) -> None:
+    file.write_text(f'lake_file_mode = "{written}"')
+
+    assert load(None, {}).lake_file_mode == 0o640
+    assert load(None, {"ETL_LAKE_FILE_MODE": written}).lake_file_mode == mode
+    assert load(file, {}).lake_file_mode == mode
+
+
 # What is told when it's wrong
 
+A_MODE = 'octal permissions like "0640", by which at least the owner may read and write'
 A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
 
 
@@ -298,6 +308,23 @@ A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
         ("ETL_LEASE_SECONDS", "9", "is too small: must be a whole number of seconds from 10 to 3600"),
         ("ETL_MAX_MESSAGE_BYTES", "1023", "is too small: must be a whole number of bytes from 1024 to 268435456"),
         ("ETL_REDIS_CLUSTER", "maybe", "must be true or false"),
+        ("ETL_LAKE_HISTORY_DAYS", "-1", "is too small: must be a whole number of days from 0 to 36500"),
+        *(
+            ("ETL_LAKE_FILE_MODE", mode, f"must be {A_MODE}")
+            for mode in (
+                "",
+                "0400",
+                "0o640",
+                "640 ",
+                "0755",
+                "888",
+                "rw-r-----",
+                "-640",
+                "04640",
+                "64",
+                "\u0666\u0664\u0660",
+            )
+        ),
         ("ETL_WORKER_NAME", "a b", "must be 1 to 64 letters, digits, '.', '_' or '-'"),
         ("ETL_WORKER_NAME", "w" * 65, "must be 1 to 64 letters, digits, '.', '_' or '-'"),
         ("ETL_SOURCES", "[{]", "isn't JSON: Expecting property name enclosed in double quotes at line 1, column 3"),
