@@ -12,10 +12,10 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.app.lake import open_lake, swept
+from etl.app.lake import open_lake, sweep_lake
 from etl.errors import Busy
 from etl.jobs.lake import WRONG, Lake, Outcome
-from etl.lake import layout
+from etl.lake import layout, receipts
 from etl.lake.datasets import DATASETS
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
@@ -150,7 +150,7 @@ def export_all(archive: Archive) -> list[Outcome]:
             for dataset in DATASETS.values()
             for books in opened.due(dataset, datetime.now(UTC).date())
         ]
-        assert swept(archive.settings(), opened).failed == []
+        assert sweep_lake(archive.settings(), opened).failed == []
         return outcomes
 
 
@@ -218,7 +218,8 @@ def assert_only_what_the_books_know(archive: Archive) -> None:
         dataset = DATASETS[row["dataset"]]
         name = layout.revision(dataset, row["day"], row["revision"], row["sha256"])
         known |= {name, layout.manifest(name), layout.plain(dataset, row["day"])}
-    paths = {str(path.relative_to(folder(archive))) for path in folder(archive).rglob("*") if not path.is_dir()}
+    files = (path.relative_to(folder(archive)) for path in folder(archive).rglob("*") if not path.is_dir())
+    paths = {str(path) for path in files if path.parts[0] != receipts.FOLDER}
     assert paths <= known
 
 

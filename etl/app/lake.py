@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from etl import logs
 from etl.app.days import first_open_day, last_day_to_drop
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, EtlError
 from etl.jobs import sweep as sweeping
 from etl.jobs.lake import Lake, one_by_one
 from etl.jobs.sweep import Swept
@@ -40,17 +40,26 @@ def export(settings: Settings) -> None:
     with open_lake(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
         one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)
-        swept(settings, lake)
+        sweep_after_export(settings, lake)
 
 
 def sweep(settings: Settings) -> None:
     """What nobody needs goes, and plain readers find the current revisions."""
     with open_lake(settings) as lake:
-        swept(settings, lake)
+        sweep_lake(settings, lake)
 
 
-def swept(settings: Settings, lake: Lake) -> Swept:
+def sweep_lake(settings: Settings, lake: Lake) -> Swept:
+    """Raises `EtlError`."""
     return sweeping.sweep(lake, timedelta(days=settings.lake_history_days), log)
+
+
+def sweep_after_export(settings: Settings, lake: Lake) -> None:
+    """What comes of it changes nothing about the export: the log has it."""
+    try:
+        sweep_lake(settings, lake)
+    except EtlError as error:
+        log.error("job_failed", job="sweep", error=error.text, code=error.code)
 
 
 def prune(settings: Settings) -> None:

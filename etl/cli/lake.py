@@ -69,7 +69,7 @@ def export(
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
     from etl import settings
     from etl.app.days import first_open_day
-    from etl.app.lake import open_lake, swept
+    from etl.app.lake import open_lake, sweep_after_export
 
     configured = settings.load(config, os.environ)
     period = _period(day, first, last)
@@ -94,7 +94,7 @@ def export(
             )
         finally:
             if not (period or dry_run):
-                swept(configured, lake)
+                sweep_after_export(configured, lake)
 
 
 @app.command(epilog="Examples: [bold]etl verify[/bold] · [bold]etl verify --day 2026-11-21 --deep[/bold]")

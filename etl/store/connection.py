@@ -85,6 +85,8 @@ def _translate(context: sa.engine.ExceptionContext) -> EtlError | None:
 
 
 class _Pool(sa.QueuePool):
+    __module__ = sa.QueuePool.__module__  # its log lines are a library's, of which we want warnings only
+
     def connect(self) -> sa.pool.PoolProxiedConnection:
         try:
             return super().connect()

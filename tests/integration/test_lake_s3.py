@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.app.lake import open_lake, swept
+from etl.app.lake import open_lake, sweep_lake
 from etl.errors import LakeError
 from etl.jobs.lake import Findings, Outcome
 from etl.jobs.sweep import Swept
@@ -83,7 +83,7 @@ def verify(archive: Archive) -> Findings:
 
 def sweep(archive: Archive, **settings: Any) -> Swept:
     with open_lake(archive.settings(**settings)) as opened:
-        return swept(archive.settings(**settings), opened)
+        return sweep_lake(archive.settings(**settings), opened)
 
 
 def prune(archive: Archive) -> str:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from etl.app.lake import open_lake, swept
+from etl.app.lake import open_lake, sweep_lake
 from etl.jobs.lake import Lake
 from etl.jobs.sweep import Swept
 from etl.store.ledger import Books
@@ -284,7 +284,7 @@ def sweep(archive: Archive) -> Swept:
     """As the hourly job does that keeps no history."""
     settings = archive.settings(lake_history_days=0)
     with open_lake(settings) as opened:
-        return swept(settings, opened)
+        return sweep_lake(settings, opened)
 
 
 @pytest.mark.parametrize(
