@@ -137,6 +137,6 @@ def test_etl_files_of_a_checkout_writes_them_and_never_twice(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_etl_files_writes_each_file_that_a_document_says_is_among_them(page: Path) -> None:
-    for path in re.findall(r"etl-files/([\w./@-]*\w)", page.read_text()):
+    for path in re.findall(r"etl-files/([\w./@*-]*\w)", page.read_text()):
         assert path.startswith(shipped.SHIPPED), path
-        assert (CHECKOUT / path).exists(), path
+        assert any(CHECKOUT.glob(path)), path
