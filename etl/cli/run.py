@@ -30,7 +30,8 @@ def run(
 ) -> None:
     """Load CDRs from the configured Redis lists into Postgres.
 
-    Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits.
+    Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits. On a terminal
+    a bar shows meanwhile how far it is.
     """
     from etl import logs, settings, supervisor
     from etl.app import load, sources, stores, threads
@@ -48,6 +49,7 @@ def run(
     ledger = Ledger(sources.waiting(configured), show_progress=sys.stderr.isatty() and not as_json)
     began = time.monotonic()
     with ledger:
+        logs.configure(level="warning")  # anew, since the bar has put itself before stderr: a line goes above it
         if workers > 1:
             supervisor.drain(configured, workers, stop, ledger.add)
         else:
