@@ -51,25 +51,31 @@ def engine_of(settings: Settings) -> Iterator[store.Engine]:
         engine.dispose()
 
 
-def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
-    """When nobody listened, within a period. Raises `Outage` and `ConfigurationError`."""
+@contextlib.contextmanager
+def archive(settings: Settings) -> Iterator[store.Engine]:
+    """Postgres alone, with the schema that we need. Raises `Outage`, and `ConfigurationError` with the way out."""
     with engine_of(settings) as engine:
         schema.check(engine)
+        yield engine
+
+
+def gaps(settings: Settings, since: datetime, until: datetime) -> list[Gap]:
+    """When nobody listened, within a period. Raises `Outage` and `ConfigurationError`."""
+    with archive(settings) as engine:
         return sessions.gaps(engine, since, until)
 
 
 def retire(settings: Settings, server: str) -> datetime:
     """Expect nothing more of what was listened to on a Redis server; returns from when on. Raises `EtlError` if nobody
     ever listened to it, `Outage` and `ConfigurationError`."""
-    with engine_of(settings) as engine:
-        schema.check(engine)
+    with archive(settings) as engine:
         return sessions.retire(engine, server)
 
 
 def check(settings: Settings) -> None:
     """Raises `ConfigurationError` with the way out unless the schema is the one we need, `Outage` if we can't know."""
-    with engine_of(settings) as engine:
-        schema.check(engine)
+    with archive(settings):
+        pass
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str]:
@@ -87,8 +93,7 @@ def revisions(settings: Settings) -> tuple[str | None, str]:
 def rollup(settings: Settings, everything: bool, told: Callable[[date], None]) -> list[date]:
     """Bring the kept figures of reports up to date, and make what contacts' histories need; the business days that were
     computed, each told when it is. Raises `Outage` and `ConfigurationError`."""
-    with engine_of(settings) as engine:
-        schema.check(engine)
+    with archive(settings) as engine:
         days = figures.rollup(engine, everything=everything, told=told)
         figures.index_contacts(engine, datetime.now(UTC).date())
         return days

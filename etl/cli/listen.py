@@ -1,24 +1,23 @@
 """`etl listen` and `etl gaps`: the audit trail of PubSub, and what it lacks."""
 
-import json
-import os
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
-from etl.cli import AsJson, Config, app
+from etl import logs
+from etl.app import load, stores, threads
+from etl.cli import AsJson, Config, app, configured, print_json
+from etl.cli.printing import out, print_rows
+from etl.text import printable
 
 
 @app.command(epilog="Example: [bold]etl listen[/bold] beside [bold]etl run --follow --no-listen[/bold] elsewhere")
 def listen(config: Config = None) -> None:
     """Record the dialler's PubSub events onto the spool in Redis, until SIGTERM or Ctrl-C. A loader brings them in."""
-    from etl import logs, settings
-    from etl.app import load, threads
-
-    configured = settings.load(config, os.environ)
+    settings = configured(config)
     logs.configure()
-    load.listen(configured, threads.stop_on_signals())
+    load.listen(settings, threads.stop_on_signals())
 
 
 @app.command(
@@ -48,11 +47,6 @@ def gaps(
 ) -> None:
     """Print when nobody was proven to listen, by Redis server and pattern: what the dialler published there then may be
     missing from audit_events."""
-    from etl import settings
-    from etl.app import stores
-    from etl.cli.printing import out, print_rows
-    from etl.text import printable
-
     if retired is not None:
         if since or until:
             raise typer.BadParameter("goes without --since and --until", param_hint="--retire")
@@ -62,13 +56,13 @@ def gaps(
     start = since.replace(tzinfo=UTC) if since else end - timedelta(days=1)
     if start >= end:
         raise typer.BadParameter("must be earlier than --until", param_hint="--since")
-    found = stores.gaps(settings.load(config, os.environ), start, end)
+    found = stores.gaps(configured(config), start, end)
     seconds = [(gap.gap_until - gap.gap_from).total_seconds() for gap in found]
     if as_json:
         rows = [
             {
-                "from": gap.gap_from.isoformat(),
-                "until": gap.gap_until.isoformat(),
+                "from": gap.gap_from,
+                "until": gap.gap_until,
                 "seconds": length,
                 "reason": gap.reason,
                 "server": gap.server,
@@ -76,7 +70,7 @@ def gaps(
             }
             for gap, length in zip(found, seconds, strict=True)
         ]
-        typer.echo(json.dumps({"since": start.isoformat(), "until": end.isoformat(), "gaps": rows}))
+        print_json({"since": start, "until": end, "gaps": rows})
     elif not found:
         out.print(f"no gap between {start:%Y-%m-%d %H:%M:%S} and {end:%Y-%m-%d %H:%M:%S} UTC")
     else:
@@ -97,12 +91,8 @@ def gaps(
 
 
 def _retire(config: Config, server: str, as_json: bool) -> None:
-    from etl import settings
-    from etl.app import stores
-    from etl.cli.printing import out
-
-    retired_at = stores.retire(settings.load(config, os.environ), server).astimezone(UTC)
+    retired_at = stores.retire(configured(config), server).astimezone(UTC)
     if as_json:
-        typer.echo(json.dumps({"server": server, "retired_at": retired_at.isoformat()}))
+        print_json({"server": server, "retired_at": retired_at})
     else:
         out.print(f"{server} was retired at {retired_at:%Y-%m-%d %H:%M:%S} UTC", markup=False)
