@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from etl import urls
+from etl.app.database import engine_of
 from etl.app.sources import decoders_of
-from etl.app.stores import engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.preflight import line

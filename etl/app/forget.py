@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from etl.app import lake as lakeside
-from etl.app.stores import engine_of
+from etl.app.database import engine_of
 from etl.errors import ConfigurationError
 from etl.jobs import forget
 from etl.jobs.forget import Found, Work

@@ -22,9 +22,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from etl import logs
+from etl.app.exposition import Exposition
 from etl.app.gauges import Observer
 from etl.errors import ConfigurationError, EtlError
-from etl.metrics import Exposition, Tally
+from etl.metrics import Tally
 from etl.settings import Settings
 
 # A claim takes a second, and some minutes where it waits for locks: a day that is loaded back, say.

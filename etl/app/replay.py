@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from etl.app import database
 from etl.app.sources import decoders_of
-from etl.app.stores import archive
 from etl.jobs.replay import Replayed
 from etl.jobs.replay import replay as replay_groups
 from etl.settings import Settings
@@ -14,7 +14,7 @@ from etl.store.writer import Writer
 
 def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> Replayed:
     """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
-    with archive(settings) as engine:
+    with database.opened(settings) as engine:
         return replay_groups(
             dead_letters.groups(engine, wanted, settings.batch_size),
             decoders_of(settings),

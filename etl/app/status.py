@@ -13,9 +13,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal, TypeVar
 from uuid import UUID
 
+from etl.app.database import engine_of
 from etl.app.days import first_open_day
 from etl.app.sources import AHEAD, decoders_of, sources
-from etl.app.stores import Stores, engine_of
+from etl.app.stores import Stores
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source

@@ -31,7 +31,7 @@ DONE, FAILED, MISUSED = 0, 1, 2
 COMMANDS = {
     "run": ("run", "Load CDRs from the configured Redis lists into Postgres, once or for good."),
     "listen": ("listen", "Record the dialler's PubSub events onto the spool in Redis."),
-    "gaps": ("listen", "Print when nobody was proven to listen to PubSub."),
+    "gaps": ("gaps", "Print when nobody was proven to listen to PubSub."),
     "status": ("status", "Show what waits, who works on it and how fast, what is dead, what the lake has."),
     "check": ("check", "Look at Redis, Postgres and the export target, and say what to mend, and how."),
     "dead": ("dead", "Dead letters: messages that couldn't be understood or stored; list, replay or discard them."),

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.app import replay as letters_again
-from etl.app.stores import archive
+from etl.app import database
 from etl.cli import AsJson, Config, app, configured, print_json
 from etl.cli.printing import advancing, out, print_rows
 from etl.errors import EtlError
@@ -51,7 +50,7 @@ def list_(
 ) -> None:
     """List open dead letters, the latest first, and count them by reason."""
     wanted = _wanted((), reason, source, since, until, everything)
-    with archive(configured(config)) as engine:
+    with database.opened(configured(config)) as engine:
         letters, counts = dead_letters.find(engine, wanted, limit), dead_letters.count(engine, wanted)
     if as_json:
         print_json({"by_reason": counts, "letters": [_as_json(letter) for letter in letters]})
@@ -87,7 +86,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show dead letters whole. What a terminal might obey is spelled out; --json has the exact bytes in base64."""
-    with archive(configured(config)) as engine:
+    with database.opened(configured(config)) as engine:
         letters = dead_letters.find(engine, Wanted(ids=ids, resolved_too=True))
     if missing := sorted(set(ids) - {letter.id for letter in letters}):
         raise EtlError(f"there is no dead letter {', '.join(map(str, missing))}")
@@ -131,7 +130,7 @@ def discard(
     if not (ids or reason or source or since or until):
         raise typer.BadParameter("say which: their ids, --reason, --source, --since or --until")
     wanted = _wanted(ids or (), reason, source, since, until)
-    with archive(configured(config)) as engine:
+    with database.opened(configured(config)) as engine:
         if dry_run:
             number = sum(dead_letters.count(engine, wanted).values())
         else:
@@ -159,7 +158,7 @@ def replay(
     """Try open dead letters once more, all or those that are wanted. What can be stored now is, and is resolved; the
     others stay open, with today's reason."""
     wanted = _wanted(ids or (), reason, source, since, until)
-    with archive(configured(config)) as engine:
+    with database.opened(configured(config)) as engine:
         total = sum(dead_letters.count(engine, wanted).values())
     if dry_run:
         if as_json:
@@ -167,6 +166,8 @@ def replay(
         else:
             out.print(f"{total:,} would be tried")
         return
+    from etl.app import replay as letters_again  # noqa: PLC0415 (with Redis and the decoders; the others want neither)
+
     with advancing("replaying", total, sys.stderr.isatty() and not as_json) as progress:
         replayed = letters_again.replay(configured(config), wanted, progress)
     tried = replayed.books.claimed + replayed.still_dead + sum(replayed.unknown.values())

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.app.stores import engine_of
+from etl.app.database import engine_of
 from etl.cli import Config, a_day, app, configured, to_json
 from etl.cli.printing import out
 from etl.reporting.figures import Asked, Report, ask, columns, yesterday

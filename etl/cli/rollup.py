@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from etl.app import stores
+from etl.app import database
 from etl.cli import AsJson, Config, app, configured, print_json
 from etl.cli.printing import advancing, out
 
@@ -19,7 +19,7 @@ def rollup(
     """Compute the figures of campaigns and agents anew, for the business days that changed since the last time. Days
     that are over get an index of contacts."""
     with advancing("computing figures", None, sys.stderr.isatty() and not as_json) as progress:
-        days = stores.rollup(configured(config), everything, lambda _: progress(1))
+        days = database.rollup(configured(config), everything, lambda _: progress(1))
     if as_json:
         print_json({"days": days})
     elif days:

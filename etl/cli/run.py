@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from etl import logs
-from etl.app import load, sources, stores, threads
+from etl.app import database, load, sources, threads
 from etl.cli import AsJson, Config, app, configured, print_json
 from etl.cli.printing import RunBooks
 
@@ -43,7 +43,7 @@ def run(
         return
 
     logs.configure(level="warning")
-    stores.check(settings)
+    database.check(settings)
     books = RunBooks(sources.waiting(settings), show_progress=sys.stderr.isatty() and not as_json)
     began = time.monotonic()
     with books:

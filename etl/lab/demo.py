@@ -17,10 +17,10 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from etl.app import lake as lakeside
+from etl.app.database import engine_of, gaps, upgrade
 from etl.app.days import first_open_day
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
-from etl.app.stores import engine_of, gaps, upgrade
 from etl.errors import ConfigurationError, Outage
 from etl.jobs.lake import Outcome
 from etl.keys import SPOOL

@@ -18,7 +18,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 
 from etl.app import check as preflight
 from etl.app import replay as letters
-from etl.app.stores import engine_of, gaps, rollup
+from etl.app.database import engine_of, gaps, rollup
 from etl.errors import ConfigurationError
 from etl.inbox import rights
 from etl.inbox.connection import connect

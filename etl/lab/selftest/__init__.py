@@ -18,8 +18,8 @@ from pathlib import Path
 
 from etl import logs
 from etl.app import lake as lakeside
+from etl.app.database import engine_of
 from etl.app.sources import claimed_elsewhere, waiting
-from etl.app.stores import engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.producer import publish, push

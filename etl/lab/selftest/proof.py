@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from etl.app import lake as lakeside
-from etl.app.stores import engine_of, gaps
+from etl.app.database import engine_of, gaps
 from etl.errors import LakeError
 from etl.lab.selftest.calls import COLUMNS, TIMES, Call
 from etl.lab.selftest.producers import Published, Truth
