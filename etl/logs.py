@@ -1,6 +1,6 @@
-"""How the programs log: structlog's key-value lines, and the libraries' warnings among them. What is worth a line is
-for the module that says it to know; a line's `action` is a fixed text there, so that a search finds all of its kind:
-`ops/LOGS.md` has them all. No line quotes a message, a number or a password.
+"""How the programs log: structlog's key-value lines, and the libraries' warnings among them. A line's `action` is a
+fixed text in the module that logs it, so that a search finds all lines of a kind: `ops/LOGS.md` has them. No line
+quotes a message, a number or a password.
 """
 
 import logging
@@ -17,7 +17,7 @@ _ROOT = "etl"  # our own loggers are below it; a library's are not, and speak fr
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Known by its type, so that configuring again replaces it and leaves the handlers of others, pytest's say, alone.
+    """Known by its type, so that configuring again replaces it and leaves others' handlers, such as pytest's, alone.
 
     A line is one write under the handler's lock, which makes it whole among threads, and among processes that share
     a pipe as long as it's shorter than the pipe's atomic write (4 KiB on Linux).
@@ -59,7 +59,7 @@ def get() -> structlog.stdlib.BoundLogger:
 
 
 def about(**fields: str) -> AbstractContextManager[None]:
-    """Every line of this thread has these fields while the context lasts, whoever says it, a library included."""
+    """Every line of this thread has these fields while the context lasts, those of libraries included."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 

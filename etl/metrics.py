@@ -1,7 +1,7 @@
-"""What Prometheus is told: one list of all names, and the tallies that loaders keep.
+"""The metrics: one list of all names, and the tallies that loaders keep.
 
 A tally lives in memory that a supervisor shares with its workers. So the figures of several processes add up, those of
-a worker that died stay, and telling them costs a loader no lock and no call.
+a worker that died stay, and reading them costs a loader no lock and no call.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """How things stand in the stores. Every process that asks them tells the same."""
+    """How things stand in the stores. The same in every process that asks them."""
 
     name: str
     help: str

@@ -1,4 +1,4 @@
-"""What the operator may set, and how a wrong setting is told. Known to `etl.app`, `etl.supervisor`, `etl.cli`,
+"""What the operator may set, and how a wrong setting is reported. Known to `etl.app`, `etl.supervisor`, `etl.cli`,
 `etl.lab` and the migrations only; everything lower takes plain arguments. Connecting to what the URLs name
 happens elsewhere.
 
@@ -52,7 +52,7 @@ def _redis_url(url: SecretStr) -> SecretStr:
 
 
 def _server_name(name: str) -> str:
-    """It's told to everybody, in every row: so nothing that looks like a URL with its password."""
+    """The name is in every row, for everybody to read: so it mustn't be a URL with its password."""
     if "://" in name or re.search(":.*@", name):
         raise ValueError("must be a name and no URL: a password may be in that")
     return name
@@ -64,7 +64,7 @@ def _postgres_url(url: SecretStr) -> SecretStr:
 
 
 def _ca_file(path: Path) -> Path:
-    """What can't be used is told at once, and by its name: later, libraries speak of other things."""
+    """An unusable file is reported at once and by its name: the libraries' own errors, later, name neither."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
@@ -105,7 +105,7 @@ def _host_name() -> str:
 
 def _time_zone(name: str) -> tzinfo:
     """Raises ValueError for a name that the IANA database doesn't have."""
-    if name == "UTC":  # without a look at the machine
+    if name == "UTC":  # which needs no time zone database
         return UTC
     try:
         return ZoneInfo(name)
@@ -209,7 +209,7 @@ class Settings(BaseModel):
 
     @property
     def server(self) -> str:
-        """The name by which the archive knows this Redis: `redis_name`, or what the URL says of it."""
+        """The name by which the archive knows this Redis: `redis_name`, or host, port and database of the URL."""
         return self.redis_name or urls.server_name(self.redis_url.get_secret_value())
 
     @property

@@ -60,10 +60,10 @@ def revisions(settings: Settings) -> tuple[str | None, str]:
         return schema.current(engine), schema.needed()
 
 
-def rollup(settings: Settings, everything: bool, told: Callable[[date], None]) -> list[date]:
+def rollup(settings: Settings, everything: bool, progress: Callable[[date], None]) -> list[date]:
     """Bring the kept figures of reports up to date, and make what contacts' histories need; the business days that were
-    computed, each told when it is. Raises `Outage` and `ConfigurationError`."""
+    computed; `progress` gets each when it is. Raises `Outage` and `ConfigurationError`."""
     with opened(settings) as engine:
-        days = figures.rollup(engine, everything=everything, told=told)
+        days = figures.rollup(engine, everything=everything, told=progress)
         figures.index_contacts(engine, datetime.now(UTC).date())
         return days

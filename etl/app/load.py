@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import partial
 
 from etl import logs
-from etl.app import schedule as clock
 from etl.app.sources import decoders_of, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import heartbeat, run_in_threads
@@ -79,6 +78,8 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
                 prompt = patience.ride_out(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
             if schedule:
+                from etl.app import schedule as clock  # noqa: PLC0415 (its library is nothing for a run from cron)
+
                 runs["schedule"] = clock.schedule(settings, clients.engine).run
             run_in_threads(runs, [source for source, _ in work], stop)
             log.info("stopped", worker=settings.worker_name)

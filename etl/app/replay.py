@@ -12,7 +12,7 @@ from etl.store.dead_letters import Wanted
 from etl.store.writer import Writer
 
 
-def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> Replayed:
+def replay(settings: Settings, wanted: Wanted, progress: Callable[[int], None]) -> Replayed:
     """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
     with database.opened(settings) as engine:
         return replay_groups(
@@ -21,5 +21,5 @@ def replay(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> R
             Writer(engine),
             worker=settings.worker_name,
             server=settings.server,
-            told=told,
+            progress=progress,
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, MISUSED = 0, 1, 2
 
-# By name: the module in this package that has the command, and what `etl --help` says of it.
+# By name: the module in this package that has the command, and its line in `etl --help`.
 COMMANDS = {
     "run": ("run", "Load CDRs from the configured Redis lists into Postgres, once or for good."),
     "listen": ("listen", "Record the dialler's PubSub events onto the spool in Redis."),

@@ -24,12 +24,12 @@ dead = typer.Typer(
 )
 app.add_typer(dead, name="dead")
 
-Reason = Annotated[str | None, typer.Option(help="Only of this reason, like not_json.", show_default=False)]
+ReasonOption = Annotated[str | None, typer.Option(help="Only of this reason, like not_json.", show_default=False)]
 SourceKey = Annotated[str | None, typer.Option("--source", help="Only from this list or channel.", show_default=False)]
 Since = Annotated[datetime | None, typer.Option(help="Received at this time (UTC) or later.", show_default=False)]
 Until = Annotated[datetime | None, typer.Option(help="Received before this time (UTC).", show_default=False)]
 
-# Of a message, in a table: enough to recognise its kind.
+# Characters of a message in a table: enough to recognise its kind.
 BEGINNING = 60
 
 
@@ -40,7 +40,7 @@ BEGINNING = 60
 )
 def list_(
     config: Config = None,
-    reason: Reason = None,
+    reason: ReasonOption = None,
     source: SourceKey = None,
     since: Since = None,
     until: Until = None,
@@ -117,11 +117,11 @@ def discard(
     because: Annotated[str, typer.Option(help="Why nothing needs to be done; it's kept with the letter.")],
     ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="These only.", show_default=False)] = None,
     config: Config = None,
-    reason: Reason = None,
+    reason: ReasonOption = None,
     source: SourceKey = None,
     since: Since = None,
     until: Until = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Resolve open dead letters that nothing needs to be done about. The letters stay, and so does the reason."""
@@ -148,11 +148,11 @@ def discard(
 def replay(
     ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="These only.", show_default=False)] = None,
     config: Config = None,
-    reason: Reason = None,
+    reason: ReasonOption = None,
     source: SourceKey = None,
     since: Since = None,
     until: Until = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many would be tried.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Try open dead letters once more, all or those that are wanted. What can be stored now is, and is resolved; the

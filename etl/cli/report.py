@@ -26,7 +26,7 @@ from etl.store.connection import Engine
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Kind(StrEnum):
+class ReportKind(StrEnum):
     CAMPAIGN = "campaign"
     AGENT = "agent"
     HOURS = "hours"
@@ -47,7 +47,7 @@ class Format(StrEnum):
 )
 def report(
     kind: Annotated[
-        Kind,
+        ReportKind,
         typer.Argument(help="A campaign's days, an agent's days, the hours of the day, or why calls ended."),
     ],
     config: Config = None,
@@ -79,12 +79,12 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Tell what came of the calls, from the figures of the last `etl rollup`; reasons are counted from the calls.
+    """Report what came of the calls, from the figures of the last `etl rollup`; reasons are counted from the calls.
 
     Days are business days, in the zone of reporting.settings. Below the figures stands what keeps them from being
     trusted. Whoever may only read the views may run this too.
     """
-    if kind is Kind.AGENT and campaigns:
+    if kind is ReportKind.AGENT and campaigns:
         raise typer.BadParameter("agents' figures aren't kept by campaign: leave --campaign out")
     if output and format_ is Format.TABLE:
         raise typer.BadParameter("--output is for csv, json and html")
@@ -96,13 +96,13 @@ def report(
         show(found, out)
         return
     _write(_rendered(found, format_), output)
-    if format_ is Format.CSV:  # the others say it themselves
+    if format_ is Format.CSV:  # the others contain them
         for note in notes(found):
             typer.echo(f"etl: {note}", err=True)
 
 
 def _asked(
-    engine: Engine, kind: Kind, day: date | None, first: date | None, last: date | None, campaigns: list[str]
+    engine: Engine, kind: ReportKind, day: date | None, first: date | None, last: date | None, campaigns: list[str]
 ) -> Asked:
     if day and (first or last):
         raise typer.BadParameter("either --day or --from and --to")

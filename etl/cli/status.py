@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from etl.app.status import Exports, InPostgres, InRedis, List, Status, reader
+from etl.app.status import Exports, InPostgres, InRedis, Status, WaitingList, reader
 from etl.app.threads import stop_on_signals
 from etl.cli import FAILED, AsJson, Config, app, configured, print_json
 from etl.cli.printing import out, table_of
@@ -35,8 +35,8 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 seconds, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what waits, who works on it and how fast, what was loaded last, what nobody heard, which letters are dead,
-    which values no column could have, what the lake has, and how long Redis's memory lasts.
+    """Show what waits, who works on it and how fast, what was loaded last, when nobody listened, which letters are
+    dead, which values no column could have, what the lake has, and how long Redis's memory lasts.
 
     Exits with 1 if Redis or Postgres couldn't be asked; what the other knows is still printed.
     """
@@ -112,7 +112,7 @@ def _of_redis(found: InRedis) -> Iterator[RenderableType]:
     yield _line("Redis' memory", _memory(found))
 
 
-def _waiting_for(each: List) -> str:
+def _waiting_for(each: WaitingList) -> str:
     if each.oldest_waiting_seconds is not None:
         return duration(each.oldest_waiting_seconds)
     return "unknown: it doesn't say" if each.waiting_messages else ""
