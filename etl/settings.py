@@ -122,7 +122,7 @@ def _whole(default: int, low: int, high: int, unit: str) -> Any:
     return Field(default=default, ge=low, le=high, description=f"a whole number of {unit} from {low} to {high}")
 
 
-class Source(BaseModel):
+class SourceSettings(BaseModel):
     """One Redis list to load from.
 
     `source` names the system that fills the list, and is part of a CDR's identity: two lists of one system share it.
@@ -144,8 +144,8 @@ class Source(BaseModel):
 
 
 _DEFAULT_SOURCES = (
-    Source(key="enigma:notifications:campaigns", source="dialler"),
-    Source(key="enigma:notifications:cdr", source="click2dial"),
+    SourceSettings(key="enigma:notifications:campaigns", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdr", source="click2dial"),
 )
 
 
@@ -183,7 +183,7 @@ class Settings(BaseModel):
         description=f"1 to {_NAME_LENGTH} letters, digits, '.', '_' or '-'",
     )
     max_message_bytes: int = _whole(_MIB, 1_024, 256 * _MIB, "bytes")
-    sources: Annotated[tuple[Source, ...], BeforeValidator(_json)] = Field(
+    sources: Annotated[tuple[SourceSettings, ...], BeforeValidator(_json)] = Field(
         default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
     )
 
@@ -279,7 +279,7 @@ class Settings(BaseModel):
 
     @field_validator("sources")
     @classmethod
-    def _sources_fit_together(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    def _sources_fit_together(cls, sources: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
         lists = [(source.key, source.forward_to) for source in sources]
         problems = [*clashes(lists)] if sources else ["is empty: there would be nothing to load"]
         if problems:
@@ -363,7 +363,7 @@ def _problem(error: ErrorDetails, environ: Collection[str], config: Path | None)
     if error["type"] == "value_error":  # one of our own validators
         return "\n".join(f"{name} {line}" for line in str(error["ctx"]["error"]).splitlines())
     if error["type"] == "extra_forbidden":
-        return f"{name} is unknown{_meant(str(inner[-1]), Source.model_fields)}"
+        return f"{name} is unknown{_meant(str(inner[-1]), SourceSettings.model_fields)}"
     return f"{name}{_WRONG.get(error['type'], '')} must be {_allowed(str(field), inner)}"
 
 
@@ -371,4 +371,4 @@ def _allowed(field: str, inner: list[int | str]) -> str | None:
     if not inner:
         return Settings.model_fields[field].description
     attribute = inner[-1]
-    return Source.model_fields[attribute].description if isinstance(attribute, str) else _ONE_SOURCE
+    return SourceSettings.model_fields[attribute].description if isinstance(attribute, str) else _ONE_SOURCE

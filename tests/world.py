@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from etl.app.database import upgrade
 from etl.app.load import drain
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 from etl.store.ledger import Books
 
 CAMPAIGNS = "enigma:notifications:campaigns"
@@ -26,9 +26,9 @@ CDRS = "enigma:notifications:cdrs"
 CLICK2DIAL = "enigma:notifications:cdr"
 
 SOURCES = (
-    Source(key=CAMPAIGNS, source="dialler"),
-    Source(key=CDRS, source="dialler"),
-    Source(key=CLICK2DIAL, source="click2dial"),
+    SourceSettings(key=CAMPAIGNS, source="dialler"),
+    SourceSettings(key=CDRS, source="dialler"),
+    SourceSettings(key=CLICK2DIAL, source="click2dial"),
 )
 
 DIALED_AT = 1_424_379_960  # 2015-02-19T21:06:00Z, as in the documents
@@ -86,7 +86,7 @@ class Archive:
     redis_url: str
     database_url: str
     redis: "redis.Redis"
-    sources: Sequence[Source] = SOURCES
+    sources: Sequence[SourceSettings] = SOURCES
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:

@@ -7,8 +7,7 @@ from etl.inbox.claims import Source
 from etl.jobs.loader import Decode
 from etl.keys import SPOOL
 from etl.metrics import Tally
-from etl.settings import Settings
-from etl.settings import Source as ListSettings
+from etl.settings import Settings, SourceSettings
 from etl.wire.cdr import NUMBERS
 from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.faults import Reason
@@ -58,7 +57,7 @@ def decoders_of(settings: Settings) -> dict[str, Decode]:
     return {**lists, SPOOL: _of_the_spool(settings)}
 
 
-def _of_a_list(settings: Settings, source: ListSettings) -> Decode:
+def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
     return lambda messages, batch_id, captured_at: Decoding(
         messages,
         source=source.source,

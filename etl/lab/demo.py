@@ -30,7 +30,7 @@ from etl.lab.servers.process import wait_until
 from etl.lab.simulator import Profile, Tally
 from etl.lake.datasets import DATASETS
 from etl.lake.verify import Difference
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 from etl.store import connection as store
 from etl.store.ledger import Books
 from etl.store.sessions import Gap
@@ -39,9 +39,9 @@ CDRS = 20_000
 LISTEN_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
 
 SOURCES = (
-    Source(key="enigma:notifications:campaigns", source="dialler"),
-    Source(key="enigma:notifications:cdrs", source="dialler"),
-    Source(key="enigma:notifications:cdr", source="click2dial"),
+    SourceSettings(key="enigma:notifications:campaigns", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdrs", source="dialler"),
+    SourceSettings(key="enigma:notifications:cdr", source="click2dial"),
 )
 
 REPORTS = {

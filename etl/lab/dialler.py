@@ -11,7 +11,7 @@ from etl.app.stores import stores
 from etl.errors import ConfigurationError
 from etl.inbox.producer import publish, push
 from etl.lab.simulator import Profile, Tally, play
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 
 
 class _Names(NamedTuple):
@@ -67,7 +67,7 @@ def _kinds(profile: Profile) -> list[str]:
     return [kind for kind, is_wanted in wanted.items() if is_wanted]
 
 
-def _list_for(kind: str, settings: Settings) -> Source:
+def _list_for(kind: str, settings: Settings) -> SourceSettings:
     """The list whose key names the kind, else the first one of the same system: all lists take all kinds."""
     names = _LISTS[kind]
     of_system = [source for source in settings.sources if source.source == names.system]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from etl.settings import Source
+from etl.settings import SourceSettings
 from tests.command_line import answered
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, eventually
 
@@ -54,7 +54,7 @@ def test_given_the_same_seed_then_the_bytes_are_the_same_and_otherwise_not(archi
 def test_given_a_list_taken_from_the_left_then_messages_go_to_its_right(archive: Archive) -> None:
     ends: tuple[Literal["left", "right"], ...] = ("left", "right")
     for old_end in ends:
-        archive.sources = [Source(key=f"from {old_end}", source="dialler", take_from=old_end)]
+        archive.sources = [SourceSettings(key=f"from {old_end}", source="dialler", take_from=old_end)]
         assert archive.run("simulate", "--cdrs", "20", "--rate", "1000", *UNTIL).returncode == 0
 
     from_left, from_right = (archive.redis.lrange(f"from {old_end}", 0, -1) for old_end in ends)
@@ -105,7 +105,7 @@ def test_given_events_to_publish_then_kinds_are_shown_and_no_list_has_any(archiv
 
 
 def test_given_no_list_for_the_messages_then_it_is_a_clear_error(archive: Archive) -> None:
-    archive.sources = [Source(key="calls", source="another")]
+    archive.sources = [SourceSettings(key="calls", source="another")]
 
     result = archive.run("simulate", "--cdrs", "20")
 

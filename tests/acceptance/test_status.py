@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from etl.inbox.claims import Source
-from etl.settings import Source as Configured
+from etl.settings import SourceSettings
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually
 
 NOWHERE = "127.0.0.1:1"
@@ -32,7 +32,7 @@ def test_given_work_then_it_is_told_for_people_and_for_programs(archive: Archive
     archive.load()
     archive.push(b"waiting")
     archive.push(cdr("held"), key=NASTY)
-    archive.sources = [*archive.sources, Configured(key=NASTY)]
+    archive.sources = [*archive.sources, SourceSettings(key=NASTY)]
     claim = Source(archive.redis, NASTY, worker=NASTY).claim()
     assert claim
 

@@ -18,7 +18,7 @@ import psycopg
 import redis
 
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
-from etl.settings import Source
+from etl.settings import SourceSettings
 from tests.benchmarks.figures import Figure, cpu_seconds, memory_mib, parent_of, ratio
 from tests.world import CAMPAIGNS, DIALED_AT, Archive, api_cdr, cdr, eventually, migrate
 
@@ -172,7 +172,7 @@ def servers(cdrs: int) -> Iterator[Bench]:
         server = stack.enter_context(PrivateRedis(folder / "redis"))
         migrate(postgres.url)
         client: Any = redis.Redis.from_url(server.url)
-        sources = (Source(key=CAMPAIGNS, source="dialler"),)
+        sources = (SourceSettings(key=CAMPAIGNS, source="dialler"),)
         archive = stack.enter_context(Archive(server.url, postgres.url, client, sources, {"batch_size": BATCH}))
         versions = {
             "postgresql": archive.value("SHOW server_version"),

@@ -67,7 +67,7 @@ def over(wire: Proxy) -> str:
 def test_a_wire_that_breaks_at_this_step_costs_and_repeats_nothing(
     archive: Archive, wire: Proxy, step: str, lose_command: bool
 ) -> None:
-    archive.sources = [settings.Source(key=CAMPAIGNS, forward_to="forward")]
+    archive.sources = [settings.SourceSettings(key=CAMPAIGNS, forward_to="forward")]
     archive.push(*MESSAGES)
     break_at(wire, step, read_of_a_claim if step == "read" else script(archive.redis, step), lose_command)
     with behind(archive, redis_url=over(wire)) as remote:

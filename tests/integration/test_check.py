@@ -24,7 +24,7 @@ from etl.inbox.producer import push
 from etl.inbox.subscription import Ears, probe
 from etl.lab.servers.private import PrivateCluster, PrivatePostgres, PrivateRedis
 from etl.lab.simulator import Profile, messages
-from etl.settings import Source
+from etl.settings import SourceSettings
 from etl.wire.spool import pack_heard
 from tests.integration.conftest import PASSWORD, Watched
 from tests.store import new_id
@@ -48,7 +48,7 @@ def checked(server: PrivateRedis, database_url: str, tmp_path: Path) -> Iterator
     with redis.Redis(port=server.port) as client:
         client.flushall()
         more = {"export_url": str(tmp_path / "lake")}
-        sources = (Source(key=CAMPAIGNS), Source(key=CLICK2DIAL, source="click2dial"))
+        sources = (SourceSettings(key=CAMPAIGNS), SourceSettings(key=CLICK2DIAL, source="click2dial"))
         with Archive(server.url, database_url, client, sources, more) as archive:
             yield archive
 
@@ -166,8 +166,8 @@ def test_given_a_replica_then_it_says_to_name_its_master(
 
 def test_given_a_user_without_rights_then_the_advised_line_mends_it(checked: Archive, server: PrivateRedis) -> None:
     checked.sources = (
-        Source(key=CAMPAIGNS, forward_to="enigma:app"),
-        Source(key=CLICK2DIAL, take_from="left", forward_to="odd[key]*"),
+        SourceSettings(key=CAMPAIGNS, forward_to="enigma:app"),
+        SourceSettings(key=CLICK2DIAL, take_from="left", forward_to="odd[key]*"),
     )
     url = the_user_may(checked, server)
     assert findings(checked, redis_url=url)["Redis rights"].verdict == "wrong"
@@ -264,7 +264,7 @@ def test_given_a_default_user_without_a_right_then_advice_locks_nobody_out(check
 def test_given_waiting_calls_then_it_says_if_the_oldest_is_taken_first(
     checked: Archive, take_from: str, step: int, verdict: str
 ) -> None:
-    checked.sources = (Source.model_validate({"key": CAMPAIGNS, "take_from": take_from}),)
+    checked.sources = (SourceSettings.model_validate({"key": CAMPAIGNS, "take_from": take_from}),)
     checked.push(*calls(20, step))  # at the left
 
     finding = findings(checked)[LIST]
@@ -297,7 +297,7 @@ def test_given_a_key_that_is_no_list_then_that_is_wrong(checked: Archive) -> Non
 def test_given_another_client_that_pops_then_it_is_named(
     checked: Archive, server: PrivateRedis, forward_to: str | None, verdict: str
 ) -> None:
-    checked.sources = (Source(key=CAMPAIGNS, forward_to=forward_to),)
+    checked.sources = (SourceSettings(key=CAMPAIGNS, forward_to=forward_to),)
     with redis.Redis(port=server.port, client_name="crm") as other:
         popping = threading.Thread(target=other.brpop, args=([CAMPAIGNS],))
         popping.start()

@@ -12,7 +12,7 @@ from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.lab.servers.private import PrivateCluster
-from etl.settings import Source as SourceSettings
+from etl.settings import SourceSettings
 from etl.wire.ids import unix_ms_of
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually, left
 

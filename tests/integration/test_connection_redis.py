@@ -19,7 +19,7 @@ from etl.inbox.connection import Client, connect, translated
 from etl.inbox.producer import push
 from etl.lab.proxy import Proxy
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
-from etl.settings import Source as SourceSettings
+from etl.settings import SourceSettings
 from tests.integration.conftest import PASSWORD, Sentinel, Watched
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr, eventually, left
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from etl.settings import Source
+from etl.settings import SourceSettings
 from tests.world import SOURCES, Archive
 
 CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "fixtures/messages.jsonl").read_text().splitlines()]
 MORE = tuple(
-    Source(key=key, source="dialler")
+    SourceSettings(key=key, source="dialler")
     for key in ("enigma:pbx:cdrs", "enigma:notifications:agents", "enigma:notifications:inbound")
 )
 

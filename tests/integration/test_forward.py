@@ -15,7 +15,7 @@ from etl.inbox.claims import Claim, End, Source
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
 from etl.lab.servers.private import PrivateRedis
-from etl.settings import Source as SourceSettings
+from etl.settings import SourceSettings
 from etl.wire.ids import uuid7
 from tests.world import CAMPAIGNS, Archive, cdr, eventually, left
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from etl.app import check as preflight
 from etl.lab.servers.private import PrivatePostgres
-from etl.settings import Source
+from etl.settings import SourceSettings
 from tests.lake import CALLS, DAY, assert_agrees, export, export_and_prune, lake, load, told, with_lake
 from tests.store import ROLES
 from tests.world import Archive, cdr, migrate
@@ -49,7 +49,7 @@ def database(postgres: PrivatePostgres, name: str) -> Iterator[str]:
 
 @pytest.fixture
 def hostile(archive: Archive, database: str, name: str, tmp_path: Path) -> Iterator[Archive]:
-    source = Source(key=name, forward_to=f"{name} {{forward}}")
+    source = SourceSettings(key=name, forward_to=f"{name} {{forward}}")
     with replace(archive, database_url=database, sources=(source,)) as world:
         yield with_lake(world, tmp_path / "lake")
 

@@ -20,7 +20,7 @@ from etl.inbox.preflight import memory
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateCluster
 from etl.lake.datasets import DATASETS
-from etl.settings import Source as Configured
+from etl.settings import SourceSettings
 from etl.store import status as store
 from etl.store.status import Rate
 from etl.wire.spool import pack_heard
@@ -73,7 +73,7 @@ def database(archive: Archive) -> Iterator[sa.Engine]:
 
 @pytest.mark.parametrize("end", ["right", "left"])
 def test_the_age_is_that_of_the_oldest_waiting_message_that_tells(archive: Archive, end: str) -> None:
-    sources = [Configured.model_validate({"key": key, "take_from": end}) for key in (CAMPAIGNS, CDRS, CLICK2DIAL)]
+    sources = [SourceSettings.model_validate({"key": key, "take_from": end}) for key in (CAMPAIGNS, CDRS, CLICK2DIAL)]
     archive.sources = sources
     push: Any = archive.redis.lpush if end == "right" else archive.redis.rpush
     push(CAMPAIGNS, b"junk", EVENT, ended(600), ended(10))

@@ -17,7 +17,7 @@ from etl.errors import ConfigurationError
 from etl.lab.dialler import simulate
 from etl.lab.servers.private import PrivateRedis
 from etl.lab.simulator import Profile
-from etl.settings import Source
+from etl.settings import SourceSettings
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, eventually
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dialler.jsonl"
@@ -31,7 +31,7 @@ PROFILE = Profile(
 @pytest.fixture
 def own(archive: Archive, tmp_path: Path) -> Iterator[Archive]:
     """The archive's process at the dialler's own Redis, in database 2."""
-    sources = [Source(key=CDRS), Source(key=INTERNAL), Source(key=CAMPAIGNS)]
+    sources = [SourceSettings(key=CDRS), SourceSettings(key=INTERNAL), SourceSettings(key=CAMPAIGNS)]
     with PrivateRedis(tmp_path / "own") as server, redis.Redis(port=server.port, db=2) as client:
         url = f"redis://127.0.0.1:{server.port}/2"
         with Archive(url, archive.database_url, client, sources) as at_it:
@@ -40,7 +40,7 @@ def own(archive: Archive, tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def at_integrators(archive: Archive) -> Archive:
-    archive.sources = [Source(key=CAMPAIGNS), Source(key=CLICK2DIAL, source="click2dial")]
+    archive.sources = [SourceSettings(key=CAMPAIGNS), SourceSettings(key=CLICK2DIAL, source="click2dial")]
     return archive
 
 
@@ -83,7 +83,7 @@ def test_the_preflight_of_either_finds_what_is_broken_there_and_no_more(at_integ
 
 
 def test_given_no_list_for_what_is_the_diallers_own_then_it_is_told(at_integrators: Archive, own: Archive) -> None:
-    own.sources = [Source(key="calls", source="another")]
+    own.sources = [SourceSettings(key="calls", source="another")]
     with pytest.raises(ConfigurationError, match="no source list is configured for messages of dialler"):
         simulate(at_integrators.settings(), PROFILE, own=own.settings())
 
@@ -101,7 +101,7 @@ def test_what_the_dialler_wrote_to_its_servers_is_ten_calls_in_any_order(
         name: sorted({each["list"] for each in lines if each["redis"] == name and "list" in each}) for name in sources
     }
     for name, archive in sources.items():
-        archive.sources = [Source(key=key) for key in lists[name]]
+        archive.sources = [SourceSettings(key=key) for key in lists[name]]
     stop = threading.Event()
     listeners = [
         threading.Thread(target=listen, args=(archive.settings(worker_name=f"{name}-ear"), stop))

@@ -1,6 +1,6 @@
 """What decodes can be loaded: the messages that fuzzing found worth keeping, all in one claim, into a real Postgres."""
 
-from etl.settings import Source
+from etl.settings import SourceSettings
 from etl.wire.faults import Reason
 from etl.wire.spool import pack_heard
 from tests.fuzz import corpus
@@ -11,7 +11,7 @@ from tests.world import Archive
 
 def test_no_stored_message_is_refused_by_postgres(archive: Archive) -> None:
     messages = corpus.everything()
-    archive.sources = [Source(key=key, source=f"system-{n}") for n, key in enumerate(KEYS)]
+    archive.sources = [SourceSettings(key=key, source=f"system-{n}") for n, key in enumerate(KEYS)]
     for key in KEYS:
         archive.push(*messages, key=key)
     archive.push(*(pack_heard(n.to_bytes(16), CAPTURED_AT, CHANNEL, raw) for n, raw in enumerate(messages)), key=SPOOL)

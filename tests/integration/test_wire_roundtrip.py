@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from etl.settings import Source
+from etl.settings import SourceSettings
 from etl.wire.cdr import DISPOSITIONS
 from tests.broken import BROKEN, GOOD_EVENT
 from tests.wire import (
@@ -75,7 +75,7 @@ def load(archive: Archive, *messages: bytes, kind: str = "campaigns") -> str:
     """Load them in one claim, from a list of their own. Gives the name of its system, which is the CDRs' `source`."""
     system = f"system-{next(_serial)}"
     key = f"{system}:{kind}"
-    archive.sources = [Source(key=key, source=system)]
+    archive.sources = [SourceSettings(key=key, source=system)]
     archive.push(*messages, key=key)
     books = archive.load()
     assert books.claimed == len(messages)

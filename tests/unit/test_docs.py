@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import ConfigurationError, EtlError, Forbidden, LakeError, Outage
-from etl.settings import CONFIG_VARIABLE, PREFIX, Settings, Source
+from etl.settings import CONFIG_VARIABLE, PREFIX, Settings, SourceSettings
 from etl.wire.faults import Reason
 from tests.command_line import in_shell, understood
 
@@ -148,7 +148,7 @@ def test_every_command_line_would_be_understood() -> None:
 def test_the_page_of_settings_has_each_of_them_and_no_other() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
 
-    assert [row for row in rows if not row.startswith(PREFIX)] == [*Source.model_fields]
+    assert [row for row in rows if not row.startswith(PREFIX)] == [*SourceSettings.model_fields]
     assert sorted(row for row in rows if row.startswith(PREFIX)) == sorted(VARIABLES)
 
 

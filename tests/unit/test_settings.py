@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from etl.errors import ConfigurationError
-from etl.settings import Settings, Source, load
+from etl.settings import Settings, SourceSettings, load
 from tests.tls import Authority
 
 
@@ -44,8 +44,8 @@ def test_without_any_setting_the_defaults_of_the_dialler_hold() -> None:
     assert (settings.batch_size, settings.linger_ms, settings.lease_seconds) == (5_000, 200, 60)
     assert settings.max_message_bytes == 1024 * 1024
     assert settings.sources == (
-        Source(key="enigma:notifications:campaigns", source="dialler", take_from="right", forward_to=None),
-        Source(key="enigma:notifications:cdr", source="click2dial", take_from="right", forward_to=None),
+        SourceSettings(key="enigma:notifications:campaigns", source="dialler", take_from="right", forward_to=None),
+        SourceSettings(key="enigma:notifications:cdr", source="click2dial", take_from="right", forward_to=None),
     )
 
 
@@ -79,7 +79,7 @@ def test_the_environment_sets_everything() -> None:
         worker_name="loader-1.example",
         max_message_bytes=1_024,
         http="[::1]:9465",
-        sources=(Source(key="cdrs", source="pbx", take_from="left", forward_to="{cdrs}:crm"),),
+        sources=(SourceSettings(key="cdrs", source="pbx", take_from="left", forward_to="{cdrs}:crm"),),
     )
 
 
@@ -99,7 +99,7 @@ def test_a_file_sets_the_same_and_the_environment_wins_over_it(file: Path) -> No
 
     assert settings.batch_size == 20
     assert settings.lease_seconds == 30
-    assert settings.sources == (Source(key="cdrs"), Source(key="inbound", take_from="left"))
+    assert settings.sources == (SourceSettings(key="cdrs"), SourceSettings(key="inbound", take_from="left"))
 
 
 def test_etl_config_names_the_file_unless_the_command_line_does(file: Path, tmp_path: Path) -> None:

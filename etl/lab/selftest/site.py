@@ -21,14 +21,14 @@ from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
 from etl.lab.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
 from etl.lab.selftest.processes import Exporter, Program
 from etl.lab.selftest.servers import Servers, through
-from etl.settings import Settings, Source
+from etl.settings import Settings, SourceSettings
 
 FORWARD = "enigma:app"  # what the application that used to pop Click2Dial's list gets
 
 SOURCES = (
-    Source(key=CAMPAIGNS, source="dialler"),
-    Source(key=CDRS, source="dialler"),
-    Source(key=CLICK2DIAL, source="click2dial", forward_to=FORWARD),
+    SourceSettings(key=CAMPAIGNS, source="dialler"),
+    SourceSettings(key=CDRS, source="dialler"),
+    SourceSettings(key=CLICK2DIAL, source="click2dial", forward_to=FORWARD),
 )
 BATCH_SIZE = 500  # so that an outage's backlog is many claims
 
