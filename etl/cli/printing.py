@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -71,6 +72,13 @@ def counting(what: str, total: int | None, show: bool) -> Iterator[Callable[[int
         yield lambda done: progress.update(task, completed=done)
 
 
+@contextlib.contextmanager
+def advancing(what: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call what it gives with the number just done."""
+    with _progress(what, show) as progress:
+        yield partial(progress.advance, progress.add_task(what, total=total))
+
+
 def program() -> str:
     """This program, as the user can type it where they are."""
     path = Path(sys.argv[0])
@@ -109,7 +117,7 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-class Ledger:
+class RunBooks:
     """The books of a run, by source list, with a progress bar while it lasts."""
 
     def __init__(self, waiting: Mapping[str, int], show_progress: bool) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import etl
 from etl.app import shipped
-from etl.cli import app, files  # noqa: F401 (it registers)
+from etl.cli import registered
 from etl.errors import ConfigurationError
 from etl.lab.servers.private import PrivateRedis
 
@@ -124,7 +124,7 @@ def test_pyproject_and_etl_files_have_one_list() -> None:
 
 def test_etl_files_of_a_checkout_writes_them_and_never_twice(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "given"
-    result = runner.invoke(app, ["files", str(folder), "--json"])
+    result = runner.invoke(registered(), ["files", str(folder), "--json"])
     answer = json.loads(result.output)
 
     assert answer["folder"] == str(folder)
