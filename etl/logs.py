@@ -21,7 +21,7 @@ _ROOT = "etl"  # our own loggers are below it; a library's are not, and speak fr
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Known by its type, so that configuring again replaces it and leaves the handlers of others, pytest's say, alone.
+    """Known by its type, so that configuring again replaces it and leaves others' handlers, such as pytest's, alone.
 
     A line is one write under the handler's lock, which makes it whole among threads, and among processes that share
     a pipe as long as it's shorter than the pipe's atomic write (4 KiB on Linux).
@@ -63,7 +63,7 @@ def get() -> structlog.stdlib.BoundLogger:
 
 
 def about(**fields: str) -> AbstractContextManager[None]:
-    """Every line of this thread has these fields while the context lasts, a library's too."""
+    """Every line of this thread has these fields while the context lasts, those of libraries included."""
     return structlog.contextvars.bound_contextvars(**fields)
 
 

@@ -1,25 +1,16 @@
-"""What Prometheus is told: one list of all names, and the tallies that loaders keep.
+"""The metrics: one list of all names, and the tallies that loaders keep.
 
 A tally lives in memory that a supervisor shares with its workers. So the figures of several processes add up, those of
-a worker that died stay, and telling them costs a loader no lock and no call.
+a worker that died stay, and reading them costs a loader no lock and no call.
 """
 
 import ctypes
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.sharedctypes import RawArray
-
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
-from prometheus_client.metrics_core import (
-    Metric as Family,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +34,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """How things stand in the stores. Every process that asks them tells the same."""
+    """How things stand in the stores. The same in every process that asks them."""
 
     name: str
     help: str
@@ -179,41 +170,3 @@ class Counts:
     def beat(self) -> None:
         """The loader makes progress, is idle, or waits for a store to come back."""
         self._figures[self._pulse_at] = time.monotonic()  # since the boot: it's the same in every process
-
-
-class Exposition:
-    """All metrics, for prometheus_client to write down: a collector. Tallies, all of the same labels, add up."""
-
-    def __init__(self, tallies: Sequence[Tally], gauges: Gauges) -> None:
-        self._tallies = tallies
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[Family]:
-        for counter in COUNTED:
-            count = CounterMetricFamily(counter.name, counter.help, labels=counter.labels)
-            for labels in self._tallies[0].labels_of(counter):
-                [total] = self._sums(counter, labels)
-                count.add_metric(labels, total)
-            yield count
-        for histogram in TIMED:
-            spread = HistogramMetricFamily(histogram.name, histogram.help, labels=histogram.labels)
-            for labels in self._tallies[0].labels_of(histogram):
-                *counts, total = self._sums(histogram, labels)
-                spread.add_metric(labels, list(_buckets(histogram.bounds, counts)), total)
-            yield spread
-        for gauge in ASKED:
-            level = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
-            for labels, value in self._gauges.get(gauge, {}).items():
-                level.add_metric(labels, value)
-            yield level
-
-    def _sums(self, metric: Counter | Histogram, labels: Labels) -> list[float]:
-        return [sum(each) for each in zip(*(tally.figures(metric, labels) for tally in self._tallies), strict=True)]
-
-
-def _buckets(bounds: Sequence[float], counts: Sequence[float]) -> Iterator[tuple[str, float]]:
-    """As Prometheus has them: each counts all below its bound."""
-    below = 0.0
-    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
-        below += count
-        yield bound, below

@@ -1,4 +1,4 @@
-"""What the operator may set, and how a wrong setting is told. Known to `etl.app`, `etl.supervisor`, `etl.cli`,
+"""What the operator may set, and how a wrong setting is reported. Known to `etl.app`, `etl.supervisor`, `etl.cli`,
 `etl.lab` and the migrations only; everything lower takes plain arguments. Connecting to what the URLs name
 happens elsewhere.
 
@@ -31,7 +31,6 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl import urls
 from etl.errors import ConfigurationError, WrongSettings
@@ -53,7 +52,7 @@ def _redis_url(url: SecretStr) -> SecretStr:
 
 
 def _server_name(name: str) -> str:
-    """It's told to everybody, in every row: so nothing that looks like a URL with its password."""
+    """The name is in every row, for everybody to read: so it mustn't be a URL with its password."""
     if "://" in name or re.search(":.*@", name):
         raise ValueError("must be a name and no URL: a password may be in that")
     return name
@@ -65,7 +64,7 @@ def _postgres_url(url: SecretStr) -> SecretStr:
 
 
 def _ca_file(path: Path) -> Path:
-    """What can't be used is told at once, and by its name: later, libraries speak of other things."""
+    """An unusable file is reported at once and by its name: the libraries' own errors, later, name neither."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
@@ -108,7 +107,7 @@ def _host_name() -> str:
 
 def _time_zone(name: str) -> tzinfo:
     """Raises ValueError for a name that the IANA database doesn't have."""
-    if name == "UTC":  # without a look at the machine
+    if name == "UTC":  # which needs no time zone database
         return UTC
     try:
         return ZoneInfo(name)
@@ -163,11 +162,11 @@ _DEFAULT_SOURCES = (
 )
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, valid. Built by hand it takes what it's given and defaults; `load` adds file and environment."""
 
     # A field's description completes the sentence "it must be …"; the operator reads it.
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
 
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = Field(
         default=SecretStr("redis://127.0.0.1:8001/0"), description="a redis:// URL"
@@ -197,14 +196,14 @@ class Settings(BaseSettings):
         description=f"1 to {_NAME_LENGTH} letters, digits, '.', '_' or '-'",
     )
     max_message_bytes: int = _whole(_MIB, 1_024, 256 * _MIB, "bytes")
-    sources: Annotated[tuple[SourceSettings, ...], NoDecode, BeforeValidator(_json)] = Field(
+    sources: Annotated[tuple[SourceSettings, ...], BeforeValidator(_json)] = Field(
         default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
     )
 
-    listen_patterns: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)] = Field(
+    listen_patterns: Annotated[tuple[str, ...], BeforeValidator(_json)] = Field(
         default=("enigma:notifications:*",), min_length=1, description="a list of PubSub patterns, one or more"
     )
-    listen_ignore: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_json)] = Field(
+    listen_ignore: Annotated[tuple[str, ...], BeforeValidator(_json)] = Field(
         default=(), description='a list like ["agents/stats", "campaigns/dial_preview"]'
     )
 
@@ -225,7 +224,7 @@ class Settings(BaseSettings):
 
     @property
     def server(self) -> str:
-        """The name by which the archive knows this Redis: `redis_name`, or what the URL says of it."""
+        """The name by which the archive knows this Redis: `redis_name`, or host, port and database of the URL."""
         return self.redis_name or urls.server_name(self.redis_url.get_secret_value())
 
     @property
@@ -311,19 +310,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"has {pair!r}, which isn't a kind and a type like agents/stats")
         return pairs
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # load() reads the environment it's given, never the process's own
 
-
-_VARIABLES = (CONFIG_VARIABLE, *(PREFIX + field.upper() for field in Settings.model_fields))
+_FIELD_OF = {f"{PREFIX}{field}".upper(): field for field in Settings.model_fields}
 _WRONG = {
     "missing": " is missing:",
     "greater_than_equal": " is too small:",
@@ -342,13 +330,15 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
         config = Path(environ[CONFIG_VARIABLE])
     table = _read(config) if config else {}
     ours = [name for name in environ if name.startswith(PREFIX)]
-    problems = [*_unknown(ours, _VARIABLES), *_unknown(table, Settings.model_fields, f" in {config}")]
+    problems = [
+        *_unknown(ours, (CONFIG_VARIABLE, *_FIELD_OF)),
+        *_unknown(table, Settings.model_fields, f" in {config}"),
+    ]
 
-    environment = EnvSettingsSource(Settings)
-    environment.env_vars = {name.lower(): environ[name] for name in ours if name in _VARIABLES}
+    environment = {field: environ[name] for name, field in _FIELD_OF.items() if name in environ}
     known = {field: value for field, value in table.items() if field in Settings.model_fields}
     try:
-        settings = Settings(**(known | environment()))
+        settings = Settings(**(known | environment))
     except ValidationError as error:
         for each in error.errors(include_input=False, include_url=False):
             problems += _problems(each, environ, config)

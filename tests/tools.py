@@ -4,14 +4,17 @@ import os
 import shutil
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 
 def tool(name: str) -> str:
     """The program's path. Skips the test where it's missing, but fails it where nothing may be."""
-    if path := shutil.which(name):
-        return path
+    return shutil.which(name) or missing(name)
+
+
+def missing(name: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{name} is missing: .ci/run should have installed it")
     pytest.skip(f"{name} isn't installed")

@@ -16,8 +16,8 @@ import redis
 from psycopg.rows import dict_row
 from pydantic import SecretStr
 
+from etl.app.database import upgrade
 from etl.app.load import drain
-from etl.app.stores import upgrade
 from etl.settings import Settings, SourceSettings
 from etl.store.ledger import Books
 from tests import forked

@@ -1,21 +1,24 @@
-"""The preflight, put together from settings. It opens the lake, and pyarrow comes with it: `etl.app` has neither."""
+"""What `etl check` looks at, from settings: Redis, Postgres and the export target. pyarrow comes with the last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
+from uuid import UUID
 
 from etl import urls
+from etl.app.database import engine_of
 from etl.app.sources import decoders_of
-from etl.app.stores import engine_of
-from etl.errors import EtlError
+from etl.errors import EtlError, LakeError
+from etl.findings import Finding, unreachable
 from etl.inbox import connection as inbox
-from etl.inbox.preflight import line
+from etl.inbox import preflight as inbox_preflight
+from etl.inbox.preflight_lists import Dead
 from etl.inbox.rights import Needs, SourceList
-from etl.jobs.findings import Finding, of_lake, unreachable
-from etl.jobs.preflight_postgres import of_postgres
-from etl.jobs.preflight_redis import of_redis
+from etl.jobs.loader import Decode
 from etl.keys import SPOOL
 from etl.lake.target import Target
 from etl.settings import Settings
+from etl.store import preflight as store_preflight
+from etl.wire.faults import DeadLetter
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -24,8 +27,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     target = Target(settings.export_url, settings.lake_file_mode)
     with engine_of(settings) as engine:
         yield from _of_redis(settings)
-        yield from of_postgres(engine)
-        yield of_lake(target.url, target.check)
+        yield from store_preflight.findings(engine)
+        yield _of_lake(target)
 
 
 def _of_redis(settings: Settings) -> Iterator[Finding]:
@@ -35,11 +38,20 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
     except EtlError as error:  # a cluster is asked for its slots at once
         yield unreachable("Redis", error, "ETL_REDIS_URL")
         return
+    through_sentinel = urls.split(url).scheme in urls.SENTINEL_SCHEMES
+    dead = {key: _dead(decode) for key, decode in decoders_of(settings).items()}
+    line = inbox_preflight.line(url)
     try:
-        through_sentinel = urls.split(url).scheme in urls.SENTINEL_SCHEMES
-        yield from of_redis(client, _needs(settings), _user(url), line(url), through_sentinel, decoders_of(settings))
+        yield from inbox_preflight.findings(client, _needs(settings), _user(url), line, through_sentinel, dead)
     finally:
         client.close()
+
+
+def _dead(decode: Decode) -> Dead:
+    def dead(messages: Sequence[bytes]) -> Sequence[DeadLetter]:
+        return decode(messages, UUID(int=0), 0).finish().dead
+
+    return dead
 
 
 def _needs(settings: Settings) -> Needs:
@@ -51,3 +63,13 @@ def _user(url: str) -> str:
     """Only what stands before a password is a name: before nothing, a sentinel's URL has the password itself."""
     user, colon, _ = (urls.split(url).credentials or "").partition(":")
     return unquote(user) if colon and user else "default"
+
+
+def _of_lake(target: Target) -> Finding:
+    about = "export target"
+    try:
+        target.check()
+    except LakeError as error:
+        advice = "let this user write there, or name another place in ETL_EXPORT_URL"
+        return Finding(about, "wrong", error.text, advice, error.code)
+    return Finding(about, "fine", f"{target.url} can be written and read back")

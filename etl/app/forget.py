@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from etl.app.database import engine_of
 from etl.app.lake import open_lake
-from etl.app.stores import engine_of
 from etl.errors import ConfigurationError
 from etl.jobs import forget
 from etl.jobs.forget import Found, Work
@@ -27,14 +27,14 @@ class Forgetting:
     _lake: Lake
     _worker: str
 
-    def count(self, told: Callable[[int], None]) -> Found:
+    def count(self, progress: Callable[[int], None]) -> Found:
         """What would be rewritten; nothing is changed."""
-        return forget.count(self._engine, self._lake, self.person, self.days, told)
+        return forget.count(self._engine, self._lake, self.person, self.days, progress)
 
-    def run(self, told: Callable[[int], None]) -> tuple[Receipt, Found]:
+    def run(self, progress: Callable[[int], None]) -> tuple[Receipt, Found]:
         """Rewrite it. May be run again at any time, and completes what was begun."""
         receipt = forget.begin(self._engine, self._lake, self.person.by, self.person.hash, self._worker)
-        return receipt, forget.run(self._engine, self._lake, self.person, receipt, self._worker, self.days, told)
+        return receipt, forget.run(self._engine, self._lake, self.person, receipt, self._worker, self.days, progress)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from etl.app.status import InPostgres, InRedis, List, Status, reader
+from etl.app.status import InPostgres, InRedis, Status, WaitingList, reader
 from etl.metrics import (
     BACKLOG,
     CLAIMS,
@@ -84,7 +84,7 @@ def _of_redis(found: InRedis) -> Gauges:
     }
 
 
-def _age(each: List) -> float | None:
+def _age(each: WaitingList) -> float | None:
     return each.oldest_waiting_seconds if each.waiting_messages else 0.0
 
 

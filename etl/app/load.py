@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 
 from etl import logs
-from etl.app.schedule import schedule_of
 from etl.app.sources import decoders_of, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import heartbeat, run_in_threads
@@ -78,6 +77,8 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
                 prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
             if schedule:
+                from etl.app.schedule import schedule_of  # noqa: PLC0415 (its library is nothing for a run from cron)
+
                 runs["schedule"] = schedule_of(settings, clients.engine).run
             run_in_threads(runs, [source for source, _ in work], stop)
             log.info("stopped", worker=settings.worker_name)

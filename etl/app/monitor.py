@@ -1,4 +1,4 @@
-"""Metrics and health over HTTP: what the tallies say, and how the stores were found a moment ago.
+"""Metrics and health over HTTP: what was counted, and how the stores were a moment ago.
 
     /metrics   for Prometheus
     /healthz   200 while every loader makes progress, is idle, or waits for a store; else this process wants a restart
@@ -22,14 +22,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from etl import logs
+from etl.app.exposition import Exposition
 from etl.app.gauges import Observer
 from etl.errors import ConfigurationError, EtlError
-from etl.metrics import Exposition, Tally
+from etl.metrics import Tally
 from etl.settings import Settings
 
-# A claim takes a second, and some minutes where it waits for locks: a day that is loaded back, say.
+# A claim takes a second; some minutes if it waits for a lock, such as that of a day that is loaded back.
 STUCK_SECONDS = 300.0
-# A client that is slower than that is none.
+# A slower client is dropped.
 CLIENT_TIMEOUT_SECONDS = 10.0
 PLAIN = "text/plain; charset=utf-8"
 
@@ -82,9 +83,9 @@ def _stuck(tallies: Sequence[Tally]) -> str | None:
 
 
 def _health(troubles: Sequence[str | None]) -> _Answer:
-    told = [trouble for trouble in troubles if trouble]
-    status = HTTPStatus.SERVICE_UNAVAILABLE if told else HTTPStatus.OK
-    return _Answer(status, PLAIN, "".join(f"{line}\n" for line in told or ["fine"]).encode())
+    found = [trouble for trouble in troubles if trouble]
+    status = HTTPStatus.SERVICE_UNAVAILABLE if found else HTTPStatus.OK
+    return _Answer(status, PLAIN, "".join(f"{line}\n" for line in found or ["fine"]).encode())
 
 
 _Answers = dict[str, Callable[[str], _Answer]]
@@ -122,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Who asks, and how often, is nothing to tell."""
+        """Requests aren't logged."""
 
 
 def _bound(address: tuple[str, int], answers: _Answers) -> _Server:

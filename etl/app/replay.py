@@ -2,25 +2,24 @@
 
 from collections.abc import Callable
 
+from etl.app import database
 from etl.app.sources import decoders_of
-from etl.app.stores import engine_of
 from etl.jobs.replay import Replayed
 from etl.jobs.replay import replay as replay_groups
 from etl.settings import Settings
-from etl.store import dead_letters, schema
+from etl.store import dead_letters
 from etl.store.dead_letters import Wanted
 from etl.store.writer import Writer
 
 
-def replay_dead_letters(settings: Settings, wanted: Wanted, told: Callable[[int], None]) -> Replayed:
+def replay_dead_letters(settings: Settings, wanted: Wanted, progress: Callable[[int], None]) -> Replayed:
     """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
-    with engine_of(settings) as engine:
-        schema.check(engine)
+    with database.opened(settings) as engine:
         return replay_groups(
             dead_letters.groups(engine, wanted, settings.batch_size),
             decoders_of(settings),
             Writer(engine),
             worker=settings.worker_name,
             server=settings.server,
-            told=told,
+            progress=progress,
         )

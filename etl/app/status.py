@@ -1,7 +1,6 @@
-"""How things stand, for whoever looks: `etl status`, and the gauges of a process that loads. It asks each store what it
-knows, and puts the answers side by side.
+"""How things stand, for `etl status` and for the gauges of a process that loads: what each store knows, side by side.
 
-A store that is away costs its own half and not the other's. Nothing here opens the lake: what it has is in the books.
+A store that is away costs its own half and not the other's. Nothing here opens the lake: the books know what it has.
 """
 
 import contextlib
@@ -13,9 +12,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal, TypeVar
 from uuid import UUID
 
+from etl.app.database import engine_of
 from etl.app.days import first_open_day
 from etl.app.sources import CLOCK_TOLERANCE, decoders_of, sources
-from etl.app.stores import Stores, engine_of
+from etl.app.stores import Stores
 from etl.errors import EtlError
 from etl.ids import time_of
 from etl.inbox import connection as inbox
@@ -37,12 +37,12 @@ T = TypeVar("T")
 RATES_SECONDS = (60, 3_600)
 GAPS_PERIOD = timedelta(days=1)
 SET_ASIDE_SECONDS = 86_400
-DAYS = 7
+SHOWN_DAYS = 7
 # Of one look at the backlog, two of which make its growth.
 SAMPLE_SECONDS = 1.0
 # Counting the ledger may take a second, and a day is exported once a night.
 EXPORTS_EVERY_SECONDS = 30.0
-# Not every message says when it was sent; its neighbours were sent in the same moment, or nearly.
+# Not every message has a time; its neighbours were sent at the same moment, or nearly.
 OLDEST_MESSAGES = 10
 _NO_CLAIM = UUID(int=0)
 
@@ -50,8 +50,8 @@ ExportState = Literal["open", "not_exported", "changed", "half_way", "up_to_date
 
 
 @dataclass(frozen=True, slots=True)
-class List:
-    """A source list. The age of the oldest message is None if none waits, or if none of the oldest tells its time."""
+class WaitingList:
+    """A source list. The age of the oldest message is None if none waits, or if none of the oldest has a time."""
 
     source_key: str
     waiting_messages: int
@@ -59,7 +59,7 @@ class List:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class RunningClaim:
     """`lease_seconds` is how long its lease still runs; below zero, it ran out."""
 
     source_key: str
@@ -75,8 +75,8 @@ class InRedis:
     """`memory` is None if this user may not know it, `backlog_grows` if that isn't known, or not yet; only while it
     grows there is a runway."""
 
-    lists: list[List]
-    claims: list[Claim]
+    lists: list[WaitingList]
+    claims: list[RunningClaim]
     memory: list[Memory] | None
     backlog_grows: bool | None
     runway_seconds: float | None
@@ -135,7 +135,7 @@ class InPostgres:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A half is None if its store couldn't be asked, and then its error says why."""
+    """A half is None if its store couldn't be asked; its error is then set."""
 
     at: datetime
     redis: InRedis | None
@@ -148,13 +148,15 @@ class Status:
         return self.redis is not None and self.postgres is not None
 
 
-def lists(sources: Sequence[Source], decoders: Mapping[str, Decode]) -> list[List]:
+def lists(sources: Sequence[Source], decoders: Mapping[str, Decode]) -> list[WaitingList]:
     """Raises `Outage` and `ConfigurationError`, as all of these do."""
-    return [List(source.key, source.waiting(), oldest_seconds(source, decoders[source.key])) for source in sources]
+    return [
+        WaitingList(source.key, source.waiting(), oldest_seconds(source, decoders[source.key])) for source in sources
+    ]
 
 
 def oldest_seconds(source: Source, decode: Decode) -> float | None:
-    """The age of the oldest waiting message, by the first of the oldest that tells when it was sent."""
+    """The age of the oldest waiting message, by the first of the oldest that has a time."""
     for message in source.oldest(OLDEST_MESSAGES):
         moment = sent(decode([message], _NO_CLAIM, 0).finish())
         if moment is not None:
@@ -162,9 +164,9 @@ def oldest_seconds(source: Source, decode: Decode) -> float | None:
     return None
 
 
-def claims(sources: Sequence[Source]) -> list[Claim]:
+def claims(sources: Sequence[Source]) -> list[RunningClaim]:
     return [
-        Claim(
+        RunningClaim(
             source_key=source.key,
             batch_id=lease.batch_id,
             worker=lease.worker,
@@ -202,7 +204,7 @@ def exports(engine: Engine, first_open_day: date) -> Exports:
     last_days = [
         _export_day(books, first_open_day)
         for table in PARTITIONED.values()
-        for books in reversed(days.books(engine, table, today - timedelta(days=DAYS), today + CLOCK_TOLERANCE))
+        for books in reversed(days.books(engine, table, today - timedelta(days=SHOWN_DAYS), today + CLOCK_TOLERANCE))
     ]
     return Exports(last_days, status.unexported(engine, first_open_day), status.last_exports(engine))
 
@@ -225,7 +227,7 @@ class Reader:
         return Status(at, *redis, *postgres)
 
     def with_runway(self, status: Status) -> Status:
-        """A moment later, Redis' half tells too how long its memory lasts."""
+        """A moment later, Redis' half also has how long its memory lasts."""
         if status.redis is None:
             return status
         time.sleep(SAMPLE_SECONDS)

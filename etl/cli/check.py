@@ -1,12 +1,11 @@
 """`etl check`: is everything as the loader needs it?"""
 
-import json
-import os
-from dataclasses import asdict
-
 import typer
+from rich.text import Text
 
-from etl.cli import FAILED, AsJson, Config, app
+from etl.app import check as preflight
+from etl.cli import FAILED, AsJson, Config, app, configured, print_json
+from etl.cli.printing import out
 
 _STYLES = {"fine": "green", "warning": "yellow", "wrong": "bold red", "unknown": "dim"}
 
@@ -17,15 +16,8 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
 
     Exits with 1 if anything is wrong. A warning is for you to judge; unknown is what this user may not ask.
     """
-    from rich.text import Text
-
-    from etl import settings
-    from etl.app import check as preflight
-    from etl.cli.printing import out
-
-    configured = settings.load(config, os.environ)
     found = []
-    for finding in preflight.check(configured):
+    for finding in preflight.check(configured(config)):
         found.append(finding)
         if not as_json:
             code = f"{finding.code}: " if finding.code else ""
@@ -35,5 +27,5 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
             out.print(line, soft_wrap=True)
     wrong = sum(finding.verdict == "wrong" for finding in found)
     if as_json:
-        typer.echo(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in found]}))
+        print_json({"wrong": wrong, "findings": found})
     raise typer.Exit(FAILED if wrong else 0)

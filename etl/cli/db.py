@@ -1,11 +1,9 @@
 """`etl db`: the schema in Postgres."""
 
-import json
-import os
-
 import typer
 
-from etl.cli import AsJson, Config, app
+from etl.app import database
+from etl.cli import AsJson, Config, app, configured, print_json
 
 db = typer.Typer(
     help="The schema in Postgres: upgrade it, or see where it stands.",
@@ -18,10 +16,7 @@ app.add_typer(db, name="db")
 @db.command(epilog="Example: [bold]etl db upgrade[/bold]")
 def upgrade(config: Config = None) -> None:
     """Bring the schema to the revision that this version of etl needs. Safe to run again."""
-    from etl import settings
-    from etl.app import stores
-
-    before, after = stores.upgrade(settings.load(config, os.environ))
+    before, after = database.upgrade(configured(config))
     typer.echo(
         f"schema is at {after} already" if before == after else f"schema upgraded: {before or 'empty'} → {after}"
     )
@@ -30,12 +25,9 @@ def upgrade(config: Config = None) -> None:
 @db.command(epilog="Example: [bold]etl db current --json[/bold]")
 def current(config: Config = None, as_json: AsJson = False) -> None:
     """Print the schema's revision, and the one that this version of etl needs."""
-    from etl import settings
-    from etl.app import stores
-
-    has, needs = stores.revisions(settings.load(config, os.environ))
+    has, needs = database.revisions(configured(config))
     if as_json:
-        typer.echo(json.dumps({"current": has, "needed": needs}))
+        print_json({"current": has, "needed": needs})
     else:
         typer.echo(f"current: {has or 'empty'}\nneeded:  {needs}")
 
@@ -43,8 +35,5 @@ def current(config: Config = None, as_json: AsJson = False) -> None:
 @db.command(epilog="Example: [bold]etl db check && etl run[/bold]")
 def check(config: Config = None) -> None:
     """Exit with 0 if the schema is what this version of etl needs, else say what to do and exit with 2."""
-    from etl import settings
-    from etl.app import stores
-
-    stores.check(settings.load(config, os.environ))
+    database.check(configured(config))
     typer.echo("schema is up to date")

@@ -1,22 +1,21 @@
 """`etl dead`: the messages that could not be understood or stored."""
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import base64
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from etl.cli import AsJson, Config, app
+from etl.app import database
+from etl.cli import AsJson, Config, app, configured, print_json
+from etl.cli.printing import advancing, out, print_rows
+from etl.errors import EtlError
+from etl.store import dead_letters
+from etl.store.dead_letters import Letter, Wanted
 from etl.text import printable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from etl.store.connection import Engine
-    from etl.store.dead_letters import Letter, Wanted
 
 dead = typer.Typer(
     help="Dead letters: messages that could not be understood or stored, kept byte for byte. None is ever deleted.",
@@ -25,12 +24,12 @@ dead = typer.Typer(
 )
 app.add_typer(dead, name="dead")
 
-Reason = Annotated[str | None, typer.Option(help="Only of this reason, like not_json.", show_default=False)]
+ReasonOption = Annotated[str | None, typer.Option(help="Only of this reason, like not_json.", show_default=False)]
 SourceKey = Annotated[str | None, typer.Option("--source", help="Only from this list or channel.", show_default=False)]
 Since = Annotated[datetime | None, typer.Option(help="Received at this time (UTC) or later.", show_default=False)]
 Until = Annotated[datetime | None, typer.Option(help="Received before this time (UTC).", show_default=False)]
 
-# Of a message, in a table: enough to recognise its kind.
+# Characters of a message in a table: enough to recognise its kind.
 BEGINNING = 60
 
 
@@ -41,7 +40,7 @@ BEGINNING = 60
 )
 def list_(
     config: Config = None,
-    reason: Reason = None,
+    reason: ReasonOption = None,
     source: SourceKey = None,
     since: Since = None,
     until: Until = None,
@@ -50,14 +49,11 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List open dead letters, the latest first, and count them by reason."""
-    from etl.cli.printing import out, print_rows
-    from etl.store import dead_letters
-
     wanted = _wanted((), reason, source, since, until, everything)
-    with _opened(config) as engine:
+    with database.opened(configured(config)) as engine:
         letters, counts = dead_letters.find(engine, wanted, limit), dead_letters.count(engine, wanted)
     if as_json:
-        typer.echo(json.dumps({"by_reason": counts, "letters": [_as_json(letter) for letter in letters]}))
+        print_json({"by_reason": counts, "letters": [_as_json(letter) for letter in letters]})
         return
     if not letters:
         out.print("no dead letters")
@@ -90,16 +86,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show dead letters whole. What a terminal might obey is spelled out; --json has the exact bytes in base64."""
-    from etl.cli.printing import out
-    from etl.errors import EtlError
-    from etl.store import dead_letters
-
-    with _opened(config) as engine:
-        letters = dead_letters.find(engine, dead_letters.Wanted(ids=ids, resolved_too=True))
+    with database.opened(configured(config)) as engine:
+        letters = dead_letters.find(engine, Wanted(ids=ids, resolved_too=True))
     if missing := sorted(set(ids) - {letter.id for letter in letters}):
         raise EtlError("ETL-402", f"there is no dead letter {', '.join(map(str, missing))}")
     if as_json:
-        typer.echo(json.dumps({"letters": [_as_json(letter) for letter in letters]}))
+        print_json({"letters": [_as_json(letter) for letter in letters]})
         return
     for letter in letters:
         fields = {
@@ -125,29 +117,26 @@ def discard(
     because: Annotated[str, typer.Option(help="Why nothing needs to be done; it's kept with the letter.")],
     ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="These only.", show_default=False)] = None,
     config: Config = None,
-    reason: Reason = None,
+    reason: ReasonOption = None,
     source: SourceKey = None,
     since: Since = None,
     until: Until = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Resolve open dead letters that nothing needs to be done about. The letters stay, and so does the reason."""
-    from etl.cli.printing import out
-    from etl.store import dead_letters
-
     if not because.strip():
         raise typer.BadParameter("must say why", param_hint="--because")
     if not (ids or reason or source or since or until):
         raise typer.BadParameter("say which: their ids, --reason, --source, --since or --until")
-    wanted = _wanted(ids or (), reason, source, since, until, False)
-    with _opened(config) as engine:
+    wanted = _wanted(ids or (), reason, source, since, until)
+    with database.opened(configured(config)) as engine:
         if dry_run:
             number = sum(dead_letters.count(engine, wanted).values())
         else:
             number = dead_letters.discard(engine, wanted, because.strip())
     if as_json:
-        typer.echo(json.dumps({"discarded": 0 if dry_run else number, "would_be": number}))
+        print_json({"discarded": 0 if dry_run else number, "would_be": number})
     else:
         out.print(f"{number:,} {'would be ' if dry_run else ''}discarded")
 
@@ -159,40 +148,31 @@ def discard(
 def replay(
     ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="These only.", show_default=False)] = None,
     config: Config = None,
-    reason: Reason = None,
+    reason: ReasonOption = None,
     source: SourceKey = None,
     since: Since = None,
     until: Until = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many would be tried.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Try open dead letters once more, all or those that are wanted. What can be stored now is, and is resolved; the
     others stay open, with today's reason."""
-    import sys
-    from dataclasses import asdict
-
-    from etl import settings
-    from etl.app.replay import replay_dead_letters
-    from etl.cli.printing import counting, out
-    from etl.store import dead_letters
-
-    wanted = _wanted(ids or (), reason, source, since, until, False)
-    with _opened(config) as engine:
+    wanted = _wanted(ids or (), reason, source, since, until)
+    with database.opened(configured(config)) as engine:
         total = sum(dead_letters.count(engine, wanted).values())
     if dry_run:
-        typer.echo(json.dumps({"would_be": total}) if as_json else f"{total:,} would be tried")
+        if as_json:
+            print_json({"would_be": total})
+        else:
+            out.print(f"{total:,} would be tried")
         return
-    tried = 0
-    with counting("replaying", total, sys.stderr.isatty() and not as_json) as show:
+    from etl.app.replay import replay_dead_letters  # noqa: PLC0415 (with Redis and decoders: the others need neither)
 
-        def told(number: int) -> None:
-            nonlocal tried
-            tried += number
-            show(tried)
-
-        replayed = replay_dead_letters(settings.load(config, os.environ), wanted, told)
+    with advancing("replaying", total, sys.stderr.isatty() and not as_json) as progress:
+        replayed = replay_dead_letters(configured(config), wanted, progress)
+    tried = replayed.books.claimed + replayed.still_dead + sum(replayed.unknown.values())
     if as_json:
-        typer.echo(json.dumps({"tried": tried, **asdict(replayed)}))
+        print_json({"tried": tried, **asdict(replayed)})
         return
     out.print(f"{tried:,} tried: {replayed.books.claimed:,} are stored now, {replayed.still_dead:,} are still dead")
     for key, number in replayed.unknown.items():
@@ -200,10 +180,13 @@ def replay(
 
 
 def _wanted(
-    ids: Any, reason: str | None, source: str | None, since: datetime | None, until: datetime | None, everything: bool
-) -> "Wanted":
-    from etl.store.dead_letters import Wanted
-
+    ids: Sequence[int],
+    reason: str | None,
+    source: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    everything: bool = False,
+) -> Wanted:
     return Wanted(
         ids=tuple(ids),
         reason=reason,
@@ -214,30 +197,17 @@ def _wanted(
     )
 
 
-def _as_json(letter: "Letter") -> dict[str, Any]:
-    import base64
-
+def _as_json(letter: Letter) -> dict[str, Any]:
     return {
         "id": letter.id,
-        "received_at": letter.received_at.astimezone(UTC).isoformat(),
+        "received_at": letter.received_at,
         "source_key": letter.source_key,
         "reason": letter.reason,
         "detail": letter.detail,
-        "batch_id": str(letter.batch_id),
+        "batch_id": letter.batch_id,
         "position": letter.position,
         "raw_base64": base64.b64encode(letter.raw).decode(),
-        "resolved_at": letter.resolved_at and letter.resolved_at.astimezone(UTC).isoformat(),
+        "resolved_at": letter.resolved_at,
         "resolution": letter.resolution,
         "server": letter.server,
     }
-
-
-@contextmanager
-def _opened(config: "Path | None") -> "Iterator[Engine]":
-    from etl import settings
-    from etl.app import stores
-    from etl.store import schema
-
-    with stores.engine_of(settings.load(config, os.environ)) as engine:
-        schema.check(engine)
-        yield engine

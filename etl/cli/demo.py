@@ -2,14 +2,14 @@
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from etl import logs
 from etl.cli import app
-
-if TYPE_CHECKING:
-    from etl.lab.demo import Demo
+from etl.cli.printing import RunBooks, advancing, counting, heading, out, print_rows, program
+from etl.lab import demo as playing
 
 
 @app.command(epilog="Examples: [bold]etl demo[/bold] · afterwards [bold]etl demo --psql[/bold]")
@@ -17,10 +17,6 @@ def demo(
     psql: Annotated[bool, typer.Option("--psql", help="Open psql on the data of the last demo.")] = False,
 ) -> None:
     """Start a private Postgres and a private Redis, simulate a dialler, load what it says, and show what came of it."""
-    from etl import logs
-    from etl.cli.printing import Ledger, counting, heading, out, print_rows, program
-    from etl.lab import demo as playing
-
     logs.configure(level="warning")
     if psql:
         raise typer.Exit(playing.psql([]))
@@ -41,11 +37,11 @@ def demo(
         )
 
         heading("etl run: the books of the load")
-        ledger = Ledger(running.waiting(), show_progress=watched)
+        books = RunBooks(running.waiting(), show_progress=watched)
         began = time.monotonic()
-        with ledger:
-            running.load(ledger.add)
-        ledger.print(time.monotonic() - began)
+        with books:
+            running.load(books.add)
+        books.print(time.monotonic() - began)
 
         for title, query in playing.REPORTS.items():
             heading(f"SQL: {title}")
@@ -74,20 +70,10 @@ def demo(
     out.print(f"The Parquet files are in {running.settings.export_url}", soft_wrap=True)
 
 
-def _show_the_lake(running: "Demo", watched: bool) -> None:
-    from etl.cli.printing import counting, heading, out, print_rows
-    from etl.lab.demo import LAKE_QUERY
-
+def _show_the_lake(running: playing.Demo, watched: bool) -> None:
     heading("etl export: closed days as Parquet")
-    done = 0
-    with counting("exporting", None, show=watched) as progress:
-
-        def told(rows: int) -> None:
-            nonlocal done
-            done += rows
-            progress(done)
-
-        outcomes, differences = running.export(told)
+    with advancing("exporting", None, show=watched) as progress:
+        outcomes, differences = running.export(progress)
     print_rows(
         ("dataset", "day", "revision", "rows", "bytes"),
         [(each.dataset, each.day, each.revision, each.rows, each.bytes) for each in outcomes],
@@ -98,5 +84,5 @@ def _show_the_lake(running: "Demo", watched: bool) -> None:
     else:
         out.print(f"{len(outcomes)} files hold exactly what Postgres holds")
     heading("DuckDB, reading the files")
-    out.print(LAKE_QUERY, markup=False)
+    out.print(playing.LAKE_QUERY, markup=False)
     print_rows(*running.ask_the_lake())

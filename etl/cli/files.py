@@ -1,12 +1,12 @@
 """`etl files`: what an installation needs beside the program."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from etl.cli import AsJson, app
+from etl.app import shipped
+from etl.cli import AsJson, app, print_json
 
 
 @app.command(epilog="Example: [bold]etl files etl-files && psql -f etl-files/ops/postgres/roles.sql[/bold]")
@@ -18,11 +18,9 @@ def files(
 
     They are those of this release, laid out as the documents name them. Overwrites nothing: the folder mustn't exist.
     """
-    from etl.app import shipped
-
     written = shipped.write(folder)
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "files": [str(path) for path in written]}))
+        print_json({"folder": str(folder), "files": [str(path) for path in written]})
         return
     for path in written:
         typer.echo(folder / path)

@@ -1,16 +1,15 @@
 """`etl forget`: a person's number and contact references, out of Postgres and out of the lake."""
 
-import json
-import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from etl.cli import FAILED, AsJson, Config, app
-
-if TYPE_CHECKING:
-    from etl.jobs.forget import Found
+from etl import logs
+from etl.app.forget import open_forgetting
+from etl.cli import FAILED, AsJson, Config, app, configured, print_json
+from etl.cli.printing import advancing, err, out, print_rows
+from etl.jobs.forget import Found
 
 
 @app.command(
@@ -31,41 +30,28 @@ def forget(
     """Erase a person for good: in Postgres and in every file of the lake a keyed hash takes the place of their number,
     and of the contact references beside it; or the other way round. Needs ETL_FORGET_KEY, and the rights of the tables'
     owner. What still waits in Redis is not touched. Safe to run again, and after a crash to be run again."""
-    from etl import logs, settings
-    from etl.app.forget import open_forgetting
-    from etl.cli.printing import counting, err
-
     if (number is None) == (contact is None):
         raise typer.BadParameter("either --number or --contact")
     if not (number or contact):
         raise typer.BadParameter("must not be empty", param_hint="--number / --contact")
     logs.configure(level="warning")
-    with open_forgetting(settings.load(config, os.environ), number, contact) as person:
+    with open_forgetting(configured(config), number, contact) as person:
         if not (dry_run or yes):
             typer.confirm("This can't be undone. Forget this person?", abort=True, err=True)
         rows = sum(books.rows for _, books in person.days)
-        with counting("looking", rows, sys.stderr.isatty() and not as_json) as show:
-            done = 0
-
-            def told(number: int) -> None:
-                nonlocal done
-                done += number
-                show(done)
-
-            receipt, found = (None, person.count(told)) if dry_run else person.run(told)
+        with advancing("looking", rows, sys.stderr.isatty() and not as_json) as progress:
+            receipt, found = (None, person.count(progress)) if dry_run else person.run(progress)
     _print(person.person.hash, receipt.id if receipt else None, found, as_json)
     for failure in found.failed:
         err.print(f"etl: {failure}", markup=False, soft_wrap=True)
     raise typer.Exit(FAILED if found.failed else 0)
 
 
-def _print(hashed: str, receipt: int | None, found: "Found", as_json: bool) -> None:
-    from etl.cli.printing import out, print_rows
-
+def _print(hashed: str, receipt: int | None, found: Found, as_json: bool) -> None:
     if as_json:
-        days: list[dict[str, Any]] = [{**each._asdict(), "day": str(each.day)} for each in found.days]
+        days = [each._asdict() for each in found.days]
         result = {"dry_run": receipt is None, "hash": hashed, "receipt": receipt, "days": days}
-        typer.echo(json.dumps({**result, **found.undated, "failed": found.failed}))
+        print_json({**result, **found.undated, "failed": found.failed})
         return
     rows: list[tuple[object, ...]] = [*found.days, *((name, None, n, None) for name, n in found.undated.items() if n)]
     if rows:

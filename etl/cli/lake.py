@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etl.cli import FAILED, AsJson, Config, app
+from etl.cli import FAILED, AsJson, Config, a_day, app
 
 if TYPE_CHECKING:
     from etl.jobs.lake import Outcome
@@ -26,13 +26,6 @@ MIB = 1 << 20
 class Which(StrEnum):
     CDRS = "cdrs"
     AUDIT_EVENTS = "audit_events"
-
-
-def a_day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no day like 2026-11-22") from None
 
 
 ThisDataset = Annotated[

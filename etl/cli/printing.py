@@ -6,12 +6,22 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -32,11 +42,19 @@ out, err = _console(), _console(stderr=True)
 _COLUMNS = tuple(asdict(Books()))
 
 
-def _progress(what: str, show: bool) -> Progress:
+class _Loaded(ProgressColumn):
+    """Of the messages that waited, how many are loaded, and how many a second since the bar was first drawn."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.completed / task.elapsed if task.elapsed else 0
+        return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f} messages ({rate:,.0f}/s)")
+
+
+def _progress(what: str, show: bool, done: ProgressColumn | None = None) -> Progress:
     return Progress(
         TextColumn(what),
         BarColumn(),
-        MofNCompleteColumn(),
+        done or MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -52,6 +70,13 @@ def counting(what: str, total: int | None, show: bool) -> Iterator[Callable[[int
     with _progress(what, show) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def advancing(what: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call what it gives with the number just done."""
+    with _progress(what, show) as progress:
+        yield partial(progress.advance, progress.add_task(what, total=total))
 
 
 def program() -> str:
@@ -92,14 +117,15 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-class Ledger:
+class RunBooks:
     """The books of a run, by source list, with a progress bar while it lasts."""
 
     def __init__(self, waiting: Mapping[str, int], show_progress: bool) -> None:
         self._books: dict[str, Books] = dict.fromkeys(waiting, Books())
         self._claims = 0
-        self._progress = _progress("loading", show_progress)
-        self._task = self._progress.add_task("loading", total=sum(waiting.values()))
+        self._progress = _progress("loading", show_progress, _Loaded())
+        self._waiting = sum(waiting.values())
+        self._task = self._progress.add_task("loading", total=self._waiting)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -111,7 +137,9 @@ class Ledger:
     def add(self, key: str, books: Books) -> None:
         self._books[key] += books
         self._claims += 1
-        self._progress.advance(self._task, books.claimed)
+        # What is pushed meanwhile is loaded, too.
+        done = self.total.claimed
+        self._progress.update(self._task, completed=done, total=max(done, self._waiting))
 
     @property
     def total(self) -> Books:

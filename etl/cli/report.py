@@ -4,29 +4,29 @@ in `shown`; here are the arguments, and the formats for programs.
 
 import csv
 import io
-import json
 import os
 import sys
 from datetime import date, datetime
-from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from etl.cli import Config, app
-from etl.cli.lake import a_day
-
-if TYPE_CHECKING:
-    from etl.reporting.figures import Asked, Report
-    from etl.store.connection import Engine
+from etl.app.database import engine_of
+from etl.cli import Config, a_day, app, configured, to_json
+from etl.cli.printing import out
+from etl.reporting.figures import Asked, Report, ask, column_names, yesterday
+from etl.reporting.page import page
+from etl.reporting.shown import notes
+from etl.reporting.table import show
+from etl.store.connection import Engine
 
 # A spreadsheet takes a text that begins so for a formula.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Kind(StrEnum):
+class ReportKind(StrEnum):
     CAMPAIGN = "campaign"
     AGENT = "agent"
     HOURS = "hours"
@@ -47,7 +47,7 @@ class Format(StrEnum):
 )
 def report(
     kind: Annotated[
-        Kind,
+        ReportKind,
         typer.Argument(help="A campaign's days, an agent's days, the hours of the day, or why calls ended."),
     ],
     config: Config = None,
@@ -79,42 +79,31 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Tell what came of the calls, from the figures of the last `etl rollup`; reasons are counted from the calls.
+    """Report what came of the calls, from the figures of the last `etl rollup`; reasons are counted from the calls.
 
     Days are business days, in the zone of reporting.settings. Below the figures stands what keeps them from being
     trusted. Whoever may only read the views may run this too.
     """
-    from etl import settings
-    from etl.app import stores
-    from etl.reporting.figures import ask
-
-    if kind is Kind.AGENT and campaigns:
+    if kind is ReportKind.AGENT and campaigns:
         raise typer.BadParameter("agents' figures aren't kept by campaign: leave --campaign out")
     if output and format_ is Format.TABLE:
         raise typer.BadParameter("--output is for csv, json and html")
     if format_ is Format.HTML and not output and sys.stdout.isatty():
         raise typer.BadParameter("a page isn't for a terminal: --output FILE")
-    with stores.engine_of(settings.load(config, os.environ)) as engine:
+    with engine_of(configured(config)) as engine:
         found = ask(engine, _asked(engine, kind, day, first, last, campaigns or []))
     if format_ is Format.TABLE:
-        from etl.cli.printing import out
-        from etl.reporting.table import show
-
         show(found, out)
         return
     _write(_rendered(found, format_), output)
-    if format_ is Format.CSV:  # the others say it themselves
-        from etl.reporting.shown import notes
-
+    if format_ is Format.CSV:  # the others contain them
         for note in notes(found):
             typer.echo(f"etl: {note}", err=True)
 
 
 def _asked(
-    engine: "Engine", kind: Kind, day: date | None, first: date | None, last: date | None, campaigns: list[str]
-) -> "Asked":
-    from etl.reporting.figures import Asked, yesterday
-
+    engine: Engine, kind: ReportKind, day: date | None, first: date | None, last: date | None, campaigns: list[str]
+) -> Asked:
     if day and (first or last):
         raise typer.BadParameter("either --day or --from and --to")
     if last and not first:
@@ -126,13 +115,11 @@ def _asked(
     return Asked(str(kind), since, until, tuple(campaigns))
 
 
-def _rendered(found: "Report", format_: Format) -> str:
+def _rendered(found: Report, format_: Format) -> str:
     if format_ is Format.JSON:
-        return json.dumps(_as_json(found), default=_plain) + "\n"
+        return to_json(_as_json(found)) + "\n"
     if format_ is Format.CSV:
         return _as_csv(found)
-    from etl.reporting.page import page
-
     return page(found)
 
 
@@ -149,9 +136,7 @@ def _write(text: str, output: Path | None) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _as_json(found: "Report") -> dict[str, Any]:
-    from etl.reporting.shown import notes
-
+def _as_json(found: Report) -> dict[str, Any]:
     asked = found.asked
     return {
         "report": asked.kind,
@@ -168,18 +153,8 @@ def _as_json(found: "Report") -> dict[str, Any]:
     }
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, date | datetime):
-        return value.isoformat()
-    raise TypeError(value)
-
-
-def _as_csv(found: "Report") -> str:
+def _as_csv(found: Report) -> str:
     """Rows only: a total among them would be summed once more."""
-    from etl.reporting.figures import column_names
-
     names = column_names(found.asked)
     text = io.StringIO()
     writer = csv.writer(text)

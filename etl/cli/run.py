@@ -1,14 +1,15 @@
 """`etl run`: load what is waiting and exit, or keep loading."""
 
-import json
-import os
 import sys
 import time
 from typing import Annotated
 
 import typer
 
-from etl.cli import AsJson, Config, app
+from etl import logs
+from etl.app import database, load, sources, threads
+from etl.cli import AsJson, Config, app, configured, print_json
+from etl.cli.printing import RunBooks
 
 
 @app.command(
@@ -30,31 +31,31 @@ def run(
 ) -> None:
     """Load CDRs from the configured Redis lists into Postgres.
 
-    Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits.
+    Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits. On a terminal
+    a bar shows meanwhile how far it is.
     """
-    from etl import logs, settings, supervisor
-    from etl.app import load, sources, stores, threads
-    from etl.cli.printing import Ledger
-
-    configured = settings.load(config, os.environ)
+    settings = configured(config)
     stop = threads.stop_on_signals()
+    if follow or workers > 1:
+        from etl import supervisor  # noqa: PLC0415 (the HTTP server that comes with it is nothing for a run from cron)
     if follow:
         logs.configure()
-        supervisor.follow(configured, workers, stop, listen, schedule)
+        supervisor.follow(settings, workers, stop, listen, schedule)
         return
 
     logs.configure(level="warning")
-    stores.check(configured)
-    ledger = Ledger(sources.waiting(configured), show_progress=sys.stderr.isatty() and not as_json)
+    database.check(settings)
+    books = RunBooks(sources.waiting(settings), show_progress=sys.stderr.isatty() and not as_json)
     began = time.monotonic()
-    with ledger:
+    with books:
+        logs.configure(level="warning")  # anew, since the bar has put itself before stderr: a line goes above it
         if workers > 1:
-            supervisor.drain(configured, workers, stop, ledger.add)
+            supervisor.drain(settings, workers, stop, books.add)
         else:
-            load.drain(configured, stop, ledger.add)
+            load.drain(settings, stop, books.add)
     seconds = time.monotonic() - began
-    left = sources.claimed_elsewhere(configured)
+    left = sources.claimed_elsewhere(settings)
     if as_json:
-        typer.echo(json.dumps(ledger.as_json(seconds, left)))
+        print_json(books.as_json(seconds, left))
     else:
-        ledger.print(seconds, left)
+        books.print(seconds, left)

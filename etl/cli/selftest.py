@@ -1,17 +1,18 @@
 """`etl selftest`: is nothing lost, whatever happens?"""
 
-import json
 import random
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from etl.cli import FAILED, AsJson, app
-
-if TYPE_CHECKING:
-    from etl.lab.selftest.report import SelftestReport
+from etl import logs
+from etl.cli import FAILED, AsJson, app, print_json
+from etl.cli.printing import counting, heading, out, print_rows
+from etl.lab import selftest as testing
+from etl.lab.selftest.report import SelftestReport
 
 _STYLES = {True: ("proved ", "green"), False: ("WRONG  ", "bold red"), None: ("unknown", "dim")}
 
@@ -46,10 +47,6 @@ def selftest(
     cut off, but never harmed, and keep what was loaded. Exits with 1 if anything is wrong; then servers' data and logs
     are kept.
     """
-    from etl import logs
-    from etl.cli.printing import counting, out
-    from etl.lab import selftest as testing
-
     logs.configure(level="error")
     if report is not None and not report.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {report.parent}", param_hint="--report")
@@ -64,17 +61,13 @@ def selftest(
     if report is not None:
         report.write_text(found.as_markdown(f"etl selftest --minutes {minutes:g} --report {report}"))
     if as_json:
-        typer.echo(json.dumps(found.as_json()))
+        print_json(found.as_json())
     else:
         _print(found)
     raise typer.Exit(0 if found.ok else FAILED)
 
 
-def _print(found: "SelftestReport") -> None:
-    from rich.text import Text
-
-    from etl.cli.printing import heading, out, print_rows
-
+def _print(found: SelftestReport) -> None:
     heading("What was done")
     print_rows(("fault", "befell", "times"), [(kind, target, n) for target, kind, n in found.faults_by_kind])
     for what, number in found.produced:

@@ -1,7 +1,5 @@
 """`etl simulate`: a dialler that isn't one."""
 
-import json
-import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -9,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from etl.cli import AsJson, Config, app
+from etl.cli import AsJson, Config, app, configured, print_json
+from etl.cli.printing import counting
+from etl.lab import dialler
+from etl.lab.simulator import Profile
 
 
 @app.command(
@@ -37,15 +38,10 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Push simulated CDRs onto the configured Redis lists, as a dialler would."""
-    from etl import settings
-    from etl.cli.printing import counting
-    from etl.lab import dialler
-    from etl.lab.simulator import Profile
-
     if dialect not in ("a", "b", "both"):
         raise typer.BadParameter("must be a, b or both", param_hint="--dialect")
-    configured = settings.load(config, os.environ)
-    has_click2dial = any(source.source == "click2dial" for source in configured.sources)
+    settings = configured(config)
+    has_click2dial = any(source.source == "click2dial" for source in settings.sources)
     profile = Profile(
         cdrs=cdrs,
         until=until.replace(tzinfo=UTC) if until else datetime.now(UTC),
@@ -59,9 +55,9 @@ def simulate(
         pubsub=pubsub,
     )
     with counting("pushing", None, show=sys.stderr.isatty() and not as_json) as progress:
-        tally = dialler.simulate(configured, profile, rate, progress)
+        tally = dialler.simulate(settings, profile, rate, progress)
     if as_json:
-        typer.echo(json.dumps({**vars(tally), "days": _days(tally.days)}))
+        print_json({**vars(tally), "days": _days(tally.days)})
     else:
         broken_count = sum(tally.broken.values())
         typer.echo(

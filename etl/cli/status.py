@@ -1,22 +1,20 @@
 """`etl status`: how things stand, once or time and again."""
 
-import json
-import os
-from dataclasses import asdict
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
-from etl.cli import FAILED, AsJson, Config, app
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rich.console import Group, RenderableType
-
-    from etl.app.status import InPostgres, InRedis, List, Status
+from etl.app.status import Exports, InPostgres, InRedis, Status, WaitingList, reader
+from etl.app.threads import stop_on_signals
+from etl.cli import FAILED, AsJson, Config, app, configured, print_json
+from etl.cli.printing import out, table_of
+from etl.store.status import LastListener
+from etl.text import duration, printable, size
 
 REFRESH_SECONDS = 2.0
 EXPORT_STATES = {
@@ -37,15 +35,12 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 seconds, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what waits, who works on it and how fast, what was loaded last, what nobody heard, which letters are dead,
-    which values no column could have, what the lake has, and how long Redis's memory lasts.
+    """Show what waits, who works on it and how fast, what was loaded last, when nobody listened, which letters are
+    dead, which values no column could have, what the lake has, and how long Redis's memory lasts.
 
     Exits with 1 if Redis or Postgres couldn't be asked; what the other knows is still printed.
     """
-    from etl import settings
-    from etl.app.status import reader
-
-    with reader(settings.load(config, os.environ)) as reading:
+    with reader(configured(config)) as reading:
         if watch:
             _watch(reading.read, as_json)
             return
@@ -54,12 +49,7 @@ def status(
     raise typer.Exit(0 if found.is_whole else FAILED)
 
 
-def _watch(read: "Callable[[], Status]", as_json: bool) -> None:
-    from rich.live import Live
-
-    from etl.app.threads import stop_on_signals
-    from etl.cli.printing import out
-
+def _watch(read: Callable[[], Status], as_json: bool) -> None:
     stop = stop_on_signals()
     if as_json or not out.is_terminal:
         while not stop.is_set():
@@ -72,27 +62,14 @@ def _watch(read: "Callable[[], Status]", as_json: bool) -> None:
             stop.wait(REFRESH_SECONDS)
 
 
-def _print(found: "Status", as_json: bool) -> None:
-    from etl.cli.printing import out
-
+def _print(found: Status, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(asdict(found), default=_plain))
+        print_json(found)
     else:
         out.print(_rendered(found))
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, date | UUID):
-        return str(value)
-    raise TypeError(value)
-
-
-def _rendered(found: "Status") -> "Group":
-    from rich.console import Group
-    from rich.text import Text
-
+def _rendered(found: Status) -> Group:
     parts: list[RenderableType] = [Text(f"{found.at:%Y-%m-%d %H:%M:%S} UTC", style="bold")]
     if found.redis is None:
         parts.append(_away("Redis", found.redis_error))
@@ -105,18 +82,11 @@ def _rendered(found: "Status") -> "Group":
     return Group(*parts)
 
 
-def _away(name: str, error: str | None) -> "RenderableType":
-    from rich.text import Text
-
-    from etl.text import printable
-
+def _away(name: str, error: str | None) -> RenderableType:
     return Text(f"{name} couldn't be asked: {printable(str(error)).replace(f' {name}: ', ' ', 1)}", style="bold red")
 
 
-def _of_redis(found: "InRedis") -> "Iterator[RenderableType]":
-    from etl.cli.printing import table_of
-    from etl.text import duration, printable
-
+def _of_redis(found: InRedis) -> Iterator[RenderableType]:
     yield table_of(
         ("source list", "messages waiting", "the oldest for"),
         [(printable(each.source_key), each.waiting_messages, _waiting_for(each)) for each in found.lists],
@@ -142,23 +112,17 @@ def _of_redis(found: "InRedis") -> "Iterator[RenderableType]":
     yield _line("Redis' memory", _memory(found))
 
 
-def _waiting_for(each: "List") -> str:
-    from etl.text import duration
-
+def _waiting_for(each: WaitingList) -> str:
     if each.oldest_waiting_seconds is not None:
         return duration(each.oldest_waiting_seconds)
     return "unknown: it doesn't say" if each.waiting_messages else ""
 
 
 def _lease(seconds: float) -> str:
-    from etl.text import duration
-
     return f"{duration(seconds)} left" if seconds > 0 else f"ran out {duration(-seconds)} ago"
 
 
-def _memory(found: "InRedis") -> str:
-    from etl.text import duration, size
-
+def _memory(found: InRedis) -> str:
     if found.memory is None:
         return "unknown: this user may not use INFO"
     used = sum(each.used_bytes for each in found.memory)
@@ -170,36 +134,16 @@ def _memory(found: "InRedis") -> str:
     return f"{has}; the backlog isn't growing" if found.backlog_grows is False else has
 
 
-def _of_postgres(found: "InPostgres", at: datetime) -> "Iterator[RenderableType]":
-    from etl.cli.printing import table_of
-    from etl.text import duration, printable
-
-    def ago(moment: datetime) -> str:
-        return f"{duration(max(0.0, (at - moment).total_seconds()))} ago"
-
+def _of_postgres(found: InPostgres, at: datetime) -> Iterator[RenderableType]:
     for rate in found.rates:
         each = (
             f"{rate.messages_per_second:,.1f} messages/s claimed, {rate.cdrs_inserted_per_second:,.1f} CDRs/s inserted"
         )
         yield _line("last minute" if rate.seconds == 60 else "last hour", each)
     committed, dialed = found.last_cdr.committed_at, found.last_cdr.dialed_at
-    said = f"committed {ago(committed)}" if committed else "none"
-    yield _line("last CDR", f"{said}; the latest call was dialled {ago(dialed)}" if dialed else said)
-    if not found.listeners:
-        yield _line("listener", "none: nobody has ever listened")
-    for listener in found.listeners:
-        name = f"{printable(listener.name)}{f' on {printable(listener.server)}' if listener.server else ''}"
-        if listener.is_listening:
-            since = f"listens since {_utc(listener.subscribed_at)}, proven until {ago(listener.proven_until)}"
-            yield _line("listener", f"{name} {since}")
-        else:
-            yield _line("listener", f"nobody is proven to listen; last {name}, {ago(listener.proven_until)}")
-    gaps = found.listener_gaps
-    deaf = [f"{printable(server)} {duration(length)}" for server, length in gaps.seconds_of_servers.items()]
-    of_servers = f": {', '.join(deaf)}" if len(deaf) > 1 else ""
-    none = "no gap in the last day"
-    said = f"{gaps.gaps:,} in the last day, {duration(gaps.seconds)} in all{of_servers}"
-    yield _line("gaps", said if gaps.gaps else none)
+    last = f"committed {_ago(committed, at)}" if committed else "none"
+    yield _line("last CDR", f"{last}; the latest call was dialled {_ago(dialed, at)}" if dialed else last)
+    yield from _listening(found, at)
     if found.open_dead_letters:
         yield table_of(
             ("open dead letters", "number", "first received (UTC)", "last received (UTC)"),
@@ -214,25 +158,50 @@ def _of_postgres(found: "InPostgres", at: datetime) -> "Iterator[RenderableType]
     if values := found.set_aside.values:
         by_field = ", ".join(f"{number:,} of {name}" for name, number in values.items())
         yield _line("set aside", f"{by_field}, in the last day: no whole numbers, kept in extra")
-    if days := found.exports.days:
+    yield from _exported(found.exports, at)
+
+
+def _listening(found: InPostgres, at: datetime) -> Iterator[RenderableType]:
+    if not found.listeners:
+        yield _line("listener", "none: nobody has ever listened")
+    for listener in found.listeners:
+        yield _line("listener", _listener(listener, at))
+    gaps = found.listener_gaps
+    lengths = [f"{printable(server)} {duration(length)}" for server, length in gaps.seconds_of_servers.items()]
+    of_servers = f": {', '.join(lengths)}" if len(lengths) > 1 else ""
+    in_all = f"{gaps.gaps:,} in the last day, {duration(gaps.seconds)} in all{of_servers}"
+    yield _line("gaps", in_all if gaps.gaps else "no gap in the last day")
+
+
+def _listener(found: LastListener, at: datetime) -> str:
+    name = f"{printable(found.name)}{f' on {printable(found.server)}' if found.server else ''}"
+    if found.is_listening:
+        return f"{name} listens since {_utc(found.subscribed_at)}, proven until {_ago(found.proven_until, at)}"
+    return f"nobody is proven to listen; last {name}, {_ago(found.proven_until, at)}"
+
+
+def _exported(found: Exports, at: datetime) -> Iterator[RenderableType]:
+    if found.days:
         yield table_of(
             ("dataset", "day", "rows by the ledger", "revision in the lake", "export"),
-            [(each.dataset, each.day, each.rows, each.revision, EXPORT_STATES[each.state]) for each in days],
+            [(each.dataset, each.day, each.rows, each.revision, EXPORT_STATES[each.state]) for each in found.days],
             ",",
         )
     else:
         yield _line("days", "no rows in the last 7")
-    due = [f"{number:,} of {dataset}" for dataset, number in found.exports.unexported_days.items() if number]
+    due = [f"{number:,} of {dataset}" for dataset, number in found.unexported_days.items() if number]
     yield _line("days to export", ", ".join(due) or "none")
-    last = [f"{dataset} {ago(moment)}" for dataset, moment in found.exports.last_exported_at.items()]
+    last = [f"{dataset} {_ago(moment, at)}" for dataset, moment in found.last_exported_at.items()]
     yield _line("last export", ", ".join(last) or "never")
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    return f"{duration(max(0.0, (now - moment).total_seconds()))} ago"
 
 
 def _utc(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _line(name: str, says: str) -> "RenderableType":
-    from rich.text import Text
-
-    return Text(f"{name + ':':18}{says}")
+def _line(name: str, text: str) -> RenderableType:
+    return Text(f"{name + ':':18}{text}")

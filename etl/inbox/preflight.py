@@ -1,62 +1,57 @@
-"""What Redis says of itself, for `etl check`: facts, and no verdicts. A fact that this user may not ask for, or that
-the server doesn't tell, is None. Every function may raise `Outage`; rights are in `etl.inbox.rights`.
+"""Is Redis as the loader needs it, for `etl check`: what is asked, and what follows from the answers. Which rights it
+takes is in `etl.inbox.rights`; what waits is looked at in `etl.inbox.preflight_lists`. And how much memory it has.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any
 
 import redis
 
 from etl import urls
 from etl.errors import ConfigurationError, Forbidden
+from etl.findings import Finding, Line, asked, clock, encryption, reachable
+from etl.inbox import rights
 from etl.inbox.connection import Client, translated
+from etl.inbox.preflight_lists import Dead, of_a_list, of_the_spool
+from etl.inbox.rights import Needs
 from etl.keys import prefix_of
 
+OLDEST_VERSION = (6, 2)  # LMOVE and BLMOVE
+# Claims that follow each other within a millisecond are dated a little ahead; a minute of that is a clock's fault.
+AHEAD_SECONDS = 60.0
 # What takes messages away, as CLIENT LIST names a last command. Our own loaders use BLMOVE and EVALSHA instead.
 _POPS = frozenset({"blpop", "brpop", "brpoplpush", "lpop", "rpop", "rpoplpush", "lmove", "lmpop", "blmpop"})
-# Messages that are read at once: any of them may be as large as Redis takes it.
-_MOST_AT_ONCE = 8
 # Who popped longer ago doesn't do it all the time.
 _RECENTLY_SECONDS = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One server that takes writes, or should."""
-
-    name: str
-    version: str | None
-    is_replica: bool | None
-    appendonly: bool | None
-    appended: str | None  # how the last write to the append-only file went: "ok" or "err"
-    policy: str | None
-    replicas: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """The outermost messages of a list, from its left to its right, and how many wait in all."""
-
-    waiting: int
-    left: list[bytes]
-    right: list[bytes]
+def findings(
+    client: Client, needs: Needs, user: str, line: Line, through_sentinel: bool, dead: Mapping[str, Dead]
+) -> Iterator[Finding]:
+    """`user` is the one that the URL names, `line` how it's reached; `dead` finds the dead letters, by list."""
+    reached = reachable("Redis", lambda: _reach(client), "ETL_REDIS_URL")
+    yield reached
+    if reached.verdict == "wrong":
+        return
+    yield encryption("Redis", line, "ETL_REDIS_CA_FILE")
+    yield from asked("Redis", lambda: _settings(client, through_sentinel))
+    yield from asked("Redis rights", lambda: [_rights(client, needs, user)])
+    for each in needs.lists:
+        yield from asked(f"list {each.key}", partial(of_a_list, client, each, dead[each.key]))
+    yield from asked(f"messages of {needs.spool}", lambda: [of_the_spool(client, needs.spool, dead[needs.spool])])
+    keys = [*(each.key for each in needs.lists), needs.spool]
+    yield from asked("time of claims", lambda: [_last_claims(client, keys)])
+    yield from asked("other consumers", lambda: [_consumers(client, needs)])
+    yield from asked("clock of Redis", lambda: [clock("Redis", lambda: _clock(client))])
 
 
-@dataclass(frozen=True, slots=True)
-class Popper:
-    """A client that takes messages off some list: which one, Redis doesn't tell."""
-
-    address: str
-    name: str
-    user: str
-    command: str
-
-
-def line(url: str) -> Literal["verified", "unverified", "plain", "local"]:
-    """How what is said to Redis gets there, by its URL: with TLS, verified or not; without; or within this machine."""
+def line(url: str) -> Line:
+    """By its URL alone."""
     parts = urls.split(url)
     if parts.scheme.startswith("rediss"):
         options = parts.options
@@ -73,84 +68,16 @@ def _is_here(host: str) -> bool:
     return host == "localhost"
 
 
-def reach(client: Client) -> None:
+def _reach(client: Client) -> None:
     """Raises `Outage` if Redis doesn't answer, `ConfigurationError` if it doesn't let us in."""
     with suppress(Forbidden):  # which is an answer
-        clock(client)
+        _clock(client)
 
 
-def clock(client: Client) -> float:
+def _clock(client: Client) -> float:
     """Unix time by the server's clock. A cluster's first node answers for all."""
     seconds, micros = of_each(client, "time")[0][1]
     return float(seconds) + float(micros) / 1e6
-
-
-def nodes(client: Client) -> list[Node] | None:
-    """Each primary by its own account; None if INFO is forbidden."""
-    try:
-        return [_node(name, about) for name, about in of_each(client, "info", "all")]
-    except ConfigurationError:
-        return None
-
-
-def poppers(client: Client) -> list[Popper] | None:
-    """Who else takes messages in our database; None if CLIENT LIST is forbidden."""
-    database = "0" if isinstance(client, redis.RedisCluster) else str(_database(client))
-    try:
-        clients = [each for _, listed in of_each(client, "client_list") for each in listed]
-    except ConfigurationError:
-        return None
-    return [
-        Popper(each["addr"], each.get("name", ""), each.get("user", ""), each["cmd"])
-        for each in clients
-        if each.get("cmd") in _POPS and each.get("db") == database and _is_at_it(each)
-    ]
-
-
-def last_claim(client: Client, key: str) -> tuple[float, float]:
-    """When the last claim of a list was made, by what is noted beside it, and what time it is by the same server: Unix
-    times. 0 if none was noted."""
-    connection: Any = client
-    with translated():
-        noted = connection.zscore(f"{prefix_of(key)}:last", "last")
-    return float(noted or 0) / 1_000, clock(client)
-
-
-def ends(client: Client, key: str, most: int, most_bytes: int) -> Ends:
-    """The messages at either end of a list: at most so many and about as many bytes at each, none of them at both.
-
-    Raises `ConfigurationError` if it's no list, or may not be read.
-    """
-    connection: Any = client
-    with translated():
-        waiting = int(connection.llen(key))
-        left = _in_steps(
-            min(most, waiting - waiting // 2),
-            most_bytes,
-            lambda first, last: connection.lrange(key, first, last),
-        )
-        right = _in_steps(
-            min(most, waiting // 2),
-            most_bytes,
-            lambda first, last: connection.lrange(key, -last - 1, -first - 1)[::-1],
-        )
-    return Ends(waiting, left, right[::-1])
-
-
-def _in_steps(most: int, most_bytes: int, read: Callable[[int, int], list[bytes]]) -> list[bytes]:
-    """Messages from the outermost inwards. Redis doesn't tell how large one is before it's read: so few are read at
-    once that even the largest don't fill the memory, one of them first."""
-    found: list[bytes] = []
-    size, step = 0, 1
-    while len(found) < most and size < most_bytes:
-        last = min(len(found) + step, most) - 1
-        some = read(len(found), last)
-        if not some:  # a loader took the rest meanwhile
-            break
-        found += some
-        size += sum(map(len, some))
-        step = min(2 * step, _MOST_AT_ONCE, max(1, (most_bytes - size) * len(found) // max(size, 1)))
-    return found
 
 
 def of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any]]:
@@ -165,8 +92,24 @@ def of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any
         ]
 
 
+# -- the server's settings
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One server that takes writes, or should, by its own account. What INFO lacks is None."""
+
+    name: str
+    version: str | None
+    is_replica: bool | None
+    appendonly: bool | None
+    appended: str | None  # how the last write to the append-only file went: "ok" or "err"
+    policy: str | None
+    replicas: int | None
+
+
 def _node(name: str, about: dict[str, Any]) -> Node:
-    def said(field: str) -> str | None:
+    def text(field: str) -> str | None:
         return str(about[field]) if field in about else None
 
     def flag(field: str, value: str) -> bool | None:
@@ -174,26 +117,179 @@ def _node(name: str, about: dict[str, Any]) -> Node:
 
     return Node(
         name=name,
-        version=said("redis_version"),
+        version=text("redis_version"),
         is_replica=flag("role", "slave"),
         appendonly=flag("aof_enabled", "1"),
-        appended=said("aof_last_write_status"),
-        policy=said("maxmemory_policy"),
+        appended=text("aof_last_write_status"),
+        policy=text("maxmemory_policy"),
         replicas=int(about["connected_slaves"]) if "connected_slaves" in about else None,
     )
 
 
-def _database(client: redis.Redis) -> int:
-    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+def _settings(client: Client, through_sentinel: bool) -> list[Finding]:
+    try:
+        nodes = [_node(name, about) for name, about in of_each(client, "info", "all")]
+    except ConfigurationError:
+        says = "INFO is forbidden: version, appendonly, maxmemory-policy and replicas can't be seen"
+        return [Finding("Redis settings", "unknown", says, "grant +info to this user, or look yourself")]
+    versions = ", ".join(sorted({node.version or "" for node in nodes}))
+    return [
+        _worst(Finding("Redis version", "fine", versions), nodes, _version),
+        _worst(Finding("Redis appendonly", "fine", "yes"), nodes, _appendonly),
+        _worst(Finding("Redis maxmemory-policy", "fine", "noeviction"), nodes, _policy),
+        _replicas(nodes, through_sentinel),
+    ]
 
 
-def _is_at_it(client: dict[str, str]) -> bool:
+def _worst(fine: Finding, nodes: Sequence[Node], look: Callable[[Node], Finding | None]) -> Finding:
+    """The first fault of a node, or else the first thing that isn't known, or else that all is fine."""
+    found = [finding for node in nodes if (finding := look(node))]
+    for verdict in ("wrong", "warning", "unknown"):
+        for finding in found:
+            if finding.verdict == verdict:
+                return finding
+    return fine
+
+
+def _version(node: Node) -> Finding | None:
+    if node.version is None:
+        return _unknown("Redis version", node)
+    numbers = tuple(int(part) for part in node.version.split(".")[:2] if part.isdecimal())
+    if numbers >= OLDEST_VERSION:
+        return None
+    says = f"{node.name} is {node.version}, which has no BLMOVE"
+    return Finding("Redis version", "wrong", says, "upgrade it to 6.2 or newer")
+
+
+def _appendonly(node: Node) -> Finding | None:
+    if node.appendonly is None:
+        return _unknown("Redis appendonly", node)
+    if not node.appendonly:
+        says = f"{node.name} doesn't log to disk: a restart loses what waits"
+        advice = _now_and_in_the_file("appendonly yes")
+        return Finding("Redis appendonly", "wrong", says, advice)
+    if node.appended not in ("ok", None):
+        says = f"{node.name} couldn't write to its append-only file"
+        return Finding("Redis appendonly", "wrong", says, "look for a full disk, and at Redis's own log")
+    return None
+
+
+def _now_and_in_the_file(line: str) -> str:
+    # Not CONFIG REWRITE: Redis 7.0 writes the users into redis.conf, too, and with an aclfile beside them never starts.
+    return f"CONFIG SET {line}, and the line `{line}` in redis.conf"
+
+
+def _policy(node: Node) -> Finding | None:
+    if node.policy is None:
+        return _unknown("Redis maxmemory-policy", node)
+    if node.policy == "noeviction":
+        return None
+    advice = _now_and_in_the_file("maxmemory-policy noeviction")
+    if node.policy.startswith("volatile-"):
+        # Of our keys only the listener's lock has a time to live.
+        says = f"{node.name} has {node.policy}: it throws away keys with a time to live; the lists have none"
+        return Finding("Redis maxmemory-policy", "warning", says, advice)
+    says = f"{node.name} has {node.policy}: when memory runs out it throws away whole lists"
+    return Finding("Redis maxmemory-policy", "wrong", says, advice)
+
+
+def _replicas(nodes: Sequence[Node], through_sentinel: bool) -> Finding:
+    about = "Redis replicas"
+    if any(node.is_replica for node in nodes):
+        return Finding(about, "wrong", "this Redis is a replica itself: it takes no writes", "name its master")
+    alone = [node.name for node in nodes if node.replicas == 0]
+    if any(node.replicas is None for node in nodes):
+        return Finding(about, "unknown", "not told by INFO")
+    if alone and (through_sentinel or len(nodes) > 1):
+        says = f"{', '.join(alone)} has none: nobody takes over when it fails"
+        return Finding(about, "warning", says, "give each master a replica")
+    count = sum(node.replicas or 0 for node in nodes)
+    return Finding(about, "fine", f"{count}" if count else "none: what waits is on one machine's disk")
+
+
+def _unknown(about: str, node: Node) -> Finding:
+    return Finding(about, "unknown", f"{node.name} doesn't tell it in INFO", "ask who runs it")
+
+
+# -- rights and other clients
+
+
+def _rights(client: Client, needs: Needs, user: str) -> Finding:
+    about = "Redis rights"
+    lacks = rights.lacking(client, needs)
+    # Not the default user: the dialler may be that one, too, and would be locked out.
+    name = "etl on >PASSWORD" if user == "default" else user
+    advice = f"for a user of its own: ACL SETUSER {name} resetkeys resetchannels -@all {rights.minimal(client, needs)}"
+    if lacks is None:
+        return Finding(about, "unknown", "this Redis can't be asked without trying: it takes 7.0", advice)
+    every = " ".join([*lacks.loading, *lacks.listening, *lacks.status])
+    if lacks.loading:
+        return Finding(about, "wrong", f"{user} lacks {every}", advice)
+    if lacks.listening:
+        says = f"{user} may load, but not listen (etl run --no-listen): it lacks {every}"
+        return Finding(about, "warning", says, advice)
+    if lacks.status:
+        says = f"{user} may load and listen, but not see how much memory is left: it lacks {every}"
+        return Finding(about, "warning", says, advice)
+    return Finding(about, "fine", f"{user} may do all that loading and listening take")
+
+
+def _last_claims(client: Client, keys: Sequence[str]) -> Finding:
+    """A claim is never dated before the one before it: so a clock that was ahead once is ahead for ever."""
+    about = "time of claims"
+    connection: Any = client
+    for key in keys:
+        with translated():
+            last = float(connection.zscore(f"{prefix_of(key)}:last", "last") or 0) / 1_000  # 0 if there was no claim
+        if last > _clock(client) + AHEAD_SECONDS:
+            until = datetime.fromtimestamp(last, UTC)
+            says = f"claims of {key} are dated {until:%Y-%m-%d %H:%M:%S} UTC and later: Redis' clock was ahead once"
+            advice = f"see that it's right, stop the loaders, and delete the key {prefix_of(key)}:last"
+            return Finding(about, "warning", says, advice)
+    return Finding(about, "fine", "no list's claims are dated ahead of Redis' clock")
+
+
+def _consumers(client: Client, needs: Needs) -> Finding:
+    about = "other consumers"
+    try:
+        others = _poppers(client)
+    except ConfigurationError:
+        says = "CLIENT LIST is forbidden: whether somebody else pops the lists can't be seen"
+        return Finding(about, "unknown", says, "grant +client|list to this user, or look yourself")
+    if not others:
+        return Finding(about, "fine", "nobody else pops lists here")
+    named = ", ".join(
+        f"{each['addr']} ({each.get('name') or each.get('user', '')}, {each['cmd'].upper()})" for each in others
+    )
+    forwards = [each.forward_to for each in needs.lists if each.forward_to]
+    if forwards:
+        says = f"{named}: right if it takes from {', '.join(forwards)}; CLIENT LIST doesn't tell the list"
+        return Finding(about, "unknown", says, "make sure that none of them takes from a source list")
+    says = f"{named}: what it pops from a source list never gets here; CLIENT LIST doesn't tell the list"
+    return Finding(about, "warning", says, "let it pop a list of its own, named as forward_to in ETL_SOURCES")
+
+
+def _poppers(client: Client) -> list[dict[str, str]]:
+    """Who else takes messages in our database, as CLIENT LIST has it. From which list isn't known."""
+    database = 0 if isinstance(client, redis.RedisCluster) else client.connection_pool.connection_kwargs.get("db") or 0
+    return [
+        each
+        for _, clients in of_each(client, "client_list")
+        for each in clients
+        if each.get("cmd") in _POPS and each.get("db") == str(database) and _pops_on(each)
+    ]
+
+
+def _pops_on(client: dict[str, str]) -> bool:
     return "b" in client.get("flags", "") or int(client.get("idle", 0)) < _RECENTLY_SECONDS
+
+
+# -- memory
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of one server. The limit is None if the server doesn't tell; if it has no maxmemory, it's the machine's memory,
+    """Of one server. The limit is None if INFO lacks it; without maxmemory it's the machine's memory,
     which others use too."""
 
     server: str

@@ -4,7 +4,7 @@ Each group of letters of one claim is one transaction, with a ledger entry of it
 stored stays where it is, with today's reason.
 
 A replay counts as of when the letters were received: its id sorts just after that of their claim. So what was claimed
-later, a correction say, stays in force.
+later, such as a correction, stays in force.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -37,13 +37,13 @@ def replay(
     *,
     worker: str,
     server: str,
-    told: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Replayed:
-    """`decoders` are those of the loaders, by list, of the Redis server that is called `server`; `told` hears how many
-    letters were tried. Raises as `Writer`."""
+    """`decoders` are those of the loaders, by list, of the Redis server that is called `server`; `progress` gets how
+    many letters were just tried. Raises as `Writer`."""
     replayed = Replayed()
     for list_key, letters in groups:
-        # On another server the same key may be another system's. Letters of 0.1 don't say where they are from.
+        # On another server the same key may be another system's. Letters of 0.1 have no server.
         of_another = letters[0].server not in (None, server)
         name = f"{list_key} of {letters[0].server}" if of_another else list_key
         if not of_another and (decode := decoders.get(list_key)):
@@ -53,7 +53,7 @@ def replay(
             replayed.still_dead += len(letters) - books.claimed
         else:
             replayed.unknown[name] = replayed.unknown.get(name, 0) + len(letters)
-        told(len(letters))
+        progress(len(letters))
     return replayed
 
 

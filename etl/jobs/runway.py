@@ -1,4 +1,4 @@
-"""How long Redis's memory lasts at the present growth of the backlog: computing alone, the samples are the caller's."""
+"""How long Redis's memory lasts at the present growth of the backlog. Computes only: the caller takes the samples."""
 
 import math
 from collections import deque
@@ -34,7 +34,7 @@ class Runway:
 
     def seconds(self) -> float | None:
         """Until the first server is full; infinity while the backlog doesn't grow, or no memory does with it. None if
-        it can't be known: before the second sample, or if no server tells its limit."""
+        it can't be known: before the second sample, or if no server's limit is known."""
         if not self._samples:
             return None
         first, last = self._samples[0], self._samples[-1]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from etl.app.database import engine_of, gaps, upgrade
 from etl.app.days import first_open_day
 from etl.app.lake import open_lake
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
-from etl.app.stores import engine_of, gaps, upgrade
 from etl.errors import ConfigurationError, Outage
 from etl.jobs.lake import Outcome
 from etl.keys import SPOOL

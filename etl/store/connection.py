@@ -54,6 +54,8 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
     sa.event.listen(engine, "handle_error", _translate)
     # Of a connection that breaks, psycopg logs the second error, after it has raised the first.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
+    # SQLAlchemy names a pool's logger after its class: below "etl" it would speak from info upwards, as we do.
+    logging.getLogger(f"{_Pool.__module__}.{_Pool.__name__}").setLevel(logging.WARNING)
     return engine
 
 

@@ -198,10 +198,20 @@ def witness_server(witness_folder: Path) -> Iterator[Callable[[str], Server]]:
 
 
 @pytest.fixture(scope="session")
+def wheel_of_etl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=REPOSITORY, capture_output=True, check=True)
+    (built,) = folder.iterdir()
+    return built
+
+
+@pytest.fixture(scope="session")
 def release_01(witness_folder: Path) -> Path:
     """The command `etl` of release 0.1, run by this Python with these libraries. Its signals are the command's own."""
+    of_01 = ["archive", RELEASE_01, "etl", "migrations", "ops"]
     archived = subprocess.run(
-        ["git", "-C", str(REPOSITORY), "archive", RELEASE_01, "etl", "migrations"], capture_output=True, check=False
+        ["git", "-C", str(REPOSITORY), *of_01], capture_output=True, check=False
     ) if shutil.which("git") else None  # fmt: skip
     if archived is None or archived.returncode != 0:
         pytest.skip(f"release 0.1 isn't at hand: this is no git repository that has the commit {RELEASE_01}")

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 import yaml
 
-from etl.cli import app, check, db, dead, lake, listen, run, status  # noqa: F401 - they register their commands
+from etl.cli import registered
 from etl.metrics import ASKED, COUNTED, TIMED
 from tests.compose import CHECKOUT
 from tests.tools import tool
@@ -83,7 +83,7 @@ def test_an_alert_says_how_bad_it_is_and_what_to_type(rule: dict[str, Any]) -> N
     assert commands
     for command in commands:
         words = [word for word in command.split() if re.fullmatch("[a-z]+", word)]
-        found: Any = typer.main.get_command(app)
+        found: Any = typer.main.get_command(registered())
         for word in words[:2]:
             found = found.commands[word] if hasattr(found, "commands") else found
         options = {option for parameter in found.params for option in parameter.opts}

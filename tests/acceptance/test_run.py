@@ -3,9 +3,14 @@
 import itertools
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -67,6 +72,64 @@ def test_given_waiting_messages_then_they_are_loaded_and_the_books_printed(archi
     assert "1 dead letters" in result.stdout
     assert archive.keys() == set()
     archive.assert_books_balance()
+
+
+def on_terminal(archive: Archive, *arguments: str, until: Callable[[str], bool] = lambda _: False) -> tuple[str, str]:
+    """What a run writes to stdout, a pipe, and to stderr, a terminal, without colours. SIGTERM ends it when `until`."""
+    ours, theirs = pty.openpty()
+    environment = archive.environment(TERM="xterm", COLUMNS="160")
+    command = [sys.executable, "-m", "etl.cli", *arguments]
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True)
+        os.close(theirs)
+        seen, ending = "", False
+        try:
+            with suppress(OSError):  # a terminal ends with an error when nobody writes to it any more
+                while more := terminal.read(65_536):
+                    seen += re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", more.decode())
+                    if not ending and until(seen):
+                        ending = True  # a second signal would cut it short
+                        process.send_signal(signal.SIGTERM)
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 0, seen
+    return printed, seen
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_given_a_terminal_then_a_bar_has_what_is_loaded_and_the_rate(archive: Archive, workers: str) -> None:
+    archive.push(*(cdr(n) for n in range(1_200)))
+    archive.push(b"junk", key=CDRS)
+
+    printed, seen = on_terminal(archive, "run", "--workers", workers)
+
+    assert "0 of 1,201 messages (0/s)" in seen
+    assert re.search(r"1,201 of 1,201 messages \([1-9][\d,]*/s\)", seen)
+    if workers == "1":  # a claim of junk alone is a warning, which has a line for itself
+        assert re.search(r"\r\S+Z \[warning *\] loaded .*", seen)
+    assert "1,201 messages in" in printed
+    assert "messages (" not in printed
+
+
+def test_given_json_then_the_terminal_has_no_bar(archive: Archive) -> None:
+    archive.push(cdr(1))
+
+    printed, seen = on_terminal(archive, "run", "--json")
+
+    assert json.loads(printed)["total"]["inserted"] == 1
+    assert seen == ""
+
+
+def test_given_follow_then_the_terminal_has_the_log_and_no_bar(archive: Archive) -> None:
+    archive.push(cdr(1))
+
+    _, seen = on_terminal(archive, "run", "--follow", until=lambda seen: "loaded" in seen)
+
+    assert "started" in seen
+    assert "stopped" in seen
+    assert "messages (" not in seen
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

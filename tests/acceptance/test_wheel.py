@@ -16,20 +16,12 @@ from typer.testing import CliRunner
 
 import etl
 from etl.app import shipped
-from etl.cli import app, files  # noqa: F401 (it registers)
+from etl.cli import registered
 from etl.errors import ConfigurationError
 from etl.lab.servers.private import PrivateRedis
 
 CHECKOUT = Path(__file__).parents[2]
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder), cwd=CHECKOUT)
-    (built,) = folder.iterdir()
-    return built
 
 
 @dataclass(frozen=True)
@@ -44,12 +36,12 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(wheel_of_etl: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     venv, empty = tmp_path_factory.mktemp("venv"), tmp_path_factory.mktemp("empty")
     run(sys.executable, "-m", "venv", "--without-pip", str(venv), cwd=empty)
     python = venv / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python))
-    run(*pip, "install", "--quiet", "--no-index", "--no-deps", str(wheel), cwd=empty)
+    run(*pip, "install", "--quiet", "--no-index", "--no-deps", str(wheel_of_etl), cwd=empty)
     # The folders are added as they are: the .pth files in them, that of an editable install among them, aren't read.
     (site,) = (venv / "lib").glob("python*/site-packages")
     libraries = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
@@ -66,8 +58,8 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
     return result.stdout
 
 
-def test_the_wheel_holds_migrations_and_scripts_and_no_workshop(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
+def test_the_wheel_holds_migrations_and_scripts_and_no_workshop(wheel_of_etl: Path) -> None:
+    with zipfile.ZipFile(wheel_of_etl) as archive:
         names = set(archive.namelist())
 
     ours = [path for suffix in ("py", "lua", "css", "typed") for path in (CHECKOUT / "etl").rglob(f"*.{suffix}")]
@@ -132,7 +124,7 @@ def test_pyproject_and_etl_files_have_one_list() -> None:
 
 def test_etl_files_of_a_checkout_writes_them_and_never_twice(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "given"
-    result = runner.invoke(app, ["files", str(folder), "--json"])
+    result = runner.invoke(registered(), ["files", str(folder), "--json"])
     answer = json.loads(result.output)
 
     assert answer["folder"] == str(folder)
@@ -145,6 +137,6 @@ def test_etl_files_of_a_checkout_writes_them_and_never_twice(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("page", sorted((CHECKOUT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_etl_files_writes_each_file_that_a_document_says_is_among_them(page: Path) -> None:
-    for path in re.findall(r"etl-files/([\w./@-]*\w)", page.read_text()):
+    for path in re.findall(r"etl-files/([\w./@*-]*\w)", page.read_text()):
         assert path.startswith(shipped.SHIPPED), path
-        assert (CHECKOUT / path).exists(), path
+        assert any(CHECKOUT.glob(path)), path

@@ -16,13 +16,13 @@ import redis
 from etl.app import check as preflight
 from etl.app import status
 from etl.errors import ConfigurationError
+from etl.findings import Finding, skew
 from etl.ids import new_id
 from etl.inbox.connection import connect
 from etl.inbox.lock import Lock
+from etl.inbox.preflight_lists import SAMPLE_BYTES
 from etl.inbox.producer import push
 from etl.inbox.subscription import Subscription, probe
-from etl.jobs.findings import Finding, skew
-from etl.jobs.preflight_lists import SAMPLE_BYTES
 from etl.lab.servers.private import PrivateCluster, PrivatePostgres, PrivateRedis
 from etl.lab.simulator import Profile, messages
 from etl.settings import SourceSettings

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from etl.app import stores
+from etl.app import database
 from etl.ids import new_id, uuid7
 from etl.wire.spool import GapReason, Session, pack_session
 from etl.wire.times import from_datetime
@@ -151,7 +151,7 @@ def test_reports_may_come_in_any_order_and_again(archive: Archive) -> None:
 )
 def test_gaps_are_cut_to_the_period(archive: Archive, since: int, until: int, expected: list[Gap]) -> None:
     report(archive, session(100, 200, "overflow"), session(300, 400, "stopped"))
-    found = stores.gaps(archive.settings(), DAY + timedelta(seconds=since), DAY + timedelta(seconds=until))
+    found = database.gaps(archive.settings(), DAY + timedelta(seconds=since), DAY + timedelta(seconds=until))
     assert [(second(gap.gap_from), second(gap.gap_until), gap.reason) for gap in found] == expected
 
 

@@ -19,7 +19,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.app.stores import gaps, rollup
+from etl.app.database import gaps, rollup
 from etl.ids import uuid7
 from etl.lab.servers.private import PrivateRedis
 from etl.store.sessions import deaf_seconds

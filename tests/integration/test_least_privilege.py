@@ -17,8 +17,8 @@ from psycopg.errors import InsufficientPrivilege, InvalidName, ReadOnlySqlTransa
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from etl.app import check as preflight
+from etl.app.database import engine_of, gaps, rollup
 from etl.app.replay import replay_dead_letters
-from etl.app.stores import engine_of, gaps, rollup
 from etl.errors import ConfigurationError
 from etl.inbox import rights
 from etl.inbox.connection import connect

@@ -5,7 +5,7 @@ import psycopg
 import pytest
 from psycopg.errors import FeatureNotSupported
 
-from etl.app.stores import engine_of
+from etl.app.database import engine_of
 from tests.world import Archive
 
 REFUSED = "older than the archive"

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
-from etl.app import stores
+from etl.app import database
 from etl.ids import uuid7
 from etl.lab import call_centre, simulator
 from etl.lab.agents import Notice
@@ -161,7 +161,7 @@ def tell(world: World) -> None:
 
 
 def rollup(archive: Archive, everything: bool = False) -> list[date]:
-    return stores.rollup(archive.settings(), everything, lambda _: None)
+    return database.rollup(archive.settings(), everything, lambda _: None)
 
 
 def session(begin: int, end: int) -> Session:

@@ -12,9 +12,9 @@ import redis
 
 from etl.app import check as preflight
 from etl.errors import Outage
+from etl.findings import Finding
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
-from etl.jobs.findings import Finding
 from etl.lab.servers.private import PrivateCluster
 from tests.integration.conftest import PASSWORD, SERVICE, Sentinel, Watched
 from tests.lake import assert_agrees, export_and_prune, load, restore, with_lake

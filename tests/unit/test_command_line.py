@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from etl.cli import registered
+from etl.cli import COMMANDS, registered
 from tests import manual
 
 
@@ -35,6 +35,31 @@ def test_the_manual_has_every_command_and_option() -> None:
         options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
         assert [option for option in options if option not in section] == [], path
     assert "[bold]" not in page
+
+
+def test_each_listed_command_is_one_that_its_module_registers() -> None:
+    assert list(COMMANDS) == list(typer.main.get_group(registered()).commands)
+    for name, (module, _) in COMMANDS.items():
+        ours = [each.name or each.callback.__name__ for each in registered().registered_commands if each.callback]
+        assert name in [*ours, *(each.name for each in registered().registered_groups)], (name, module)
+
+
+@pytest.mark.parametrize("words", ["etl --help", "etl --version", "etl no-such-command", "TAB etl re"])
+def test_what_runs_no_command_imports_no_library_of_a_store(words: str) -> None:
+    """The shell, or somebody at it, waits for each of these."""
+    completing = {"_ETL_COMPLETE": "complete_bash", "COMP_WORDS": words.removeprefix("TAB "), "COMP_CWORD": "1"}
+    program = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); import etl.cli; "
+    ended = subprocess.run(
+        [sys.executable, "-c", program + "etl.cli.main()", *words.split()[1:]],
+        env=os.environ | (completing if words.startswith("TAB") else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    imported = set(ended.stderr.split())
+    assert "etl.cli" in imported
+    assert imported & {"sqlalchemy", "redis", "pyarrow", "psycopg", "structlog", "alembic", "etl.settings"} == set()
 
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff isn't installed")

@@ -126,7 +126,10 @@ def commands() -> dict[str, str]:
     """Lines of code that begin with etl, and where they are."""
     found = {}
     for document in documents():
-        for line in re.findall(r"^ {4,}(etl .+)$", document.read_text(), re.MULTILINE):
+        text = document.read_text()
+        fenced = "".join(re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL))
+        indented = re.findall(r"^ {4,}(etl .+)$", text, re.MULTILINE)
+        for line in [*indented, *re.findall(r"(?:^|\s|/)(etl [a-z].+)$", fenced, re.MULTILINE)]:
             found[re.split(r"\s+#|\s+&&|\s{3,}", line)[0]] = str(document.relative_to(ROOT))
     return found
 

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from etl import metrics
-from etl.metrics import BATCH_SECONDS, CLAIMED, DEAD, LAG_SECONDS, RUNWAY, SET_ASIDE, Exposition, Tally
+from etl.app.exposition import Exposition
+from etl.metrics import BATCH_SECONDS, CLAIMED, DEAD, LAG_SECONDS, RUNWAY, SET_ASIDE, Tally
 
 KEYS = ("a", "b")
 REASONS = ("not_json", "bad_type")

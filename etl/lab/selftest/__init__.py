@@ -17,9 +17,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from etl import logs
+from etl.app.database import engine_of
 from etl.app.lake import open_lake
 from etl.app.sources import claimed_elsewhere, waiting
-from etl.app.stores import engine_of
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.producer import publish, push

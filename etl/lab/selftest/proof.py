@@ -10,8 +10,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from etl.app.database import engine_of, gaps
 from etl.app.lake import open_lake
-from etl.app.stores import engine_of, gaps
 from etl.errors import LakeError
 from etl.lab.selftest.calls import CDR_COLUMNS, CDR_TIMES, KnownCall
 from etl.lab.selftest.producers import Published, Truth

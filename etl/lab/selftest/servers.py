@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from etl.app.stores import revisions
+from etl.app.database import revisions
 from etl.errors import ConfigurationError
 from etl.inbox import connection as inbox
 from etl.lab.proxy import Address

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from etl.app.stores import upgrade
+from etl.app.database import upgrade
 from etl.inbox import connection as inbox
 from etl.lab.proxy import Proxy
 from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL

@@ -1,7 +1,7 @@
-"""What a preflight finds, and the ways of asking that all findings share. What is asked of each store is in
-`etl.jobs.preflight_redis` and `etl.jobs.preflight_postgres`.
+"""What `etl check` finds, and the ways of asking that all findings share. What is asked of a server, and what follows
+from the answer, is in that server's room: `etl.inbox.preflight`, `etl.inbox.preflight_lists`, `etl.store.preflight`.
 
-A store that is away costs its own findings and no others. What can't be known is said to be unknown, which is no fault.
+A store that is away costs its own findings and no others. What can't be known is "unknown", which is no fault.
 """
 
 import time
@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from etl.errors import ConfigurationError, EtlError, Forbidden, LakeError
+from etl.errors import ConfigurationError, EtlError, Forbidden
 
 Verdict = Literal["fine", "warning", "wrong", "unknown"]
-# How what is said to a store gets there.
+# How the connection to a store is protected: by TLS with or without a verified certificate, not at all, or because it
+# doesn't leave this machine.
 Line = Literal["verified", "unverified", "plain", "local"]
 
-# What servers and systems say, in small letters, and what it tells.
+# Parts of servers' and systems' errors, in small letters.
 _NOT_RUNNING = ("connection refused", "no such file or directory")
 _NOT_LET_IN = ("refuses us", "authentication failed", "no password supplied", "does not exist")
 _NO_HOST = ("name or service not known", "could not translate host name", "failed to resolve host", "name resolution")
@@ -26,8 +27,8 @@ SKEW_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`says` is what was found, `advice` how to mend it or how to find out; each is one line. `code` is that of
-    the error, if it was one that told."""
+    """`says` is what was found, `advice` how to mend it or how to find out; each is one line, and a key of the JSON.
+    `code` is that of the error, if it was one that told."""
 
     about: str
     verdict: Verdict
@@ -49,13 +50,13 @@ def unreachable(about: str, error: EtlError, setting: str) -> Finding:
     return Finding(about, "wrong", says, _way_out(says.lower(), setting), error.code)
 
 
-def _way_out(says: str, setting: str) -> str:
-    """By what is known: a host that refuses a connection is there, and it's the server on it that isn't."""
-    if any(sign in says for sign in _NOT_RUNNING):
+def _way_out(error: str, setting: str) -> str:
+    """A host that refuses a connection is up: what isn't is the server on it."""
+    if any(sign in error for sign in _NOT_RUNNING):
         return f"is the server running? If it is, correct host and port in {setting}"
-    if any(sign in says for sign in _NOT_LET_IN):
+    if any(sign in error for sign in _NOT_LET_IN):
         return f"correct user, password or database in {setting}"
-    if any(sign in says for sign in _NO_HOST):
+    if any(sign in error for sign in _NO_HOST):
         return f"correct the host in {setting}, or see why its name isn't found"
     return f"see whether the server is up and reachable from here, and whether {setting} names it"
 
@@ -72,42 +73,28 @@ def asked(about: str, ask: Callable[[], Sequence[Finding]]) -> Sequence[Finding]
         return [Finding(about, "wrong", error.text, "look at the server: it answered a moment ago", error.code)]
 
 
-def line(store: str, kind: Line, setting: str) -> Finding:
+def encryption(store: str, line: Line, setting: str) -> Finding:
     """`setting` is the one that names the CA."""
     about = f"line to {store}"
-    if kind == "verified":
+    if line == "verified":
         return Finding(about, "fine", "encrypted, and the server's certificate is verified")
-    if kind == "local":
+    if line == "local":
         return Finding(about, "fine", "doesn't leave this machine")
-    if kind == "unverified":
+    if line == "unverified":
         says = "encrypted, but nobody looks whose certificate it is: another server could answer, and hear the password"
         return Finding(about, "warning", says, f"name the CA in {setting}")
     says = "not encrypted: whoever is on the way reads passwords and calls"
     return Finding(about, "warning", says, f"let the server speak TLS, and name its CA in {setting}")
 
 
-def of_lake(url: str, try_it: Callable[[], None]) -> Finding:
-    try:
-        try_it()
-    except LakeError as error:
-        return Finding(
-            "export target",
-            "wrong",
-            error.text,
-            "let this user write there, or name another place in ETL_EXPORT_URL",
-            error.code,
-        )
-    return Finding("export target", "fine", f"{url} can be written and read back")
-
-
-def clock(name: str, ask: Callable[[], float]) -> Finding:
-    asked = time.time()
+def clock(store: str, ask: Callable[[], float]) -> Finding:
+    before = time.time()
     theirs = ask()
-    return skew(name, theirs, asked, time.time())
+    return skew(store, theirs, before, time.time())
 
 
 def skew(about: str, theirs: float, asked: float, answered: float) -> Finding:
-    """`theirs` is what their clock said between two moments of ours; what the way may have taken is no skew."""
+    """`theirs` is the server's time, read between two moments of ours; what the way may have taken is no skew."""
     ahead = min(theirs - asked, 0) + max(theirs - answered, 0)
     if abs(ahead) <= SKEW_SECONDS:
         return Finding(f"clock of {about}", "fine", "agrees with this host's")
