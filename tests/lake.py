@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from etl.app.lake import open_lake, sweep_lake
 from etl.errors import Busy
-from etl.jobs.lake import WRONG, Lake, Outcome
+from etl.jobs.lake import Lake
+from etl.jobs.outcomes import WRONG, Outcome
 from etl.lake import layout, receipts
 from etl.lake.datasets import DATASETS
 from etl.wire.spool import pack_heard

@@ -11,7 +11,8 @@ from etl import logs
 from etl.app.days import first_open_day, last_day_to_drop
 from etl.errors import ConfigurationError, EtlError
 from etl.jobs import sweep as sweeping
-from etl.jobs.lake import Lake, one_by_one
+from etl.jobs.lake import Lake
+from etl.jobs.outcomes import one_by_one
 from etl.jobs.sweep import Swept
 from etl.lake.datasets import DATASETS
 from etl.lake.target import Target

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from etl import logs
-from etl.app.forget import open_forgetting
+from etl.app.forget import forget_again, open_forgetting
 from etl.cli import FAILED, AsJson, Config, app, configured, print_json
 from etl.cli.printing import advancing, err, out, print_rows
 from etl.jobs.forget import Found
@@ -14,6 +14,7 @@ from etl.jobs.forget import Found
 
 @app.command(
     epilog="Examples: [bold]etl forget --number 0741484437 --dry-run[/bold] · [bold]etl forget --contact M0042[/bold]"
+    " · [bold]etl forget --again[/bold]"
 )
 def forget(
     number: Annotated[
@@ -22,6 +23,10 @@ def forget(
     contact: Annotated[
         str | None, typer.Option(help="Their contact reference, exactly as it's stored.", show_default=False)
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Whoever came back as Postgres was set back: by the receipts in the lake."),
+    ] = False,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask whether it's meant.")] = False,
@@ -30,8 +35,12 @@ def forget(
     """Erase a person for good: in Postgres and in every file of the lake a keyed hash takes the place of their number,
     and of the contact references beside it; or the other way round. Needs ETL_FORGET_KEY, and the rights of the tables'
     owner. What still waits in Redis is not touched. Safe to run again, and after a crash to be run again."""
-    if (number is None) == (contact is None):
-        raise typer.BadParameter("either --number or --contact")
+    if (number is not None) + (contact is not None) + again != 1:
+        raise typer.BadParameter("either --number or --contact or --again")
+    if again and dry_run:
+        raise typer.BadParameter("either --again or --dry-run")
+    if again:
+        _again(config, as_json)
     if not (number or contact):
         raise typer.BadParameter("must not be empty", param_hint="--number / --contact")
     logs.configure(level="warning")
@@ -45,6 +54,19 @@ def forget(
     for failure in found.failed:
         err.print(f"etl: {failure}", markup=False, soft_wrap=True)
     raise typer.Exit(FAILED if found.failed else 0)
+
+
+def _again(config: Config, as_json: bool) -> None:
+    logs.configure(level="warning")
+    found = forget_again(configured(config))
+    failed = [failure for each in found for failure in each.failed]
+    if as_json:
+        print_json({"receipts": len(found), "failed": failed})
+    else:
+        out.print(f"{len(found):,} erasures that these books didn't know were made again")
+    for failure in failed:
+        err.print(f"etl: {failure}", markup=False, soft_wrap=True)
+    raise typer.Exit(FAILED if failed else 0)
 
 
 def _print(hashed: str, receipt: int | None, found: Found, as_json: bool) -> None:

@@ -1,24 +1,26 @@
 """`etl export`, `verify`, `restore`, `prune` and `reconcile`: days on their way between Postgres and the lake."""
 
-import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from etl.cli import FAILED, AsJson, Config, a_day, app
-
-if TYPE_CHECKING:
-    from etl.jobs.lake import Outcome
-    from etl.lake.datasets import Dataset
-    from etl.lake.difference import Difference
-    from etl.store.days import DayBooks
+from etl import logs
+from etl.app.days import first_open_day, last_day_to_drop
+from etl.app.lake import open_lake, sweep_after_export
+from etl.cli import FAILED, AsJson, Config, a_day, app, configured, print_json
+from etl.cli.printing import advancing, out, print_rows
+from etl.errors import Busy, LakeError
+from etl.jobs.outcomes import WRONG, Outcome, one_by_one
+from etl.lake.datasets import DATASETS, Dataset
+from etl.lake.difference import Difference
+from etl.lake.export import Progress
+from etl.store.days import DayBooks
 
 MIB = 1 << 20
 
@@ -40,7 +42,7 @@ First = Annotated[
 Last = Annotated[date | None, typer.Option("--to", parser=a_day, metavar="DAY", help="Last day.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
-Work = tuple["Dataset", "DayBooks"]
+Work = tuple[Dataset, DayBooks]
 
 
 @app.command(
@@ -60,19 +62,15 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
-    from etl import settings
-    from etl.app.days import first_open_day
-    from etl.app.lake import open_lake, sweep_after_export
-
-    configured = settings.load(config, os.environ)
+    settings = configured(config)
     period = _period(day, first, last)
-    open_day = first_open_day(configured)
+    open_day = first_open_day(settings)
     if period and period[1] >= open_day and not force:
         raise typer.BadParameter(
-            f"{max(period[0], open_day)} isn't closed yet: a day is, {configured.export_grace_minutes} minutes after"
+            f"{max(period[0], open_day)} isn't closed yet: a day is, {settings.export_grace_minutes} minutes after"
             " midnight UTC; --force exports it as it is"
         )
-    with open_lake(configured) as lake:
+    with open_lake(settings) as lake:
         work: list[Work] = []
         for each in _datasets(dataset):
             found = lake.books(each, *period) if period else lake.due(each, open_day)
@@ -80,14 +78,14 @@ def export(
         try:
             _do(
                 work,
-                lambda each, on, told: lake.export(each, on, told, force),
+                lambda each, on, progress: lake.export(each, on, progress, force),
                 "exporting",
                 as_json,
                 lake.would_export if dry_run else None,
             )
         finally:
             if not (period or dry_run):
-                sweep_after_export(configured, lake)
+                sweep_after_export(settings, lake)
 
 
 @app.command(epilog="Examples: [bold]etl verify[/bold] · [bold]etl verify --day 2026-11-21 --deep[/bold]")
@@ -101,12 +99,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
-    from etl import settings
-    from etl.app.lake import open_lake
-    from etl.errors import Busy, LakeError
-    from etl.lake.difference import Difference
-
-    with open_lake(settings.load(config, os.environ)) as lake:
+    with open_lake(configured(config)) as lake:
         work = [
             (each, books)
             for each in _datasets(dataset)
@@ -116,14 +109,14 @@ def verify(
             raise LakeError("ETL-503", f"{day} was never exported")
         wrong: list[Difference] = []
         notes: list[Difference] = []
-        with _progress("verifying", work, as_json) as told:
+        with _advancing("verifying", work, as_json) as progress:
             for each, books in work:
                 try:
                     found = lake.verify(each, books.day, deep)
                     wrong, notes = wrong + found.wrong, notes + found.notes
                 except (Busy, LakeError) as error:
                     wrong.append(Difference(each.name, books.day, "file", "readable", str(error)))
-                told(books.rows)
+                progress(books.rows)
     _print_differences(wrong, len(work), as_json, notes)
     raise typer.Exit(FAILED if wrong else 0)
 
@@ -153,15 +146,11 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again."""
-    from etl import settings
-    from etl.app.lake import open_lake
-    from etl.errors import LakeError
-
     if into and prove:
         raise typer.BadParameter("either --into or --prove")
     if (day is None) != all_missing:
         raise typer.BadParameter("either --day or --all-missing")
-    with open_lake(settings.load(config, os.environ)) as lake:
+    with open_lake(configured(config)) as lake:
         work = [
             (each, books)
             for each in _datasets(dataset)
@@ -170,8 +159,8 @@ def restore(
         if day and not work:
             raise LakeError("ETL-503", f"{day} was never exported")
 
-        def one(each: "Dataset", on: date, told: Callable[[int], None]) -> "Outcome":
-            return lake.prove(each, on, told) if prove else lake.restore(each, on, told, into)
+        def one(each: Dataset, on: date, progress: Progress) -> Outcome:
+            return lake.prove(each, on, progress) if prove else lake.restore(each, on, progress, into)
 
         _do(work, one, "restoring", as_json)
 
@@ -184,13 +173,9 @@ def prune(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let Postgres forget days older than that, each after its file was compared with it row by row. Others stay, and
-    the reason is said."""
-    from etl import settings
-    from etl.app.days import last_day_to_drop
-    from etl.app.lake import open_lake
-
-    with open_lake(settings.load(config, os.environ)) as lake:
+    """Drop days older than that from Postgres, each after its file was compared with it row by row. Others stay, and
+    the reason is printed."""
+    with open_lake(configured(config)) as lake:
         last = last_day_to_drop(keep_days)
         work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, last)]
         _do(work, lambda each, on, _: lake.prune(each, on), "pruning", as_json, lake.would_prune if dry_run else None)
@@ -209,23 +194,18 @@ def reconcile(
 ) -> None:
     """Print each day's rows by the ledger, in Postgres and in the lake, and how many calls look like one in two rows.
     Exit code 1 if the books don't balance."""
-    from etl import settings
-    from etl.app.lake import open_lake
-    from etl.cli.printing import out, print_rows
-    from etl.jobs.lake import WRONG
-
     period = _period(None, first, last) or (date.min, date.max)
-    with open_lake(settings.load(config, os.environ)) as lake:
+    with open_lake(configured(config)) as lake:
         united = lake.unite(*period) if unite else []
         work = [(each, books) for each in _datasets(dataset) for books in lake.books(each, *period)]
         found = []
-        with _progress("reconciling", work, as_json) as told:
+        with _advancing("reconciling", work, as_json) as progress:
             for each, books in work:
                 found.append(lake.compare(each, books.day))
-                told(books.rows)
+                progress(books.rows)
     if as_json:
         united_days = {"united": [asdict(each) for each in united]} if unite else {}
-        typer.echo(json.dumps({"days": [asdict(each) for each in found], **united_days}, default=str))
+        print_json({"days": [asdict(each) for each in found], **united_days})
     elif found:
         for day in united:
             out.print(f"{day.day}: {day.renamed:,} rows of leg 1 are leg 0 now, {day.united:,} more joined theirs")
@@ -253,46 +233,31 @@ def _period(day: date | None, first: date | None, last: date | None) -> tuple[da
     return None
 
 
-def _datasets(which: Which | None) -> "list[Dataset]":
-    from etl.lake.datasets import DATASETS
+def _datasets(which: Which | None) -> list[Dataset]:
 
     return [DATASETS[which]] if which else list(DATASETS.values())
 
 
-@contextmanager
-def _progress(what: str, work: Sequence[Work], as_json: bool) -> Iterator[Callable[[int], None]]:
+def _advancing(what: str, work: Sequence[Work], as_json: bool) -> AbstractContextManager[Progress]:
     """Call what it gives with the number of rows just done."""
-    from etl.cli.printing import counting
-
-    done = 0
-    with counting(what, sum(books.rows for _, books in work), sys.stderr.isatty() and not as_json) as show:
-
-        def told(rows: int) -> None:
-            nonlocal done
-            done += rows
-            show(done)
-
-        yield told
+    return advancing(what, sum(books.rows for _, books in work), sys.stderr.isatty() and not as_json)
 
 
 def _do(
     work: Sequence[Work],
-    operation: "Callable[[Dataset, date, Callable[[int], None]], Outcome]",
+    operation: Callable[[Dataset, date, Progress], Outcome],
     what: str,
     as_json: bool,
-    foresee: "Callable[[DayBooks], Outcome] | None" = None,
+    foresee: Callable[[DayBooks], Outcome] | None = None,
 ) -> None:
     """Day by day, or foreseeing it only; then print what became of each, and exit with 1 if one failed."""
-    from etl import logs
-    from etl.jobs.lake import one_by_one
-
     if foresee:
         _print([_row(foresee(books)) for _, books in work], as_json)
         return
     logs.configure(level="warning" if sys.stderr.isatty() else "info")
-    with _progress(what, work, as_json) as told:
+    with _advancing(what, work, as_json) as progress:
         days = [(dataset, books.day) for dataset, books in work]
-        outcomes = one_by_one(lambda dataset, day: operation(dataset, day, told), days, logs.get())
+        outcomes = one_by_one(lambda dataset, day: operation(dataset, day, progress), days, logs.get())
     _print([_row(outcome) for outcome in outcomes], as_json)
     for outcome in outcomes:
         if outcome.differences and not as_json:
@@ -300,18 +265,14 @@ def _do(
     raise typer.Exit(FAILED if any(outcome.what == "failed" for outcome in outcomes) else 0)
 
 
-def _row(outcome: "Outcome") -> dict[str, Any]:
-    row = asdict(outcome)
-    row["day"] = str(row["day"])
-    row["differences"] = [{**each._asdict(), "day": str(each.day)} for each in outcome.differences]
-    return row
+def _row(outcome: Outcome) -> dict[str, Any]:
+    return {**asdict(outcome), "differences": [each._asdict() for each in outcome.differences]}
 
 
 def _print(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    from etl.cli.printing import out, print_rows
 
     if as_json:
-        typer.echo(json.dumps({"days": rows}))
+        print_json({"days": rows})
     elif not rows:
         out.print("nothing to do")
     else:
@@ -325,13 +286,12 @@ def _print(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
 
 
 def _print_differences(
-    differences: Sequence["Difference"], days: int, as_json: bool, notes: Sequence["Difference"] = ()
+    differences: Sequence[Difference], days: int, as_json: bool, notes: Sequence[Difference] = ()
 ) -> None:
-    from etl.cli.printing import out, print_rows
 
     if as_json:
-        rows, others = ([{**each._asdict(), "day": str(each.day)} for each in some] for some in (differences, notes))
-        typer.echo(json.dumps({"verified": days, "differences": rows, "notes": others}))
+        rows, others = ([each._asdict() for each in some] for some in (differences, notes))
+        print_json({"verified": days, "differences": rows, "notes": others})
         return
     columns = ("dataset", "day", "what", "expected", "found")
     if notes:

@@ -8,14 +8,14 @@ Each day is held under its lock meanwhile. A late CDR for a day that Postgres fo
 the next export: that restores the day first, so that the file never loses a row.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any, Literal
+from typing import Any
 
-from etl.errors import Busy, Contention, EtlError, LakeError
+from etl.errors import Busy, Contention, LakeError
 from etl.jobs.held_day import HeldDay
+from etl.jobs.outcomes import Comparison, Findings, Outcome, outcome_of, prevented, verdict_of
 from etl.lake import export, layout, receipts, restore, search, verify, witness
 from etl.lake.datasets import Dataset
 from etl.lake.difference import Difference
@@ -30,47 +30,6 @@ from etl.store.tables import cdrs
 from etl.store.unite import United
 from etl.wire.erasure import HASH_PREFIX, Person
 from etl.wire.manifest import Manifest
-
-# Verdicts of `compare` that somebody must do something about.
-WRONG = frozenset({"unequal", "unreadable"})
-What = Literal["due", "exported", "unchanged", "restored", "proved", "dropped", "kept", "busy", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a day. `why` says it for people, where `what` doesn't."""
-
-    dataset: str
-    day: date
-    what: What
-    revision: int | None = None
-    rows: int = 0
-    bytes: int = 0
-    why: str = ""
-    differences: list[Difference] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Findings:
-    """What isn't as the books say: what is wrong, and what is worth to know and isn't."""
-
-    wrong: list[Difference] = field(default_factory=list)
-    notes: list[Difference] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Rows of a day by the ledger, in Postgres (None: no partition) and in the lake (None: no file); the verdict, and
-    why, where it's no good one. Calls in two rows, as `reporting.twins` has them (None: no CDRs, or not here)."""
-
-    dataset: str
-    day: date
-    ledger: int
-    postgres: int | None
-    lake: int | None
-    verdict: str
-    why: str = ""
-    twins: int | None = None
 
 
 class Lake:
@@ -103,11 +62,11 @@ class Lake:
     def would_export(self, books: DayBooks) -> Outcome:
         """What `export` is going to do, as far as the books tell."""
         why = "changed since its last export" if books.revision else "never exported"
-        return _outcome(books, "due", rows=books.rows, why=why) if changed(books) else _outcome(books, "unchanged")
+        return outcome_of(books, "due", rows=books.rows, why=why) if changed(books) else outcome_of(books, "unchanged")
 
     def would_prune(self, books: DayBooks) -> Outcome:
         """What `prune` is going to do, if the file proves equal."""
-        return _prevented(books) or _outcome(books, "due", why="if its file proves equal")
+        return prevented(books) or outcome_of(books, "due", why="if its file proves equal")
 
     def exported(self, dataset: Dataset) -> list[DayBooks]:
         """The days of which the books have a revision."""
@@ -179,7 +138,7 @@ class Lake:
             return Comparison(dataset.name, day, books.rows, partition, None, "unreadable", str(error), pairs)
         if days.look(self.engine, dataset.table, day)[0].revision != books.revision:
             return self.compare(dataset, day)  # the file may be another one by now
-        verdict, why = _verdict(books, partition, in_file, latest)
+        verdict, why = verdict_of(books, partition, in_file, latest)
         return Comparison(dataset.name, day, books.rows, partition, in_file, verdict, why, pairs)
 
     def export(self, dataset: Dataset, day: date, progress: Progress, force: bool = False) -> Outcome:
@@ -192,7 +151,7 @@ class Lake:
             if not (books.entries or books.revision):
                 self._check_empty(dataset, day)
             if not force and not changed(books):
-                return _outcome(books, "unchanged")
+                return outcome_of(books, "unchanged")
             if books.revision and books.revision.dropped:
                 self._bring_back(held, books.revision.about, progress)
             return self._export(held, progress, force)
@@ -203,11 +162,12 @@ class Lake:
             about, name = self._to_restore(held)
             if into is None:
                 returned = self._bring_back(held, about, progress)
-                return _outcome(held.books(), "restored", rows=returned, why="" if returned else "nothing was missing")
+                why = "" if returned else "nothing was missing"
+                return outcome_of(held.books(), "restored", rows=returned, why=why)
             with held.day.staging() as staging:
                 restore.bring(self.target, name, dataset, about, self._uri, staging, progress)
                 returned = held.day.copy_into(into, staging)
-            return _outcome(held.books(), "restored", rows=returned, why=f"in {into}.{dataset.name}")
+            return outcome_of(held.books(), "restored", rows=returned, why=f"in {into}.{dataset.name}")
 
     def prove(self, dataset: Dataset, day: date, progress: Progress) -> Outcome:
         """Restore the day into a table aside, compare it with the day in Postgres, if that is still there and has not
@@ -222,9 +182,9 @@ class Lake:
                 rows, differing = held.day.try_out(staging, comparable)
             if rows != about.rows or differing:
                 other = f"{rows:,} rows instead of {about.rows:,}, {differing:,} of which differ from Postgres'"
-                return _outcome(books, "failed", rows=rows, why=f"restored, there were {other}")
+                return outcome_of(books, "failed", rows=rows, why=f"restored, there were {other}")
             why = "" if comparable else "Postgres has nothing to compare with"
-            return _outcome(books, "proved", rows=rows, why=why)
+            return outcome_of(books, "proved", rows=rows, why=why)
 
     def verify(self, dataset: Dataset, day: date, deep: bool) -> Findings:
         """What isn't as the books say. `deep` compares every row with Postgres, if the day is still there. A copy for
@@ -253,7 +213,7 @@ class Lake:
         """Let Postgres drop the day, if its file was proved equal just now and nothing has arrived since."""
         with self.hold(dataset, day) as held:
             books = held.books()
-            return _prevented(books) or self._drop(held, books)
+            return prevented(books) or self._drop(held, books)
 
     @contextmanager
     def hold(self, dataset: Dataset, day: date) -> Iterator[HeldDay]:
@@ -271,12 +231,12 @@ class Lake:
         about = books.revision.about
         found = verify.shallow(self.target, held.name(about), held.dataset, about) or self._deep(held, about)[1]
         if found:
-            return _outcome(books, "failed", why="the file isn't what Postgres holds", differences=found)
+            return outcome_of(books, "failed", why="the file isn't what Postgres holds", differences=found)
         try:
             dropped = held.day.drop(about)
         except Contention:
-            return _outcome(books, "kept", why="loaders were at work in the table; try again")
-        return _outcome(books, "dropped") if dropped else _outcome(books, "kept", why="something arrived meanwhile")
+            return outcome_of(books, "kept", why="loaders were at work in the table; try again")
+        return outcome_of(books, "dropped") if dropped else outcome_of(books, "kept", why="something arrived meanwhile")
 
     def _export(self, held: HeldDay, progress: Progress, force: bool) -> Outcome:
         dataset, day = held.dataset, held.day.day
@@ -288,7 +248,7 @@ class Lake:
                 same = known is not None and books.entries == known.entries
                 about = self._write(held, snapshot, draft, known.revision if known and same else None, progress)
                 if known and about.sha256 == known.sha256 and not self._damage(held, known):
-                    return _outcome(books, "unchanged", why="the same bytes again")
+                    return outcome_of(books, "unchanged", why="the same bytes again")
                 if known and about.revision == known.revision:  # a revision never becomes another
                     about = self._write(held, snapshot, draft, None, progress)
             if about.rows != books.rows and not force:
@@ -299,7 +259,7 @@ class Lake:
                     " --force exports what is there",
                 )
             held.publish(draft, about)
-        return _outcome(held.books(), "exported")
+        return outcome_of(held.books(), "exported")
 
     def _write(
         self, held: HeldDay, snapshot: Snapshot, draft: Draft, number: int | None, progress: Progress
@@ -455,72 +415,3 @@ class Lake:
             held.dataset.name, held.day.day, layout.PLAIN, f"revision {books.revision.about.revision}", said[state]
         )
         (found.wrong if state == "damaged" else found.notes).append(difference)
-
-
-def _verdict(books: DayBooks, partition: int | None, in_file: int | None, latest: int | None) -> tuple[str, str]:
-    revision = books.revision
-    if why := _unbalanced(books, partition, in_file, latest):
-        return "unequal", why
-    if revision is None and not books.pending:
-        return "not exported", ""
-    if changed(books) or books.pending:
-        return "to export", "its last export is half-way" if books.pending else "changed since its last export"
-    return ("in the lake only" if revision and revision.dropped else "equal"), ""
-
-
-def _unbalanced(books: DayBooks, partition: int | None, in_file: int | None, latest: int | None) -> str:
-    """Why somebody must look; empty if nobody must."""
-    revision = books.revision
-    known = max(each.about.revision if each else -1 for each in (revision, books.pending))
-    if latest is not None and latest > known:
-        whose = f"these books know {f'revision {known}' if known > 0 else 'none'}"
-        return f"the lake has {f'revision {latest}' if latest else 'a file'}, and {whose}: `etl restore` takes it over"
-    if not (revision and revision.dropped) and (partition or 0) != books.rows:
-        return "Postgres doesn't hold what the ledger says"
-    if revision is None or books.pending:
-        return ""
-    if in_file != revision.about.rows:
-        return "the file doesn't hold what the books say"
-    if not changed(books) and in_file != books.rows:
-        return "exported by force, though the books didn't balance"
-    return ""
-
-
-def _prevented(books: DayBooks) -> Outcome | None:
-    """What keeps a day in Postgres, by the books."""
-    if books.revision is None:
-        return _outcome(books, "kept", rows=books.rows, why="never exported")
-    if changed(books):
-        return _outcome(books, "kept", rows=books.rows, why="changed since its last export")
-    return _outcome(books, "unchanged", why="dropped before") if books.revision.dropped else None
-
-
-def one_by_one(
-    operation: Callable[[Dataset, date], Outcome], work: list[tuple[Dataset, date]], log: Any
-) -> list[Outcome]:
-    """One day's failure is one outcome: the others are done all the same."""
-    outcomes = []
-    for dataset, day in work:
-        try:
-            outcome = operation(dataset, day)
-        except Busy as error:
-            outcome = Outcome(dataset.name, day, "busy", why=str(error))
-        except EtlError as error:
-            outcome = Outcome(dataset.name, day, "failed", why=str(error))
-        level = log.error if outcome.what == "failed" else log.info
-        level(
-            "day_" + outcome.what,
-            dataset=dataset.name,
-            day=str(day),
-            rows=outcome.rows,
-            bytes=outcome.bytes,
-            why=outcome.why,
-        )
-        outcomes.append(outcome)
-    return outcomes
-
-
-def _outcome(books: DayBooks, what: What, **more: Any) -> Outcome:
-    about = books.revision.about if books.revision else None
-    known = {"revision": about.revision, "rows": about.rows, "bytes": about.bytes} if about else {}
-    return Outcome(books.dataset, books.day, what, **(known | more))

@@ -21,7 +21,7 @@ from etl.app.lake import open_lake
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
 from etl.errors import ConfigurationError, Outage
-from etl.jobs.lake import Outcome
+from etl.jobs.outcomes import Outcome
 from etl.keys import SPOOL
 from etl.lab.dialler import simulate
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis

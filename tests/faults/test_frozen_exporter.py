@@ -142,7 +142,7 @@ def read_by_duckdb(archive: Archive, day: date, tmp_path: Path) -> tuple[list[st
     return found[0], found[1]
 
 
-def test_given_an_exporter_frozen_at_any_step_then_nothing_is_lost_when_it_wakes(
+def test_an_exporter_that_wakes_up_late_at_any_step_loses_nothing(
     place: Archive, exporters: Exporters, tmp_path: Path
 ) -> None:
     load(place, *(on(0, ref) for ref in BEFORE))

@@ -386,7 +386,7 @@ def test_given_a_dropped_day_without_manifest_then_late_cdrs_are_exported(archiv
     assert refs(in_file(archive)) == ["1", "2"]
 
 
-def test_given_a_deleted_revision_then_the_copy_of_plain_readers_is_it_again(archive: Archive) -> None:
+def test_given_a_deleted_revision_then_the_plain_copy_is_it_again(archive: Archive) -> None:
     load(archive, cdr(1), cdr(2))
     export_and_prune(archive)
     revision_file(archive).unlink()

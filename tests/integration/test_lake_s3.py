@@ -19,7 +19,7 @@ import pytest
 
 from etl.app.lake import open_lake, sweep_lake
 from etl.errors import LakeError
-from etl.jobs.lake import Findings, Outcome
+from etl.jobs.outcomes import Findings, Outcome
 from etl.jobs.sweep import Swept
 from etl.lake import target
 from etl.lake.target import Target

@@ -20,7 +20,7 @@ from etl import logs
 from etl.errors import ConfigurationError, EtlError
 from etl.inbox.connection import connect
 from etl.inbox.producer import push
-from etl.jobs.lake import What
+from etl.jobs.outcomes import What
 from etl.lab.proxy import Proxy
 from etl.lab.servers.private import PrivateRedis
 from tests.lake import export_all, with_lake
