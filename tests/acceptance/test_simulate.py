@@ -110,7 +110,7 @@ def test_given_no_list_for_the_messages_then_it_is_a_clear_error(archive: Archiv
     result = archive.run("simulate", "--cdrs", "20")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "etl: no source list is configured for messages of dialler\n"
+    assert result.stderr == "etl: ETL-905: no source list is configured for messages of dialler\n"
 
 
 @pytest.mark.parametrize(
