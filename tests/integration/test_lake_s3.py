@@ -266,7 +266,7 @@ def test_given_a_copy_that_is_not_current_then_it_is_renewed_and_said(
     assert store.objects(bucket) == second
 
 
-def test_given_a_deleted_revision_then_the_copy_of_plain_readers_is_it_again(
+def test_given_a_deleted_revision_then_the_plain_copy_is_it_again(
     lake: Archive, store: ObjectStore, bucket: str
 ) -> None:
     before = exported(lake, store, bucket)
