@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from etl.errors import ConfigurationError
 from etl.store import schema, tables
@@ -154,3 +155,10 @@ def test_given_a_senseless_table_of_revisions_then_it_is_a_clear_error(migrated:
     for step in (schema.current, schema.check, schema.upgrade):
         with pytest.raises(ConfigurationError, match="alembic_version isn't as we left it"):
             step(migrated)
+
+
+def test_the_revisions_by_the_files_names_are_those_of_alembic() -> None:
+    scripts = ScriptDirectory.from_config(schema._config())
+
+    assert schema._known() == {script.revision for script in scripts.walk_revisions()}
+    assert schema.needed() == scripts.get_current_head()
