@@ -258,9 +258,8 @@ class Site:
         if self.waiting():
             self.etl("run")
 
-    def put_into_lake(self, day: date, content: bytes) -> None:
-        """In the place of every file that the lake has of the day's calls."""
-        for file in self.lake.rglob(f"dialed_on={day}/*.parquet"):
+    def in_the_place_of(self, contents: dict[Path, bytes]) -> None:
+        for file, content in contents.items():
             file.unlink()  # never into it: it may be a link to another
             file.write_bytes(content)
 
@@ -519,6 +518,22 @@ def test_3_given_any_day_then_ledger_partition_and_lake_agree(site: Site) -> Non
     site.assert_every_call_is_there_once()
 
 
+def test_3_given_a_day_that_only_the_lake_has_then_all_sides_say_so(site: Site) -> None:
+    site.tell([*site.calls(50, FIRST), *site.calls(50, SECOND)])
+    site.etl("run")
+    site.etl("export")
+    # As if Postgres were set back to a moment before that day.
+    for table in ("cdrs", "exports", "load_batch_days"):
+        site.sql(f"DELETE FROM {table} WHERE {'dialed_on' if table == 'cdrs' else 'day'} = '{SECOND}'")
+    for command in ("reconcile", "verify", "export"):
+        assert str(SECOND) in site.etl(command, code=FAILED)
+    assert len(site.in_lake("cdrs", "call_ref", f"WHERE dialed_on = '{SECOND}'")) >= 50
+    site.etl("restore", "--all-missing")
+    for command in ("export", "verify --deep", "reconcile"):
+        site.etl(*command.split())
+    site.assert_every_call_is_there_once()
+
+
 def test_4_given_more_or_another_version_then_none_is_overwritten(site: Site) -> None:
     site.settle()
     revisions = len(site.sql("SELECT id FROM cdr_revisions"))
@@ -600,16 +615,30 @@ def test_6_given_a_forgotten_day_then_the_lake_has_all_its_rows(site: Site) -> N
     assert len(rows) >= 501
 
     site.etl("export")
-    (whole, *_) = {file.read_bytes() for file in site.lake.rglob(f"*={THIRD}/*.parquet")}
-    site.put_into_lake(THIRD, bytes(byte ^ 255 * (place == len(whole) // 2) for place, byte in enumerate(whole)))
+    whole = {file: file.read_bytes() for file in site.lake.rglob(f"dialed_on={THIRD}/*.parquet")}
+    site.in_the_place_of({file: _damaged(content) for file, content in whole.items()})
     site.etl("prune", "--keep-days", "1", "--dataset", "cdrs", code=FAILED)
     assert sorted(site.sql(in_postgres)) == rows
-    site.put_into_lake(THIRD, whole)
+    site.in_the_place_of(whole)
 
     site.etl("prune", "--keep-days", "1", "--dataset", "cdrs")
     assert site.sql(in_postgres) == []
     assert sorted(site.in_lake("cdrs", columns, of_the_day)) == rows
     site.assert_every_call_is_there_once()
+
+
+def test_6_given_hostile_sessions_then_the_lake_has_the_right_bytes(site: Site) -> None:
+    names = ("Zoë", "日本 🎧", "ü", "£ €")
+    calls = [replace(call, reason=name) for call, name in zip(site.calls(4, FIRST), names, strict=True)]
+    site.tell(calls)
+    database = site.sql("SELECT quote_ident(current_database())")[0][0]
+    for setting in ("client_encoding = 'LATIN1'", "datestyle = 'German'", "timezone = 'Asia/Kathmandu'"):
+        site.sql(f"ALTER DATABASE {database} SET {setting}")
+    for command in ("run", "export", "verify --deep", "prune --keep-days 1 --dataset cdrs"):
+        site.etl(*command.split(), PGCLIENTENCODING="LATIN1")
+    refs = ", ".join(f"'{call.ref}'" for call in calls)
+    found = _pairs(site.in_lake("cdrs", "call_ref, end_reason", f"WHERE call_ref IN ({refs})"))
+    assert found == {str(call.ref): call.reason for call in calls}
 
 
 def test_7_given_kills_then_readers_see_one_whole_revision(site: Site) -> None:
@@ -751,6 +780,10 @@ def _ended_within(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return process.returncode is not None
+
+
+def _damaged(content: bytes) -> bytes:
+    return bytes(byte ^ 255 * (place == len(content) // 2) for place, byte in enumerate(content))
 
 
 def _pairs(rows: Sequence[Row]) -> dict[str, str]:
