@@ -22,7 +22,7 @@ from etl.inbox.subscription import PROBES
 from etl.keys import prefix_of
 
 # For each command the arguments behind its key that make it valid. It is tried, but never executed.
-_ARGUMENTS: dict[str, list[str]] = {
+ARGUMENTS: dict[str, list[str]] = {
     "blmove": ["{key}", "RIGHT", "RIGHT", "1"],
     "exists": [],
     "get": [],
@@ -50,7 +50,7 @@ _OF_A_CLAIM = ("exists", "llen", "lrange", "ltrim", "memory|usage", "rename", "s
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_THE_LAST_TIME = ("zadd", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
-_WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
+WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
 _OF_A_SUBSCRIPTION = ("psubscribe", "publish", "subscribe")
 # To see who else pops the lists. Nothing else needs it, so only that finding reports its lack.
@@ -121,7 +121,7 @@ def minimal(client: Client, needs: Needs) -> str:
     """The rights that loading, listening, status and preflight need, as arguments of ACL SETUSER."""
     uses = [*_uses_of_loading(needs), *_uses_of_listening(needs)]
     commands = {command for use in uses for command in use.commands} | {
-        *_WITHOUT_KEY,
+        *WITHOUT_KEY,
         *_ALWAYS,
         *_OF_A_SUBSCRIPTION,
         *_OF_THE_PREFLIGHT,
@@ -164,9 +164,9 @@ def _uses_of_listening(needs: Needs) -> list[_Use]:
 
 def _refused(connection: Any, sha: str, use: _Use) -> list[str]:
     if use.key:
-        behind = {name: [use.key, *(a.format(key=use.key) for a in _ARGUMENTS[name])] for name in use.commands}
+        behind = {name: [use.key, *(a.format(key=use.key) for a in ARGUMENTS[name])] for name in use.commands}
     else:
-        behind = {name: _WITHOUT_KEY[name] for name in use.commands}
+        behind = {name: WITHOUT_KEY[name] for name in use.commands}
     return _refused_commands(connection, sha, [use.key] if use.key else [], behind, f"~{use.pattern}")
 
 
