@@ -106,16 +106,26 @@ class Source:
         self._last = f"{self._prefix}:last"
         self._check_slots(client)
         self._scripts = {name: _script(client, name) for name in _VERBS}
+        self._prepared = False
+        self._largest: int | None = None  # bytes of the largest message of the last claim
+        self.without: frozenset[str] = frozenset()
         self._live: dict[UUID, Claim] = {}
         self._lock = threading.Lock()
 
     def claim(self) -> Claim | None:
-        """Take the oldest waiting messages, at most a batch; None if there are none."""
+        """Take the oldest waiting messages, at most a batch; None if there are none.
+
+        Nothing is taken that couldn't be read, renewed and acknowledged. What the server refuses and claiming can do
+        without is in `without` afterwards: "sort", by which copying is faster, and "last", which keeps ids in the order
+        of claiming where clocks are set back.
+        """
+        self._prepare()
         batch_id = self._in_turn(self._try_to_claim)
         if batch_id is None:
             return None
         with self._translated():
             messages = self._client.lrange(self._list_of(batch_id), 0, -1)
+        self._largest = max(map(len, messages), default=None)
         # Empty if this process slept for longer than the lease: then the claim was adopted and loaded.
         return self._add(Claim(batch_id, messages, self)) if messages else None
 
@@ -137,7 +147,8 @@ class Source:
     def rescue(self) -> int:
         """Register claim lists that no registry entry names, so that they can be adopted; returns how many.
 
-        They exist only if somebody deleted the registry. Each keeps the time of its first claiming, if its name has it.
+        They exist if somebody deleted the registry, or a loader of 0.1 was refused a command half-way. A batch_id never
+        names other messages than those it was claimed with: so what was loaded already is known by it.
         """
         start = f"{self._prefix}:claim:".encode()
         with self._translated():
@@ -206,18 +217,29 @@ class Source:
         if self._forward_to:
             keys.append(self._forward_to)
         limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
-        claimed = self._run("claim", keys, [self._member(batch_id), *limits, self._old_end, unix_ms])
+        seen = [] if self._largest is None else [self._largest]
+        claimed, *without = self._run("claim", keys, [self._member(batch_id), *limits, self._old_end, unix_ms, *seen])
+        if claimed:
+            self.without = frozenset(map(bytes.decode, without))
         return batch_id if claimed else None
 
+    def _prepare(self) -> None:
+        """Once in a process: a server that has the script that claims, but takes no others, must give nothing."""
+        if not self._prepared:
+            with self._translated():
+                for name in ("renew", "ack"):
+                    self._client.script_load(self._scripts[name].script)
+            self._prepared = True
+
     def _rescue(self, orphan: bytes, name: bytes) -> int:
-        claimed_as = _claimed_as(name.decode(errors="replace"))
+        """Under its own batch_id, by which the ledger knows whether it was loaded; under a new one if it has none."""
+        if claimed_as := _claimed_as(name.decode(errors="replace")):
+            return self._register(orphan, name, claimed_as, "")
+        return self._in_turn(lambda unix_ms: self._register(orphan, name, uuid7(unix_ms), unix_ms))
 
-        def register(unix_ms: int, noted: bool = True) -> int:
-            batch_id = uuid7(unix_ms)
-            keys = [orphan, self._list_of(batch_id), self._registry, self._last]
-            return int(self._run("rescue", keys, [name, f"{batch_id}@rescued", unix_ms if noted else ""]))
-
-        return register(unix_ms_of(claimed_as), noted=False) if claimed_as else self._in_turn(register)
+    def _register(self, orphan: bytes, name: bytes, batch_id: UUID, noted: int | str) -> int:
+        keys = [orphan, self._list_of(batch_id), self._registry, self._last]
+        return int(self._run("rescue", keys, [name, f"{batch_id}@rescued", noted]))
 
     def _in_turn(self, step: Callable[[int], T]) -> T:
         """Run `step` with a time later than that of every earlier claim; again if another worker claimed meanwhile."""

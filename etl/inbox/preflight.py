@@ -14,11 +14,11 @@ import redis
 
 from etl import urls
 from etl.errors import ConfigurationError, Forbidden
-from etl.findings import Finding, Line, asked, clock, encryption, reachable
+from etl.findings import Finding, Line, Verdict, asked, clock, encryption, reachable
 from etl.inbox import rights
 from etl.inbox.connection import Client, translated
 from etl.inbox.preflight_lists import Dead, of_a_list, of_the_spool
-from etl.inbox.rights import Needs
+from etl.inbox.rights import Lacking, Needs
 from etl.keys import prefix_of
 
 OLDEST_VERSION = (6, 2)  # LMOVE and BLMOVE
@@ -28,6 +28,7 @@ AHEAD_SECONDS = 60.0
 _POPS = frozenset({"blpop", "brpop", "brpoplpush", "lpop", "rpop", "rpoplpush", "lmove", "lmpop", "blmpop"})
 # Who popped longer ago doesn't do it all the time.
 _RECENTLY_SECONDS = 300
+_RENAMED = "see rename-command in redis.conf; what managed services turn off is in docs/operating.md"
 
 
 def findings(
@@ -220,18 +221,50 @@ def _rights(client: Client, needs: Needs, user: str) -> Finding:
     # Not the default user: the dialler may be that one, too, and would be locked out.
     name = "etl on >PASSWORD" if user == "default" else user
     advice = f"for a user of its own: ACL SETUSER {name} resetkeys resetchannels -@all {rights.minimal(client, needs)}"
-    if lacks is None:
-        return Finding(about, "unknown", "this Redis can't be asked without trying: it takes 7.0", advice)
-    every = " ".join([*lacks.loading, *lacks.listening, *lacks.status])
-    if lacks.loading:
-        return Finding(about, "wrong", f"{user} lacks {every}", advice)
-    if lacks.listening:
-        says = f"{user} may load, but not listen (etl run --no-listen): it lacks {every}"
-        return Finding(about, "warning", says, advice)
-    if lacks.status:
-        says = f"{user} may load and listen, but not see how much memory is left: it lacks {every}"
-        return Finding(about, "warning", says, advice)
-    return Finding(about, "fine", f"{user} may do all that loading and listening take")
+    verdict, says, advice = _of_rights(lacks, user, advice)
+    return Finding(about, verdict, says, advice)
+
+
+def _of_rights(lacks: Lacking, user: str, advice: str) -> tuple[Verdict, str, str]:
+    """The worst that is to be said. A right of which nothing is known comes after what is known to be missing."""
+    every = " ".join([*lacks.loading, *lacks.extras, *lacks.listening, *lacks.status])
+    untried = " ".join(lacks.untried)
+    multi = f"{user} lacks +multi" if lacks.multi == "denied" else "this server takes no MULTI"
+    facts: list[tuple[object, Verdict, str, str]] = [
+        (lacks.loading, "wrong", f"{user} lacks {every}", advice),
+        (lacks.absent, "wrong", f"this server takes {_named(lacks.absent)} from nobody", _RENAMED),
+        (lacks.multi != "granted", "warning", f"{multi}, so it couldn't be tried whether it has {untried}", advice),
+        (every, "warning", f"{user} may load, but not {_what_is_off(lacks)}: it lacks {every}", advice),
+        (
+            untried,
+            "warning",
+            f"it couldn't be tried whether {user} has {untried}",
+            "look again when the server is well",
+        ),
+        (
+            lacks.absent_extras,
+            "warning",
+            f"this server takes {_named(lacks.absent_extras)} from nobody: loading does without",
+            _RENAMED,
+        ),
+    ]
+    for is_so, verdict, says, advised in facts:
+        if is_so:
+            return verdict, says, advised
+    return "fine", f"{user} may do all that loading and listening take", ""
+
+
+def _named(commands: Sequence[str]) -> str:
+    return ", ".join(command.replace("|", " ").upper() for command in commands)
+
+
+def _what_is_off(lacks: Lacking) -> str:
+    off = {
+        "as fast and as safely as others": lacks.extras,
+        "listen (etl run --no-listen)": lacks.listening,
+        "see how much memory is left": lacks.status,
+    }
+    return ", nor ".join(what for what, missing in off.items() if missing)
 
 
 def _last_claims(client: Client, keys: Sequence[str]) -> Finding:

@@ -4,34 +4,30 @@ The commands are those of `claims`, `spool`, `lock`, `subscription`, `preflight`
 command there must be added here.
 """
 
-import contextlib
-import json
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import redis
 
-from etl.errors import ConfigurationError, EtlError, Forbidden
-from etl.ids import new_id
 from etl.inbox.claims import End
-from etl.inbox.connection import Client, translated
+from etl.inbox.connection import Client
 from etl.inbox.subscription import PROBES
+from etl.inbox.trial import Verdict, multi, tried
 from etl.keys import prefix_of
 
 # For each command the arguments behind its key that make it valid. It is tried, but never executed.
-_ARGUMENTS: dict[str, list[str]] = {
+ARGUMENTS: dict[str, list[str]] = {
     "blmove": ["{key}", "RIGHT", "RIGHT", "1"],
     "exists": [],
     "get": [],
     "del": [],
     "llen": [],
     "lpush": ["x"],
-    "lrange": ["0", "0"],
+    "lrange": ["1", "0"],
     "ltrim": ["0", "-1"],
-    "memory|usage": ["SAMPLES", "0"],
     "pexpire": ["1"],
     "rename": ["{key}"],
     "rpush": ["x"],
@@ -41,20 +37,35 @@ _ARGUMENTS: dict[str, list[str]] = {
     "zadd": ["0", "x"],
     "zcard": [],
     "zrange": ["0", "0"],
-    "zrangebyscore": ["0", "0"],
+    "zrangebyscore": ["1", "0"],
     "zrem": ["x"],
     "zscore": ["x"],
 }
-_OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim", "sort")
-_OF_A_CLAIM = ("exists", "llen", "lrange", "ltrim", "memory|usage", "rename", "sort", "unlink")
+_OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim")
+_OF_A_CLAIM = ("exists", "llen", "lrange", "unlink")
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
-_OF_THE_LAST_TIME = ("zadd", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
-_WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
-_ALWAYS = ("evalsha", "script|load")
+# What loading does without where it's refused: fast copies, ids in the order of claiming where clocks are set back, and
+# the rescue of claims that no entry names.
+_EXTRA_OF_A_SOURCE = ("sort",)
+_EXTRA_OF_A_CLAIM = ("lpush", "rename", "sort")
+_EXTRA_OF_THE_LAST_TIME = ("zadd", "zscore")
+_COPY_WITHOUT_SORT = "lpush"
+WITHOUT_KEY = {
+    "evalsha": ["0" * 40, "0"],
+    "info": ["memory"],
+    "scan": ["0"],
+    "script|load": ["return 1"],
+    "time": [],
+}
+_ALWAYS = ("evalsha", "script|load", "time")
+_EXTRA = ("scan",)
+_OF_THE_STATUS = ("info",)
 _OF_A_SUBSCRIPTION = ("psubscribe", "publish", "subscribe")
 # To see who else pops the lists. Nothing else needs it, so only that finding reports its lack.
 _OF_THE_PREFLIGHT = ("client|list",)
+# To try rights; see `trial`.
+_OF_THE_TRIAL = ("discard", "multi")
 # A cluster's client asks for the slots and for the key positions of commands.
 _OF_A_CLUSTER = ("cluster|slots", "command")
 
@@ -76,55 +87,76 @@ class Needs:
     patterns: Sequence[str]
 
 
+class _Target(NamedTuple):
+    """A key or a channel, and what grants it; both empty for commands that name none."""
+
+    name: str
+    right: str
+
+
+_NOTHING = _Target("", "")
+
+
 class _Use(NamedTuple):
-    key: str
-    pattern: str
+    target: _Target
     commands: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """Missing rights, as ACL SETUSER spells them: for loading, for listening only, and for `etl status` only."""
+    """Missing rights, as ACL SETUSER spells them, each where it does the most harm: for loading, for what loading does
+    without, for listening only, and for `etl status` only.
 
-    loading: Sequence[str]
-    listening: Sequence[str]
+    `absent` are commands that loading or listening need and the server takes from nobody, `absent_extras` those that
+    loading does without. `untried` are the rights of which nothing is known: all of them, unless `multi` is granted.
+    """
+
+    loading: Sequence[str] = ()
+    extras: Sequence[str] = ()
+    listening: Sequence[str] = ()
     status: Sequence[str] = ()
+    absent: Sequence[str] = ()
+    absent_extras: Sequence[str] = ()
+    untried: Sequence[str] = ()
+    multi: Verdict = "granted"
 
 
-def lacking(client: Client, needs: Needs) -> Lacking | None:
-    """None if it can't be found out: before Redis 7 there are no read-only scripts. Raises `Outage`."""
-    script = (files(__package__) / "lua" / "permitted.lua").read_text()
-    connection: Any = client
-    try:
-        with translated():
-            sha = connection.script_load(script)
-    except Forbidden:
-        return Lacking(["+script|load"], [])
-    except ConfigurationError:
-        return None
-
-    def refused(uses: Iterable[_Use]) -> list[str]:
-        return [right for use in uses for right in _refused(connection, sha, use)]
-
-    loading = refused([*_uses_of_loading(needs), _Use("", "", ("scan", "time"))])
-    listening = [*refused(_uses_of_listening(needs)), *_refused_to_subscribe(client, needs, sha)]
-    status = refused([_Use("", "", ("info",))])
-    each_once = dict.fromkeys((*loading, *listening, *status))
+def lacking(client: Client, needs: Needs) -> Lacking:
+    """By trying every command on the real keys; nothing is changed. Raises `Outage`."""
+    begun = multi(client)
+    uses = {
+        "loading": [*_uses_of_loading(needs), _Use(_NOTHING, _ALWAYS)],
+        "extras": [*_uses_of_extras(needs), _Use(_NOTHING, _EXTRA)],
+        "listening": [*_uses_of_listening(needs), *_subscriptions(needs)],
+        "status": [_Use(_NOTHING, _OF_THE_STATUS)],
+    }
+    verdicts = _Verdicts(client, [use.target for each in uses.values() for use in each])
+    if begun == "granted" and verdicts.are_copies_slow(needs):
+        uses["loading"] += [_Use(_claim_of(key), (_COPY_WITHOUT_SORT,)) for key in _keys(needs)]
+    found: dict[str, list[str]] = {}
+    for name, each in uses.items():
+        known = {right for others in found.values() for right in others}
+        found[name] = [right for right in verdicts.rights_denied(each) if right not in known]
     return Lacking(
-        [right for right in each_once if right in loading],
-        [right for right in each_once if right in listening and right not in loading],
-        [right for right in each_once if right not in loading and right not in listening],
+        loading=tuple(found["loading"]),
+        extras=tuple(found["extras"]),
+        listening=tuple(found["listening"]),
+        status=tuple(found["status"]),
+        absent_extras=verdicts.commands([*uses["extras"], *uses["status"]], "absent"),
+        absent=verdicts.commands([*uses["loading"], *uses["listening"]], "absent"),
+        untried=tuple(f"+{command}" for command in verdicts.commands(itertools.chain(*uses.values()), "untried")),
+        multi=begun,
     )
 
 
 def minimal(client: Client, needs: Needs) -> str:
     """The rights that loading, listening, status and preflight need, as arguments of ACL SETUSER."""
-    uses = [*_uses_of_loading(needs), *_uses_of_listening(needs)]
+    uses = [*_uses_of_loading(needs), *_uses_of_extras(needs), *_uses_of_listening(needs)]
     commands = {command for use in uses for command in use.commands} | {
-        *_WITHOUT_KEY,
-        *_ALWAYS,
+        *WITHOUT_KEY,
         *_OF_A_SUBSCRIPTION,
         *_OF_THE_PREFLIGHT,
+        *_OF_THE_TRIAL,
     }
     if isinstance(client, redis.RedisCluster):
         commands.update(_OF_A_CLUSTER)
@@ -132,79 +164,122 @@ def minimal(client: Client, needs: Needs) -> str:
         commands.add("select")
     return " ".join(
         [
-            *dict.fromkeys(f"~{use.pattern}" for use in uses),
+            *dict.fromkeys(use.target.right for use in uses),
             *(f"&{pattern}" for pattern in [*dict.fromkeys(needs.patterns), f"{PROBES}*"]),
             *(f"+{command}" for command in sorted(commands)),
         ]
     )
 
 
+class _Verdicts:
+    """Of every command on every target: also where it isn't needed, to tell which of the two a right is lacking to."""
+
+    def __init__(self, client: Client, targets: Iterable[_Target]) -> None:
+        self._of: dict[tuple[_Target, str], Verdict] = {}
+        for target in dict.fromkeys(targets):
+            key = target.name if target.right.startswith("~") else None
+            for command, verdict in tried(client, key, _all_commands(target)).items():
+                self._of[target, command] = verdict
+        granted = [pair for pair, verdict in self._of.items() if verdict == "granted"]
+        self._targets = {target for target, _ in granted}
+        self._commands = {command for _, command in granted}
+
+    def are_copies_slow(self, needs: Needs) -> bool:
+        """Some list's claims can't be copied by SORT."""
+        pairs = [(target, "sort") for key in _keys(needs) for target in (_key(key), _claim_of(key))]
+        return any(self._of[pair] != "granted" for pair in pairs)
+
+    def commands(self, uses: Iterable[_Use], verdict: Verdict) -> tuple[str, ...]:
+        """Those of the commands on which this is the verdict, each once."""
+        named = (command for target, command in _pairs(uses) if self._of[target, command] == verdict)
+        return tuple(dict.fromkeys(named))
+
+    def rights_denied(self, uses: Iterable[_Use]) -> list[str]:
+        """Each once. A command granted for no target is lacking itself; so is a target for which none is granted."""
+        rights = []
+        for target, command in _pairs(uses):
+            if self._of[target, command] != "denied":
+                continue
+            if command not in self._commands:
+                rights.append(f"+{command}")
+            if target.right and (target not in self._targets or command in self._commands):
+                rights.append(target.right)
+        return list(dict.fromkeys(rights))
+
+
+def _pairs(uses: Iterable[_Use]) -> Iterator[tuple[_Target, str]]:
+    return ((use.target, command) for use in uses for command in use.commands)
+
+
+def _all_commands(target: _Target) -> Mapping[str, Sequence[str]]:
+    if not target.name:
+        return {name: [*name.split("|"), *words] for name, words in WITHOUT_KEY.items()}
+    if target.right.startswith("&"):
+        channel = _channel_of(target.name)
+        return {
+            "psubscribe": ["psubscribe", target.name],
+            "publish": ["publish", channel, "x"],
+            "subscribe": ["subscribe", channel],
+        }
+    return {name: [name, target.name, *(w.format(key=target.name) for w in words)] for name, words in ARGUMENTS.items()}
+
+
+def _keys(needs: Needs) -> list[str]:
+    return [*(each.key for each in needs.lists), needs.spool]
+
+
+def _key(key: str) -> _Target:
+    return _Target(key, f"~{_escaped(key)}")
+
+
+def _ours(key: str, suffix: str) -> _Target:
+    """A key of our own beside a list."""
+    return _Target(f"{prefix_of(key)}:{suffix}", f"~{_escaped(prefix_of(key))}:*")
+
+
+def _claim_of(key: str) -> _Target:
+    return _ours(key, "claim:00000000-0000-7000-8000-000000000000")
+
+
 def _uses_of_loading(needs: Needs) -> list[_Use]:
     uses = []
     for key, take_from, forward_to in [*needs.lists, SourceList(needs.spool, "right", None)]:
         uses += [
-            _Use(key, _escaped(key), _OF_A_SOURCE),
-            _Use(f"{prefix_of(key)}:claim:{new_id()}", f"{_escaped(prefix_of(key))}:*", _OF_A_CLAIM),
-            _Use(f"{prefix_of(key)}:claims", f"{_escaped(prefix_of(key))}:*", _OF_A_REGISTRY),
-            _Use(f"{prefix_of(key)}:last", f"{_escaped(prefix_of(key))}:*", _OF_THE_LAST_TIME),
+            _Use(_key(key), _OF_A_SOURCE),
+            _Use(_claim_of(key), _OF_A_CLAIM),
+            _Use(_ours(key, "claims"), _OF_A_REGISTRY),
         ]
         if forward_to:
             push = "rpush" if take_from == "left" else "lpush"
-            uses.append(_Use(forward_to, _escaped(forward_to), ("llen", push)))
+            uses.append(_Use(_key(forward_to), ("llen", push)))
     return uses
 
 
+def _uses_of_extras(needs: Needs) -> list[_Use]:
+    return [
+        use
+        for key in _keys(needs)
+        for use in (
+            _Use(_key(key), _EXTRA_OF_A_SOURCE),
+            _Use(_claim_of(key), _EXTRA_OF_A_CLAIM),
+            _Use(_ours(key, "last"), _EXTRA_OF_THE_LAST_TIME),
+        )
+    ]
+
+
 def _uses_of_listening(needs: Needs) -> list[_Use]:
-    prefix = f"{{{needs.spool}}}"
-    return [
-        _Use(needs.spool, _escaped(needs.spool), ("lpush",)),
-        _Use(f"{prefix}:listener", f"{_escaped(prefix)}:*", _OF_A_LOCK),
-    ]
+    return [_Use(_key(needs.spool), ("lpush",)), _Use(_ours(needs.spool, "listener"), _OF_A_LOCK)]
 
 
-def _refused(connection: Any, sha: str, use: _Use) -> list[str]:
-    if use.key:
-        behind = {name: [use.key, *(a.format(key=use.key) for a in _ARGUMENTS[name])] for name in use.commands}
-    else:
-        behind = {name: _WITHOUT_KEY[name] for name in use.commands}
-    return _refused_commands(connection, sha, [use.key] if use.key else [], behind, f"~{use.pattern}")
+def _subscriptions(needs: Needs) -> list[_Use]:
+    """A pattern is granted to PSUBSCRIBE by its very text. That of the probes is no pattern to us, only a right."""
+    uses = [_Use(_Target(each, f"&{each}"), ("psubscribe",)) for each in needs.patterns]
+    return [*uses, _Use(_Target(f"{PROBES}*", f"&{PROBES}*"), ("publish", "subscribe"))]
 
 
-def _refused_commands(
-    connection: Any, sha: str, keys: list[str], behind: dict[str, list[str]], pattern: str
-) -> list[str]:
-    """The commands that are refused; `behind` has the arguments by command."""
-    commands = [[*name.split("|"), *words] for name, words in behind.items()]
-    try:
-        with translated():
-            refused = connection.evalsha(sha, len(keys), *keys, json.dumps(commands))
-    except Forbidden as error:
-        return ["+evalsha" if "'eval" in str(error) else pattern]
-    return [f"+{list(behind)[place - 1]}" for place in refused]
-
-
-def _refused_to_subscribe(client: Client, needs: Needs, sha: str) -> list[str]:
-    """SUBSCRIBE can't be tried in a script; but it may be executed, since it changes nothing."""
-    channel = f"{PROBES}{new_id()}"
-    subscriptions = [*(("psubscribe", each, each) for each in needs.patterns), ("subscribe", channel, f"{PROBES}*")]
-    return [
-        *_refused_commands(client, sha, [], {"publish": [channel, "x"]}, ""),
-        *(right for each in subscriptions for right in _refused_subscription(client, *each)),
-    ]
-
-
-def _refused_subscription(client: Any, command: str, channel: str, pattern: str) -> list[str]:
-    pubsub = client.pubsub()
-    try:
-        with translated():
-            getattr(pubsub, command)(channel)
-            pubsub.parse_response()
-    except Forbidden as error:
-        return [f"+{command}" if f"'{command}'" in str(error) else f"&{pattern}"]
-    finally:
-        with contextlib.suppress(EtlError), translated():
-            pubsub.close()
-    return []
+def _channel_of(pattern: str) -> str:
+    """One that the pattern fits; its stars and question marks fit themselves."""
+    return re.sub(r"\\(.)|\[([^]^\\])[^]]*\]", r"\1\2", pattern)
 
 
 def _escaped(key: str) -> str:

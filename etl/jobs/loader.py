@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from etl import logs
-from etl.errors import EtlError, LeaseLost, Outage
+from etl.errors import ConfigurationError, EtlError, LeaseLost, Outage
 from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
 from etl.jobs.patience import Patience, Stopped
@@ -84,6 +84,7 @@ class Loader:
         self._patience = patience  # retries every step, and keeps `counts`' pulse
         self._counts = counts
         self._log = log.bind(source_key=source.key)
+        self._without: frozenset[str] = frozenset()  # as logged
         self._recovering = True  # this worker may have left claims before a restart
         self._adopt_at = self._rescue_at = time.monotonic()
         # Under a backlog the next claims are fetched and decoded while this one is written.
@@ -179,18 +180,32 @@ class Loader:
                     return claim
                 self._recovering = False
             if time.monotonic() >= self._rescue_at:
-                if rescued := self._source.rescue():
-                    self._log.warning("orphans_rescued", claims=rescued)
+                self._rescue()
                 self._rescue_at = time.monotonic() + RESCUE_EVERY_SECONDS
             if time.monotonic() >= self._adopt_at:
                 if claim := self._source.adopt():
                     return claim
                 self._adopt_at = time.monotonic() + ADOPT_EVERY_SECONDS
-            return self._source.claim()
+            claim = self._source.claim()
         except Outage:
             # The claim may have been made, though the reply was lost.
             self._recovering = True
             raise
+        self._tell_what_is_refused()
+        return claim
+
+    def _rescue(self) -> None:
+        """Orphans are rare: that this user may not look for them, or mend them, is no reason not to load."""
+        try:
+            if rescued := self._source.rescue():
+                self._log.warning("orphans_rescued", claims=rescued)
+        except ConfigurationError as refusal:
+            self._log.warning("orphans_not_rescued", error=str(refusal))
+
+    def _tell_what_is_refused(self) -> None:
+        if self._source.without != self._without:
+            self._without = self._source.without
+            self._log.warning("claiming_without", refused=sorted(self._without))
 
     def _batch(self, claim: Claim) -> Batch:
         """Not decoded yet: `Writer` does that while it writes."""

@@ -14,5 +14,8 @@ end
 if holder then
   return 0
 end
+-- There is nothing to renew and to release yet: who may do neither doesn't take it.
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1

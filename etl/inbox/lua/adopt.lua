@@ -22,9 +22,16 @@ local messages = redis.pcall('LRANGE', KEYS[1], 0, -1)
 if messages.err and not string.find(messages.err, 'WRONGTYPE', 1, true) then
   return messages
 end
-redis.call('ZREM', KEYS[2], ARGV[1])
+-- Tried before anything is changed, without effect: who may not write the registry leaves the claim as it is. And a
+-- script that has written may go on when memory has run out.
+redis.call('ZREM', KEYS[2], '\0')
+redis.call('ZADD', KEYS[2], 'XX', 0, '\0')
 if #messages == 0 then -- gone, or never a list
+  redis.call('ZREM', KEYS[2], ARGV[1])
   return nil
 end
 redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[2])
+if ARGV[2] ~= ARGV[1] then
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
 return messages

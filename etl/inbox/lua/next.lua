@@ -2,9 +2,13 @@
 --
 -- KEYS[1]  of which claim the time was last: sorted set with the one member "last", scored by Unix ms
 --
--- Returns Unix ms, and writes nothing: who claims first with it notes it, and others ask again.
+-- Returns Unix ms, and writes nothing: who claims first with it notes it, and others ask again. Where what is noted may
+-- not be read, Redis' own time.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local last = redis.call('ZSCORE', KEYS[1], 'last')
+local last = redis.pcall('ZSCORE', KEYS[1], 'last')
+if type(last) == 'table' then
+  return string.find(last.err, 'WRONGTYPE', 1, true) and last or now
+end
 return last and math.max(now, tonumber(last) + 1) or now

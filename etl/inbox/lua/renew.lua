@@ -6,10 +6,12 @@
 --
 -- Returns 1, or 0 if the claim was adopted by another or is gone.
 
--- Removed, not only looked for: ZADD alone is refused when memory has run out.
-if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
   return 0
 end
 local time = redis.call('TIME')
-redis.call('ZADD', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[2]), ARGV[1])
+-- Removes nothing. But a script that has written may go on when memory has run out, and ZADD alone may not. The entry
+-- itself is never away: where ZADD is refused, a claim without an entry would be an orphan.
+redis.call('ZREM', KEYS[1], '\0')
+redis.call('ZADD', KEYS[1], 'XX', time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[2]), ARGV[1])
 return 1
