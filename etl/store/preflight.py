@@ -46,7 +46,8 @@ _NEEDED = {
 
 _SERVER = sa.text(
     "SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS number,"
-    " pg_is_in_recovery() AS is_standby, (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') AS time_zone, current_user::text AS me"
+    " pg_is_in_recovery() AS is_standby, current_user::text AS me,"
+    " (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') AS time_zone"  # what others of this role get
 )
 # A table that isn't there is the schema's fault.
 _LACKING_ON_TABLES = sa.text(
