@@ -8,7 +8,7 @@ Each day is held under its lock meanwhile. A late CDR for a day that Postgres fo
 the next export: that restores the day first, so that the file never loses a row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from typing import Any
@@ -46,18 +46,28 @@ class Lake:
 
     def books(self, dataset: Dataset, first: date, last: date) -> list[DayBooks]:
         """Every day of the period that the ledger, the lake's books, the lake itself or a partition has."""
+        return self._books(dataset, first, last, self._in_the_lake(dataset, first if first == last else None))
+
+    def _books(self, dataset: Dataset, first: date, last: date, in_the_lake: Collection[date]) -> list[DayBooks]:
         known = {books.day: books for books in days.books(self.engine, dataset.table, first, last)}
-        others = {*self._in_the_lake(dataset, first if first == last else None)}
-        others |= {*partitions.with_rows(self.engine, dataset.table, {*known})}
+        others = {*in_the_lake, *partitions.with_rows(self.engine, dataset.table, {*known})}
         for day in others - known.keys():
             if first <= day <= last:
                 known[day] = DayBooks(dataset.name, day, 0, 0)
         return [known[day] for day in sorted(known)]
 
     def due(self, dataset: Dataset, before: date) -> list[DayBooks]:
-        """The days before `before` that an export is due for: changed, left half-way, or unknown to the books."""
-        known = self.books(dataset, date.min, before - timedelta(days=1))
-        return [each for each in known if changed(each) or each.pending or not (each.revision or each.entries)]
+        """The days before `before` that an export is due for, or must fail for: changed, left half-way, unknown to the
+        books, or not in the lake as the books have it."""
+        latest = self._in_the_lake(dataset)
+        known = self._books(dataset, date.min, before - timedelta(days=1), latest)
+
+        def is_due(books: DayBooks) -> bool:
+            if books.revision is None:
+                return True
+            return changed(books) or bool(books.pending) or latest.get(books.day) != books.revision.about.revision
+
+        return [each for each in known if is_due(each)]
 
     def would_export(self, books: DayBooks) -> Outcome:
         """What `export` is going to do, as far as the books tell."""
@@ -83,14 +93,14 @@ class Lake:
 
     def verifiable(self, dataset: Dataset, first: date, last: date) -> list[DayBooks]:
         """The days of the period that the lake has, by its books or by its files."""
-        in_the_lake = self._in_the_lake(dataset, first if first == last else None)
-        return [books for books in self.books(dataset, first, last) if books.revision or books.day in in_the_lake]
+        there = self._in_the_lake(dataset, first if first == last else None)
+        return [books for books in self._books(dataset, first, last, there) if books.revision or books.day in there]
 
     def missing(self, dataset: Dataset) -> list[DayBooks]:
         """The days of which the lake has a revision that is newer than all that the books know, or that only the lake
         has: after Postgres was set back, or where the books begin anew."""
         latest = self._in_the_lake(dataset)
-        known = self.books(dataset, date.min, date.max)
+        known = self._books(dataset, date.min, date.max, latest)
         return [
             books
             for books in known
@@ -151,6 +161,8 @@ class Lake:
             if not (books.entries or books.revision):
                 self._check_empty(dataset, day)
             if not force and not changed(books):
+                if books.revision:
+                    held.check_there(books.revision)
                 return outcome_of(books, "unchanged")
             if books.revision and books.revision.dropped:
                 self._bring_back(held, books.revision.about, progress)
