@@ -182,6 +182,8 @@ class HeldDay:
         if not revisions or not self.target.exists(self.name(revisions[-1].about)):
             return []
         gone = [name for each in going(revisions) if each != revisions[-1] for name in self._files(each.about)]
+        if self.target.exists(old := f"{layout.folder(self.dataset, self.day.day)}/{layout.OLD_MANIFEST}"):
+            gone.append(old)
         for name in gone:
             self.target.remove(name)
         return gone
@@ -244,6 +246,8 @@ class HeldDay:
         """What somebody left who doesn't hold the day any more; but what the books call a revision by now is none."""
         revisions = {self.name(each.about) for each in self.day.revisions()}
         names = [name for name in self.day.drafts() if name not in revisions]
+        if self.target.is_local:  # whoever of 0.1 still writes to it, may not publish it
+            self.target.remove(f"{layout.folder(self.dataset, self.day.day)}/{layout.OLD_DRAFT}")
         for name in names:
             self.target.remove(name)
         if names:

@@ -22,7 +22,8 @@ from etl.store import days
 from etl.store.days import Revision
 
 # A copy that was put in its place lately is looked at whatever its length: a writer that woke up may have put it there.
-LATELY = timedelta(days=1)
+# Where nothing but a nightly export sweeps, it comes a little later on some nights.
+LATELY = timedelta(days=2)
 
 
 @dataclass(slots=True)
@@ -128,7 +129,9 @@ def _days(lake: Lake) -> Iterator[_Day]:
 
 def _needs(lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Revision]]) -> bool:
     """Whether the day must be held for anything."""
-    if any((parsed := layout.parse(name)) and parsed.kind == "attempt" for name in day.drafts):
+    left, there = ({name.kind for name in map(layout.parse, names) if name} for names in (day.drafts, day.files))
+    # Of a draft whose file is gone only the name must go; and what is old, a 0.1 was late to leave.
+    if "attempt" in left or "old" in there:
         return True
     if any(name in day.files for name in (*day.drafts, *map(day.name, going(day.revisions)))):
         return True
@@ -137,8 +140,8 @@ def _needs(lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Rev
     current, plain = day.name(day.revisions[-1]), layout.plain(day.dataset, day.day)
     if current not in day.files or plain not in day.files:
         return True
-    if lake.target.is_local:
-        return not lake.target.is_same(current, plain)
+    if lake.target.is_same(current, plain):
+        return False
     copy = day.files[plain]
     return copy.bytes != day.revisions[-1].about.bytes or datetime.now(UTC) - copy.changed_at < LATELY
 
