@@ -4,12 +4,15 @@ are gone. Nothing is swept that may be the only copy, every command says so, and
 import os
 from pathlib import Path
 
-import psycopg
 import pytest
 
+from etl.app.database import engine_of
 from etl.app.forget import forget_again
+from etl.app.lake import sweep_lake
 from etl.errors import ConfigurationError, EtlError
+from etl.jobs import forget as job
 from etl.lab.servers.private import PrivatePostgres
+from etl.wire.erasure import Person
 from tests.integration.test_lake_books import a_backup, by_hand
 from tests.lake import (
     CALLS,
@@ -26,12 +29,10 @@ from tests.lake import (
     prune,
     refs,
     restore,
-    revision,
     revision_file,
     revisions,
     with_lake,
 )
-from etl.app.lake import sweep_lake
 from tests.person import CONTACT, KEY, NUMBER, PERSON, forget, where_the_person_is
 from tests.world import Archive, cdr
 
@@ -104,7 +105,10 @@ def test_a_revision_of_the_books_is_no_draft_that_goes(archive: Archive) -> None
     load(archive, cdr(1))
     export_and_prune(archive)
     name = str(revision_file(archive).relative_to(Path(archive.more["export_url"])))
-    by_hand(archive, f"INSERT INTO lake_drafts (name, dataset, day, revision, worker) VALUES ('{name}', 'cdrs', '{DAY}', 1, 'x')")
+    by_hand(
+        archive,
+        f"INSERT INTO lake_drafts (name, dataset, day, revision, worker) VALUES ('{name}', 'cdrs', '{DAY}', 1, 'x')",
+    )
     sweep(archive)
     with lake(archive) as opened:
         assert opened.verify(CALLS, DAY, deep=True).wrong == []
@@ -113,12 +117,22 @@ def test_a_revision_of_the_books_is_no_draft_that_goes(archive: Archive) -> None
     assert refs(in_postgres(archive)) == ["1"]
 
 
+def test_given_what_a_0_1_left_late_then_the_sweep_takes_it(archive: Archive) -> None:
+    """Other readers refuse a folder with its manifest."""
+    load(archive, cdr(1))
+    export(archive)
+    for name in (".part-0.parquet.tmp", "_manifest.json"):
+        file(archive).with_name(name).write_bytes(b"{}")
+    sweep(archive)
+    assert [path.name for path in file(archive).parent.iterdir()] == ["part-0.parquet"]
+    assert_agrees(archive)
+
+
 COMMANDS = (("verify",), ("reconcile",), ("export",))
 
 
 def code(archive: Archive, *arguments: str) -> int:
     ended = archive.run(*arguments)
-    print(arguments, ended.returncode, ended.stdout, ended.stderr)
     assert "Traceback" not in ended.stderr
     return ended.returncode
 
@@ -152,3 +166,124 @@ def test_given_postgres_set_back_then_every_command_fails(archive: Archive, post
         assert {each: code(set_back, *each) for each in COMMANDS} == dict.fromkeys(COMMANDS, 0)
         assert refs(in_file(set_back)) == ["1", "2"]
         assert_agrees(set_back)
+
+
+# -- nobody comes back
+
+
+def again(archive: Archive) -> list[str]:
+    return [failure for each in forget_again(archive.settings()) for failure in each.failed]
+
+
+def test_given_an_erasure_half_way_and_a_set_back_then_the_lake_too(
+    archive: Archive, postgres: PrivatePostgres
+) -> None:
+    """The person is in the lake only, and the receipt as well."""
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export_and_prune(archive)
+    with a_backup(archive, postgres) as set_back:
+        with lake(archive) as opened, engine_of(archive.settings()) as engine:
+            job.begin(engine, opened, "number", Person(KEY, number=NUMBER).hash, KEY, "dies")
+        load(set_back, cdr(3))
+        with pytest.raises(EtlError, match="receipts"):
+            export(set_back)
+        assert again(set_back) == []
+        assert where_the_person_is(set_back) == set()
+        assert_comes_right(set_back)
+
+
+def test_given_another_key_then_no_receipt_is_thought_to_be_done(archive: Archive, postgres: PrivatePostgres) -> None:
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    with a_backup(archive, postgres) as set_back:
+        forget(archive)
+        assert code(set_back, "restore", "--all-missing") == 0
+        set_back.more = {**set_back.more, "forget_key": "another secret of thirty-two characters"}
+        with pytest.raises(ConfigurationError):
+            again(set_back)
+        set_back.more = {**set_back.more, "forget_key": KEY}
+        with pytest.raises(EtlError, match="receipts"):
+            export(set_back, force=True)
+        assert again(set_back) == []
+        assert where_the_person_is(set_back) == set()
+
+
+def test_given_a_person_that_came_again_and_a_set_back_then_again(archive: Archive, postgres: PrivatePostgres) -> None:
+    """The books know an erasure of the same person, and not the later one."""
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    assert forget(archive).failed == []
+    load(archive, cdr(3, **PERSON))
+    with a_backup(archive, postgres) as set_back:
+        assert forget(archive).failed == []
+        code(set_back, "restore", "--all-missing")
+        with pytest.raises(EtlError, match="receipts"):
+            export(set_back)
+        assert again(set_back) == []
+        assert where_the_person_is(set_back) == set()
+        assert_comes_right(set_back)
+        assert again(set_back) == []
+
+
+def test_given_an_erasure_again_that_fails_half_way_then_the_next_one_ends_it(
+    archive: Archive, postgres: PrivatePostgres
+) -> None:
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    with a_backup(archive, postgres) as set_back:
+        assert forget(archive).failed == []
+        code(set_back, "restore", "--all-missing")
+        with lake(set_back) as opened, opened.hold(CALLS, DAY):
+            assert any("another etl holds this day" in each for each in again(set_back))
+        assert again(set_back) == []
+        assert where_the_person_is(set_back) == set()
+
+
+@pytest.mark.parametrize("by_contact", [False, True])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_given_a_set_back_before_an_erasure_then_nobody_is_left(
+    archive: Archive, postgres: PrivatePostgres, dropped: bool, by_contact: bool
+) -> None:
+    who = {"number": None, "contact": CONTACT} if by_contact else {"number": NUMBER}
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    load(archive, cdr(3, **PERSON))
+    export(archive)
+    if dropped:
+        assert prune(archive).what == "dropped"
+    load(archive, cdr(4, **PERSON), f"broken {NUMBER}".encode())
+    with a_backup(archive, postgres) as set_back:
+        assert forget(archive, **who).failed == []
+        for _ in range(2):
+            for force in (False, True):
+                with pytest.raises(EtlError):
+                    export(set_back, force=force)
+            assert code(set_back, "export") == 1
+            code(set_back, "restore", "--all-missing")
+        assert again(set_back) == []
+        if by_contact:
+            assert not any(b'"P7"' in path.read_bytes() for path in revisions(set_back))
+        else:
+            assert where_the_person_is(set_back) == set()
+        assert_comes_right(set_back)
+        assert again(set_back) == []
+
+
+def test_given_a_draft_of_a_release_before_then_forgetting_takes_it(archive: Archive) -> None:
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    file(archive).with_name(".part-0.parquet.tmp").write_bytes(file(archive).read_bytes())
+    assert forget(archive).failed == []
+    assert where_the_person_is(archive) == set()
+    assert_agrees(archive)
+
+
+def test_given_an_unknown_file_with_the_person_then_it_is_told(archive: Archive) -> None:
+    load(archive, cdr(1, **PERSON), cdr(2))
+    export(archive)
+    other = file(archive).with_name("part-1.parquet")
+    other.write_bytes(file(archive).read_bytes())
+    assert any("part-1" in each for each in forget(archive).failed)
+    other.unlink()
+    assert forget(archive).failed == []
+    assert where_the_person_is(archive) == set()
