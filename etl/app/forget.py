@@ -10,11 +10,12 @@ from etl.errors import ConfigurationError
 from etl.jobs import forget
 from etl.jobs.forget import Found, Work
 from etl.jobs.lake import Lake
+from etl.lake import receipts
 from etl.settings import Settings
 from etl.store import forget as store
 from etl.store.connection import Engine
 from etl.store.forget import Receipt
-from etl.wire.erasure import HASH_PREFIX, Person
+from etl.wire.erasure import HASH_PREFIX, Person, mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Forgetting:
     days: Work
     _engine: Engine
     _lake: Lake
+    _key: str
     _worker: str
 
     def count(self, progress: Callable[[int], None]) -> Found:
@@ -33,7 +35,7 @@ class Forgetting:
 
     def run(self, progress: Callable[[int], None]) -> tuple[Receipt, Found]:
         """Rewrite it. May be run again at any time, and completes what was begun."""
-        receipt = forget.begin(self._engine, self._lake, self.person.by, self.person.hash, self._worker)
+        receipt = forget.begin(self._engine, self._lake, self.person.by, self.person.hash, self._key, self._worker)
         return receipt, forget.run(self._engine, self._lake, self.person, receipt, self._worker, self.days, progress)
 
 
@@ -41,31 +43,36 @@ class Forgetting:
 def open_forgetting(settings: Settings, number: str | None, contact: str | None) -> Iterator[Forgetting]:
     """By one of the two. Raises `ConfigurationError` if key or rights are missing, before anything is changed; and
     `EtlError`."""
-    person = Person(_key(settings), number, contact)
+    key = _key(settings)
+    person = Person(key, number, contact)
     with open_lake(settings) as lake, engine_of(settings) as engine:
         store.check_rights(engine)
-        yield Forgetting(person, forget.work(lake), engine, lake, settings.worker_name)
+        yield Forgetting(person, forget.work(lake), engine, lake, key, settings.worker_name)
 
 
 def forget_again(settings: Settings) -> list[Found]:
-    """Whoever was forgotten by the receipts in the lake and came back as Postgres was set back; one of each receipt.
-    Raises as `open_forgetting`."""
+    """Whoever was forgotten by the receipts in the lake and came back as Postgres was set back, or was never forgotten
+    wholly; one of each receipt. What fails is done by the next call. Raises as `open_forgetting`."""
     key, worker = _key(settings), settings.worker_name
     with open_lake(settings) as lake, engine_of(settings) as engine:
         store.check_rights(engine)
-        unknown = lake.unknown_receipts()
-        people = forget.people(engine, key, unknown)
-        begun = [
-            (forget.begin(engine, lake, each.subject, f"{HASH_PREFIX}{each.hash}", worker), people.get(each))
-            for each in sorted(unknown, key=lambda receipt: (receipt.subject, receipt.hash))
-        ]
+        wanted = lake.unfinished_receipts()
+        if others := receipts.of_another_key(lake.target, wanted, mark(key)):
+            raise ConfigurationError(
+                "ETL-116",
+                f"{len(others)} receipts in the lake were made with another ETL_FORGET_KEY: without it there is no"
+                " telling whose they are",
+            )
+        in_order = sorted((each.subject, f"{HASH_PREFIX}{each.hash}", each.number) for each in wanted)
+        people = forget.people(engine, lake, key, {(subject, hash_) for subject, hash_, _ in in_order})
         found = []
-        for receipt, person in begun:
-            if person is None:
+        for subject, hash_, _ in in_order:
+            receipt = forget.begin(engine, lake, subject, hash_, key, worker)
+            if person := people.get((subject, hash_)):
+                found.append(forget.run(engine, lake, person, receipt, worker, forget.work(lake), lambda _: None))
+            else:
                 store.complete(engine, receipt, None)
                 found.append(Found())
-            else:
-                found.append(forget.run(engine, lake, person, receipt, worker, forget.work(lake), lambda _: None))
         return found
 
 

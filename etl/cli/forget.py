@@ -63,7 +63,7 @@ def _again(config: Config, as_json: bool) -> None:
     if as_json:
         print_json({"receipts": len(found), "failed": failed})
     else:
-        out.print(f"{len(found):,} erasures that these books didn't know were made again")
+        out.print(f"{len(found):,} erasures that these books didn't know, or not as completed, were made again")
     for failure in failed:
         err.print(f"etl: {failure}", markup=False, soft_wrap=True)
     raise typer.Exit(FAILED if failed else 0)

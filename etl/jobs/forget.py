@@ -7,10 +7,11 @@ what is left to do: the file still holds the person, until its next revision is 
 last, since a late CDR that meets its day on the way may leave one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etl.errors import EtlError, LakeError
 from etl.jobs.lake import Lake
@@ -20,7 +21,7 @@ from etl.store import forget
 from etl.store.connection import Engine
 from etl.store.days import DayBooks
 from etl.store.forget import Receipt
-from etl.wire.erasure import HASH_PREFIX, Person, hashes
+from etl.wire.erasure import HASH_PREFIX, Person, hashes, mark
 
 Told = Callable[[int], None]
 Work = list[tuple[Dataset, DayBooks]]
@@ -83,25 +84,32 @@ def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: st
     return found
 
 
-def begin(engine: Engine, lake: Lake, subject: str, hash_: str, worker: str) -> Receipt:
+def begin(engine: Engine, lake: Lake, subject: str, hash_: str, key: str, worker: str) -> Receipt:
     """A receipt, in the lake as well: it tells of the erasure if Postgres is set back. Raises `EtlError`."""
     receipt = forget.begin(engine, subject, hash_, worker)
-    receipts.put(lake.target, receipts.Receipt(subject, hash_.removeprefix(HASH_PREFIX)))
+    number = max(n for *same, n in forget.receipts(engine) if same == [subject, hash_])
+    receipts.put(lake.target, receipts.Receipt(subject, hash_.removeprefix(HASH_PREFIX), number), mark(key))
     return receipt
 
 
-def people(engine: Engine, key: str, wanted: set[receipts.Receipt]) -> dict[receipts.Receipt, Person]:
-    """Those of the receipts' people whom Postgres has: each of its numbers and contact references is tried. Raises
-    `Outage`."""
-    found: dict[receipts.Receipt, Person] = {}
-    tables = [*(dataset.table for dataset in DATASETS.values()), *forget.UNDATED] if wanted else []
-    for table in tables:
-        for row in forget.everybody(engine, table):
+def people(engine: Engine, lake: Lake, key: str, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Person]:
+    """Those of the receipts' people, by subject and hash, whom Postgres or else a file of the lake has: each number and
+    contact reference is tried, until all are found. The lake may have somebody alone whose erasure was under way.
+    Raises `EtlError`."""
+    found: dict[tuple[str, str], Person] = {}
+    with closing(_everybody(engine, lake)) as everybody:
+        while found.keys() != wanted and (row := next(everybody, None)) is not None:
             for subject, hash_, value in hashes(key, row):
-                receipt = receipts.Receipt(subject, hash_.removeprefix(HASH_PREFIX))
-                if receipt in wanted:
-                    found[receipt] = Person(key, **{subject: value})
+                if (subject, hash_) in wanted:
+                    found[subject, hash_] = Person(key, **{subject: value})
     return found
+
+
+def _everybody(engine: Engine, lake: Lake) -> Generator[Mapping[str, Any]]:
+    for table in (*(dataset.table for dataset in DATASETS.values()), *forget.UNDATED):
+        yield from forget.everybody(engine, table)
+    for dataset in DATASETS.values():
+        yield from lake.everybody(dataset)
 
 
 def _day(
@@ -121,8 +129,12 @@ def _day(
         if erased or current:
             lake.export(dataset, day, _ignore)
         lake.erase_history(dataset, day)
-    if any(lake.search(dataset, day, person)):
-        raise LakeError("ETL-517", "a file still has the person: somebody else was at work on this day; run it again")
+    if left := lake.files_of(dataset, day, person):
+        raise LakeError(
+            "ETL-517",
+            f"a file still has the person, {', '.join(map(lake.target.path, left))}: somebody else was at work on this"
+            " day, or no books know it; run it again",
+        )
     if known:
         forget.count_file(engine, receipt)
         if dropped and current:  # as it was; if it can't be, the next prune does it

@@ -119,7 +119,11 @@ class HeldDay:
             return "current"
         if found[1] in {each.about.sha256 for each in self.day.revisions()}:
             return "older"
-        return "unknown" if self._stranger(self.plain) else "damaged"
+        stranger = self._stranger(self.plain)
+        if stranger is None:
+            return "damaged"
+        # One that was given up for dead, and never confirmed: nothing was dropped on its word.
+        return "older" if self.name(stranger.about) in self.day.drafts() else "unknown"
 
     def strangers(self) -> list[Stranger]:
         """Revisions that the books don't know, the latest last; what isn't what its name says is none."""
@@ -159,12 +163,17 @@ class HeldDay:
 
     def check_file(self, revision: Revision) -> None:
         """Raises `LakeError` unless the revision's file is what the books say."""
+        self.check_there(revision)
+        name = self.name(revision.about)
+        with self.target.fetched(name) as place:
+            verify.check(place, self.target.path(name), revision.about)
+
+    def check_there(self, revision: Revision) -> None:
+        """Raises `LakeError` if there is no file of the revision."""
         name = self.name(revision.about)
         if not self.target.exists(name):
             elsewhere = "" if revision.url == self.target.url else f" (it was published to {revision.url})"
             raise LakeError("ETL-518", f"{self.target.path(name)} is missing{elsewhere}")
-        with self.target.fetched(name) as place:
-            verify.check(place, self.target.path(name), revision.about)
 
     def sweep(self, going: Callable[[Sequence[Revision]], list[Revision]]) -> list[str]:
         """Take away the files of revisions that the books say nobody needs, if the current one is there; returns their
@@ -173,6 +182,8 @@ class HeldDay:
         if not revisions or not self.target.exists(self.name(revisions[-1].about)):
             return []
         gone = [name for each in going(revisions) if each != revisions[-1] for name in self._files(each.about)]
+        if self.target.exists(old := f"{layout.folder(self.dataset, self.day.day)}/{layout.OLD_MANIFEST}"):
+            gone.append(old)
         for name in gone:
             self.target.remove(name)
         return gone
@@ -232,8 +243,11 @@ class HeldDay:
         return Stranger(about, path)
 
     def _sweep_drafts(self) -> None:
-        """What somebody left who doesn't hold the day any more."""
-        names = self.day.drafts()
+        """What somebody left who doesn't hold the day any more; but what the books call a revision by now is none."""
+        revisions = {self.name(each.about) for each in self.day.revisions()}
+        names = [name for name in self.day.drafts() if name not in revisions]
+        if self.target.is_local:  # whoever of 0.1 still writes to it, may not publish it
+            self.target.remove(f"{layout.folder(self.dataset, self.day.day)}/{layout.OLD_DRAFT}")
         for name in names:
             self.target.remove(name)
         if names:

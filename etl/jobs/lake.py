@@ -8,9 +8,10 @@ Each day is held under its lock meanwhile. A late CDR for a day that Postgres fo
 the next export: that restores the day first, so that the file never loses a row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
+from itertools import chain
 from typing import Any
 
 from etl.errors import Busy, Contention, LakeError
@@ -46,18 +47,28 @@ class Lake:
 
     def books(self, dataset: Dataset, first: date, last: date) -> list[DayBooks]:
         """Every day of the period that the ledger, the lake's books, the lake itself or a partition has."""
+        return self._books(dataset, first, last, self._in_the_lake(dataset, first if first == last else None))
+
+    def _books(self, dataset: Dataset, first: date, last: date, in_the_lake: Collection[date]) -> list[DayBooks]:
         known = {books.day: books for books in days.books(self.engine, dataset.table, first, last)}
-        others = {*self._in_the_lake(dataset, first if first == last else None)}
-        others |= {*partitions.with_rows(self.engine, dataset.table, {*known})}
+        others = {*in_the_lake, *partitions.with_rows(self.engine, dataset.table, {*known})}
         for day in others - known.keys():
             if first <= day <= last:
                 known[day] = DayBooks(dataset.name, day, 0, 0)
         return [known[day] for day in sorted(known)]
 
     def due(self, dataset: Dataset, before: date) -> list[DayBooks]:
-        """The days before `before` that an export is due for: changed, left half-way, or unknown to the books."""
-        known = self.books(dataset, date.min, before - timedelta(days=1))
-        return [each for each in known if changed(each) or each.pending or not (each.revision or each.entries)]
+        """The days before `before` that an export is due for, or must fail for: changed, left half-way, unknown to the
+        books, or not in the lake as the books have it."""
+        latest = self._in_the_lake(dataset)
+        known = self._books(dataset, date.min, before - timedelta(days=1), latest)
+
+        def is_due(books: DayBooks) -> bool:
+            if books.revision is None:
+                return True
+            return changed(books) or bool(books.pending) or latest.get(books.day) != books.revision.about.revision
+
+        return [each for each in known if is_due(each)]
 
     def would_export(self, books: DayBooks) -> Outcome:
         """What `export` is going to do, as far as the books tell."""
@@ -83,14 +94,14 @@ class Lake:
 
     def verifiable(self, dataset: Dataset, first: date, last: date) -> list[DayBooks]:
         """The days of the period that the lake has, by its books or by its files."""
-        in_the_lake = self._in_the_lake(dataset, first if first == last else None)
-        return [books for books in self.books(dataset, first, last) if books.revision or books.day in in_the_lake]
+        there = self._in_the_lake(dataset, first if first == last else None)
+        return [books for books in self._books(dataset, first, last, there) if books.revision or books.day in there]
 
     def missing(self, dataset: Dataset) -> list[DayBooks]:
         """The days of which the lake has a revision that is newer than all that the books know, or that only the lake
         has: after Postgres was set back, or where the books begin anew."""
         latest = self._in_the_lake(dataset)
-        known = self.books(dataset, date.min, date.max)
+        known = self._books(dataset, date.min, date.max, latest)
         return [
             books
             for books in known
@@ -106,16 +117,36 @@ class Lake:
     def search(self, dataset: Dataset, day: date, person: Person) -> tuple[int, int]:
         """The person's rows in the day's current revision, and in all other files of the day."""
         revision = days.look(self.engine, dataset.table, day)[0].revision
-        files = self.target.files(layout.revisions(dataset, day))
+        found = self.files_of(dataset, day, person)
         current = layout.revision(dataset, day, revision.about.revision, revision.about.sha256) if revision else ""
-        names = [name.path for name in layout.of_revisions(file.name for file in files)]
-        plain = layout.plain(dataset, day)
-        if revision and current not in names:  # of a 0.1, until it's taken over
-            names.append(current := plain)
-        elif self.target.exists(plain) and not any(self.target.is_same(name, plain) for name in names):
-            names.append(plain)
-        found = {name: search.count(self.target, name, dataset, person) for name in names}
+        if revision and not self.target.exists(current):  # of a 0.1, until it's taken over
+            current = layout.plain(dataset, day)
         return found.pop(current, 0), sum(found.values())
+
+    def files_of(self, dataset: Dataset, day: date, person: Person) -> dict[str, int]:
+        """The person's rows in each file of the day that has any."""
+        found = {name: search.count(self.target, name, dataset, person) for name in self._files_with_rows(dataset, day)}
+        return {name: rows for name, rows in found.items() if rows}
+
+    def everybody(self, dataset: Dataset) -> Iterator[dict[str, Any]]:
+        """The columns of each row of each file in which people may be."""
+        for name in self._files_with_rows(dataset):
+            yield from search.everybody(self.target, name, dataset)
+
+    def _files_with_rows(self, dataset: Dataset, day: date | None = None) -> list[str]:
+        """Whatever may have rows, under one name each: also what a 0.1 or nobody knows left there; but no drafts, of
+        which the next holder of the day takes care."""
+        drafts = days.all_drafts(self.engine, dataset.table)
+        hidden: dict[date, list[str]] = {}
+        plain: list[str] = []
+        for name in map(layout.parse, self._files(dataset, day)):
+            if name is None or not name.may_have_rows or name.path in drafts or name.is_old_draft:
+                continue
+            if name.is_hidden:
+                hidden.setdefault(name.day, []).append(name.path)
+            elif not any(self.target.is_same(name.path, other) for other in hidden.get(name.day, [])):
+                plain.append(name.path)
+        return [*chain(*hidden.values()), *plain]
 
     def clear(self, dataset: Dataset, day: date) -> None:
         """Whatever somebody who died left aside of the day, in the lake or in Postgres, goes."""
@@ -151,6 +182,8 @@ class Lake:
             if not (books.entries or books.revision):
                 self._check_empty(dataset, day)
             if not force and not changed(books):
+                if books.revision:
+                    held.check_there(books.revision)
                 return outcome_of(books, "unchanged")
             if books.revision and books.revision.dropped:
                 self._bring_back(held, books.revision.about, progress)
@@ -280,13 +313,20 @@ class Lake:
 
     def unknown_receipts(self) -> set[Receipt]:
         """Of erasures that these books don't know: Postgres was set back to a moment before them."""
-        known = {Receipt(subject, hash_.removeprefix(HASH_PREFIX)) for subject, hash_ in forget.receipts(self.engine)}
-        return receipts.found(self.target) - known
+        return receipts.found(self.target) - self._known_receipts()
+
+    def unfinished_receipts(self) -> set[Receipt]:
+        """Of erasures that these books don't know, or know as begun and not as completed."""
+        return receipts.found(self.target) - self._known_receipts(completed=True)
+
+    def _known_receipts(self, completed: bool = False) -> set[Receipt]:
+        known = forget.receipts(self.engine, completed)
+        return {Receipt(subject, hash_.removeprefix(HASH_PREFIX), number) for subject, hash_, number in known}
 
     def copy_receipts(self) -> None:
         """Those of a release before 0.2, which kept them in Postgres alone."""
-        for subject, hash_ in forget.receipts(self.engine):
-            receipts.put(self.target, Receipt(subject, hash_.removeprefix(HASH_PREFIX)))
+        for receipt in self._known_receipts() - receipts.found(self.target):
+            receipts.put(self.target, receipt)
 
     def _check_receipts(self) -> None:
         if unknown := self.unknown_receipts():
@@ -367,18 +407,21 @@ class Lake:
 
     def _in_the_lake(self, dataset: Dataset, day: date | None = None) -> dict[date, int]:
         """The latest revision of each day, by the names of the lake's files; 0 where there is none but a 0.1's file."""
-        if day:
-            folders = [layout.revisions(dataset, day), layout.folder(dataset, day)]
-        else:
-            folders = [f"{layout.REVISIONS}/{dataset.name}", dataset.name]
         drafts = days.all_drafts(self.engine, dataset.table)
-        files = [file.name for folder in folders for file in self.target.files(folder)]
-        names = [layout.parse(name) for name in files if name not in drafts]
+        names = [layout.parse(name) for name in self._files(dataset, day) if name not in drafts]
         latest: dict[date, int] = {}
         for name in names:
             if name and name.kind in ("revision", "plain"):
                 latest[name.day] = max(latest.get(name.day, 0), name.revision)
         return latest
+
+    def _files(self, dataset: Dataset, day: date | None) -> list[str]:
+        """The names of all that lie in the folders of the day, or of all days."""
+        if day:
+            folders = [layout.revisions(dataset, day), layout.folder(dataset, day)]
+        else:
+            folders = [f"{layout.REVISIONS}/{dataset.name}", dataset.name]
+        return [file.name for folder in folders for file in self.target.files(folder)]
 
     def _rows_in_file(self, dataset: Dataset, books: DayBooks) -> int | None:
         if books.revision is None:

@@ -22,7 +22,8 @@ from etl.store import days
 from etl.store.days import Revision
 
 # A copy that was put in its place lately is looked at whatever its length: a writer that woke up may have put it there.
-LATELY = timedelta(days=1)
+# Where nothing but a nightly export sweeps, it comes a little later on some nights.
+LATELY = timedelta(days=2)
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class _Day:
     files: dict[str, File]
 
     def name(self, revision: Revision) -> str:
-        return layout.revision(self.dataset, self.day, revision.about.revision, revision.about.sha256)
+        return name_of(self.dataset, revision)
 
     def unknown(self) -> list[str]:
         names = {self.name(each) for each in (*self.revisions, *self.pending)}
@@ -58,6 +59,12 @@ class _Day:
         """Whether the lake has a later revision than the books."""
         latest = self.revisions[-1].about.revision if self.revisions else 0
         return any(name.revision > latest for name in layout.of_revisions(self.unknown()))
+
+
+def name_of(dataset: Dataset, revision: Revision) -> str:
+    """Of the revision's file."""
+    about = revision.about
+    return layout.revision(dataset, about.day, about.revision, about.sha256)
 
 
 def sweep(lake: Lake, history: timedelta, log: Any) -> Swept:
@@ -115,12 +122,16 @@ def _days(lake: Lake) -> Iterator[_Day]:
         for day in sorted({*revisions, *drafts, *in_the_lake}):
             published = [each for each in revisions.get(day, []) if each.published_at]
             pending = [each for each in revisions.get(day, []) if not each.published_at]
-            yield _Day(dataset, day, published, pending, drafts.get(day, []), files.get((dataset.name, day), {}))
+            names = {name_of(dataset, each) for each in published}  # of what was given up once, too
+            left = [name for name in drafts.get(day, []) if name not in names]
+            yield _Day(dataset, day, published, pending, left, files.get((dataset.name, day), {}))
 
 
 def _needs(lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Revision]]) -> bool:
     """Whether the day must be held for anything."""
-    if any((parsed := layout.parse(name)) and parsed.kind == "attempt" for name in day.drafts):
+    left, there = ({name.kind for name in map(layout.parse, names) if name} for names in (day.drafts, day.files))
+    # Of a draft whose file is gone only the name must go; and what is old, a 0.1 was late to leave.
+    if "attempt" in left or "old" in there:
         return True
     if any(name in day.files for name in (*day.drafts, *map(day.name, going(day.revisions)))):
         return True
@@ -129,8 +140,8 @@ def _needs(lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Rev
     current, plain = day.name(day.revisions[-1]), layout.plain(day.dataset, day.day)
     if current not in day.files or plain not in day.files:
         return True
-    if lake.target.is_local:
-        return not lake.target.is_same(current, plain)
+    if lake.target.is_same(current, plain):
+        return False
     copy = day.files[plain]
     return copy.bytes != day.revisions[-1].about.bytes or datetime.now(UTC) - copy.changed_at < LATELY
 

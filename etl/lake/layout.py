@@ -38,6 +38,20 @@ class Name:
     revision: int = 0
     sha: str = ""
 
+    @property
+    def is_hidden(self) -> bool:
+        """From plain readers."""
+        return self.path.startswith(f"{REVISIONS}/")
+
+    @property
+    def is_old_draft(self) -> bool:
+        return self.kind == "old" and self.path.endswith(OLD_DRAFT)
+
+    @property
+    def may_have_rows(self) -> bool:
+        """Whether it is Parquet by its name, whole or not."""
+        return self.path.endswith((".parquet", ".tmp"))
+
 
 def folder(dataset: Dataset, day: date) -> str:
     """Where plain readers look."""

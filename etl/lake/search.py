@@ -1,6 +1,8 @@
 """A person's rows in a file of the lake."""
 
+from collections.abc import Iterator
 from functools import reduce
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +17,14 @@ def count(target: Target, name: str, dataset: Dataset, person: Person) -> int:
     """How many a revision has. Raises `LakeError`."""
     with target.fetched(name) as place:
         return sum(_in_piece(piece, person) for piece in rows(place, dataset))
+
+
+def everybody(target: Target, name: str, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The columns of each of a file's rows in which people may be. Raises `LakeError`."""
+    with target.fetched(name) as place:
+        for piece in rows(place, dataset):
+            texts = [each.name for each in piece.schema if pa.types.is_string(each.type) and each.name not in KEPT]
+            yield from piece.select(texts).to_pylist()
 
 
 def _in_piece(piece: pa.Table, person: Person) -> int:

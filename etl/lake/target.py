@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _SCHEMES = ("file", "s3", "gs", "abfs")
 _S3_OPTIONS = frozenset({"region", "endpoint_override", "scheme", "access_key", "secret_key", "session_token"})
 # What a file system without hard links answers; and one that has no more of them for this file.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+# What a name answers that is gone by now, and a link to nowhere or to itself.
+_NOTHING = frozenset({errno.ENOENT, errno.ELOOP})
 _AT_ONCE = 1 << 20  # bytes
 
 
@@ -218,6 +221,8 @@ class Target:
         """All that lie below a folder of the lake."""
         place = f"{self._root}/{folder}".rstrip("/")
         with _named(place):
+            if self.is_local:
+                return [*self._below(place, frozenset())]
             below = fs.FileSelector(place, allow_not_found=True, recursive=True)
             infos = self._fs.get_file_info(below)
         return [
@@ -225,6 +230,30 @@ class Target:
             for each in infos
             if each.type is fs.FileType.File
         ]
+
+    def _below(self, folder: str, within: frozenset[tuple[int, int]]) -> Iterator[File]:
+        """Folders may be links, also to one that they are `within`: then there is nothing new in them."""
+        try:
+            about, entries = os.stat(folder), os.scandir(folder)
+        except FileNotFoundError:  # by now, or it never was there
+            return
+        if (about.st_dev, about.st_ino) in within:
+            entries.close()
+            return
+        with entries:
+            for entry in entries:
+                try:
+                    status = entry.stat()
+                except OSError as error:
+                    if error.errno in _NOTHING:
+                        continue
+                    raise
+                if stat.S_ISDIR(status.st_mode):
+                    yield from self._below(entry.path, within | {(about.st_dev, about.st_ino)})
+                elif stat.S_ISREG(status.st_mode):
+                    # The other time is when it was written, however late it came here.
+                    changed_at = datetime.fromtimestamp(status.st_ctime, UTC)
+                    yield File(entry.path.removeprefix(f"{self._root}/"), status.st_size, changed_at)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Any]:

@@ -71,17 +71,24 @@ def begin(engine: sa.Engine, subject: str, hash_: str, worker: str) -> Receipt:
         return Receipt(*connection.execute(sa.select(*wanted).where(*same).order_by(forgotten.c.id).limit(1)).one())
 
 
-def receipts(engine: sa.Engine) -> set[tuple[str, str]]:
-    """Of all that were begun: what the person was asked for by, and the hash. Raises `Outage`."""
-    return {(row.subject, row.hash) for row in rows(engine, sa.select(forgotten.c.subject, forgotten.c.hash))}
+def receipts(engine: sa.Engine, completed: bool = False) -> set[tuple[str, str, int]]:
+    """Of all that were begun, or were `completed`: what the person was asked for by, the hash, and which of the same it
+    is, counted from 1. Raises `Outage`."""
+    same = [forgotten.c.subject, forgotten.c.hash]
+    number = sa.func.row_number().over(partition_by=same, order_by=forgotten.c.id)
+    found = rows(engine, sa.select(*same, number, forgotten.c.completed_at))
+    return {(subject, hash_, n) for subject, hash_, n, at in found if at is not None or not completed}
 
 
 def everybody(engine: sa.Engine, table: sa.Table) -> Iterator[dict[str, Any]]:
     """The columns of each row in which people may be. Raises `Outage`."""
     columns = [*_searched(table)]
     query = sa.select(*map(json_as_text, columns))
-    with engine.connect() as connection:
-        for row in connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}):
+    with (
+        engine.connect() as connection,
+        connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as found,
+    ):
+        for row in found:
             yield dict(zip((column.name for column in columns), row, strict=True))
 
 

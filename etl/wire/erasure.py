@@ -36,6 +36,10 @@ _DIGITS = 6
 # Click2Dial before 3.0 has the client's number in place of a campaign, and no `number`.
 _NUMBER_FOR_CAMPAIGN = re.compile(r"\+?[0-9]{6,}")
 
+# Where anything else may tell of somebody: a recording's name, a message that is no JSON.
+_ANY_NUMBER = re.compile(r"\+?(?<![0-9])[0-9]{6,}")
+_ANY_CONTACT = re.compile(r"\bcontact_ref\W{1,6}(\w+)")
+
 # The tokens of JSON that can contain a person's values. A string is a key if a colon follows.
 _TOKEN = re.compile(
     r'"(?P<string>(?:[^"\\]|\\.)*)"(?P<colon>\s*:)?|(?P<bare>-?[0-9][0-9.eE+-]*)',
@@ -83,11 +87,26 @@ class Person:
 def hashes(key: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Of everybody in a row: what they could be asked for by (number or contact), its hash and value. JSON is given
     as text, and a message as bytes."""
+    numbers: set[str] = set()
+    contacts: set[str] = set()
     for each in [row, *(found for name, value in row.items() for found in _objects_in(name, value))]:
-        for number in _numbers(each):
-            yield "number", Person(key, number=number).hash, number
-        for contact in _texts(each, "contact_ref"):
-            yield "contact", Person(key, contact=contact).hash, contact
+        numbers |= _numbers(each)
+        contacts |= _texts(each, "contact_ref")
+    for value in row.values():
+        text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+        if isinstance(text, str):
+            found = {*_ANY_NUMBER.findall(text)}
+            numbers |= found | {each.removeprefix("+") for each in found}
+            contacts |= {*_ANY_CONTACT.findall(text)}
+    for number in numbers:
+        yield "number", Person(key, number=number).hash, number
+    for contact in contacts:
+        yield "contact", Person(key, contact=contact).hash, contact
+
+
+def mark(key: str) -> str:
+    """What tells one key from another, and nothing of either."""
+    return hmac.digest(key.encode(), b"the mark of this key", "sha256").hex()[:_LENGTH]
 
 
 @dataclass(slots=True)

@@ -1,5 +1,7 @@
 """Which URLs name a lake, and what becomes of the secrets in them. Nothing is connected to."""
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,27 @@ def test_given_an_url_of_no_place_then_the_error_says_why_without_secrets(url: s
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
     assert SECRET not in str(raised.value)
+
+
+def test_given_links_in_circles_then_each_file_is_found_once(tmp_path: Path) -> None:
+    (tmp_path / "cdrs" / "day").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "one").write_bytes(b"1")
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    (lake / "two").write_bytes(b"22")
+    (lake / "cdrs").symlink_to(tmp_path / "elsewhere")
+    for name in ("around", "again"):
+        (lake / name).symlink_to(".")
+    (lake / "nowhere").symlink_to(tmp_path / "nothing")
+    (lake / "itself").symlink_to("itself")
+    (tmp_path / "elsewhere" / "up").symlink_to(lake)
+    found = {file.name: file.bytes for file in Target(str(lake)).files()}
+    assert found == {"two": 2, "cdrs/one": 1}
+
+
+def test_given_a_file_that_was_put_there_late_then_its_time_is_now(tmp_path: Path) -> None:
+    place = Target(str(tmp_path))
+    place.write("old", b"x", "aside")
+    os.utime(tmp_path / "old", (0, 0))
+    assert place.files()[0].changed_at > datetime(2020, 1, 1, tzinfo=UTC)
