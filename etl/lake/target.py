@@ -400,10 +400,10 @@ def _sync(path: str) -> None:
 
 @contextlib.contextmanager
 def _named(place: str) -> Iterator[None]:
-    """Trouble with a file says which."""
+    """Trouble with a file says which. Of a damaged one pyarrow may say anything: its names needn't be text."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise LakeError("ETL-501", f"{place}: {_one_line(error)}") from error
 
 

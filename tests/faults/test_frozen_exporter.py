@@ -38,7 +38,7 @@ BEFORE, AFTER = ["1", "2", "3"], ["1", "2", "3", "late"]
 FREEZER = Path(__file__).with_name("freezer.py")
 NEVER = 1 << 30
 # Every so many steps; `make nightly` takes each.
-STRIDE = int(os.environ.get("FROZEN_STRIDE", "13"))
+STRIDE = int(os.environ.get("FROZEN_STRIDE", "29"))
 
 
 class Exporters:
@@ -142,6 +142,7 @@ def read_by_duckdb(archive: Archive, day: date, tmp_path: Path) -> tuple[list[st
     return found[0], found[1]
 
 
+@pytest.mark.timeout(900)
 def test_an_exporter_that_wakes_up_late_at_any_step_loses_nothing(
     place: Archive, exporters: Exporters, tmp_path: Path
 ) -> None:

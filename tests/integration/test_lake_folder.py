@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import LakeError
-from etl.lake import layout
+from etl.lake import layout, verify
 from etl.lake.target import Draft, Target
 from tests.lake import (
     CALLS,
@@ -127,3 +127,22 @@ def test_what_has_been_published_is_not_what_the_copy_was_written_to(target: Tar
     target.copy(NAME, plain, layout.attempt(CALLS, DAY))
     target.copy(NAME, plain, layout.attempt(CALLS, DAY))
     assert files(target) == {NAME: b"first", plain: b"first"}
+
+
+def test_given_any_damaged_byte_then_a_footer_is_read_or_it_is_said(archive: Archive, tmp_path: Path) -> None:
+    with_lake(archive, tmp_path / "lake")
+    load(archive, cdr(1), cdr(2))
+    export(archive)
+    content = revision_file(archive).read_bytes()
+    target = Target(str(tmp_path / "damaged"))
+    damaged = tmp_path / "damaged" / "r.parquet"
+    damaged.parent.mkdir()
+    refused = 0
+    for place in range(0, len(content), 3):
+        damaged.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            with target.fetched("r.parquet") as path:
+                verify.footer(path, "r.parquet", CALLS)
+        except LakeError:
+            refused += 1
+    assert refused > 100

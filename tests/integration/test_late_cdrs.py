@@ -343,7 +343,7 @@ def test_if_a_row_arrives_between_verification_and_drop_then_the_day_stays(
 ) -> None:
     load(archive, cdr(1))
     export(archive)
-    with amid(monkeypatch, "etl.lake.verify.deep", lambda: load(archive, late), after=True):
+    with amid(monkeypatch, "etl.lake.witness.compare", lambda: load(archive, late), after=True):
         outcome = prune(archive)
     assert (outcome.what, outcome.why) == ("kept", "something arrived meanwhile")
     assert "1" in refs(in_postgres(archive))
