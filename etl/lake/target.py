@@ -234,9 +234,10 @@ class Target:
     def _below(self, folder: str, within: frozenset[tuple[int, int]]) -> Iterator[File]:
         """Folders may be links, also to one that they are `within`: then there is nothing new in them."""
         try:
-            about, entries = os.stat(folder), os.scandir(folder)
-        except FileNotFoundError:  # by now, or it never was there
+            about = os.stat(folder)
+        except (FileNotFoundError, NotADirectoryError):  # by now, or it never was there
             return
+        entries = os.scandir(folder)
         if (about.st_dev, about.st_ino) in within:
             entries.close()
             return

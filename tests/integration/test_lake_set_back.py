@@ -225,7 +225,7 @@ def test_given_a_person_that_came_again_and_a_set_back_then_again(archive: Archi
         assert again(set_back) == []
 
 
-def test_given_an_erasure_again_that_fails_half_way_then_the_next_one_ends_it(
+def test_given_an_erasure_again_that_failed_then_the_next_one_ends_it(
     archive: Archive, postgres: PrivatePostgres
 ) -> None:
     load(archive, cdr(1, **PERSON), cdr(2))
