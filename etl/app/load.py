@@ -1,7 +1,7 @@
 """Loading, put together from settings: clients, loaders, and their threads.
 
     drain     every source list, one after the other, until nothing is left
-    follow    every source list, each in its thread, until SIGTERM or SIGINT
+    follow    every source list, in a few threads for all, until SIGTERM or SIGINT
 
 Scheduled jobs are in `etl.app.schedule`, the lake in `etl.app.lake`, several processes in `etl.supervisor`.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from etl import logs
+from etl.app.descriptors import affordable
 from etl.app.sources import decoders_of, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import heartbeat, run_in_threads
@@ -21,8 +22,10 @@ from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
+from etl.inbox.watch import Watch
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
+from etl.jobs.pool import THREADS, Pool
 from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
@@ -70,9 +73,7 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
         with heartbeat(settings, [source for source, _ in work]):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
-            runs: dict[str, Callable[[threading.Event], None]] = {
-                f"load {source.key}": loader.run for source, loader in work
-            }
+            runs = _loading(settings, clients, work)
             if listen:
                 prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
@@ -111,12 +112,27 @@ def _loaders(
     return work
 
 
+def _loading(
+    settings: Settings, clients: Stores, work: list[tuple[Source, Loader]]
+) -> dict[str, Callable[[threading.Event], None]]:
+    """What runs in threads of these names."""
+    threads = affordable(min(THREADS, len(work)))
+    pool = Pool(
+        [loader for _, loader in work],
+        Watch(clients.redis, [source for source, _ in work]),
+        threads=threads,
+        batch_size=settings.batch_size,
+        linger_seconds=settings.linger_ms / 1_000,
+        log=log,
+    )
+    return {"watch": pool.watch, **{f"load {number}": pool.load for number in range(1, threads + 1)}}
+
+
 def _options(settings: Settings, decode: Decode) -> Options:
     return Options(
         decode=decode,
         worker=settings.worker_name,
         batch_size=settings.batch_size,
-        linger_seconds=settings.linger_ms / 1_000,
         server=settings.server,
     )
 

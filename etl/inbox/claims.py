@@ -40,9 +40,6 @@ _OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 
-# `wait` returns at least this often, so that a loader at rest sees a stop signal and abandoned claims.
-WAIT_SECONDS = 2.0
-
 # A worker is overtaken when another claims between its asking for the time and its claim: never so often in a row.
 OVERTAKEN_TIMES = 100
 # The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
@@ -144,18 +141,10 @@ class Source:
             lists = list(self._scan(start))
         return sum(self._rescue(key, key.removeprefix(start)) for key in lists)
 
-    def wait(self, seconds: float = WAIT_SECONDS) -> bool:
-        """Block until a message is waiting; False after `seconds` without one.
-
-        BLMOVE from the list's old end to the same end changes nothing and blocks while the list is empty: so a worker
-        that freezes here, or a command that Redis executes late, takes no message. LLEN comes first because a full
-        Redis refuses BLMOVE, and its messages must be loaded all the same.
-        """
-        end = self._old_end.upper()
-        with self._translated():
-            if self._client.llen(self.key):
-                return True
-            return self._client.blmove(self.key, self.key, seconds, end, end) is not None
+    @property
+    def registry(self) -> str:
+        """The key of the registry of this source's claims."""
+        return self._registry
 
     def waiting(self) -> int:
         """How many messages wait in the source list."""

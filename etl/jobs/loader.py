@@ -1,6 +1,7 @@
 """Loading one source list: claim → decode → write → ack.
 
-`run_once` does one claim; `run` loops and waits, `drain` loops until nothing is left. Where a call is if we die:
+`run_once` does one claim; `drain` loops until nothing is left, `etl.jobs.pool` for as long as the process lives. Where
+a call is if we die:
 
     claim    before the script: in the source list; after it: in the claim, which is adopted when its lease runs out
     decode   in the claim
@@ -12,8 +13,9 @@ import contextlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from etl import logs
 from etl.errors import EtlError, LeaseLost, Outage
 from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
+from etl.jobs.fetcher import Fetcher
 from etl.jobs.patience import Patience, Stopped
 from etl.metrics import (
     BATCH_SECONDS,
@@ -56,6 +59,15 @@ _DIALED_AT = itemgetter(Cdr._fields.index("dialed_at"))
 Decode = Callable[[Sequence[bytes], UUID, int], Records]
 
 
+# Does a step, and perhaps repeats it.
+Retry = Callable[[Callable[[], Any]], Any]
+
+
+def once(step: Callable[[], Any]) -> Any:
+    """Do it, and raise what it raises."""
+    return step()
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The settings of one loader."""
@@ -63,7 +75,6 @@ class Options:
     decode: Decode
     worker: str
     batch_size: int
-    linger_seconds: float
     server: str | None = None  # the Redis server's name
 
 
@@ -73,56 +84,81 @@ class _Taken(NamedTuple):
 
 
 class Loader:
-    """Loads one source list, in one thread."""
+    """Loads one source list, in one thread at a time."""
 
     def __init__(
         self, source: Source, writer: Writer, options: Options, patience: Patience, counts: Counts, log: Any
     ) -> None:
+        self.key = source.key
+        self.beat = counts.beat
         self._source = source
         self._writer = writer
         self._options = options
-        self._patience = patience  # retries every step, and keeps `counts`' pulse
+        self._patience = patience  # retries, and keeps `counts`' pulse
         self._counts = counts
         self._log = log.bind(source_key=source.key)
         self._recovering = True  # this worker may have left claims before a restart
         self._adopt_at = self._rescue_at = time.monotonic()
         # Under a backlog the next claims are fetched and decoded while this one is written.
-        self._fetcher = ThreadPoolExecutor(1, thread_name_prefix=f"fetch {source.key}")
         self._ahead: deque[Future[_Taken | None]] = deque()
+        self._unacknowledged: Claim | None = None
 
-    def run(self, stop: threading.Event) -> None:
-        """Load until `stop` is set; then finish or give back the claims in hand."""
-        with self._until_stopped():
-            while not stop.is_set():
-                books = self.run_once()
-                if books is None or books.claimed < self._options.batch_size:
-                    self._wait(stop)
+    @property
+    def has_ahead(self) -> bool:
+        """There are claims in hand, or some were asked for."""
+        return bool(self._ahead)
+
+    def is_recovering(self) -> bool:
+        """There may be something to do though no message waits."""
+        return self._recovering or self._unacknowledged is not None or time.monotonic() >= self._rescue_at
+
+    def is_to_adopt(self) -> bool:
+        """It's time to look whether a claim was abandoned, if there are claims."""
+        return time.monotonic() >= self._adopt_at
 
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
         """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim."""
-        with self._until_stopped():
-            while not stop.is_set():
-                books = self.run_once()
-                if books is None and self._adopt_at > time.monotonic():
-                    return
-                if books is not None:
-                    loaded(books)
+        fetcher = Fetcher(f"fetch {self.key}")
+        try:
+            with contextlib.suppress(Stopped):
+                while not stop.is_set():
+                    books = self.run_once(fetcher, self._patience.retry)
+                    if books is None and self._adopt_at > time.monotonic():
+                        return
+                    if books is not None:
+                        loaded(books)
+        finally:
+            fetcher.close()
+            self.give_back_ahead()
 
-    def run_once(self) -> Books | None:
-        """Load one claim. None if there was none; empty books if it was in the ledger already.
+    def run_once(self, fetcher: Fetcher | None, retry: Retry = once) -> Books | None:
+        """Load one claim. None if there was none; empty books if it was in the ledger already. `fetcher` fetches more
+        meanwhile. `retry` does what needs Redis; Postgres is waited for.
 
-        Raises `Stopped`, `Outage` after the longest allowed one, or `ConfigurationError`; then the claim is given back.
+        Raises `Outage` if Redis is away, after which the next call goes on where this one ended; after the longest
+        allowed outage of Postgres; `Stopped`, or `ConfigurationError`. Of these the claim is given back.
         """
-        taken = self._patience.retry(self._take)
+        taken = retry(self._take)
         if taken is None:
             return None
-        if len(taken.claim.messages) >= self._options.batch_size:
+        if fetcher and len(taken.claim.messages) >= self._options.batch_size:
             while len(self._ahead) < CLAIMS_AHEAD:
-                self._ahead.append(self._fetcher.submit(self._fetch_ahead))
-        with logs.about(source_key=self._source.key, batch_id=str(taken.claim.batch_id)):
-            return self._load(*taken)
+                self._ahead.append(fetcher.submit(self._fetch_ahead))
+        with logs.about(source_key=self.key, batch_id=str(taken.claim.batch_id)):
+            return self._load(taken.claim, taken.batch, retry)
 
-    def _load(self, claim: Claim, batch: Batch) -> Books:
+    def finish_fetching(self) -> None:
+        """Wait until nothing is being fetched: another thread may go on."""
+        wait_for(self._ahead)
+
+    def give_back_ahead(self) -> None:
+        """Give back what was fetched and isn't loaded."""
+        while self._ahead:
+            with contextlib.suppress(EtlError):
+                if taken := self._ahead.popleft().result():
+                    taken.claim.give_back()
+
+    def _load(self, claim: Claim, batch: Batch, retry: Retry) -> Books:
         began = time.monotonic()
         try:
             books = self._patience.retry(lambda: self._writer.write(batch))
@@ -131,32 +167,29 @@ class Loader:
                 claim.give_back()
                 self._log.warning("claim_given_back", claimed=len(claim.messages))
             raise
+        self._unacknowledged = claim
         try:
-            self._patience.retry(claim.ack)
-        except LeaseLost:
-            self._log.warning("lease_lost")
-        seconds = time.monotonic() - began
-        if books is None:
-            self._log.warning("already_loaded", claimed=len(claim.messages))
-            return Books()
-        decoded = batch.records.finish()
-        self._log_loaded(claim, decoded, books, seconds)
-        self._count(decoded, books, seconds)
-        return books
-
-    @contextlib.contextmanager
-    def _until_stopped(self) -> Iterator[None]:
-        try:
-            with contextlib.suppress(Stopped):
-                yield
+            retry(self._acknowledge)
         finally:
-            self._fetcher.shutdown()
-            for ahead in self._ahead:
-                with contextlib.suppress(EtlError):
-                    if taken := ahead.result():
-                        taken.claim.give_back()
+            if books:
+                seconds = time.monotonic() - began
+                decoded = batch.records.finish()
+                self._log_loaded(claim, decoded, books, seconds)
+                self._count(decoded, books, seconds)
+            else:
+                self._log.warning("already_loaded", claimed=len(claim.messages))
+        return books or Books()
+
+    def _acknowledge(self) -> None:
+        if claim := self._unacknowledged:
+            try:
+                claim.ack()
+            except LeaseLost:
+                self._log.warning("lease_lost")
+            self._unacknowledged = None
 
     def _take(self) -> _Taken | None:
+        self._acknowledge()
         while self._ahead:
             if taken := self._ahead.popleft().result():
                 return taken
@@ -205,12 +238,6 @@ class Loader:
             records,
             server=self._options.server,
         )
-
-    def _wait(self, stop: threading.Event) -> None:
-        """Wait for messages, and then `linger_seconds` more if they make less than a batch."""
-        arrived = self._patience.retry(self._source.wait)
-        if arrived and self._patience.retry(self._source.waiting) < self._options.batch_size:
-            stop.wait(self._options.linger_seconds)
 
     def _log_loaded(self, claim: Claim, records: Decoded, books: Books, seconds: float) -> None:
         # Not one message could be read: they are another program's, or of a dialler that we don't know.
