@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from etl import logs
@@ -41,8 +41,7 @@ from etl.metrics import (
 )
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
-from etl.wire.cdr import Cdr
-from etl.wire.decode import Decoded, Records
+from etl.wire.decode import Decodable, Pieces, Records, Summary
 from etl.wire.faults import Reason
 from etl.wire.times import from_datetime, from_unix_ns
 
@@ -53,10 +52,12 @@ CLAIMS_AHEAD = 2
 # Claim lists without an entry in the registry arise by accident only, so they are looked for at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
 
-_DIALED_AT = itemgetter(Cdr._fields.index("dialed_at"))
 
-# Decodes a claim: its messages, its batch_id, and its time in microseconds since 2000.
-Decode = Callable[[Sequence[bytes], UUID, int], Records]
+class Decode(Protocol):
+    """Decodes a claim, or the piece of it that begins at its message `first`. `captured_at` is the claim's time in
+    microseconds since 2000."""
+
+    def __call__(self, messages: Sequence[bytes], batch_id: UUID, captured_at: int, first: int = 0) -> Records: ...
 
 
 # Does a step, and perhaps repeats it.
@@ -141,7 +142,7 @@ class Loader:
         taken = retry(self._take)
         if taken is None:
             return None
-        if fetcher and len(taken.claim.messages) >= self._options.batch_size:
+        if fetcher and taken.claim.count >= self._options.batch_size:
             while len(self._ahead) < CLAIMS_AHEAD:
                 self._ahead.append(fetcher.submit(self._fetch_ahead))
         with logs.about(source_key=self.key, batch_id=str(taken.claim.batch_id)):
@@ -162,10 +163,13 @@ class Loader:
         began = time.monotonic()
         try:
             books = self._patience.retry(lambda: self._writer.write(batch))
+        except LeaseLost:  # while it was read: it's in the ledger by now
+            self._log.warning("lease_lost")
+            return Books()
         except BaseException:
             with contextlib.suppress(EtlError):
                 claim.give_back()
-                self._log.warning("claim_given_back", claimed=len(claim.messages))
+                self._log.warning("claim_given_back", claimed=claim.count)
             raise
         self._unacknowledged = claim
         try:
@@ -173,11 +177,11 @@ class Loader:
         finally:
             if books:
                 seconds = time.monotonic() - began
-                decoded = batch.records.finish()
-                self._log_loaded(claim, decoded, books, seconds)
-                self._count(decoded, books, seconds)
+                summary = batch.records.summary()
+                self._log_loaded(claim, summary, books, seconds)
+                self._count(summary, books, seconds)
             else:
-                self._log.warning("already_loaded", claimed=len(claim.messages))
+                self._log.warning("already_loaded", claimed=claim.count)
         return books or Books()
 
     def _acknowledge(self) -> None:
@@ -201,7 +205,7 @@ class Loader:
 
     def _fetch_ahead(self) -> _Taken | None:
         if taken := self._fetch():
-            taken.batch.records.finish()
+            taken.batch.records.prepare()
         return taken
 
     def _next_claim(self) -> Claim | None:
@@ -228,21 +232,25 @@ class Loader:
     def _batch(self, claim: Claim) -> Batch:
         """Not decoded yet: `Writer` does that while it writes."""
         claimed_at = time_of(claim.batch_id)
-        records = self._options.decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
+        decode = partial(self._decode, claim.batch_id, from_datetime(claimed_at))
+        records: Decodable = Pieces(claim.pieces, decode) if claim.adopted else decode(claim.messages)
         return Batch(
             claim.batch_id,
             self._options.worker,
             self._source.key,
             claimed_at,
-            len(claim.messages),
+            claim.count,
             records,
             server=self._options.server,
         )
 
-    def _log_loaded(self, claim: Claim, records: Decoded, books: Books, seconds: float) -> None:
+    def _decode(self, batch_id: UUID, captured_at: int, messages: Sequence[bytes], first: int = 0) -> Records:
+        return self._options.decode(messages, batch_id, captured_at, first)
+
+    def _log_loaded(self, claim: Claim, summary: Summary, books: Books, seconds: float) -> None:
         # Not one message could be read: they are another program's, or of a dialler that we don't know.
         all_dead = 0 < books.claimed == books.dead
-        more = {"reason": _reasons(records, books).most_common(1)[0][0]} if all_dead else {}
+        more = {"reason": _reasons(summary, books).most_common(1)[0][0]} if all_dead else {}
         level = self._log.warning if all_dead else self._log.info
         level(
             "loaded",
@@ -257,23 +265,23 @@ class Loader:
             **more,
         )
 
-    def _count(self, records: Decoded, books: Books, seconds: float) -> None:
+    def _count(self, summary: Summary, books: Books, seconds: float) -> None:
         counts, now = self._counts, from_unix_ns(time.time_ns())
         counts.add(CLAIMED, books.claimed)
         counts.add(INSERTED, books.inserted)
         counts.add(UPDATED, books.updated)
         counts.add(UNCHANGED, books.unchanged)
         counts.add(EVENTS, books.events)
-        for reason, letters in _reasons(records, books).items():
+        for reason, letters in _reasons(summary, books).items():
             counts.add(DEAD, letters, reason)
-        for name, values in records.set_aside.items():
+        for name, values in summary.set_aside.items():
             counts.add(SET_ASIDE, values, name)
         counts.observe(BATCH_SECONDS, seconds)
-        counts.observe_ages(LAG_SECONDS, map(_DIALED_AT, records.cdrs), now)
+        counts.observe_ages(LAG_SECONDS, summary.dialed_at, now)
 
 
-def _reasons(records: Decoded, books: Books) -> Counter[str]:
+def _reasons(summary: Summary, books: Books) -> Counter[str]:
     """The reasons of the dead letters. Of those that Postgres refused, the books have the number only."""
-    reasons = Counter(str(letter.reason) for letter in records.dead)
-    reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - len(records.dead)
+    reasons = summary.dead.copy()
+    reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - summary.dead.total()
     return reasons
