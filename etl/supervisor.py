@@ -75,10 +75,12 @@ def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Calla
         processes[receiver] = _start(_drain, named, sender)
         sender.close()  # ours; the worker's own ends with it
     open_receivers = list(processes)
+    kill_at = float("inf")
     while open_receivers:
         if stop.is_set():
+            kill_at = min(kill_at, time.monotonic() + KILL_AFTER_SECONDS)
             for process in processes.values():
-                process.terminate()
+                process.terminate() if time.monotonic() < kill_at else process.kill()
         ready = wait(open_receivers, timeout=POLL_SECONDS)
         for receiver in [receiver for receiver in open_receivers if receiver in ready]:
             try:
@@ -87,7 +89,8 @@ def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Calla
                 open_receivers.remove(receiver)
     for process in processes.values():
         process.join()
-        _raise_for(process)
+        if not (stop.is_set() and process.exitcode == -signal.SIGTERM):  # our own, before it could handle it
+            _raise_for(process)
 
 
 class _Slot:

@@ -17,7 +17,7 @@ from etl import logs
 from etl.app.descriptors import affordable
 from etl.app.sources import decoders_of, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
-from etl.app.threads import heartbeat, run_in_threads
+from etl.app.threads import cancelling, heartbeat, run_in_thread, run_in_threads
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
@@ -30,6 +30,7 @@ from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
 from etl.store import schema
+from etl.store.connection import cancel_running
 from etl.store.ledger import Books
 from etl.store.writer import Writer
 from etl.urls import redacted
@@ -52,12 +53,17 @@ def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Book
 
     Raises `Outage` if a store is away at the start, or for long, and `ConfigurationError`.
     """
-    with stores(settings) as clients:
+    with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
         work = _loaders(settings, clients, tally_of(settings), partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS))
-        with heartbeat(settings, [source for source, _ in work]):
+        loaded_from = [source for source, _ in work]
+
+        def drain_each() -> None:
             for source, loader in work:
-                loader.drain(stop, lambda books, key=source.key: loaded(key, books))  # type: ignore[misc]
+                loader.drain(stop, partial(loaded, source.key))
+
+        with heartbeat(settings, loaded_from):
+            run_in_thread(drain_each, "drain", loaded_from, stop)
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
@@ -69,6 +75,7 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
     patience = Patience(log, stop, None, tally.beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         clients = patience.retry(lambda: stack.enter_context(stores(settings)))
+        stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
         patience.retry(lambda: schema.check(clients.engine))
         work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
         with heartbeat(settings, [source for source, _ in work]):

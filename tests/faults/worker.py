@@ -39,13 +39,14 @@ class Worker:
         *options: str,
         mishap: str | None = None,
         constants: dict[str, float] | None = None,
+        follow: bool = True,
         listen: bool = False,
         wrapper: Sequence[str] = (),
         **environment: str,
     ) -> None:
         program = [str(CHILD), mishap or "nothing"] if mishap or constants else ["-m", "etl.cli"]
-        quiet = [] if listen else ["--no-listen"]
-        self._command = [*_MORTAL, *wrapper, sys.executable, *program, "run", "--follow", *quiet, *options]
+        following = [*(["--follow"] if follow else []), *([] if listen else ["--no-listen"])]
+        self._command = [*_MORTAL, *wrapper, sys.executable, *program, "run", *following, *options]
         self._environment = {
             **archive.environment(**environment),
             "PYTHONPATH": os.pathsep.join(sys.path),
