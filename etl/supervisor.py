@@ -75,10 +75,12 @@ def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Calla
         processes[receiver] = _start(_drain, named, sender)
         sender.close()  # ours; the worker's own ends with it
     open_receivers = list(processes)
+    kill_at = float("inf")
     while open_receivers:
         if stop.is_set():
+            kill_at = min(kill_at, time.monotonic() + KILL_AFTER_SECONDS)
             for process in processes.values():
-                process.terminate()
+                process.terminate() if time.monotonic() < kill_at else process.kill()
         ready = wait(open_receivers, timeout=POLL_SECONDS)
         for receiver in [receiver for receiver in open_receivers if receiver in ready]:
             try:
@@ -87,7 +89,8 @@ def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Calla
                 open_receivers.remove(receiver)
     for process in processes.values():
         process.join()
-        _raise_for(process)
+        if not (stop.is_set() and process.exitcode == -signal.SIGTERM):  # our own, before it could handle it
+            _raise_for(process)
 
 
 class _Slot:
@@ -109,7 +112,8 @@ class _Slot:
                 _raise_for(self.process)
             if now - self._started_at > HEALTHY_SECONDS:
                 self._pause = FIRST_RESTART_SECONDS
-            log.error("worker_died", worker=self.process.name, exit_code=self.process.exitcode, restart_in=self._pause)
+            how = {"exit_code": self.process.exitcode, **_cause(self.process)}
+            log.error("worker_died", worker=self.process.name, restart_in=self._pause, **how)
             self._restart_at = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_RESTART_SECONDS)
         elif now >= self._restart_at:
@@ -152,11 +156,20 @@ def _start(target: Callable[..., None], settings: Settings, *more: object) -> Sp
     return process
 
 
+def _cause(process: SpawnProcess) -> dict[str, str]:
+    """What the exit code tells of a worker that had no last words: it was killed."""
+    if (code := process.exitcode or 0) >= 0:
+        return {}
+    memory = ", probably for want of memory" if -code == signal.SIGKILL else ""
+    return {"cause": f"killed by signal {-code}{memory}"}
+
+
 def _raise_for(process: SpawnProcess) -> None:
     if process.exitcode == MISCONFIGURED:
         raise ConfigurationError("ETL-404", f"worker {process.name} can't work: see its line above")
     if process.exitcode:
-        raise EtlError("ETL-405", f"worker {process.name} failed with exit code {process.exitcode}: see its line above")
+        cause = _cause(process).get("cause", "see its line above")
+        raise EtlError("ETL-405", f"worker {process.name} failed with exit code {process.exitcode}: {cause}")
 
 
 def _worker(target: Callable[..., None], settings: Settings, *more: object) -> None:

@@ -1,7 +1,7 @@
 """Loading, put together from settings: clients, loaders, and their threads.
 
     drain     every source list, one after the other, until nothing is left
-    follow    every source list, each in its thread, until SIGTERM or SIGINT
+    follow    every source list, in a few threads for all, until SIGTERM or SIGINT
 
 Scheduled jobs are in `etl.app.schedule`, the lake in `etl.app.lake`, several processes in `etl.supervisor`.
 """
@@ -14,19 +14,23 @@ from collections.abc import Callable
 from functools import partial
 
 from etl import logs
+from etl.app.descriptors import affordable
 from etl.app.sources import decoders_of, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
-from etl.app.threads import heartbeat, run_in_threads
+from etl.app.threads import cancelling, heartbeat, run_in_thread, run_in_threads
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
+from etl.inbox.watch import Watch
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
+from etl.jobs.pool import THREADS, Pool
 from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
 from etl.store import schema
+from etl.store.connection import cancel_running
 from etl.store.ledger import Books
 from etl.store.writer import Writer
 from etl.urls import redacted
@@ -49,12 +53,17 @@ def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Book
 
     Raises `Outage` if a store is away at the start, or for long, and `ConfigurationError`.
     """
-    with stores(settings) as clients:
+    with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
         work = _loaders(settings, clients, tally_of(settings), partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS))
-        with heartbeat(settings, [source for source, _ in work]):
+        loaded_from = [source for source, _ in work]
+
+        def drain_each() -> None:
             for source, loader in work:
-                loader.drain(stop, lambda books, key=source.key: loaded(key, books))  # type: ignore[misc]
+                loader.drain(stop, partial(loaded, source.key))
+
+        with heartbeat(settings, loaded_from):
+            run_in_thread(drain_each, "drain", loaded_from, stop)
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
@@ -66,13 +75,12 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
     patience = Patience(log, stop, None, tally.beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         clients = patience.retry(lambda: stack.enter_context(stores(settings)))
+        stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
         patience.retry(lambda: schema.check(clients.engine))
         work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
         with heartbeat(settings, [source for source, _ in work]):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
-            runs: dict[str, Callable[[threading.Event], None]] = {
-                f"load {source.key}": loader.run for source, loader in work
-            }
+            runs = _loading(settings, clients, work)
             if listen:
                 prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
@@ -111,12 +119,27 @@ def _loaders(
     return work
 
 
+def _loading(
+    settings: Settings, clients: Stores, work: list[tuple[Source, Loader]]
+) -> dict[str, Callable[[threading.Event], None]]:
+    """What runs in threads of these names."""
+    threads = affordable(min(THREADS, len(work)))
+    pool = Pool(
+        [loader for _, loader in work],
+        Watch(clients.redis, [source for source, _ in work]),
+        threads=threads,
+        batch_size=settings.batch_size,
+        linger_seconds=settings.linger_ms / 1_000,
+        log=log,
+    )
+    return {"watch": pool.watch, **{f"load {number}": pool.load for number in range(1, threads + 1)}}
+
+
 def _options(settings: Settings, decode: Decode) -> Options:
     return Options(
         decode=decode,
         worker=settings.worker_name,
         batch_size=settings.batch_size,
-        linger_seconds=settings.linger_ms / 1_000,
         server=settings.server,
     )
 

@@ -58,7 +58,7 @@ def decoders_of(settings: Settings) -> dict[str, Decode]:
 
 
 def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
-    return lambda messages, batch_id, captured_at: Decoding(
+    return lambda messages, batch_id, captured_at, first=0: Decoding(
         messages,
         source=source.source,
         key=source.key,
@@ -67,10 +67,10 @@ def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
         latest=from_datetime(datetime.now(UTC) + CLOCK_TOLERANCE),
         max_message_bytes=settings.max_message_bytes,
         zone=source.time_zone,
-    )
+    ).beginning_at(first)
 
 
 def _of_the_spool(settings: Settings) -> Decode:
-    return lambda messages, batch_id, _: SpoolDecoding(
+    return lambda messages, batch_id, captured_at, first=0: SpoolDecoding(
         messages, batch_id=batch_id, max_message_bytes=settings.max_message_bytes
-    )
+    ).beginning_at(first)

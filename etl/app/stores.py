@@ -8,6 +8,9 @@ from etl.inbox import connection as inbox
 from etl.settings import Settings
 from etl.store import connection as store
 
+# To Postgres: one for each thread that loads, two for a scheduled job and its lock, and some to spare.
+CONNECTIONS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Stores:
@@ -20,7 +23,7 @@ class Stores:
 @contextlib.contextmanager
 def stores(settings: Settings) -> Iterator[Stores]:
     """Both stores, closed at the end. Neither is asked anything yet, but for a cluster's slots."""
-    engine = store.connect(settings.sqlalchemy_url, connections=len(settings.sources) + 5)
+    engine = store.connect(settings.sqlalchemy_url, connections=CONNECTIONS)
     try:
         with redis_of(settings) as redis:
             yield Stores(redis, engine)

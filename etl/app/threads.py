@@ -17,6 +17,10 @@ from etl.settings import Settings
 
 # From the signal to the exit 30 s are promised; what isn't finished by now is given back.
 SHUTDOWN_SECONDS = 25.0
+# What a thread does in Postgres may be finished within this time; after that, Postgres is told to cancel it, again and
+# again: a claim that makes thousands of partitions runs a statement for each.
+FINISH_SECONDS = 10.0
+CANCEL_AGAIN_SECONDS = 0.5
 # For giving back: Redis may not answer.
 GIVE_BACK_SECONDS = 2.0
 # How late, at worst, the main thread handles a signal.
@@ -69,6 +73,48 @@ def heartbeat(settings: Settings, sources: list[Source]) -> Iterator[None]:
         done.set()
 
 
+@contextlib.contextmanager
+def cancelling(stop: threading.Event, cancel: Callable[[], None]) -> Iterator[None]:
+    """From a while after `stop` on, calls `cancel` until the context ends: whatever waits in it is to give up."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(SIGNAL_POLL_SECONDS):
+            if done.is_set():
+                return
+        if done.wait(FINISH_SECONDS):
+            return
+        log.warning("statements_cancelled")
+        while not done.wait(CANCEL_AGAIN_SECONDS):
+            cancel()
+
+    threading.Thread(target=run, name="cancel", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def run_in_thread(work: Callable[[], None], name: str, sources: list[Source], stop: threading.Event) -> None:
+    """Do `work` in a thread, so that a signal is heard meanwhile. After `stop` it may take as long as `run_in_threads`
+    gives it. Raises what it raises."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.is_set():
+        thread.join(SIGNAL_POLL_SECONDS)
+    _end([thread], sources)
+    if failures:
+        raise failures[0]
+
+
 def run_in_threads(
     runs: Mapping[str, Callable[[threading.Event], None]], sources: list[Source], stop: threading.Event
 ) -> None:
@@ -88,14 +134,18 @@ def run_in_threads(
     # With a timeout: a signal that comes just before the wait doesn't end it, and its handler runs only afterwards.
     while not stop.wait(SIGNAL_POLL_SECONDS):
         pass
+    _end(threads, sources)
+    if failures:
+        raise failures[0]
+
+
+def _end(threads: list[threading.Thread], sources: list[Source]) -> None:
     deadline = time.monotonic() + SHUTDOWN_SECONDS
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     giving_back = threading.Thread(target=_give_back, args=(sources,), daemon=True)
     giving_back.start()
     giving_back.join(GIVE_BACK_SECONDS)
-    if failures:
-        raise failures[0]
 
 
 def _give_back(sources: list[Source]) -> None:

@@ -29,8 +29,10 @@ SourceKey = Annotated[str | None, typer.Option("--source", help="Only from this 
 Since = Annotated[datetime | None, typer.Option(help="Received at this time (UTC) or later.", show_default=False)]
 Until = Annotated[datetime | None, typer.Option(help="Received before this time (UTC).", show_default=False)]
 
-# Characters of a message in a table: enough to recognise its kind.
+# Bytes of a message in a table: enough to recognise its kind.
 BEGINNING = 60
+# Of a larger message `etl dead list --json` has the beginning only; `etl dead show` has it whole.
+LISTED_BYTES = 64 * 1024
 
 
 @dead.command(
@@ -48,10 +50,12 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the latest.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List open dead letters, the latest first, and count them by reason."""
+    """List open dead letters, the latest first, and count them by reason. With --json, `raw_base64` has at most the
+    first 64 KiB of a message; `bytes` is its length, and `etl dead show` has it whole."""
     wanted = _wanted((), reason, source, since, until, everything)
     with database.opened(configured(config)) as engine:
-        letters, counts = dead_letters.find(engine, wanted, limit), dead_letters.count(engine, wanted)
+        letters = dead_letters.find(engine, wanted, limit, LISTED_BYTES if as_json else BEGINNING)
+        counts = dead_letters.count(engine, wanted)
     if as_json:
         print_json({"by_reason": counts, "letters": [_as_json(letter) for letter in letters]})
         return
@@ -68,7 +72,7 @@ def list_(
                 letter.server,
                 letter.reason,
                 printable(letter.detail),
-                printable(letter.raw[:BEGINNING].decode(errors="backslashreplace")),
+                printable(letter.raw.decode(errors="backslashreplace")),
                 letter.resolution,
             )
             for letter in letters
@@ -101,7 +105,7 @@ def show(
             "claim": f"{letter.batch_id}, message {letter.position}",
             "reason": f"{letter.reason}: {letter.detail}",
             "resolution": letter.resolution or "none: it's open",
-            "bytes": str(len(letter.raw)),
+            "bytes": str(letter.bytes),
         }
         out.print(f"[bold]dead letter {letter.id}[/bold]")
         for name, value in fields.items():
@@ -207,6 +211,7 @@ def _as_json(letter: Letter) -> dict[str, Any]:
         "batch_id": letter.batch_id,
         "position": letter.position,
         "raw_base64": base64.b64encode(letter.raw).decode(),
+        "bytes": letter.bytes,
         "resolved_at": letter.resolved_at,
         "resolution": letter.resolution,
         "server": letter.server,

@@ -145,7 +145,7 @@ class RunBooks:
     def total(self) -> Books:
         return sum(self._books.values(), Books())
 
-    def as_json(self, seconds: float, claimed_elsewhere: int) -> dict[str, Any]:
+    def as_json(self, seconds: float, claimed_elsewhere: int | None) -> dict[str, Any]:
         return {
             "claims": self._claims,
             "seconds": round(seconds, 3),
@@ -154,7 +154,7 @@ class RunBooks:
             "sources": {key: asdict(books) for key, books in self._books.items()},
         }
 
-    def print(self, seconds: float, claimed_elsewhere: int = 0) -> None:
+    def print(self, seconds: float, claimed_elsewhere: int | None = 0) -> None:
         table = Table(Column("source list", overflow="fold"), *_COLUMNS)
         for column in table.columns[1:]:
             column.justify = "right"

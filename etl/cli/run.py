@@ -35,17 +35,17 @@ def run(
     a bar shows meanwhile how far it is.
     """
     settings = configured(config)
-    stop = threads.stop_on_signals()
     if follow or workers > 1:
         from etl import supervisor  # noqa: PLC0415 (the HTTP server that comes with it is nothing for a run from cron)
     if follow:
         logs.configure()
-        supervisor.follow(settings, workers, stop, listen, schedule)
+        supervisor.follow(settings, workers, threads.stop_on_signals(), listen, schedule)
         return
 
     logs.configure(level="warning")
     database.check(settings)
     books = RunBooks(sources.waiting(settings), show_progress=sys.stderr.isatty() and not as_json)
+    stop = threads.stop_on_signals()  # until here nothing is in hand: a signal may end the process at once
     began = time.monotonic()
     with books:
         logs.configure(level="warning")  # anew, since the bar has put itself before stderr: a line goes above it
@@ -54,7 +54,7 @@ def run(
         else:
             load.drain(settings, stop, books.add)
     seconds = time.monotonic() - began
-    left = sources.claimed_elsewhere(settings)
+    left = None if stop.is_set() else sources.claimed_elsewhere(settings)  # Redis may be what we didn't wait for
     if as_json:
         print_json(books.as_json(seconds, left))
     else:

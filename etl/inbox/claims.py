@@ -15,8 +15,7 @@ set. `{source}:last` keeps the time of the last claim. Loaders of 0.1 use their 
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
@@ -40,8 +39,8 @@ _OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
 MAX_CLAIM_BYTES = 32 * 1024 * 1024
 
-# `wait` returns at least this often, so that a loader at rest sees a stop signal and abandoned claims.
-WAIT_SECONDS = 2.0
+# An adopted claim is read and loaded in pieces of so many bytes; decoded, they are several times as large.
+PIECE_BYTES = 4 * 1024 * 1024
 
 # A worker is overtaken when another claims between its asking for the time and its claim: never so often in a row.
 OVERTAKEN_TIMES = 100
@@ -49,14 +48,34 @@ OVERTAKEN_TIMES = 100
 LATEST_MS = 4_102_444_800_000
 
 
-@dataclass(eq=False)
 class Claim:
-    """One batch of one source list, held under a lease. `messages` are in the order of arrival and never change."""
+    """One batch of `count` messages of one source list, held under a lease. The messages are in the order of arrival
+    and never change."""
 
-    batch_id: UUID
-    messages: list[bytes]
-    _source: "Source" = field(repr=False)
-    adopted: bool = False
+    def __init__(self, batch_id: UUID, source: "Source", pieces: Sequence[int], read: Sequence[bytes] | None = None):
+        """`pieces` is how many messages each piece has; `read` are the messages, if they were read."""
+        self.batch_id = batch_id
+        self.count = sum(pieces)
+        self.adopted = read is None
+        self._source = source
+        self._pieces = pieces
+        self._read = read
+
+    @property
+    def messages(self) -> list[bytes]:
+        """All of them. Raises as `pieces`."""
+        return [message for piece in self.pieces() for message in piece]
+
+    def pieces(self) -> Iterator[Sequence[bytes]]:
+        """All messages, in pieces: those of an adopted claim are read one by one, since loading all at once may be what
+        its former holder died of. Raises `LeaseLost` if another has adopted and loaded it meanwhile, and `Outage`."""
+        if self._read is not None:
+            yield self._read
+            return
+        first = 0
+        for count in self._pieces:
+            yield self._source._piece(self, first, count)
+            first += count
 
     def ack(self) -> None:
         """Delete the claim from Redis; call it after the commit only. Raises `LeaseLost` if another worker holds it."""
@@ -127,7 +146,7 @@ class Source:
             messages = self._client.lrange(self._list_of(batch_id), 0, -1)
         self._largest = max(map(len, messages), default=None)
         # Empty if this process slept for longer than the lease: then the claim was adopted and loaded.
-        return self._add(Claim(batch_id, messages, self)) if messages else None
+        return self._add(Claim(batch_id, self, [len(messages)], messages)) if messages else None
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
@@ -155,18 +174,10 @@ class Source:
             lists = list(self._scan(start))
         return sum(self._rescue(key, key.removeprefix(start)) for key in lists)
 
-    def wait(self, seconds: float = WAIT_SECONDS) -> bool:
-        """Block until a message is waiting; False after `seconds` without one.
-
-        BLMOVE from the list's old end to the same end changes nothing and blocks while the list is empty: so a worker
-        that freezes here, or a command that Redis executes late, takes no message. LLEN comes first because a full
-        Redis refuses BLMOVE, and its messages must be loaded all the same.
-        """
-        end = self._old_end.upper()
-        with self._translated():
-            if self._client.llen(self.key):
-                return True
-            return self._client.blmove(self.key, self.key, seconds, end, end) is not None
+    @property
+    def registry(self) -> str:
+        """The key of the registry of this source's claims."""
+        return self._registry
 
     def waiting(self) -> int:
         """How many messages wait in the source list."""
@@ -273,10 +284,18 @@ class Source:
             if entry.batch_id is None:  # another program wrote to our registry
                 continue
             keys = [self._list_of(entry.batch_id), self._registry]
-            args = [entry.member, self._member(entry.batch_id), self._lease_ms, which]
-            if messages := self._run("adopt", keys, args):
-                return self._add(Claim(entry.batch_id, messages, self, adopted=True))
+            args = [entry.member, self._member(entry.batch_id), self._lease_ms, which, PIECE_BYTES]
+            if pieces := self._run("adopt", keys, args):
+                return self._add(Claim(entry.batch_id, self, pieces))
         return None
+
+    def _piece(self, claim: Claim, first: int, count: int) -> list[bytes]:
+        with self._translated():
+            messages: list[bytes] = self._client.lrange(self._list_of(claim.batch_id), first, first + count - 1)
+        if len(messages) != count:
+            self._remove(claim)
+            raise LeaseLost("ETL-220", f"claim {claim.batch_id} was adopted by another worker")
+        return messages
 
     def _add(self, claim: Claim) -> Claim:
         with self._lock:

@@ -24,7 +24,7 @@ from etl.keys import prefix_of
 OLDEST_VERSION = (6, 2)  # LMOVE and BLMOVE
 # Claims that follow each other within a millisecond are dated a little ahead; a minute of that is a clock's fault.
 AHEAD_SECONDS = 60.0
-# What takes messages away, as CLIENT LIST names a last command. Our own loaders use BLMOVE and EVALSHA instead.
+# What takes messages away, as CLIENT LIST names a last command. Our own loaders use EVALSHA instead (0.1: and BLMOVE).
 _POPS = frozenset({"blpop", "brpop", "brpoplpush", "lpop", "rpop", "rpoplpush", "lmove", "lmpop", "blmpop"})
 # Who popped longer ago doesn't do it all the time.
 _RECENTLY_SECONDS = 300

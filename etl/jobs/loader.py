@@ -1,6 +1,7 @@
 """Loading one source list: claim → decode → write → ack.
 
-`run_once` does one claim; `run` loops and waits, `drain` loops until nothing is left. Where a call is if we die:
+`run_once` does one claim; `drain` loops until nothing is left, `etl.jobs.pool` for as long as the process lives. Where
+a call is if we die:
 
     claim    before the script: in the source list; after it: in the claim, which is adopted when its lease runs out
     decode   in the claim
@@ -12,17 +13,19 @@ import contextlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from etl import logs
 from etl.errors import ConfigurationError, EtlError, LeaseLost, Outage
 from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
+from etl.jobs.fetcher import Fetcher
 from etl.jobs.patience import Patience, Stopped
 from etl.metrics import (
     BATCH_SECONDS,
@@ -38,8 +41,7 @@ from etl.metrics import (
 )
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
-from etl.wire.cdr import Cdr
-from etl.wire.decode import Decoded, Records
+from etl.wire.decode import Decodable, Pieces, Records, Summary
 from etl.wire.faults import Reason
 from etl.wire.times import from_datetime, from_unix_ns
 
@@ -50,10 +52,21 @@ CLAIMS_AHEAD = 2
 # Claim lists without an entry in the registry arise by accident only, so they are looked for at start and hourly.
 RESCUE_EVERY_SECONDS = 3_600.0
 
-_DIALED_AT = itemgetter(Cdr._fields.index("dialed_at"))
 
-# Decodes a claim: its messages, its batch_id, and its time in microseconds since 2000.
-Decode = Callable[[Sequence[bytes], UUID, int], Records]
+class Decode(Protocol):
+    """Decodes a claim, or the piece of it that begins at its message `first`. `captured_at` is the claim's time in
+    microseconds since 2000."""
+
+    def __call__(self, messages: Sequence[bytes], batch_id: UUID, captured_at: int, first: int = 0) -> Records: ...
+
+
+# Does a step, and perhaps repeats it.
+Retry = Callable[[Callable[[], Any]], Any]
+
+
+def once(step: Callable[[], Any]) -> Any:
+    """Do it, and raise what it raises."""
+    return step()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,6 @@ class Options:
     decode: Decode
     worker: str
     batch_size: int
-    linger_seconds: float
     server: str | None = None  # the Redis server's name
 
 
@@ -73,91 +85,116 @@ class _Taken(NamedTuple):
 
 
 class Loader:
-    """Loads one source list, in one thread."""
+    """Loads one source list, in one thread at a time."""
 
     def __init__(
         self, source: Source, writer: Writer, options: Options, patience: Patience, counts: Counts, log: Any
     ) -> None:
+        self.key = source.key
+        self.beat = counts.beat
         self._source = source
         self._writer = writer
         self._options = options
-        self._patience = patience  # retries every step, and keeps `counts`' pulse
+        self._patience = patience  # retries, and keeps `counts`' pulse
         self._counts = counts
         self._log = log.bind(source_key=source.key)
         self._without: frozenset[str] = frozenset()  # as logged
         self._recovering = True  # this worker may have left claims before a restart
         self._adopt_at = self._rescue_at = time.monotonic()
         # Under a backlog the next claims are fetched and decoded while this one is written.
-        self._fetcher = ThreadPoolExecutor(1, thread_name_prefix=f"fetch {source.key}")
         self._ahead: deque[Future[_Taken | None]] = deque()
+        self._unacknowledged: Claim | None = None
 
-    def run(self, stop: threading.Event) -> None:
-        """Load until `stop` is set; then finish or give back the claims in hand."""
-        with self._until_stopped():
-            while not stop.is_set():
-                books = self.run_once()
-                if books is None or books.claimed < self._options.batch_size:
-                    self._wait(stop)
+    @property
+    def has_ahead(self) -> bool:
+        """There are claims in hand, or some were asked for."""
+        return bool(self._ahead)
+
+    def is_recovering(self) -> bool:
+        """There may be something to do though no message waits."""
+        return self._recovering or self._unacknowledged is not None or time.monotonic() >= self._rescue_at
+
+    def is_to_adopt(self) -> bool:
+        """It's time to look whether a claim was abandoned, if there are claims."""
+        return time.monotonic() >= self._adopt_at
 
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
         """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim."""
-        with self._until_stopped():
-            while not stop.is_set():
-                books = self.run_once()
-                if books is None and self._adopt_at > time.monotonic():
-                    return
-                if books is not None:
-                    loaded(books)
+        fetcher = Fetcher(f"fetch {self.key}")
+        try:
+            with contextlib.suppress(Stopped):
+                while not stop.is_set():
+                    books = self.run_once(fetcher, self._patience.retry)
+                    if books is None and self._adopt_at > time.monotonic():
+                        return
+                    if books is not None:
+                        loaded(books)
+        finally:
+            fetcher.close()
+            self.give_back_ahead()
 
-    def run_once(self) -> Books | None:
-        """Load one claim. None if there was none; empty books if it was in the ledger already.
+    def run_once(self, fetcher: Fetcher | None, retry: Retry = once) -> Books | None:
+        """Load one claim. None if there was none; empty books if it was in the ledger already. `fetcher` fetches more
+        meanwhile. `retry` does what needs Redis; Postgres is waited for.
 
-        Raises `Stopped`, `Outage` after the longest allowed one, or `ConfigurationError`; then the claim is given back.
+        Raises `Outage` if Redis is away, after which the next call goes on where this one ended; after the longest
+        allowed outage of Postgres; `Stopped`, or `ConfigurationError`. Of these the claim is given back.
         """
-        taken = self._patience.retry(self._take)
+        taken = retry(self._take)
         if taken is None:
             return None
-        if len(taken.claim.messages) >= self._options.batch_size:
+        if fetcher and taken.claim.count >= self._options.batch_size:
             while len(self._ahead) < CLAIMS_AHEAD:
-                self._ahead.append(self._fetcher.submit(self._fetch_ahead))
-        with logs.about(source_key=self._source.key, batch_id=str(taken.claim.batch_id)):
-            return self._load(*taken)
+                self._ahead.append(fetcher.submit(self._fetch_ahead))
+        with logs.about(source_key=self.key, batch_id=str(taken.claim.batch_id)):
+            return self._load(taken.claim, taken.batch, retry)
 
-    def _load(self, claim: Claim, batch: Batch) -> Books:
+    def finish_fetching(self) -> None:
+        """Wait until nothing is being fetched: another thread may go on."""
+        wait_for(self._ahead)
+
+    def give_back_ahead(self) -> None:
+        """Give back what was fetched and isn't loaded."""
+        while self._ahead:
+            with contextlib.suppress(EtlError):
+                if taken := self._ahead.popleft().result():
+                    taken.claim.give_back()
+
+    def _load(self, claim: Claim, batch: Batch, retry: Retry) -> Books:
         began = time.monotonic()
         try:
             books = self._patience.retry(lambda: self._writer.write(batch))
+        except LeaseLost:  # while it was read: it's in the ledger by now
+            self._log.warning("lease_lost")
+            return Books()
         except BaseException:
             with contextlib.suppress(EtlError):
                 claim.give_back()
-                self._log.warning("claim_given_back", claimed=len(claim.messages))
+                self._log.warning("claim_given_back", claimed=claim.count)
             raise
+        self._unacknowledged = claim
         try:
-            self._patience.retry(claim.ack)
-        except LeaseLost:
-            self._log.warning("lease_lost")
-        seconds = time.monotonic() - began
-        if books is None:
-            self._log.warning("already_loaded", claimed=len(claim.messages))
-            return Books()
-        decoded = batch.records.finish()
-        self._log_loaded(claim, decoded, books, seconds)
-        self._count(decoded, books, seconds)
-        return books
-
-    @contextlib.contextmanager
-    def _until_stopped(self) -> Iterator[None]:
-        try:
-            with contextlib.suppress(Stopped):
-                yield
+            retry(self._acknowledge)
         finally:
-            self._fetcher.shutdown()
-            for ahead in self._ahead:
-                with contextlib.suppress(EtlError):
-                    if taken := ahead.result():
-                        taken.claim.give_back()
+            if books:
+                seconds = time.monotonic() - began
+                summary = batch.records.summary()
+                self._log_loaded(claim, summary, books, seconds)
+                self._count(summary, books, seconds)
+            else:
+                self._log.warning("already_loaded", claimed=claim.count)
+        return books or Books()
+
+    def _acknowledge(self) -> None:
+        if claim := self._unacknowledged:
+            try:
+                claim.ack()
+            except LeaseLost:
+                self._log.warning("lease_lost")
+            self._unacknowledged = None
 
     def _take(self) -> _Taken | None:
+        self._acknowledge()
         while self._ahead:
             if taken := self._ahead.popleft().result():
                 return taken
@@ -169,7 +206,7 @@ class Loader:
 
     def _fetch_ahead(self) -> _Taken | None:
         if taken := self._fetch():
-            taken.batch.records.finish()
+            taken.batch.records.prepare()
         return taken
 
     def _next_claim(self) -> Claim | None:
@@ -210,27 +247,25 @@ class Loader:
     def _batch(self, claim: Claim) -> Batch:
         """Not decoded yet: `Writer` does that while it writes."""
         claimed_at = time_of(claim.batch_id)
-        records = self._options.decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
+        decode = partial(self._decode, claim.batch_id, from_datetime(claimed_at))
+        records: Decodable = Pieces(claim.pieces, decode) if claim.adopted else decode(claim.messages)
         return Batch(
             claim.batch_id,
             self._options.worker,
             self._source.key,
             claimed_at,
-            len(claim.messages),
+            claim.count,
             records,
             server=self._options.server,
         )
 
-    def _wait(self, stop: threading.Event) -> None:
-        """Wait for messages, and then `linger_seconds` more if they make less than a batch."""
-        arrived = self._patience.retry(self._source.wait)
-        if arrived and self._patience.retry(self._source.waiting) < self._options.batch_size:
-            stop.wait(self._options.linger_seconds)
+    def _decode(self, batch_id: UUID, captured_at: int, messages: Sequence[bytes], first: int = 0) -> Records:
+        return self._options.decode(messages, batch_id, captured_at, first)
 
-    def _log_loaded(self, claim: Claim, records: Decoded, books: Books, seconds: float) -> None:
+    def _log_loaded(self, claim: Claim, summary: Summary, books: Books, seconds: float) -> None:
         # Not one message could be read: they are another program's, or of a dialler that we don't know.
         all_dead = 0 < books.claimed == books.dead
-        more = {"reason": _reasons(records, books).most_common(1)[0][0]} if all_dead else {}
+        more = {"reason": _reasons(summary, books).most_common(1)[0][0]} if all_dead else {}
         level = self._log.warning if all_dead else self._log.info
         level(
             "loaded",
@@ -245,23 +280,23 @@ class Loader:
             **more,
         )
 
-    def _count(self, records: Decoded, books: Books, seconds: float) -> None:
+    def _count(self, summary: Summary, books: Books, seconds: float) -> None:
         counts, now = self._counts, from_unix_ns(time.time_ns())
         counts.add(CLAIMED, books.claimed)
         counts.add(INSERTED, books.inserted)
         counts.add(UPDATED, books.updated)
         counts.add(UNCHANGED, books.unchanged)
         counts.add(EVENTS, books.events)
-        for reason, letters in _reasons(records, books).items():
+        for reason, letters in _reasons(summary, books).items():
             counts.add(DEAD, letters, reason)
-        for name, values in records.set_aside.items():
+        for name, values in summary.set_aside.items():
             counts.add(SET_ASIDE, values, name)
         counts.observe(BATCH_SECONDS, seconds)
-        counts.observe_ages(LAG_SECONDS, map(_DIALED_AT, records.cdrs), now)
+        counts.observe_ages(LAG_SECONDS, summary.dialed_at, now)
 
 
-def _reasons(records: Decoded, books: Books) -> Counter[str]:
+def _reasons(summary: Summary, books: Books) -> Counter[str]:
     """The reasons of the dead letters. Of those that Postgres refused, the books have the number only."""
-    reasons = Counter(str(letter.reason) for letter in records.dead)
-    reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - len(records.dead)
+    reasons = summary.dead.copy()
+    reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - summary.dead.total()
     return reasons

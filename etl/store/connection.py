@@ -1,10 +1,13 @@
 """The Postgres engine, and the one place where the driver's errors become ours: whoever uses the engine gets `Outage`,
 `Contention`, `RowRefused`, `MissingPartition` or `ConfigurationError`."""
 
+import contextlib
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import psycopg
 import sqlalchemy as sa
@@ -29,6 +32,8 @@ _DEFAULTS: dict[str, str | int] = {
     "tcp_user_timeout": 60_000,  # ms
 }
 
+_CANCEL_SECONDS = 2.0
+
 # SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
 _DATA = ("22", "23", "54")
 # Feature not supported, schema, syntax or access rule: no waiting will change them.
@@ -50,6 +55,15 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
         isolation_level="READ COMMITTED",  # merging needs each statement to see what others have committed
         connect_args={name: value for name, value in _DEFAULTS.items() if name not in sa.make_url(url).query},
     )
+    opened: WeakSet[_Connection] = WeakSet()
+    _opened[engine] = opened
+
+    def open_one(_dialect: object, _record: object, arguments: Sequence[Any], options: dict[str, Any]) -> _Connection:
+        connection = _Connection.connect(*arguments, **options)
+        opened.add(connection)
+        return connection
+
+    sa.event.listen(engine, "do_connect", open_one)
     sa.event.listen(engine, "connect", _prepare)
     sa.event.listen(engine, "handle_error", _translate)
     # Of a connection that breaks, psycopg logs the second error, after it has raised the first.
@@ -72,6 +86,13 @@ def read(engine: sa.Engine, query: str) -> tuple[list[str], list[Sequence[object
         return list(result.keys()), list(result.all())
 
 
+def cancel_running(engine: sa.Engine) -> None:
+    """Have Postgres cancel whatever this engine's connections are running now, from any thread: that is an `Outage` to
+    whoever waits for it. What is between two statements, or commits, goes on. Takes a few seconds if Postgres hangs."""
+    for connection in list(_opened[engine]):
+        connection.cancel_unless_committing()
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Only for what uses psycopg itself, as COPY does: the engine translates the errors of everything else."""
@@ -84,6 +105,32 @@ def translated() -> Iterator[None]:
 def _translate(context: sa.engine.ExceptionContext) -> EtlError | None:
     """What SQLAlchemy raises instead of the driver's error."""
     return _ours(context.original_exception) if isinstance(context.original_exception, psycopg.Error) else None
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Can be told by another thread to give up, but never a commit: one that waits for a standby has happened already,
+    and would look as if the standby had it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._committing = threading.Lock()
+
+    def commit(self) -> None:
+        with self._committing:
+            super().commit()
+
+    def cancel_unless_committing(self) -> None:
+        if self.closed or not self._committing.acquire(blocking=False):
+            return
+        try:
+            # Returns when Postgres has sent the signal on, so that none can hit the commit that may follow.
+            with contextlib.suppress(psycopg.Error):
+                self.cancel_safe(timeout=_CANCEL_SECONDS)
+        finally:
+            self._committing.release()
+
+
+_opened: WeakKeyDictionary[sa.Engine, WeakSet[_Connection]] = WeakKeyDictionary()
 
 
 class _Pool(sa.QueuePool):

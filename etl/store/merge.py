@@ -43,6 +43,11 @@ class Merged:
     inserted: Counter[date] = field(default_factory=Counter)
     updated: Counter[date] = field(default_factory=Counter)
 
+    def __iadd__(self, other: "Merged") -> "Merged":
+        self.inserted.update(other.inserted)
+        self.updated.update(other.updated)
+        return self
+
 
 _COLUMNS = Cdr._fields
 _KEY_INDEXES = [_COLUMNS.index(name) for name in CDR_KEY]

@@ -29,7 +29,7 @@ from etl.store.partitions import ensure as ensure_partitions
 from etl.store.sessions import record_sessions
 from etl.store.tables import audit_events, cdrs, dead_letters
 from etl.wire.cdr import Cdr
-from etl.wire.decode import Records
+from etl.wire.decode import Decodable, Records
 from etl.wire.event import Event
 from etl.wire.faults import DeadLetter
 from etl.wire.times import from_datetime
@@ -62,15 +62,15 @@ _EVENTS: _Way[Event] = _Way(audit_events, Event._fields, add_events, lambda *_: 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A claim of `claimed` messages, decoded as far as it was read. `server` is the name of the Redis server that it
-    was taken from; None if that isn't known."""
+    """A claim of `claimed` messages, whose `records` are decoded as they are read. `server` is the name of the Redis
+    server that it was taken from; None if that isn't known."""
 
     batch_id: UUID
     worker: str
     source_key: str
     claimed_at: datetime
     claimed: int
-    records: Records
+    records: Decodable
     server: str | None = None
 
 
@@ -111,10 +111,14 @@ class Writer:
                 self._end_frozen_workers()
             except MissingPartition as error:
                 trouble = error
-                decoded = batch.records.finish()
-                ensure_partitions(self._engine, cdrs, _count_days(decoded.cdrs))
-                ensure_partitions(self._engine, audit_events, _count_days(decoded.events))
+                self._make_partitions(batch.records)
         raise Outage("ETL-308", f"gave up after {ATTEMPTS} attempts: {trouble.text}") from trouble
+
+    def _make_partitions(self, claim: Decodable) -> None:
+        for records in claim.pieces():
+            decoded = records.finish()
+            ensure_partitions(self._engine, cdrs, _count_days(decoded.cdrs))
+            ensure_partitions(self._engine, audit_events, _count_days(decoded.events))
 
     def _end_frozen_workers(self) -> None:
         """Their claims are adopted when their leases run out; one that thaws finds its claim in the ledger."""
@@ -140,31 +144,59 @@ def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | Non
     _take_turn(connection, batch.batch_id)
     if ledger.has(connection, batch.batch_id):
         raise _LoadedAlreadyError
-    records = batch.records
+    written = _Written()
+    for records in batch.records.pieces():
+        dead = _write_piece(connection, batch, records, written, fast)
+        if letters is None:
+            _bury(connection, batch, dead)
+            written.dead += len(dead)
+        else:
+            _resolve(connection, batch, letters, dead)
+            written.left_dead += len(dead)
+    books = written.books(batch.claimed)
+    if books.claimed or letters is None:
+        _enter(connection, batch, books, written.set_aside)
+    ledger.enter_days(connection, batch.batch_id, {"cdrs": written.calls, "audit_events": written.events})
+    return books
+
+
+def _write_piece(
+    connection: sa.Connection, batch: Batch, records: Records, written: "_Written", fast: bool
+) -> list[DeadLetter]:
+    """Gives what became a dead letter, and adds the rest to `written`."""
     calls = _load(connection, _CDRS, records.stream, fast)
     decoded = records.finish()
     events = _load(connection, _EVENTS, lambda: decoded.events)
-    dead = [
+    record_sessions(connection, decoded.sessions, batch.batch_id)
+    decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
+    written.calls += calls.merged
+    written.events += events.merged
+    written.known += len(decoded.cdrs) - len(calls.refused)
+    written.told += len(decoded.events) - len(events.refused) + len(decoded.sessions)
+    written.set_aside += decoded.set_aside
+    return [
         *decoded.dead,
         *(records.refused(decoded.cdrs_at[index], detail) for index, detail in calls.refused.items()),
         *(records.refused(decoded.events_at[index], detail) for index, detail in events.refused.items()),
     ]
-    decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
-    inserted, updated = calls.merged.inserted.total(), calls.merged.updated.total()
-    unchanged = len(decoded.cdrs) - inserted - updated - len(calls.refused)
-    stored_events = len(decoded.events) - len(events.refused) + len(decoded.sessions)
-    if letters is None:
-        books = Books(batch.claimed, inserted, updated, unchanged, stored_events, len(dead))
-        _enter(connection, batch, books, decoded.set_aside)
-        _bury(connection, batch, dead)  # after the ledger: another holder of this claim buries the same letters
-    else:
-        books = Books(batch.claimed - len(dead), inserted, updated, unchanged, stored_events)
-        _resolve(connection, batch, letters, dead)
-        if books.claimed:
-            _enter(connection, batch, books, decoded.set_aside)
-    record_sessions(connection, decoded.sessions, batch.batch_id)
-    ledger.enter_days(connection, batch.batch_id, {"cdrs": calls.merged, "audit_events": events.merged})
-    return books
+
+
+@dataclass(slots=True)
+class _Written:
+    """What became of the pieces of a claim so far."""
+
+    calls: Merged = field(default_factory=Merged)
+    events: Merged = field(default_factory=Merged)
+    known: int = 0  # CDRs that are stored, by these messages or others
+    told: int = 0  # events and sessions, those that were there already among them
+    dead: int = 0
+    left_dead: int = 0  # letters that stay what they were
+    set_aside: Counter[str] = field(default_factory=Counter)
+
+    def books(self, messages: int) -> Books:
+        inserted, updated = self.calls.inserted.total(), self.calls.updated.total()
+        unchanged = self.known - inserted - updated
+        return Books(messages - self.left_dead, inserted, updated, unchanged, self.told, self.dead)
 
 
 def _take_turn(connection: sa.Connection, batch_id: UUID) -> None:
@@ -217,8 +249,7 @@ def _merge_or_halve(
     try:
         with _savepoint(connection):
             merged = way.merge(connection, rows)
-        loaded.merged.inserted.update(merged.inserted)
-        loaded.merged.updated.update(merged.updated)
+        loaded.merged += merged
     except RowRefused as refusal:
         if len(rows) == 1:
             loaded.refused[first] = refusal.text

@@ -5,9 +5,10 @@ Decoding is lazy, so that Postgres can take the first rows while the next are de
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
+from typing import Self
 from uuid import UUID
 
 import msgspec
@@ -44,17 +45,79 @@ class Decoded:
         return Counter(name for fields in kept for name in fields)
 
 
-class Records(ABC):
-    """A claim being decoded: `stream` gives its CDRs one by one, `finish` everything, once all are read.
+@dataclass(slots=True)
+class Summary:
+    """What is counted of a claim's messages when they themselves may be gone: when the calls were dialled, dead letters
+    by reason (without those that Postgres refused), values set aside by field."""
 
-    The same claim decodes to the same records, ids included, however often and by whomever it's done.
-    """
+    dialed_at: list[int] = field(default_factory=list)
+    dead: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+
+    def add(self, decoded: Decoded) -> None:
+        self.dialed_at.extend(cdr.dialed_at for cdr in decoded.cdrs)
+        self.dead.update(str(letter.reason) for letter in decoded.dead)
+        self.set_aside.update(decoded.set_aside)
+
+
+class Decodable(ABC):
+    """A claim to be decoded. The same claim decodes to the same records, ids included, however often and by whomever
+    it's done."""
+
+    @abstractmethod
+    def pieces(self) -> Iterator["Records"]:
+        """The claim's records, in order; each piece may be forgotten before the next. May be called again."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Decode what can be decoded ahead."""
+
+    @abstractmethod
+    def summary(self) -> Summary:
+        """Of what `pieces` gave when it was last read to its end."""
+
+
+class Pieces(Decodable):
+    """A claim that is never in memory as a whole. What `read` raises comes through `pieces`."""
+
+    def __init__(
+        self, read: Callable[[], Iterable[Sequence[bytes]]], decode: Callable[[Sequence[bytes], int], "Records"]
+    ) -> None:
+        """`read` gives the messages, some at a time; `decode` gets such a piece and how many came before it."""
+        self._read = read
+        self._decode = decode
+        self._summary = Summary()
+
+    def pieces(self) -> Iterator["Records"]:
+        self._summary, first = Summary(), 0
+        for messages in self._read():
+            records = self._decode(messages, first)
+            yield records
+            self._summary.add(records.finish())
+            first += len(messages)
+
+    def prepare(self) -> None:
+        """Nothing: it would have to be kept."""
+
+    def summary(self) -> Summary:
+        return self._summary
+
+
+class Records(Decodable):
+    """Messages being decoded: `stream` gives their CDRs one by one, `finish` everything, once all are read."""
 
     def __init__(self, messages: Sequence[bytes], max_message_bytes: int) -> None:
         self._messages = messages
+        self._first = 0
         self._rest = enumerate(messages)
         self._max_message_bytes = max_message_bytes
         self._decoded = Decoded()
+
+    def beginning_at(self, first: int) -> Self:
+        """The messages are a piece of a claim, and this is the place of the first of them. Call it before reading."""
+        self._first = first
+        self._rest = enumerate(self._messages, first)
+        return self
 
     @abstractmethod
     def stream(self) -> Iterator[Cdr]:
@@ -62,7 +125,18 @@ class Records(ABC):
 
     def refused(self, position: int, detail: str) -> DeadLetter:
         """The dead letter that the message at `position` becomes if Postgres refuses its row."""
-        return DeadLetter(position, Reason.REFUSED_BY_DATABASE, detail, self._messages[position])
+        return DeadLetter(position, Reason.REFUSED_BY_DATABASE, detail, self._messages[position - self._first])
+
+    def pieces(self) -> Iterator["Records"]:
+        yield self
+
+    def prepare(self) -> None:
+        self.finish()
+
+    def summary(self) -> Summary:
+        summary = Summary()
+        summary.add(self._decoded)
+        return summary
 
     def finish(self) -> Decoded:
         """All records, after decoding what is left."""
@@ -150,7 +224,7 @@ class SpoolDecoding(Records):
         yield from ()
 
     def refused(self, position: int, detail: str) -> DeadLetter:
-        heard = spool.unpack(self._messages[position])
+        heard = spool.unpack(self._messages[position - self._first])
         letter = super().refused(position, detail)
         return letter._replace(raw=heard.message, channel=heard.channel) if isinstance(heard, Heard) else letter
 

@@ -77,7 +77,7 @@ def lay(mishap: Mishap) -> None:
             mishap.arrived_at("after_renew")
 
     def write(writer: Writer, original: Callable[..., Any], batch: Any) -> Any:
-        batch.records.finish()
+        batch.records.prepare()
         writing.batch_id = batch.batch_id
         mishap.arrived_at("after_decode")
         books = original(writer, batch)

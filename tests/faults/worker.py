@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ class Worker:
     """Runs from `with` on, in a process group of its own, which is gone at the end of it.
 
     `mishap` and `constants` are those of `child.py`; without any, the program is the one that operators run.
+    `wrapper` is a command that executes the one behind it.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Worker:
         *options: str,
         mishap: str | None = None,
         constants: dict[str, float] | None = None,
+        follow: bool = True,
         listen: bool = False,
+        wrapper: Sequence[str] = (),
         **environment: str,
     ) -> None:
         program = [str(CHILD), mishap or "nothing"] if mishap or constants else ["-m", "etl.cli"]
-        quiet = [] if listen else ["--no-listen"]
-        self._command = [*_MORTAL, sys.executable, *program, "run", "--follow", *quiet, *options]
+        following = [*(["--follow"] if follow else []), *([] if listen else ["--no-listen"])]
+        self._command = [*_MORTAL, *wrapper, sys.executable, *program, "run", *following, *options]
         self._environment = {
             **archive.environment(**environment),
             "PYTHONPATH": os.pathsep.join(sys.path),

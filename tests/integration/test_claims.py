@@ -289,7 +289,7 @@ def test_a_source_that_is_no_list_is_a_configuration_error(worker: Workers, redi
     redis_client.set(KEY, "no list")
     source = worker()
 
-    for step in (source.claim, source.waiting, lambda: source.wait(0.01)):
+    for step in (source.claim, source.waiting):
         with pytest.raises(ConfigurationError, match=f"WRONGTYPE: the key {re.escape(KEY)} holds"):
             step()
 
@@ -306,8 +306,6 @@ def test_a_redis_without_memory_can_still_be_emptied(worker: Workers, redis_clie
         claim.give_back()
         adopted = taken(source.adopt())
         assert adopted.messages == numbered(300)
-        with pytest.raises(Outage, match="OOM"):
-            source.wait(0.01)
         adopted.ack()
     finally:
         redis_client.config_set("maxmemory", "0")
@@ -844,66 +842,6 @@ def test_orphans_are_rescued_once_however_many_try(worker: Workers, redis_client
     heir = worker("heir")
     adopted = [taken(heir.adopt()).messages for _ in range(20)]
     assert sorted(message for (message,) in adopted) == sorted(numbered(20))
-
-
-# wait
-
-
-@BOTH_ENDS
-def test_waiting_for_a_list_that_has_messages_changes_nothing(worker: Workers, redis_client: Any, end: End) -> None:
-    push(redis_client, KEY, numbered(3), end)
-    before = redis_client.lrange(KEY, 0, -1)
-    source = worker(take_from=end)
-
-    assert source.wait() is True
-    assert redis_client.lrange(KEY, 0, -1) == before
-    assert left(redis_client) == [KEY.encode()]
-    assert source.waiting() == 3
-
-
-def test_waiting_in_vain_ends_and_leaves_no_key(worker: Workers, redis_client: Any) -> None:
-    source = worker()
-
-    assert source.wait(0.05) is False
-    assert source.waiting() == 0
-    assert left(redis_client) == []
-
-
-@BOTH_ENDS
-def test_one_message_wakes_all_who_wait_and_stays(worker: Workers, redis_client: Any, end: End) -> None:
-    sources = [worker(f"w{number}", take_from=end) for number in range(5)]
-    woken: list[bool] = []
-    threads = [threading.Thread(target=lambda each=source: woken.append(each.wait(9.0))) for source in sources]
-    for thread in threads:
-        thread.start()
-    eventually(lambda: redis_client.info("clients")["blocked_clients"] == 5)
-    assert woken == []
-
-    push(redis_client, KEY, [b"1"], end)
-
-    for thread in threads:
-        thread.join()
-    assert woken == [True] * 5
-    assert redis_client.lrange(KEY, 0, -1) == [b"1"]
-    claimed = [source.claim() for source in sources]
-    assert [claim.messages for claim in claimed if claim] == [[b"1"]]
-
-
-@BOTH_ENDS
-def test_several_messages_that_wake_several_who_wait_keep_their_order(
-    worker: Workers, redis_client: Any, end: End
-) -> None:
-    sources = [worker(f"w{number}", take_from=end) for number in range(3)]
-    threads = [threading.Thread(target=source.wait, args=(9.0,)) for source in sources]
-    for thread in threads:
-        thread.start()
-    eventually(lambda: redis_client.info("clients")["blocked_clients"] == 3)
-
-    push(redis_client, KEY, numbered(7), end)
-
-    for thread in threads:
-        thread.join()
-    assert taken(sources[0].claim()).messages == numbered(7)
 
 
 # what is told

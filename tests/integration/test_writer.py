@@ -341,7 +341,8 @@ def test_given_workers_in_contradiction_then_the_order_of_claims_decides(
     assert versions_kept == [(call, version) for call in range(calls) for version in range(2 * claims)]
     # Whoever committed last: the last version of the last claim.
     last = max((each for of_one in work for each in of_one), key=attrgetter("batch_id"))
-    in_the_end = {cdr.call_ref: cdr.call_time for cdr in last.records.finish().cdrs}
+    [records] = last.records.pieces()
+    in_the_end = {cdr.call_ref: cdr.call_time for cdr in records.finish().cdrs}
     assert {row["call_ref"]: row["call_time"] for row in archive.rows("SELECT * FROM cdrs")} == in_the_end
     assert archive.value("SELECT bool_and(batch_id <= replaced_by) FROM cdr_revisions")
     archive.assert_books_balance()

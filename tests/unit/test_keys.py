@@ -34,7 +34,7 @@ def refused(lists: Lists) -> list[str]:
 def keys_in_redis(key: str) -> Iterator[str]:
     """What the inbox really keeps for a list, by its own word."""
     source = claims.Source(connect("redis://127.0.0.1:1"), key, worker="w")
-    yield source._registry
+    yield source.registry
     yield source._last
     yield source._list_of(CLAIM)
 

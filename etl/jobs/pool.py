@@ -1,0 +1,173 @@
+"""Many source lists and a few threads: one looks which lists have something waiting, the others load these, a claim
+each in turn.
+
+A list that has more goes to the end of the queue, so none starves behind a busy one. Only while nobody else waits does
+a thread stay with its list, and fetch ahead. A list whose Redis is away rests; who has a claim in hand waits for
+Postgres, which is away for all.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from etl.errors import Outage
+from etl.inbox.watch import Answer, Watch
+from etl.jobs.fetcher import Fetcher
+from etl.jobs.loader import Loader
+from etl.jobs.patience import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Stopped
+from etl.logs import OutageLog
+
+# How often all lists are looked at; of a Redis that is away, less often.
+LOOK_SECONDS = 0.2
+LOOK_IN_VAIN_SECONDS = 1.0
+# How often it's looked whether there are claims that somebody may have abandoned.
+CLAIMS_SECONDS = 1.0
+# How late, at worst, a thread without work sees the stop signal.
+STOP_POLL_SECONDS = 0.5
+# More of them share one interpreter, and load no faster.
+THREADS = 4
+
+
+class _State(Enum):
+    AT_REST = 1
+    QUEUED = 2
+    IN_HAND = 3
+
+
+class _Turn:
+    """One list's place in the rotation."""
+
+    def __init__(self, loader: Loader, log: Any) -> None:
+        self.loader = loader
+        self.state = _State.AT_REST
+        self.empty_at = float("-inf")  # when we last knew that nothing waits
+        self._resting_until = float("-inf")
+        self._pause = FIRST_PAUSE_SECONDS
+        self._outage = OutageLog(log, "outage_began", "outage_ended")
+
+    def is_due(self, waiting: Answer, claims: Answer, batch_size: int, linger_seconds: float) -> bool:
+        now = time.monotonic()
+        if isinstance(waiting, Outage) or now < self._resting_until:
+            return False
+        if waiting == 0:
+            self.empty_at = now
+        elif not isinstance(waiting, int):
+            return True  # an error that the loader will meet, and tell
+        elif waiting >= batch_size or now >= self.empty_at + linger_seconds:
+            return True
+        return self.loader.is_recovering() or (claims != 0 and self.loader.is_to_adopt())
+
+    def rest(self, outage: Outage) -> None:
+        self._outage.failed(outage)
+        self._resting_until = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def went_well(self) -> None:
+        self._outage.succeeded()
+        self._pause = FIRST_PAUSE_SECONDS
+
+
+class Pool:
+    """Loads the lists of `loaders`, in so many `threads` that call `load`, while one more calls `watch`. `watching` has
+    the same lists in the same order. A claim of less than `batch_size` waits `linger_seconds` for more."""
+
+    def __init__(
+        self,
+        loaders: Sequence[Loader],
+        watching: Watch,
+        *,
+        threads: int,
+        batch_size: int,
+        linger_seconds: float,
+        log: Any,
+    ) -> None:
+        self._threads = threads
+        self._turns = [_Turn(loader, log.bind(source_key=loader.key)) for loader in loaders]
+        self._watching = watching
+        self._batch_size = batch_size
+        self._linger_seconds = linger_seconds
+        self._queue: SimpleQueue[_Turn] = SimpleQueue()
+        self._claims: list[Answer] = [0] * len(loaders)
+        self._claims_at = float("-inf")
+        self._outage = OutageLog(log, "outage_began", "outage_ended")
+
+    def watch(self, stop: threading.Event) -> None:
+        """Until `stop` is set."""
+        while not stop.is_set():
+            stop.wait(LOOK_SECONDS if self._look() else LOOK_IN_VAIN_SECONDS)
+
+    def load(self, stop: threading.Event) -> None:
+        """Until `stop` is set; then finish or give back the claims in hand. Raises `ConfigurationError`."""
+        fetcher = Fetcher(f"fetch for {threading.current_thread().name}")
+        try:
+            while not stop.is_set():
+                try:
+                    turn = self._queue.get(timeout=STOP_POLL_SECONDS)
+                except Empty:
+                    continue
+                self._take_turn(turn, fetcher, stop)
+        except Stopped:
+            pass
+        finally:
+            fetcher.close()
+
+    def _look(self) -> bool:
+        """False if a server is away."""
+        waiting = self._watching.waiting()
+        if time.monotonic() >= self._claims_at:
+            self._claims = self._watching.claims()
+            self._claims_at = time.monotonic() + CLAIMS_SECONDS
+        for turn, messages, claims in zip(self._turns, waiting, self._claims, strict=True):
+            if turn.state is not _State.IN_HAND:
+                turn.loader.beat()
+            if turn.state is _State.AT_REST and turn.is_due(messages, claims, self._batch_size, self._linger_seconds):
+                self._enqueue(turn)
+        away = next((answer for answer in waiting if isinstance(answer, Outage)), None)
+        if away:
+            self._outage.failed(away)
+        else:
+            self._outage.succeeded()
+        return away is None
+
+    def _enqueue(self, turn: _Turn) -> None:
+        turn.state = _State.QUEUED
+        self._queue.put(turn)
+
+    def _take_turn(self, turn: _Turn, fetcher: Fetcher, stop: threading.Event) -> None:
+        turn.state = _State.IN_HAND
+        turn.loader.beat()
+        try:
+            has_more = self._load(turn, fetcher, stop)
+        except Outage as outage:
+            turn.loader.finish_fetching()
+            turn.rest(outage)
+            has_more = False
+        except BaseException:
+            turn.loader.give_back_ahead()
+            raise
+        turn.empty_at = time.monotonic()
+        if has_more:
+            self._enqueue(turn)
+        else:
+            turn.state = _State.AT_REST
+
+    def _load(self, turn: _Turn, fetcher: Fetcher, stop: threading.Event) -> bool:
+        """Whether the list has more. What was fetched ahead is loaded in the same turn."""
+        loader = turn.loader
+        while True:
+            books = loader.run_once(None if self._others_wait() else fetcher)
+            turn.went_well()
+            has_more = books is not None and books.claimed >= self._batch_size
+            if stop.is_set():
+                loader.give_back_ahead()
+                return False
+            if not loader.has_ahead and (self._others_wait() or not has_more):
+                return has_more
+
+    def _others_wait(self) -> bool:
+        """There are lists for which no thread is left."""
+        in_hand = sum(turn.state is _State.IN_HAND for turn in self._turns)
+        return self._queue.qsize() + in_hand > self._threads
