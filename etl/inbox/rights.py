@@ -33,6 +33,7 @@ _ARGUMENTS: dict[str, list[str]] = {
     "ltrim": ["0", "-1"],
     "memory|usage": ["SAMPLES", "0"],
     "pexpire": ["1"],
+    "pttl": [],
     "rename": ["{key}"],
     "rpush": ["x"],
     "set": ["x"],
@@ -49,7 +50,7 @@ _OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim", "sort")
 _OF_A_CLAIM = ("exists", "llen", "lrange", "ltrim", "memory|usage", "rename", "sort", "unlink")
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_THE_LAST_TIME = ("zadd", "zscore")
-_OF_A_LOCK = ("del", "get", "pexpire", "set")
+_OF_A_LOCK = ("del", "get", "pexpire", "pttl", "set")
 _WITHOUT_KEY = {"info": ["memory"], "scan": ["0"], "time": []}
 _ALWAYS = ("evalsha", "script|load")
 _OF_A_SUBSCRIPTION = ("psubscribe", "publish", "subscribe")
