@@ -1,7 +1,12 @@
-"""Clocks that are set while the archive works: Redis', Postgres', and the host's. The schedule's are in
-tests/integration/test_schedule.py, the listener's in tests/faults/test_listener_clocks.py."""
+"""Clocks that are set while the archive works: Redis', Postgres', and the host's. Every step of the
+schedule's is in tests/unit/test_schedule_clock.py."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +52,40 @@ def set_redis(archive: Archive, clock: Clock, seconds: float) -> None:
 
 def source(client: Client, worker: str, lease_ms: int = 60_000) -> Source:
     return Source(client, CAMPAIGNS, worker=worker, lease_ms=lease_ms)
+
+
+# -- the schedule
+
+MINUTES_JOB = """
+import contextlib, threading, time
+from datetime import UTC, datetime
+from etl.jobs.schedule import Job, Schedule
+print(datetime.now(UTC).isoformat(), flush=True)
+job = Job("job", "* * * * *", lambda _: print(datetime.now(UTC).isoformat(), flush=True))
+Schedule([job], lambda _: contextlib.nullcontext(True), None).run(threading.Event())
+"""
+
+
+@pytest.mark.parametrize("by", [-HOUR, HOUR])
+def test_given_the_host_set_then_a_minutes_job_has_its_next_minute(tmp_path: Path, by: float) -> None:
+    """Three seconds before a minute at first; set back, half a minute is over before the next one."""
+    clock = Clock(tmp_path / "clock")
+    clock.step(57 - time.time() % 60)
+    with subprocess.Popen(
+        [sys.executable, "-c", MINUTES_JOB], env={**os.environ, **clock.environment}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        began = datetime.fromisoformat(process.stdout.readline().strip())
+        first = datetime.fromisoformat(process.stdout.readline().strip())
+        clock.step((57 if by > 0 else 27) - time.time() % 60 + by)
+        second = datetime.fromisoformat(process.stdout.readline().strip())
+        if by > 0:  # first once for what was passed
+            second = datetime.fromisoformat(process.stdout.readline().strip())
+        process.kill()
+
+    assert first - began < timedelta(seconds=10)
+    assert abs(second - first - timedelta(seconds=by)) < timedelta(seconds=90)
+    assert (first.second, second.second) == (0, 0)
 
 
 # -- Redis' clock set back
