@@ -21,11 +21,13 @@ from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
+from etl.jobs.clocks import Clocks
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
 from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
+from etl.store import connection as store
 from etl.store import schema
 from etl.store.ledger import Books
 from etl.store.writer import Writer
@@ -103,21 +105,23 @@ def _loaders(
     sys.setswitchinterval(SWITCH_INTERVAL)
     _collect_garbage_less()
     writer, decoders = Writer(clients.engine), decoders_of(settings)
+    clocks = Clocks(partial(inbox.unix_time, clients.redis), partial(store.unix_time, clients.engine), log)
     work = []
     for source in sources(settings, clients):
         counts = tally.of(source.key)
-        options = _options(settings, decoders[source.key])
+        options = _options(settings, decoders[source.key], clocks)
         work.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
     return work
 
 
-def _options(settings: Settings, decode: Decode) -> Options:
+def _options(settings: Settings, decode: Decode, clocks: Clocks) -> Options:
     return Options(
         decode=decode,
         worker=settings.worker_name,
         batch_size=settings.batch_size,
         linger_seconds=settings.linger_ms / 1_000,
         server=settings.server,
+        check_clocks=clocks.check,
     )
 
 

@@ -1,10 +1,13 @@
 """Clocks that are set while the archive works: Redis', Postgres', and the host's. Every step of the
 schedule's is in tests/unit/test_schedule_clock.py."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,14 +16,17 @@ from typing import Any
 import pytest
 import redis
 
+from etl.app import check as preflight
 from etl.app import status
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, connect
 from etl.inbox.lock import Lock
 from etl.lab.servers.clock import Clock
-from etl.lab.servers.private import PrivateRedis
+from etl.lab.servers.private import PrivatePostgres, PrivateRedis
+from etl.lab.servers.redis import free_port
 from tests.clocks import DAY, HOUR, settable, step
-from tests.world import CAMPAIGNS, Archive, cdr
+from tests.faults.worker import Worker
+from tests.world import CAMPAIGNS, Archive, cdr, eventually, migrate
 
 pytestmark = settable
 STEPS_BACK = [2 * HOUR, DAY, 400 * DAY]
@@ -152,3 +158,111 @@ def test_given_a_user_without_pttl_then_the_lock_is_respected(archive: Archive, 
         assert not Lock(old, "lock", "other", 8).acquire()
         client.delete("lock")
         assert Lock(old, "lock", "other", 8).acquire()
+
+
+# -- the host's clock
+
+
+def worker_by(clock: Clock, archive: Archive, folder: Path, **more: str) -> Worker:
+    environment: dict[str, Any] = {**clock.environment, **more}
+    return Worker(archive, folder / "log", **environment)
+
+
+WRONG = [-2 * DAY, 2 * DAY, HOUR - time.time()]  # the last one is 1970
+
+
+@pytest.mark.parametrize("by", WRONG, ids=["slow", "fast", "1970"])
+def test_given_a_wrong_host_then_run_waits_and_says_why(archive: Archive, tmp_path: Path, by: float) -> None:
+    archive.push(cdr(1, dialed_at=int(time.time())))
+    clock = Clock(tmp_path / "clock")
+    clock.step(by)
+
+    with worker_by(clock, archive, tmp_path) as worker:
+        worker.wait_for("outage_began")
+        assert {line["code"] for line in worker.lines("outage_began")} == {"ETL-420"}
+        told = worker.lines("outage_began")[0]["error"]
+        assert told.startswith("this host's clock is")
+        assert told.endswith("Redis' and Postgres', which agree: set it")
+        assert archive.redis.llen(CAMPAIGNS) == 1
+        clock.step(0)
+        worker.wait_for("loaded")
+        assert worker.stop() == 0
+
+    assert archive.rows("SELECT reason FROM dead_letters") == []
+    assert archive.cdr(1)
+    archive.assert_books_balance()
+
+
+def test_given_the_host_set_in_mid_run_then_no_call_is_refused(archive: Archive, tmp_path: Path) -> None:
+    clock = Clock(tmp_path / "clock")
+    with worker_by(clock, archive, tmp_path) as worker:
+        archive.push(cdr(1, dialed_at=int(time.time())))
+        worker.wait_for("loaded")
+        clock.step(-2 * DAY)
+        worker.wait_for("outage_began")
+        archive.push(cdr(2, dialed_at=int(time.time())))
+        clock.step(0)
+        worker.wait_for("loaded", times=2)
+        assert worker.stop() == 0
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 2
+    assert archive.rows("SELECT reason FROM dead_letters") == []
+
+
+def test_given_a_wrong_host_then_readyz_status_and_check_say_so(archive: Archive, tmp_path: Path) -> None:
+    clock, port = Clock(tmp_path / "clock"), free_port()
+    clock.step(-2 * DAY)
+
+    checked = archive.run("check", "--json", ETL_EXPORT_URL=str(tmp_path / "lake"), PYTHONUTF8="1", **clock.environment)
+    found = {each["about"]: each["verdict"] for each in json.loads(checked.stdout)["findings"]}
+    assert checked.returncode == 1
+    assert {about: found[about] for about in found if "clock" in about} == {
+        "clock of Redis": "wrong",
+        "clock of Postgres": "wrong",
+        "clock of this host": "wrong",
+    }
+    with archive.process("status", "--watch", **clock.environment) as watching:  # libfaketime breaks time.sleep
+        assert watching.stdout
+        assert any("this host's clock is 172," in line for line in watching.stdout)
+    with worker_by(clock, archive, tmp_path, ETL_HTTP=f"127.0.0.1:{port}") as worker:
+        worker.wait_for("serving_metrics")
+        eventually(lambda: "this host's clock is 172," in ready(port))
+        clock.step(0)
+        eventually(lambda: ready(port) == "fine\n")
+
+
+def ready(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as refused:
+        return str(refused.read().decode())
+
+
+@pytest.fixture
+def postgres_set(session_folder: Path, redis_client: "redis.Redis", redis_server: PrivateRedis) -> Iterator[Archive]:
+    """Its Postgres is two days behind everybody else."""
+    clock = Clock(session_folder / "postgres-clock")
+    clock.step(-2 * DAY)
+    with PrivatePostgres(session_folder / "pg-with-clock", {"fsync": "off"}, clock) as server:
+        migrate(server.url)
+        with Archive(redis_server.url, server.url, redis_client) as archive:
+            yield archive
+
+
+def test_given_only_postgres_wrong_then_it_is_loaded_and_told(postgres_set: Archive, tmp_path: Path) -> None:
+    postgres_set.push(cdr(1, dialed_at=int(time.time())))
+
+    with Worker(postgres_set, tmp_path / "log") as worker:
+        worker.wait_for("loaded")
+        (line,) = worker.lines("clocks_differ")
+        assert worker.stop() == 0
+
+    assert line["error"].startswith("the clock of Postgres is 172,")
+    assert line["error"].endswith(" s behind this host's")
+    assert postgres_set.cdr(1)
+    shown = postgres_set.run("status")
+    assert "the clock of Postgres is 172," in shown.stdout
+    found = {each.about: each.verdict for each in preflight.check(postgres_set.settings(export_url=str(tmp_path)))}
+    assert (found["clock of Postgres"], found["clock of Redis"]) == ("wrong", "fine")
+    assert "clock of this host" not in found
