@@ -23,6 +23,8 @@ _NO_HOST = ("name or service not known", "could not translate host name", "faile
 
 # Leases go by Redis's clock alone, and days are closed an hour late: more than this is still a clock that nobody sets.
 SKEW_SECONDS = 2.0
+# If both stores differ by so much, loading waits.
+WRONG_SKEW_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +102,5 @@ def skew(about: str, theirs: float, asked: float, answered: float) -> Finding:
         return Finding(f"clock of {about}", "fine", "agrees with this host's")
     way = "ahead of" if ahead > 0 else "behind"
     says = f"{abs(ahead):.0f} s {way} this host's"
-    return Finding(f"clock of {about}", "warning", says, "let NTP keep both clocks")
+    verdict: Verdict = "wrong" if abs(ahead) > WRONG_SKEW_SECONDS else "warning"
+    return Finding(f"clock of {about}", verdict, says, "let NTP keep both clocks")

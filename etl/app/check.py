@@ -1,23 +1,29 @@
 """What `etl check` looks at, from settings: Redis, Postgres and the export target. pyarrow comes with the last."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from urllib.parse import unquote
 from uuid import UUID
 
 from etl import urls
 from etl.app.database import engine_of
 from etl.app.sources import decoders_of
+from etl.app.stores import redis_of
 from etl.errors import EtlError, LakeError
 from etl.findings import Finding, unreachable
 from etl.inbox import connection as inbox
 from etl.inbox import preflight as inbox_preflight
 from etl.inbox.preflight_lists import Dead
 from etl.inbox.rights import Needs, SourceList
+from etl.jobs.clocks import compared
 from etl.jobs.loader import Decode
 from etl.keys import SPOOL
 from etl.lake.target import Target
 from etl.settings import Settings
+from etl.store import connection as store
 from etl.store import preflight as store_preflight
+from etl.store.connection import Engine
 from etl.wire.faults import DeadLetter
 
 
@@ -28,6 +34,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     with engine_of(settings) as engine:
         yield from _of_redis(settings)
         yield from store_preflight.findings(engine)
+        yield from _of_clocks(settings, engine)
         yield _of_lake(target)
 
 
@@ -45,6 +52,15 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
         yield from inbox_preflight.findings(client, _needs(settings), _user(url), line, through_sentinel, dead)
     finally:
         client.close()
+
+
+def _of_clocks(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    """Each store's is looked at by itself; only both together tell that it's this host's that is wrong."""
+    with suppress(EtlError), redis_of(settings) as redis:  # which are told elsewhere
+        ahead = compared(partial(inbox.unix_time, redis), partial(store.unix_time, engine))
+        if ahead.is_host_wrong:
+            advice = "let NTP keep it: until it's right nothing is loaded"
+            yield Finding("clock of this host", "wrong", str(ahead.told()), advice)
 
 
 def _dead(decode: Decode) -> Dead:

@@ -56,9 +56,15 @@ class Observer:
             while not self._stop.is_set():
                 found = reading.read()
                 self.gauges = gauges(found)
-                self._troubles = [error for error in (found.redis_error, found.postgres_error) if error]
+                self._troubles = [error for error in (found.redis_error, found.postgres_error, _clock(found)) if error]
                 self._looked_at = time.monotonic()
                 self._stop.wait(LOOK_EVERY_SECONDS)
+
+
+def _clock(found: Status) -> str | None:
+    """What the loaders wait for."""
+    ahead = found.clocks_ahead_seconds
+    return ahead.told() if ahead and ahead.is_host_wrong else None
 
 
 def gauges(found: Status) -> Gauges:

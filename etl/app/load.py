@@ -23,12 +23,14 @@ from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
 from etl.inbox.watch import Watch
+from etl.jobs.clocks import Clocks
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
 from etl.jobs.pool import THREADS, Pool
 from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
+from etl.store import connection as store
 from etl.store import schema
 from etl.store.connection import cancel_running
 from etl.store.ledger import Books
@@ -111,10 +113,11 @@ def _loaders(
     sys.setswitchinterval(SWITCH_INTERVAL)
     _collect_garbage_less()
     writer, decoders = Writer(clients.engine), decoders_of(settings)
+    clocks = Clocks(partial(inbox.unix_time, clients.redis), partial(store.unix_time, clients.engine), log)
     work = []
     for source in sources(settings, clients):
         counts = tally.of(source.key)
-        options = _options(settings, decoders[source.key])
+        options = _options(settings, decoders[source.key], clocks)
         work.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
     return work
 
@@ -135,12 +138,13 @@ def _loading(
     return {"watch": pool.watch, **{f"load {number}": pool.load for number in range(1, threads + 1)}}
 
 
-def _options(settings: Settings, decode: Decode) -> Options:
+def _options(settings: Settings, decode: Decode, clocks: Clocks) -> Options:
     return Options(
         decode=decode,
         worker=settings.worker_name,
         batch_size=settings.batch_size,
         server=settings.server,
+        check_clocks=clocks.check,
     )
 
 

@@ -21,9 +21,11 @@ from etl.ids import time_of
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.preflight import Memory, memory
+from etl.jobs.clocks import Ahead, compared
 from etl.jobs.loader import Decode
 from etl.jobs.runway import Runway, Sample
 from etl.settings import Settings
+from etl.store import connection as store
 from etl.store import days, schema, sessions, status
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, changed
@@ -142,6 +144,7 @@ class Status:
     redis_error: str | None
     postgres: InPostgres | None
     postgres_error: str | None
+    clocks_ahead_seconds: Ahead | None = None  # None if a store couldn't be asked
 
     @property
     def is_whole(self) -> bool:
@@ -224,7 +227,8 @@ class Reader:
     def read(self) -> Status:
         at = datetime.now(UTC)
         redis, postgres = _tried(self._redis), _tried(self._postgres)
-        return Status(at, *redis, *postgres)
+        ahead, _ = _tried(self._clocks) if redis[0] and postgres[0] else (None, None)
+        return Status(at, *redis, *postgres, ahead)
 
     def with_runway(self, status: Status) -> Status:
         """A moment later, Redis' half also has how long its memory lasts."""
@@ -241,6 +245,11 @@ class Reader:
             self._kept.callback(self._client.close)
         lists = sources(self._settings, Stores(self._client, self._engine))
         return in_redis(self._client, lists, decoders_of(self._settings), self._runway)
+
+    def _clocks(self) -> Ahead | None:
+        if (client := self._client) is None:
+            return None
+        return compared(lambda: inbox.unix_time(client), lambda: store.unix_time(self._engine))
 
     def _postgres(self) -> InPostgres:
         schema.check(self._engine)

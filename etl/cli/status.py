@@ -79,6 +79,8 @@ def _rendered(found: Status) -> Group:
         parts.append(_away("Postgres", found.postgres_error))
     else:
         parts += _of_postgres(found.postgres, found.at)
+    if trouble := found.clocks_ahead_seconds and found.clocks_ahead_seconds.told():
+        parts.append(Text(trouble, style="bold red"))
     return Group(*parts)
 
 

@@ -42,6 +42,11 @@ MAX_CLAIM_BYTES = 32 * 1024 * 1024
 # An adopted claim is read and loaded in pieces of so many bytes; decoded, they are several times as large.
 PIECE_BYTES = 4 * 1024 * 1024
 
+# The longest lease that the settings allow. A deadline further ahead is from before Redis' clock was set back, and
+# counts as expired: its holder, if alive, renews it soon; else the claim waited for as long as the step. adopt.lua and
+# acquire.lua have the same number.
+LONGEST_LEASE_MS = 3_600_000
+
 # A worker is overtaken when another claims between its asking for the time and its claim: never so often in a row.
 OVERTAKEN_TIMES = 100
 # The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
@@ -87,8 +92,8 @@ class Claim:
 
 
 class Lease(NamedTuple):
-    """An entry of the registry. `seconds` are left of the lease; below zero, it ran out so long ago. `messages` is the
-    claim's length."""
+    """An entry of the registry. `seconds` are left of the lease; below zero, it ran out so long ago; zero, if it's from
+    before Redis' clock was set back. `messages` is the claim's length."""
 
     batch_id: UUID
     worker: str
@@ -152,7 +157,9 @@ class Source:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
         with self._translated():
             seconds, micros = self._client.time()
-            expired = self._client.zrangebyscore(self._registry, "-inf", seconds * 1000 + micros // 1000)
+            now = seconds * 1000 + micros // 1000
+            expired = self._client.zrangebyscore(self._registry, "-inf", now)
+            expired += self._client.zrangebyscore(self._registry, f"({now + LONGEST_LEASE_MS}", "+inf")
         entries = map(_parse, expired)
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
 
@@ -200,7 +207,7 @@ class Source:
                 (_parse(member), at) for member, at in self._client.zrange(self._registry, 0, -1, withscores=True)
             ]
             return [
-                Lease(entry.batch_id, entry.worker, (at - now) / 1000, self._client.llen(self._list_of(entry.batch_id)))
+                Lease(entry.batch_id, entry.worker, _left(at - now), self._client.llen(self._list_of(entry.batch_id)))
                 for entry, at in entries
                 if entry.batch_id is not None  # another program wrote to our registry
             ]
@@ -352,6 +359,11 @@ class Source:
 
 def _script(client: Client, name: str) -> Script:
     return client.register_script((files(__package__) / "lua" / f"{name}.lua").read_text())
+
+
+def _left(ms: float) -> float:
+    """Seconds of a lease whose deadline is so far ahead."""
+    return ms / 1_000 if ms <= LONGEST_LEASE_MS else 0.0
 
 
 class _OvertakenError(Exception):

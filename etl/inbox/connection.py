@@ -111,6 +111,13 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
         return redis.Redis.from_url(url, retry=_never(), **options)
 
 
+def unix_time(client: Client) -> float:
+    """By the server's clock. Raises `Outage`, and `ConfigurationError`."""
+    with translated():
+        seconds, micros = client.time()
+    return float(seconds) + float(micros) / 1e6
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Redis errors inside become `Outage` (wait) or `ConfigurationError` (don't)."""

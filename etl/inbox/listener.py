@@ -4,7 +4,8 @@
 
 PubSub is lossy, and a dead subscription looks like a quiet one. So the listener publishes probes to itself: one that
 comes back proves that everything published before it has come too; two missing probes end the session. The time from
-the last proof of one session to the start of the next is a gap: view `audit_gaps`.
+the last proof of one session to the start of the next is a gap: view `audit_gaps`. Times are those of the session's
+clock, which nobody sets.
 
 One listener at a time holds the spool's lock. A message that comes when the lease may be over is not kept: the next
 holder hears it too.
@@ -24,12 +25,13 @@ from etl.errors import EtlError, Outage
 from etl.ids import new_id, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
+from etl.inbox.session_clock import SessionClock
 from etl.inbox.spool import Spooler
 from etl.inbox.subscription import PubSubMessage, Subscription, probe
 from etl.logs import OutageLog
 from etl.wire.envelope import kind_and_reference, type_of
 from etl.wire.spool import GapReason, Session, pack_heard, pack_session
-from etl.wire.times import from_unix_ns
+from etl.wire.times import unix_ms
 
 PROBE_SECONDS = 5.0
 # Two probes, and a second for the second one to come back.
@@ -66,7 +68,8 @@ class Listener:
         self._log = log
         self._spooler = spooler
         self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{new_id()}", LOCK_SECONDS)
-        self._probe_channel: str | None = None
+        self._proving: _Proving | None = None
+        self._told_unvouched = False
         self._outages = OutageLog(log, "listener_outage_began", "listener_outage_ended")
 
     def run(self, stop: threading.Event) -> None:
@@ -90,7 +93,8 @@ class Listener:
 
     def _listen_or_stand_by(self, stop: threading.Event) -> None:
         self._spooler.check()
-        if not (self._lock.is_held() or self._lock.acquire()):
+        # Asked even if we hold it: of a host that slept, the monotonic clock says so, too.
+        if not self._lock.acquire():
             self._outages.succeeded()
         # With a full buffer the session would end at once, by overflow.
         elif self._spooler.has_room():
@@ -102,18 +106,28 @@ class Listener:
         subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
             subscription.subscribe()
+            clock = self._new_clock()
             self._outages.succeeded()
-            session = OpenSession(self._listening, session_id, self._spooler)
-            self._probe_channel = subscription.probe_channel
+            session = OpenSession(self._listening, session_id, self._spooler, clock)
+            self._proving = _Proving(subscription.probe_channel, clock)
             self._log.info("listening", session=str(session_id))
-            reason = self._hear(subscription, session, stop)
+            reason = self._hear(subscription, session, clock, stop)
             session.end(reason)
             self._log.info("listening_ended", session=str(session_id), reason=reason)
         finally:
-            self._probe_channel = None
+            self._proving = None
             subscription.close()
 
-    def _hear(self, subscription: Subscription, session: "OpenSession", stop: threading.Event) -> GapReason:
+    def _new_clock(self) -> SessionClock:
+        clock = SessionClock(self._client)
+        if not clock.is_vouched and not self._told_unvouched:
+            self._log.warning("listener_clock_unvouched")
+            self._told_unvouched = True
+        return clock
+
+    def _hear(
+        self, subscription: Subscription, session: "OpenSession", clock: SessionClock, stop: threading.Event
+    ) -> GapReason:
         """Read messages until there's a reason to end the session, and return it."""
         stopping: _Stopping | None = None
         while True:
@@ -123,6 +137,9 @@ class Listener:
                 return session.because("probe lost" if session.is_silent() else "connection lost")
             if session.is_silent() or not self._lock.is_held():
                 return session.because("probe lost")
+            if clock.was_set():
+                self._log.warning("clock_set", seconds=round(clock.parted_seconds(), 1))
+                return session.because("probe lost")
             self._spooler.check()
             if heard is not None:
                 session.hear(heard)
@@ -130,15 +147,15 @@ class Listener:
                 return "overflow"
             if stop.is_set():
                 if stopping is None:
-                    stopping = _Stopping(_now(), time.monotonic() + FINAL_PROBE_SECONDS)
+                    stopping = _Stopping(clock.now(), time.monotonic() + FINAL_PROBE_SECONDS)
                     self._send_probe()  # the last proof: the gap begins now
                 if session.proven_until >= stopping.asked_at or time.monotonic() > stopping.deadline:
                     return session.because("stopped")
 
     def _send_probe(self) -> None:
-        if channel := self._probe_channel:
+        if proving := self._proving:
             with contextlib.suppress(EtlError):
-                probe(self._client, channel, _now())
+                probe(self._client, proving.channel, proving.clock.now())
 
     @contextlib.contextmanager
     def _pulse(self) -> Iterator[None]:
@@ -153,17 +170,26 @@ class Listener:
             thread.join()  # so that it can't acquire the lock again after our release
 
     def _beat(self, done: threading.Event) -> None:
-        probed, probe_at, renew_at = None, 0.0, 0.0
+        probed: _Proving | None = None
+        probe_at = renew_at = 0.0
         while not done.wait(0.1):
             now = time.monotonic()
             if self._lock.is_held() and now >= renew_at:
                 with contextlib.suppress(EtlError):
                     self._lock.acquire()
                 renew_at = now + RENEW_SECONDS
-            channel = self._probe_channel
-            if channel is not None and (channel != probed or now >= probe_at):
+            proving = self._proving
+            if proving is not None and (proving is not probed or now >= probe_at):
                 self._send_probe()
-                probed, probe_at = channel, now + PROBE_SECONDS
+                probed, probe_at = proving, now + PROBE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Proving:
+    """The channel of a session's probes, and its clock."""
+
+    channel: str
+    clock: SessionClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +201,9 @@ class _Stopping:
 class OpenSession:
     """The current session: stamps and counts messages, reports each proof and the end through the spool."""
 
-    def __init__(self, listening: Listening, session_id: UUID, spooler: Spooler) -> None:
-        now = _now()
+    def __init__(self, listening: Listening, session_id: UUID, spooler: Spooler, clock: SessionClock) -> None:
+        now = clock.now()
+        self._clock = clock
         self._ignore = frozenset(map(_plural, listening.ignore))
         self._spooler = spooler
         self._last_probe = time.monotonic()
@@ -216,12 +243,16 @@ class OpenSession:
         self._received += 1
         if self._ignore and self._is_ignored(heard):
             self._ignored += 1
-        elif self.overflowed or not self._spooler.offer(_stamped(heard)):
+        elif self.overflowed or not self._spooler.offer(self._stamped(heard)):
             self.overflowed = True
             self._dropped += 1
 
     def end(self, reason: GapReason) -> None:
-        self._report(ended_at=_now(), reason=reason)
+        self._report(ended_at=self._clock.now(), reason=reason)
+
+    def _stamped(self, heard: PubSubMessage) -> bytes:
+        now = self._clock.now()
+        return pack_heard(uuid7(unix_ms(now)).bytes, now, heard.channel, heard.message)
 
     def _prove(self, sent_at: int) -> None:
         self._last_probe = time.monotonic()
@@ -242,11 +273,6 @@ class OpenSession:
         self._spooler.insist(pack_session(self._session))
 
 
-def _stamped(heard: PubSubMessage) -> bytes:
-    now = time.time_ns()
-    return pack_heard(uuid7(now // 1_000_000).bytes, from_unix_ns(now), heard.channel, heard.message)
-
-
 def _storable(pattern: str) -> str:
     """Postgres' text can't contain NUL."""
     return pattern.replace("\0", "%00")
@@ -256,7 +282,3 @@ def _plural(pair: str) -> str:
     """The pair with its kind in the plural: settings may have the singular, as the dialler's channels do."""
     kind, _, sub_type = pair.partition("/")
     return f"{kind_and_reference(kind)[0]}/{sub_type}"
-
-
-def _now() -> int:
-    return from_unix_ns(time.time_ns())

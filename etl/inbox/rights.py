@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "lrange": ["1", "0"],
     "ltrim": ["0", "-1"],
     "pexpire": ["1"],
+    "pttl": [],
     "rename": ["{key}"],
     "rpush": ["x"],
     "set": ["x"],
@@ -45,6 +46,8 @@ _OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim")
 _OF_A_CLAIM = ("exists", "llen", "lrange", "unlink")
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
+# By which a lock whose time Redis' clock has left behind is known.
+_EXTRA_OF_A_LOCK = ("pttl",)
 # What loading does without where it's refused: fast copies, ids in the order of claiming where clocks are set back, and
 # the rescue of claims that no entry names.
 _EXTRA_OF_A_SOURCE = ("sort",)
@@ -256,7 +259,7 @@ def _uses_of_loading(needs: Needs) -> list[_Use]:
 
 
 def _uses_of_extras(needs: Needs) -> list[_Use]:
-    return [
+    uses = [
         use
         for key in _keys(needs)
         for use in (
@@ -265,6 +268,7 @@ def _uses_of_extras(needs: Needs) -> list[_Use]:
             _Use(_ours(key, "last"), _EXTRA_OF_THE_LAST_TIME),
         )
     ]
+    return [*uses, _Use(_ours(needs.spool, "listener"), _EXTRA_OF_A_LOCK)]
 
 
 def _uses_of_listening(needs: Needs) -> list[_Use]:

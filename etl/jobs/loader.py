@@ -77,6 +77,7 @@ class Options:
     worker: str
     batch_size: int
     server: str | None = None  # the Redis server's name
+    check_clocks: Callable[[], None] = lambda: None  # raises `Outage` while messages would be misread
 
 
 class _Taken(NamedTuple):
@@ -211,6 +212,7 @@ class Loader:
 
     def _next_claim(self) -> Claim | None:
         """What this worker left before a restart, then what others left, then what is waiting."""
+        self._options.check_clocks()
         try:
             if self._recovering:
                 if claim := self._source.adopt_own():

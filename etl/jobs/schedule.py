@@ -12,19 +12,19 @@
 Abandoned claims aren't here: the loaders look for them every few seconds.
 """
 
-import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
-from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from etl.errors import EtlError
 
-# How often the stop signal is checked.
+# How often the clock and the stop signal are looked at.
 POLL_SECONDS = 0.5
 
 
@@ -58,31 +58,51 @@ def table(
 
 
 class Schedule:
-    """Runs jobs at their times, one after the other, in the thread that calls `run`."""
+    """Runs jobs at their times, one after the other, in the thread that calls `run`.
 
-    def __init__(self, jobs: Sequence[Job], alone: Callable[[str], AbstractContextManager[bool]], log: Any) -> None:
+    By the host's clock, looked at time and again, so it may be set: a job runs at each of its times that the clock
+    passes, once for all that it passes between two looks (the host slept, the clock was set forward, another job took
+    long). Set back, it passes times anew; a job that has just run at one of them doesn't run at it again.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        alone: Callable[[str], AbstractContextManager[bool]],
+        log: Any,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`alone` gives True if no other process runs the job of that name: hosts may share a schedule."""
         self.jobs = jobs
         self._alone = alone
         self._log = log
+        self._now = now
+        self._monotonic = monotonic
+        self._ran: dict[str, _Run] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
-        due: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        scheduler = BackgroundScheduler(timezone="UTC")
-        for job in self.jobs:
-            # The host may have slept: a missed job runs however late, and once for all the times it missed.
-            trigger = CronTrigger.from_crontab(job.cron, timezone="UTC")
-            scheduler.add_job(due.put, trigger, [job], id=job.name, coalesce=True, misfire_grace_time=None)
-        scheduler.start()
-        try:
-            while not stop.is_set():
-                try:
-                    self.act(due.get(timeout=POLL_SECONDS), stop)
-                except queue.Empty:
-                    continue
-        finally:
-            scheduler.shutdown(wait=False)
+        triggers = {job.name: CronTrigger.from_crontab(job.cron, timezone="UTC") for job in self.jobs}
+        looked = self._now()
+        due = {name: _next_time(trigger, looked) for name, trigger in triggers.items()}
+        while not stop.wait(POLL_SECONDS):
+            now = self._now()
+            if now < looked:
+                due = {name: _next_time(trigger, now) for name, trigger in triggers.items()}
+            for job in self.jobs:
+                at = due[job.name]
+                if at <= now and not stop.is_set():
+                    due[job.name] = _next_time(triggers[job.name], now)
+                    if not self._has_just_run(job.name, at, _next_time(triggers[job.name], at) - at):
+                        self._ran[job.name] = _Run(now, self._monotonic())
+                        self.act(job, stop)
+            looked = now
+
+    def _has_just_run(self, name: str, at: datetime, interval: timedelta) -> bool:
+        """At that time, before the clock was set back, and not about an interval ago."""
+        ran = self._ran.get(name)
+        return ran is not None and at <= ran.until and self._monotonic() - ran.at < interval.total_seconds() / 2
 
     def act(self, job: Job, stop: threading.Event) -> None:
         """Run a job now, unless another process is running it. Its failure is logged, and other jobs go on."""
@@ -94,3 +114,15 @@ class Schedule:
             self._log.error("job_failed", job=job.name, error=error.text, code=error.code)
         except Exception:
             self._log.exception("job_failed", job=job.name)
+
+
+class _Run(NamedTuple):
+    """The last run of a job was for its times until then, and at this moment of the monotonic clock."""
+
+    until: datetime
+    at: float
+
+
+def _next_time(trigger: CronTrigger, after: datetime) -> datetime:
+    found: datetime = trigger.get_next_fire_time(None, after + timedelta.resolution)
+    return found

@@ -79,6 +79,12 @@ def rows(engine: sa.Engine, query: sa.Executable, parameters: dict[str, Any] | N
         return connection.execute(query, parameters).all()
 
 
+def unix_time(engine: sa.Engine) -> float:
+    """By the server's clock. Raises `Outage`."""
+    ((seconds,),) = rows(engine, sa.text("SELECT extract(epoch FROM clock_timestamp())::float8"))
+    return float(seconds)
+
+
 def read(engine: sa.Engine, query: str) -> tuple[list[str], list[Sequence[object]]]:
     """The column names and the rows of a query."""
     with engine.connect() as connection:

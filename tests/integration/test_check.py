@@ -223,6 +223,7 @@ def test_given_a_user_without_rights_then_the_advised_line_mends_it(checked: Arc
         ("+psubscribe", "warning"),
         ("+publish", "warning"),
         ("+pexpire", "warning"),
+        ("+pttl", "warning"),
         ("&enigma:notifications:*", "warning"),
         ("&etl:probe:*", "warning"),
         ("+info", "warning"),

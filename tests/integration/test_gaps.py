@@ -6,12 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from etl.app import database
 from etl.ids import new_id, uuid7
+from etl.store import schema
 from etl.wire.spool import GapReason, Session, pack_session
 from etl.wire.times import from_datetime
+from tests.integration.test_figures_upgrade import upgrade as upgrade_to
+from tests.store import engine
 from tests.world import Archive
 
 # All sessions of a test began on this day; only some last until now.
@@ -193,3 +197,25 @@ def test_etl_gaps_refuses_a_period_that_ends_before_it_begins(archive: Archive) 
     result = archive.run("gaps", "--since", "2026-03-02", "--until", "2026-03-01")
     assert result.returncode == 2
     assert "must be earlier than --until" in result.stderr
+
+
+def test_given_a_proof_from_the_future_then_an_upgrade_holds_it_back(empty_database_url: str) -> None:
+    """As 0.1 stored it."""
+    with engine(empty_database_url) as connections:
+        upgrade_to(connections, "0011")
+        with psycopg.connect(empty_database_url, autocommit=True) as connection:
+            batch_id = new_id()
+            connection.execute(
+                "INSERT INTO load_batches (batch_id, worker, source_key, claimed_at, committed_at, claimed, inserted,"
+                " updated, unchanged, events, dead) VALUES (%s, 'w', 'etl:events', %s, %s, 1, 0, 0, 0, 1, 0)",
+                [batch_id, DAY + timedelta(seconds=99), DAY + timedelta(seconds=100)],
+            )
+            connection.execute(
+                "INSERT INTO listener_sessions (session_id, listener, subscribed_at, proven_until, received, ignored,"
+                " dropped, batch_id) VALUES (%s, 'w', %s, now() + interval '1 day', 0, 0, 0, %s)",
+                [new_id(), DAY, batch_id],
+            )
+            assert connection.execute("SELECT FROM audit_gaps WHERE gap_from IS NOT NULL").fetchall() == []
+            schema.upgrade(connections)
+            found = connection.execute("SELECT gap_from, gap_until FROM audit_gaps WHERE gap_from IS NOT NULL")
+            assert found.fetchall() == [(DAY + timedelta(seconds=100), None)]

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import structlog
 
 from etl.app.load import listen
 from etl.inbox.connection import connect
@@ -270,7 +271,7 @@ def test_a_spool_key_that_is_no_list_ends_the_listener_with_the_reason(archive: 
 def test_a_user_with_just_the_rights_that_are_needed_can_listen(archive: Archive, redis_server: PrivateRedis) -> None:
     # Redis wants the very patterns that are subscribed to.
     keys = "~etl:events ~{etl:events}:listener &enigma:notifications:* &etl:probe:*"
-    commands = "+del +evalsha +get +lpush +pexpire +psubscribe +publish +script|load +set +subscribe"
+    commands = "+del +evalsha +get +lpush +pexpire +psubscribe +publish +script|load +set +subscribe +time"
     administrator: Any = archive.redis
     administrator.execute_command("ACL", "SETUSER", "ears", "on", ">hunter2", "-@all", *keys.split(), *commands.split())
     try:
@@ -283,6 +284,20 @@ def test_a_user_with_just_the_rights_that_are_needed_can_listen(archive: Archive
     assert events(archive) == 1
     assert archive.value("SELECT reason FROM listener_sessions") == "stopped"
     assert archive.keys() == set()
+
+
+def test_a_user_without_time_listens_by_the_hosts_and_is_told(archive: Archive, redis_server: PrivateRedis) -> None:
+    administrator: Any = archive.redis
+    administrator.execute_command("ACL", "SETUSER", "ears", "reset", "on", ">hunter2", "~*", "&*", "+@all", "-time")
+    try:
+        ears = f"redis://ears:hunter2@127.0.0.1:{redis_server.port}/0"
+        with structlog.testing.capture_logs() as logged, listening(archive, ears):
+            publish(archive, f"{BASE}:agents:8", STATUS)
+    finally:
+        archive.redis.acl_deluser("ears")
+    assert [line["log_level"] for line in logged if line["event"] == "listener_clock_unvouched"] == ["warning"]
+    assert archive.value("SELECT proven_until > subscribed_at FROM listener_sessions")
+    assert events(archive) == 1
 
 
 def test_on_a_cluster_what_is_published_through_any_node_is_recorded_once(

@@ -6,12 +6,17 @@
 --
 -- Returns 1 if the lock is ours now, else 0.
 
+-- The longest lease that there is, ms. A lock that lasts longer is from before this server's clock was set back. Who may
+-- not use PTTL waits for it.
+local LONGEST_LEASE = 3600000
+
 local holder = redis.call('GET', KEYS[1])
 if holder == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2]) -- a full Redis refuses SET, but not this
   return 1
 end
-if holder then
+local left = holder and redis.pcall('PTTL', KEYS[1])
+if holder and (type(left) ~= 'number' or left <= LONGEST_LEASE) then
   return 0
 end
 -- There is nothing to renew and to release yet: who may do neither doesn't take it.

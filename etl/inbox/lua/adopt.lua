@@ -11,13 +11,17 @@
 -- Returns how many messages each piece has, by which the new holder reads the claim, the oldest first; nil if the claim
 -- isn't there to be adopted any more.
 
+-- The longest lease that there is, ms. A deadline further ahead is from before this server's clock was set back.
+local LONGEST_LEASE = 3600000
+
 local deadline = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not deadline then
   return nil
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if ARGV[4] ~= 'any' and tonumber(deadline) > now then
+local left = tonumber(deadline) - now
+if ARGV[4] ~= 'any' and left > 0 and left <= LONGEST_LEASE then
   return nil
 end
 local length = redis.pcall('LLEN', KEYS[1])

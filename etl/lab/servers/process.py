@@ -27,6 +27,7 @@ from typing import IO, NamedTuple, Self
 
 from etl.errors import ConfigurationError
 from etl.lab.servers import launcher as _launcher
+from etl.lab.servers.clock import Clock
 
 START_SECONDS = 60.0  # crash recovery on a loaded machine included
 STOP_SECONDS = 60.0  # a checkpoint on a slow disk; after that it's SIGKILL
@@ -81,8 +82,10 @@ class PrivateServer(ABC):
     stop_signal: signal.Signals
     death_signal: signal.Signals  # when we die without stopping it
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        """Goes by `clock`, or by the machine's."""
         self.folder = folder.resolve()
+        self._clock = clock
         self.log = self.folder / f"{self.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._claim: IO[bytes] | None = None
@@ -184,7 +187,9 @@ class PrivateServer(ABC):
     def _launch(self, command: Sequence[str | Path], owner: Owner | None, answers: Callable[[int], bool]) -> None:
         """Starts the server and returns when it `answers`, asked by its pid. Raises ServerExited if it ends instead."""
         begin = self.log.stat().st_size if self.log.exists() else 0
-        process = self._process = launch(command, self.log, self.death_signal, owner)
+        process = self._process = launch(
+            [*(self._clock.command if self._clock else ()), *command], self.log, self.death_signal, owner
+        )
         if not wait_until(lambda: process.poll() is not None or answers(process.pid), START_SECONDS):
             raise ConfigurationError(
                 "ETL-912", f"the private {self.name} did not answer within {START_SECONDS:.0f} s (log: {self.log})"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from etl.errors import ConfigurationError
+from etl.lab.servers.clock import Clock
 from etl.lab.servers.process import START_SECONDS, PrivateServer, ServerExited, wait_until, wheel_folder
 
 BUS_OFFSET = 10_000  # from a cluster node's port to that of its bus: Redis's own default
@@ -36,8 +37,14 @@ class PrivateRedis(PrivateServer):
     stop_signal = signal.SIGTERM
     death_signal = signal.SIGKILL  # SIGTERM would not reach a frozen one
 
-    def __init__(self, folder: Path, config: Mapping[str, str] | None = None, port: int | None = None) -> None:
-        super().__init__(folder)
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, str] | None = None,
+        port: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(folder, clock)
         self._config = {
             "appendonly": "yes",
             "appendfsync": "everysec",
