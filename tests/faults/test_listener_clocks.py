@@ -17,7 +17,7 @@ from tests.world import Archive, eventually
 
 
 def watching(archive: Archive, log: Path, clock: Clock) -> Worker:
-    return Worker(archive, log, listen=True, constants=QUICK, **clock.environment)
+    return Worker(archive, log, listen=True, constants=QUICK, **clock.environment)  # type: ignore[arg-type]
 
 
 @settable
