@@ -94,7 +94,7 @@ def test_given_several_missed_times_then_they_make_one_run() -> None:
     assert len(World(2 * MINUTE, {20.0: 56 * 365 * DAY}, datetime(1970, 1, 1, tzinfo=UTC)).schedule("0 * * * *")) == 1
 
 
-def test_given_a_job_that_takes_longer_than_its_interval_then_none_follow_at_once() -> None:
+def test_given_a_job_longer_than_its_interval_then_none_follow_at_once() -> None:
     ran = World(21 * MINUTE, {}).schedule("* * * * *", takes=5 * MINUTE)
 
     assert len(ran) == 5
