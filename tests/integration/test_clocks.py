@@ -142,9 +142,23 @@ def test_given_redis_set_back_then_the_listeners_lock_can_be_had(
         assert not heir.acquire()
         set_redis(archive, redis_clock, -back)
 
-        assert heir.acquire()
-        assert not dead.acquire()
+        assert not heir.acquire(), "the holder may be alive"
         assert 0 < archive.redis.pttl("lock") <= 8_000
+        eventually(heir.acquire)
+        assert not heir.is_doubtful
+        assert not dead.acquire()
+
+
+def test_given_redis_set_forward_then_whoever_gets_the_lock_doubts_it(archive: Archive, redis_clock: Clock) -> None:
+    with connect(archive.redis_url) as client:
+        holder, heir = Lock(client, "lock", "holder", 60), Lock(client, "lock", "heir", 60)
+        assert holder.acquire()
+        assert not heir.acquire()
+        redis_clock.step(DAY)
+        eventually(heir.acquire)
+        doubts = [heir.is_doubtful, heir.acquire() and heir.is_doubtful]
+        assert doubts == [True, False]
+        assert not holder.acquire()
 
 
 def test_given_a_user_without_pttl_then_the_lock_is_respected(archive: Archive, own_redis: PrivateRedis) -> None:

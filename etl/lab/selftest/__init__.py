@@ -26,7 +26,16 @@ from etl.inbox.producer import publish, push
 from etl.lab.selftest import proof
 from etl.lab.selftest.faults import Saboteur
 from etl.lab.selftest.memory import EVERY_SECONDS, MemoryWatch
-from etl.lab.selftest.plan import EXPORTER, LISTENER, LOADERS, SERVERS, STEADY_LISTENER, STEADY_LOADER, plan
+from etl.lab.selftest.plan import (
+    EXPORTER,
+    LISTENER,
+    LOADERS,
+    REDIS_CLOCK,
+    SERVERS,
+    STEADY_LISTENER,
+    STEADY_LOADER,
+    plan,
+)
 from etl.lab.selftest.processes import repeating
 from etl.lab.selftest.producers import DIALLERS, Dialler, Switchboard, Truth
 from etl.lab.selftest.proof import Proof
@@ -72,7 +81,7 @@ def run(
 def _run(
     minutes: float, seed: int, servers: Servers, folder: Path, progress: Callable[[float], None]
 ) -> SelftestReport:
-    spared = () if servers.redis else SERVERS
+    spared = () if servers.redis else (*SERVERS, REDIS_CLOCK)
     with site(servers, folder) as running:
         truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), MemoryWatch()
         with (
@@ -83,7 +92,7 @@ def _run(
             with saboteur.at_work(plan(seed, minutes * 60, spared)), _producing(running, truth):
                 _pass_time(minutes * 60, progress)
             waited = _come_to_rest(running)
-        verdicts = [*_prove(running, truth), *_of_the_processes(running, folder, memory)]
+        verdicts = [_lively(waited), *_prove(running, truth), *_of_the_processes(running, folder, memory)]
     return SelftestReport(seed, minutes, spared, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
 
 
@@ -163,6 +172,11 @@ def _come_to_rest(running: Site) -> float:
     waited = time.monotonic() - began
     running.stop(STEADY_LOADER, *LOADERS)
     return waited
+
+
+def _lively(waited: float) -> Proof:
+    what = f"after the last fault everything is loaded within {QUIET_SECONDS:.0f} s"
+    return Proof(waited <= QUIET_SECONDS, what, f"{waited:.0f} s")
 
 
 def _is_quiet(running: Site) -> bool:

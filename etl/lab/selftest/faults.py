@@ -15,10 +15,23 @@ from typing import Protocol
 
 from etl.errors import EtlError
 from etl.lab.proxy import Proxy, Recognises
-from etl.lab.selftest.plan import LAKE_TARGET, POSTGRES, POSTGRES_WIRE, REDIS, REDIS_WIRE, Fault
+from etl.lab.selftest.plan import (
+    HOST_CLOCK,
+    LAKE_TARGET,
+    POSTGRES,
+    POSTGRES_WIRE,
+    REDIS,
+    REDIS_CLOCK,
+    REDIS_WIRE,
+    Fault,
+)
 from etl.lab.selftest.processes import Exporter
 from etl.lab.selftest.site import Site
+from etl.lab.servers.clock import SEEN_WITHIN_SECONDS
 from etl.lab.servers.process import wait_until
+
+# More than a day: with the host's clock so slow every call of yesterday lies too far ahead.
+STEP_SECONDS = 3 * 86_400.0
 
 
 class Victim(Protocol):
@@ -70,6 +83,8 @@ class Saboteur:
             return self._on_a_wire(wire, fault)
         if fault.target == LAKE_TARGET:
             return self._lock_the_lake(fault.seconds)
+        if fault.target in (HOST_CLOCK, REDIS_CLOCK):
+            return self._step(fault)
         if fault.kind == "fill":
             return self._fill_redis(fault.seconds)
         victim = self._victim(fault.target)
@@ -97,6 +112,16 @@ class Saboteur:
             self._site.limit_redis(0)
             return True
         return False
+
+    def _step(self, fault: Fault) -> bool:
+        """Set a clock back, and right again."""
+        clock = self._site.host_clock if fault.target == HOST_CLOCK else self._site.servers.redis_clock
+        if clock is None or clock.library() is None:
+            return False
+        clock.step(-STEP_SECONDS)
+        self._enough.wait(fault.seconds + SEEN_WITHIN_SECONDS)
+        clock.step(0)
+        return True
 
     def _lock_the_lake(self, seconds: float) -> bool:
         """Its folders are read-only, as if the disk were full; not for root, whom modes don't bind."""

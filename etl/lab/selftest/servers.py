@@ -13,6 +13,7 @@ from etl.app.database import revisions
 from etl.errors import ConfigurationError
 from etl.inbox import connection as inbox
 from etl.lab.proxy import Address
+from etl.lab.servers.clock import Clock
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.settings import Settings
 
@@ -30,16 +31,18 @@ class Servers:
     postgres_at: Address
     redis: PrivateRedis | None = None
     postgres: PrivatePostgres | None = None
+    redis_clock: Clock | None = None
 
 
 @contextmanager
 def private(folder: Path) -> Iterator[Servers]:
+    clock = Clock(folder / "redis-clock")
     with (
         PrivatePostgres(folder / "postgres") as postgres,
-        PrivateRedis(folder / "redis", {"appendfsync": "always"}) as redis,
+        PrivateRedis(folder / "redis", {"appendfsync": "always"}, clock=clock) as redis,
     ):
         by_tcp = "postgresql://postgres@localhost/postgres"
-        yield Servers(redis.url, postgres.url, by_tcp, redis.port, postgres.socket, redis, postgres)
+        yield Servers(redis.url, postgres.url, by_tcp, redis.port, postgres.socket, redis, postgres, clock)
 
 
 def owned(redis_url: str, database_url: str) -> Servers:

@@ -21,6 +21,7 @@ from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
 from etl.lab.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
 from etl.lab.selftest.processes import Exporter, Program
 from etl.lab.selftest.servers import Servers, through
+from etl.lab.servers.clock import Clock
 from etl.settings import Settings, SourceSettings
 
 FORWARD = "enigma:app"  # where the former consumer of Click2Dial's list gets its copy
@@ -35,13 +36,15 @@ BATCH_SIZE = 500  # so that an outage's backlog is many claims
 
 @dataclass(frozen=True)
 class Site:
-    """`settings` lead to the stores directly; only the processes use the wires."""
+    """`settings` lead to the stores directly; only the processes use the wires. Loaders and listeners go by
+    `host_clock`; the exporter doesn't, since libfaketime breaks its sleep."""
 
     settings: Settings
     servers: Servers
     postgres_wire: Proxy
     redis_wire: Proxy
     programs: dict[str, Program | Exporter]
+    host_clock: Clock
 
     def limit_redis(self, memory: int) -> None:
         """The most memory that Redis may use, in bytes; 0: no limit."""
@@ -83,17 +86,20 @@ def site(servers: Servers, folder: Path) -> Iterator[Site]:
         redis_wire = stack.enter_context(Proxy(servers.redis_at))
         postgres_wire = stack.enter_context(Proxy(servers.postgres_at))
         urls = through(servers.redis_url, redis_wire.port), through(servers.database_by_tcp, postgres_wire.port)
-        programs = _programs(_environment(settings, *urls), folder)
+        host_clock = Clock(folder / "host-clock")
+        stack.callback(host_clock.tidy)
+        programs = _programs(_environment(settings, *urls), folder, host_clock)
         for program in programs.values():
             stack.callback(_end, program)
-        yield Site(settings, servers, postgres_wire, redis_wire, programs)
+        yield Site(settings, servers, postgres_wire, redis_wire, programs, host_clock)
 
 
-def _programs(environment: dict[str, str], folder: Path) -> dict[str, Program | Exporter]:
+def _programs(environment: dict[str, str], folder: Path, clock: Clock) -> dict[str, Program | Exporter]:
+    by_clock = {**environment, **clock.environment}
     loading, listening = ["run", "--follow", "--no-listen", "--no-schedule"], ["listen"]
     programs: list[Program | Exporter] = [
-        *(Program(name, loading, environment, folder) for name in (STEADY_LOADER, *LOADERS)),
-        *(Program(name, listening, environment, folder) for name in (STEADY_LISTENER, LISTENER)),
+        *(Program(name, loading, by_clock, folder) for name in (STEADY_LOADER, *LOADERS)),
+        *(Program(name, listening, by_clock, folder) for name in (STEADY_LISTENER, LISTENER)),
         Exporter(EXPORTER, environment, folder),
     ]
     return {program.name: program for program in programs}
