@@ -40,8 +40,6 @@ SILENCE_SECONDS = 2 * PROBE_SECONDS + 1.0
 LOCK_SECONDS = 8.0
 RENEW_SECONDS = 2.0
 STANDBY_SECONDS = 0.3
-# In which a holder that lost its lease before its time finds that out: it renews it, and Redis may take its second.
-DOUBT_SECONDS = RENEW_SECONDS + 1.5
 # How long a clean stop waits for the last probe, so that the gap begins at the stop and not earlier.
 FINAL_PROBE_SECONDS = 0.5
 FLUSH_SECONDS = 10.0
@@ -100,7 +98,8 @@ class Listener:
             self._outages.succeeded()
         # With a full buffer the session would end at once, by overflow.
         elif self._spooler.has_room():
-            if self._lock.is_doubtful and stop.wait(DOUBT_SECONDS):
+            # So long the one who lost it may believe that it's his: what he hears we must not hear, too.
+            if self._lock.is_doubtful and stop.wait(LOCK_SECONDS):
                 return
             self._listen(stop)
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from etl.errors import EtlError
 from etl.lab.proxy import Proxy, Recognises
+from etl.lab.selftest.calls import CDRS
 from etl.lab.selftest.plan import (
     HOST_CLOCK,
     LAKE_TARGET,
@@ -23,6 +24,7 @@ from etl.lab.selftest.plan import (
     REDIS,
     REDIS_CLOCK,
     REDIS_WIRE,
+    SOURCE_KEY,
     Fault,
 )
 from etl.lab.selftest.processes import Exporter
@@ -32,6 +34,7 @@ from etl.lab.servers.process import wait_until
 
 # More than a day: with the host's clock so slow every call of yesterday lies too far ahead.
 STEP_SECONDS = 3 * 86_400.0
+MEND_SECONDS = 60.0  # Redis may be down just then
 
 
 class Victim(Protocol):
@@ -78,13 +81,16 @@ class Saboteur:
 
     def _carry_out(self, fault: Fault) -> bool:
         """False if the fault was not possible: the command to be lost did not come in time, for instance."""
-        if fault.target in (REDIS_WIRE, POSTGRES_WIRE):
-            wire = self._site.redis_wire if fault.target == REDIS_WIRE else self._site.postgres_wire
-            return self._on_a_wire(wire, fault)
-        if fault.target == LAKE_TARGET:
-            return self._lock_the_lake(fault.seconds)
-        if fault.target in (HOST_CLOCK, REDIS_CLOCK):
-            return self._step(fault)
+        special: dict[str, Callable[[Fault], bool]] = {
+            REDIS_WIRE: lambda fault: self._on_a_wire(self._site.redis_wire, fault),
+            POSTGRES_WIRE: lambda fault: self._on_a_wire(self._site.postgres_wire, fault),
+            LAKE_TARGET: lambda fault: self._lock_the_lake(fault.seconds),
+            HOST_CLOCK: self._step,
+            REDIS_CLOCK: self._step,
+            SOURCE_KEY: lambda fault: self._break_a_list(fault.seconds),
+        }
+        if fault.target in special:
+            return special[fault.target](fault)
         if fault.kind == "fill":
             return self._fill_redis(fault.seconds)
         victim = self._victim(fault.target)
@@ -112,6 +118,22 @@ class Saboteur:
             self._site.limit_redis(0)
             return True
         return False
+
+    def _break_a_list(self, seconds: float) -> bool:
+        """A hash is where a source list was: who reads and pushes is refused. It's mended whatever befalls Redis."""
+        broken = False
+        with suppress(EtlError):
+            self._site.break_list(CDRS)
+            broken = True
+        self._enough.wait(seconds)
+
+        def mended() -> bool:
+            with suppress(EtlError):
+                self._site.mend_list(CDRS)
+                return True
+            return False
+
+        return wait_until(mended, MEND_SECONDS) and broken
 
     def _step(self, fault: Fault) -> bool:
         """Set a clock back, and right again."""

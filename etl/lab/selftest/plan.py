@@ -10,6 +10,7 @@ STEADY_LISTENER, LISTENER = "listener-0", "listener-1"
 EXPORTER = "exporter"
 REDIS, POSTGRES, REDIS_WIRE, POSTGRES_WIRE = "redis", "postgres", "redis wire", "postgres wire"
 LAKE_TARGET = "lake"
+SOURCE_KEY = "a source key"
 HOST_CLOCK, REDIS_CLOCK = "the host's clock", "Redis' clock"
 SERVERS = (REDIS, POSTGRES)
 
@@ -46,6 +47,7 @@ _DECKS: dict[str, tuple[tuple[float, float], list[tuple[str, tuple[float, float]
         (4.0, 12.0),
         [*_WIRE, ("lose the command of commit", _UNTIL_IT_IS_SENT), ("lose the answer of commit", _UNTIL_IT_IS_SENT)],
     ),
+    SOURCE_KEY: ((15.0, 40.0), [("make a hash of", _A_WHILE)]),
     HOST_CLOCK: ((15.0, 40.0), [("step", _A_WHILE)]),
     REDIS_CLOCK: ((15.0, 40.0), [("step", _A_WHILE)]),
     LAKE_TARGET: ((10.0, 25.0), [("lock", _A_WHILE)]),

@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import NamedTuple
 
-from etl.errors import Outage
+from etl.errors import ConfigurationError, Outage
 from etl.lab.selftest.calls import CAMPAIGNS, CHANNEL, CallMessage, KnownCall, event_message, serial_of, undecodable
 
 DIALLERS = 3
@@ -142,7 +142,7 @@ class Dialler:
             try:
                 self._push(key, messages)
                 return attempts
-            except Outage:
+            except (Outage, ConfigurationError):  # the latter while the list is a hash
                 if time.monotonic() > deadline:
                     raise
             attempts += 1

@@ -34,6 +34,20 @@ SELFTEST_SOURCES = (
 BATCH_SIZE = 500  # so that an outage's backlog is many claims
 
 
+_BREAK = """
+redis.call('HSET', KEYS[3], 'mine', '1') -- first: a full Redis refuses it
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('RENAME', KEYS[1], KEYS[2]) end
+redis.call('RENAME', KEYS[3], KEYS[1])
+"""
+# Also a second time, when the answer of the first was lost.
+_MEND = """
+if redis.call('TYPE', KEYS[1]).ok == 'hash' then
+  redis.call('DEL', KEYS[1])
+  if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('RENAME', KEYS[2], KEYS[1]) end
+end
+"""
+
+
 @dataclass(frozen=True)
 class Site:
     """`settings` lead to the stores directly; only the processes use the wires. Loaders and listeners go by
@@ -49,6 +63,13 @@ class Site:
     def limit_redis(self, memory: int) -> None:
         """The most memory that Redis may use, in bytes; 0: no limit."""
         self._ask("CONFIG", "SET", "maxmemory", memory)
+
+    def break_list(self, key: str) -> None:
+        """Instead of the list there is a hash; what waits is kept aside."""
+        self._ask("EVAL", _BREAK, 3, key, f"{key}:aside", f"{key}:hash")
+
+    def mend_list(self, key: str) -> None:
+        self._ask("EVAL", _MEND, 2, key, f"{key}:aside")
 
     def keys(self) -> set[str]:
         """All keys in Redis."""
