@@ -2,7 +2,7 @@
 
     /metrics   for Prometheus
     /healthz   200 while every loader makes progress, is idle, or waits for a store; else this process wants a restart
-    /readyz    200 while Redis and Postgres answer, and the schema is the needed one
+    /readyz    200 while Redis and Postgres answer, the schema is the needed one, and every list can be loaded
 
 Nothing else is served, and a scrape asks no store: whoever scrapes, however often, costs the loaders nothing.
 """
@@ -27,6 +27,7 @@ from etl.app.gauges import Observer
 from etl.errors import ConfigurationError, EtlError
 from etl.metrics import Tally
 from etl.settings import Settings
+from etl.text import printable
 
 # A claim takes a second; some minutes if it waits for a lock, such as that of a day that is loaded back.
 STUCK_SECONDS = 300.0
@@ -56,7 +57,7 @@ def serving(settings: Settings, tallies: Sequence[Tally]) -> Iterator[None]:
     answers = {
         "/metrics": lambda accept: _metrics(tallies, observer, accept),
         "/healthz": lambda _: _health([_stuck(tallies)]),
-        "/readyz": lambda _: _health(observer.troubles()),
+        "/readyz": lambda _: _health([*observer.troubles(), *_broken(tallies, observer)]),
     }
     with _bound(settings.http_address, answers) as server, observer.running():
         thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
@@ -80,6 +81,12 @@ def _stuck(tallies: Sequence[Tally]) -> str | None:
     silent = [(seconds, key) for tally in tallies for key, seconds in tally.silent_seconds().items()]
     seconds, key = max(silent)
     return f"the loader of {key} has been silent for {seconds:.0f} s" if seconds > STUCK_SECONDS else None
+
+
+def _broken(tallies: Sequence[Tally], observer: Observer) -> list[str]:
+    """The lists that can't be loaded: as a loader found, or as a look at them tells, which has the words."""
+    codes = {key: f"{code}: see list_broken in the log" for tally in tallies for key, code in tally.broken().items()}
+    return [f"list {printable(key)}: {why}" for key, why in sorted({**codes, **observer.broken}.items())]
 
 
 def _health(troubles: Sequence[str | None]) -> _Answer:

@@ -157,6 +157,16 @@ class Source:
                 return True
             return self._client.blmove(self.key, self.key, seconds, end, end) is not None
 
+    def check(self) -> None:
+        """Raises the `ConfigurationError` that names the first key of this source that holds something else than it
+        must, or what may not be read."""
+        with self._translated():
+            self._client.llen(self.key)
+            self._client.zcard(self._registry)
+            self._client.zscore(self._last, "last")
+            if self._forward_to:
+                self._client.llen(self._forward_to)
+
     def waiting(self) -> int:
         """How many messages wait in the source list."""
         with self._translated():
@@ -240,8 +250,10 @@ class Source:
             raise LeaseLost("ETL-220", f"claim {claim.batch_id} was adopted by another worker")
 
     def _give_back(self, claim: Claim) -> None:
-        self._renew(claim, 0)
-        self._remove(claim)
+        try:
+            self._renew(claim, 0)
+        finally:
+            self._remove(claim)  # even so: its lease isn't renewed any more, and runs out
 
     def _renew(self, claim: Claim, lease_ms: int) -> bool:
         return bool(self._run("renew", [self._registry], [self._member(claim.batch_id), lease_ms]))

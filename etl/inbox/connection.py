@@ -28,7 +28,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from etl import urls
-from etl.errors import ConfigurationError, EtlError, Forbidden, Outage
+from etl.errors import ConfigurationError, EtlError, Forbidden, NotLetIn, Outage
 from etl.urls import SENTINEL_SCHEMES
 
 Client = redis.Redis | redis.RedisCluster
@@ -65,17 +65,13 @@ _PASSING = re.compile(
 
 _HOPELESS: dict[tuple[type[Exception], ...], Callable[[BaseException], ConfigurationError]] = {
     (NoPermissionError,): lambda error: Forbidden("ETL-204", f"Redis refuses us: {error}"),
-    (AuthenticationError, AuthorizationError): lambda error: ConfigurationError(
-        "ETL-203", f"Redis refuses us: {error}"
-    ),
+    (AuthenticationError, AuthorizationError): lambda error: NotLetIn("ETL-203", f"Redis refuses us: {error}"),
     # MOVED is one of them.
-    (AskError,): lambda _: ConfigurationError(
-        "ETL-207", "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true"
-    ),
+    (AskError,): lambda _: NotLetIn("ETL-207", "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true"),
     (ClusterCrossSlotError,): lambda error: ConfigurationError(
         "ETL-209", f"keys of one source lie in different slots of the cluster: {error}"
     ),
-    (UnicodeError,): lambda error: ConfigurationError("ETL-211", f"a host or a key that can't exist: {error}"),
+    (UnicodeError,): lambda error: NotLetIn("ETL-211", f"a host or a key that can't exist: {error}"),
 }
 
 
@@ -196,7 +192,7 @@ class _Sentinel(Sentinel):
             try:
                 address: Any = sentinel.sentinel_get_master_addr_by_name(service_name)
             except AuthenticationError as error:
-                raise ConfigurationError("ETL-215", f"the sentinel refuses us: {error}") from error
+                raise NotLetIn("ETL-215", f"the sentinel refuses us: {error}") from error
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 silent.append(str(error))
                 continue
@@ -205,7 +201,7 @@ class _Sentinel(Sentinel):
                 return host.decode(), port
         if silent:
             raise MasterNotFoundError(f"no sentinel knows where the master is: {'; '.join(silent)}")
-        raise ConfigurationError("ETL-216", f"the sentinels know no service named {service_name!r}")
+        raise NotLetIn("ETL-216", f"the sentinels know no service named {service_name!r}")
 
 
 def _through_sentinel(parts: urls.Url, options: dict[str, Any]) -> redis.Redis:

@@ -20,7 +20,7 @@ from uuid import UUID
 
 import msgspec
 
-from etl.errors import EtlError, Outage
+from etl.errors import ConfigurationError, EtlError, Outage
 from etl.ids import new_id, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
@@ -28,7 +28,7 @@ from etl.inbox.spool import Spooler
 from etl.inbox.subscription import PubSubMessage, Subscription, probe
 from etl.logs import OutageLog
 from etl.wire.envelope import kind_and_reference, type_of
-from etl.wire.spool import GapReason, Session, pack_heard, pack_session
+from etl.wire.spool import GapReason, NotPermitted, Session, pack_heard, pack_session
 from etl.wire.times import from_unix_ns
 
 PROBE_SECONDS = 5.0
@@ -38,6 +38,8 @@ SILENCE_SECONDS = 2 * PROBE_SECONDS + 1.0
 LOCK_SECONDS = 8.0
 RENEW_SECONDS = 2.0
 STANDBY_SECONDS = 0.3
+# What Redis refuses, it refuses for a while: the pauses grow so far.
+LONGEST_PAUSE_SECONDS = 5.0
 # How long a clean stop waits for the last probe, so that the gap begins at the stop and not earlier.
 FINAL_PROBE_SECONDS = 0.5
 FLUSH_SECONDS = 10.0
@@ -67,29 +69,35 @@ class Listener:
         self._spooler = spooler
         self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{new_id()}", LOCK_SECONDS)
         self._probe_channel: str | None = None
+        self._refused = False  # as reported: the gap that goes on is for want of a right
         self._outages = OutageLog(log, "listener_outage_began", "listener_outage_ended")
 
+    def reach(self) -> None:
+        """Ask Redis for something that every listener may. Raises `Outage` and `ConfigurationError`."""
+        self._lock.holder()
+
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set and what was heard is on the spool. Raises `ConfigurationError`."""
+        """Until `stop` is set and what was heard is on the spool. What Redis refuses is told, and tried again."""
         spooling = threading.Thread(target=self._spooler.run, name="spooler", daemon=True)
         spooling.start()
+        pause = STANDBY_SECONDS
         with self._pulse():
             try:
                 while not stop.is_set():
                     try:
                         self._listen_or_stand_by(stop)
-                    except Outage as outage:
-                        self._outages.failed(outage)
-                    stop.wait(STANDBY_SECONDS)
+                        pause = STANDBY_SECONDS
+                    except EtlError as error:
+                        self._outages.failed(error)
+                        pause = STANDBY_SECONDS if isinstance(error, Outage) else min(2 * pause, LONGEST_PAUSE_SECONDS)
+                    stop.wait(pause)
             finally:
                 self._spooler.close(FLUSH_SECONDS)
                 spooling.join()
         with contextlib.suppress(EtlError):
             self._lock.release()
-        self._spooler.check()
 
     def _listen_or_stand_by(self, stop: threading.Event) -> None:
-        self._spooler.check()
         if not (self._lock.is_held() or self._lock.acquire()):
             self._outages.succeeded()
         # With a full buffer the session would end at once, by overflow.
@@ -97,11 +105,12 @@ class Listener:
             self._listen(stop)
 
     def _listen(self, stop: threading.Event) -> None:
-        """One session, from the subscription to its end. Raises `Outage` if subscribing fails."""
+        """One session, from the subscription to its end. Raises `Outage` or `ConfigurationError` if subscribing or
+        publishing fails."""
         session_id = new_id()
         subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
-            subscription.subscribe()
+            self._subscribe(subscription)
             self._outages.succeeded()
             session = OpenSession(self._listening, session_id, self._spooler)
             self._probe_channel = subscription.probe_channel
@@ -113,17 +122,29 @@ class Listener:
             self._probe_channel = None
             subscription.close()
 
+    def _subscribe(self, subscription: Subscription) -> None:
+        """And see whether it can be proven. What is refused is reported once, as a session of no length: the gap that
+        follows has its reason."""
+        try:
+            subscription.subscribe()
+            probe(self._client, subscription.probe_channel, _now())
+        except ConfigurationError:
+            if not self._refused:
+                OpenSession(self._listening, new_id(), self._spooler).end("not permitted")
+            self._refused = True
+            raise
+        self._refused = False
+
     def _hear(self, subscription: Subscription, session: "OpenSession", stop: threading.Event) -> GapReason:
         """Read messages until there's a reason to end the session, and return it."""
         stopping: _Stopping | None = None
         while True:
             try:
                 heard = subscription.next()
-            except Outage:
+            except EtlError:
                 return session.because("probe lost" if session.is_silent() else "connection lost")
             if session.is_silent() or not self._lock.is_held():
                 return session.because("probe lost")
-            self._spooler.check()
             if heard is not None:
                 session.hear(heard)
             if session.overflowed and self._spooler.has_room():
@@ -220,8 +241,11 @@ class OpenSession:
             self.overflowed = True
             self._dropped += 1
 
-    def end(self, reason: GapReason) -> None:
-        self._report(ended_at=_now(), reason=reason)
+    def end(self, reason: GapReason | NotPermitted) -> None:
+        if reason == "not permitted":  # which 0.1 doesn't know
+            self._report(ended_at=_now(), reason="stopped", not_permitted=True)
+        else:
+            self._report(ended_at=_now(), reason=reason)
 
     def _prove(self, sent_at: int) -> None:
         self._last_probe = time.monotonic()

@@ -6,6 +6,9 @@
     decode   in the claim
     write    in the claim, and from the commit on in Postgres too
     ack      in Postgres; if the claim is still there, its adopter finds it in the ledger and only acknowledges
+
+A list is broken while what is done with it is refused: a key of it holds something else, a right is missing. `run` lets
+it rest and tries again; the loaders of other lists don't notice.
 """
 
 import contextlib
@@ -20,10 +23,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from etl import logs
-from etl.errors import EtlError, LeaseLost, Outage
+from etl.errors import EtlError, LeaseLost
 from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
-from etl.jobs.patience import Patience, Stopped
+from etl.jobs.patience import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Patience, Stopped
+from etl.logs import OutageLog
 from etl.metrics import (
     BATCH_SECONDS,
     CLAIMED,
@@ -84,6 +88,8 @@ class Loader:
         self._patience = patience  # retries every step, and keeps `counts`' pulse
         self._counts = counts
         self._log = log.bind(source_key=source.key)
+        self._broken = OutageLog(self._log, "list_broken", "list_mended")
+        self._pause = FIRST_PAUSE_SECONDS  # before the next try of a broken list
         self._recovering = True  # this worker may have left claims before a restart
         self._adopt_at = self._rescue_at = time.monotonic()
         # Under a backlog the next claims are fetched and decoded while this one is written.
@@ -91,15 +97,21 @@ class Loader:
         self._ahead: deque[Future[_Taken | None]] = deque()
 
     def run(self, stop: threading.Event) -> None:
-        """Load until `stop` is set; then finish or give back the claims in hand."""
+        """Load until `stop` is set; then finish or give back the claims in hand. While the list is broken it's tried
+        again with back-off: raises no `EtlError`."""
         with self._until_stopped():
             while not stop.is_set():
-                books = self.run_once()
-                if books is None or books.claimed < self._options.batch_size:
-                    self._wait(stop)
+                try:
+                    books = self.run_once()
+                    if books is None or books.claimed < self._options.batch_size:
+                        self._wait(stop)
+                except EtlError as error:
+                    self._rest(error, stop)
+                else:
+                    self._go_on()
 
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
-        """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim."""
+        """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim. Raises as `run_once`."""
         with self._until_stopped():
             while not stop.is_set():
                 books = self.run_once()
@@ -111,7 +123,8 @@ class Loader:
     def run_once(self) -> Books | None:
         """Load one claim. None if there was none; empty books if it was in the ledger already.
 
-        Raises `Stopped`, `Outage` after the longest allowed one, or `ConfigurationError`; then the claim is given back.
+        Raises `Stopped`, `Outage` after the longest allowed one, or another `EtlError` if the list is broken; then the
+        claim is given back.
         """
         taken = self._patience.retry(self._take)
         if taken is None:
@@ -126,15 +139,12 @@ class Loader:
         began = time.monotonic()
         try:
             books = self._patience.retry(lambda: self._writer.write(batch))
+            self._acknowledge(claim)
         except BaseException:
             with contextlib.suppress(EtlError):
                 claim.give_back()
                 self._log.warning("claim_given_back", claimed=len(claim.messages))
             raise
-        try:
-            self._patience.retry(claim.ack)
-        except LeaseLost:
-            self._log.warning("lease_lost")
         seconds = time.monotonic() - began
         if books is None:
             self._log.warning("already_loaded", claimed=len(claim.messages))
@@ -143,6 +153,27 @@ class Loader:
         self._log_loaded(claim, decoded, books, seconds)
         self._count(decoded, books, seconds)
         return books
+
+    def _acknowledge(self, claim: Claim) -> None:
+        try:
+            self._patience.retry(claim.ack)
+        except LeaseLost:
+            self._log.warning("lease_lost")
+
+    def _rest(self, error: EtlError, stop: threading.Event) -> None:
+        self._broken.failed(error)
+        self._counts.broken(error.code)
+        self._recovering = True  # a claim that was given back, or was made before the rest was refused
+        stop.wait(self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def _go_on(self) -> None:
+        if self._pause > FIRST_PAUSE_SECONDS:
+            # Whoever mended it may have deleted the registry.
+            self._rescue_at = time.monotonic()
+            self._pause = FIRST_PAUSE_SECONDS
+        self._broken.succeeded()
+        self._counts.broken(None)
 
     @contextlib.contextmanager
     def _until_stopped(self) -> Iterator[None]:
@@ -187,8 +218,8 @@ class Loader:
                     return claim
                 self._adopt_at = time.monotonic() + ADOPT_EVERY_SECONDS
             return self._source.claim()
-        except Outage:
-            # The claim may have been made, though the reply was lost.
+        except EtlError:
+            # The claim may have been made, though the reply was lost, or may not be read.
             self._recovering = True
             raise
 
