@@ -19,10 +19,12 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterCrossSlotError,
+    ClusterError,
     NoPermissionError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
@@ -129,6 +131,9 @@ def _ours(error: BaseException) -> EtlError:
             f"Redis: its certificate isn't trusted: {untrusted.verify_message.rstrip('.')}; name its CA in"
             " ETL_REDIS_CA_FILE, and the host as the certificate does",
         )
+    # What its client raises after a number of redirections, and of answers that the keys are in two places.
+    if type(error) is ClusterError or isinstance(error, TryAgainError):
+        return Outage("ETL-222", "Redis: the slot of this list is being moved to another node of the cluster")
     said = _as_said(error)
     if isinstance(error, ResponseError) and not _PASSING.search(said):
         return ConfigurationError("ETL-205", f"Redis can't do what it was asked: {said}")
