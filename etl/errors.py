@@ -37,6 +37,10 @@ class WrongSettings(ConfigurationError):
         return "\n".join(map(str, self.problems))
 
 
+class NotLetIn(ConfigurationError):
+    """This Redis can't be used with these settings at all, whatever the list: the way in is wrong."""
+
+
 class Forbidden(ConfigurationError):
     """Redis' ACL denies this command, key or channel to our user."""
 

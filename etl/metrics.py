@@ -76,10 +76,15 @@ LISTENER_PROVEN = Gauge(
 UNEXPORTED_DAYS = Gauge("etl_unexported_days", "Closed days that an export would write now.", ("dataset",))
 LAST_EXPORT = Gauge("etl_last_export_timestamp_seconds", "When a day was last exported.", ("dataset",))
 RUNWAY = Gauge("etl_runway_seconds", "How long Redis' memory lasts if it grows on like this; +Inf if it doesn't grow.")
+LIST_BROKEN = Gauge(
+    "etl_list_broken", "1 while a loader can't load a list: a key or a right is wrong.", ("source_key",)
+)
 REDIS_UP = Gauge("etl_redis_up", "1 if Redis answers.")
 POSTGRES_UP = Gauge("etl_postgres_up", "1 if Postgres answers and has the schema that is needed.")
 
 COUNTED = (CLAIMED, INSERTED, UPDATED, UNCHANGED, EVENTS, DEAD, SET_ASIDE)
+# What loaders tell of themselves; each process of what it met.
+TOLD = (LIST_BROKEN,)
 TIMED = (BATCH_SECONDS, LAG_SECONDS)
 ASKED = (
     BACKLOG,
@@ -112,6 +117,8 @@ class Tally:
                 # A histogram has a figure for each bound, one for what lies above all, and the sum.
                 size += len(metric.bounds) + 2 if isinstance(metric, Histogram) else 1
         self._pulse_at = {key: size + index for index, key in enumerate(source_keys)}
+        size += len(source_keys)
+        self._broken_at = {key: size + index for index, key in enumerate(source_keys)}
         self._figures = RawArray(ctypes.c_double, size + len(source_keys))
         self.beat()
 
@@ -127,6 +134,11 @@ class Tally:
         """How long each list's loader has given no sign of life."""
         now = time.monotonic()
         return {key: now - self._figures[at] for key, at in self._pulse_at.items()}
+
+    def broken(self) -> dict[str, str]:
+        """The lists that can't be loaded now, each with the code of its error."""
+        codes = {key: int(self._figures[at]) for key, at in self._broken_at.items()}
+        return {key: f"ETL-{number:03}" for key, number in codes.items() if number}
 
     def labels_of(self, metric: Counter | Histogram) -> list[Labels]:
         return [labels for name, labels in self._at if name == metric.name]
@@ -145,6 +157,7 @@ class Counts:
         self._at = tally._at
         self._figures = tally._figures
         self._pulse_at = tally._pulse_at[source_key]
+        self._broken_at = tally._broken_at[source_key]
 
     def add(self, counter: Counter, amount: float, *labels: str) -> None:
         self._figures[self._at[counter.name, (self._key, *labels)]] += amount
@@ -166,6 +179,10 @@ class Counts:
         self._figures[at + len(histogram.bounds)] += rest
         past = ordered[: bisect_right(ordered, now)]
         self._figures[at + len(histogram.bounds) + 1] += (now * len(past) - sum(past)) / 1_000_000
+
+    def broken(self, code: str | None) -> None:
+        """The list can't be loaded, by an error with this code; None: it can."""
+        self._figures[self._broken_at] = float(code.removeprefix("ETL-")) if code else 0.0
 
     def beat(self) -> None:
         """The loader makes progress, is idle, or waits for a store to come back."""

@@ -67,8 +67,15 @@ def _keep_running(
             stop.wait(POLL_SECONDS)
 
 
-def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
-    """Drain every source list with `workers` loaders at once. Raises `EtlError` if one of them failed."""
+def drain(
+    settings: Settings,
+    workers: int,
+    stop: threading.Event,
+    loaded: Callable[[str, Books], None],
+    broken: Callable[[str, EtlError], None],
+) -> None:
+    """Drain every source list with `workers` loaders at once; `loaded` and `broken` as `etl.app.load.drain` calls them.
+    Raises `EtlError` if a loader failed."""
     processes: dict[Connection, SpawnProcess] = {}
     for named in _settings_of(settings, workers):
         receiver, sender = _spawn.Pipe(duplex=False)
@@ -84,9 +91,14 @@ def drain(settings: Settings, workers: int, stop: threading.Event, loaded: Calla
         ready = wait(open_receivers, timeout=POLL_SECONDS)
         for receiver in [receiver for receiver in open_receivers if receiver in ready]:
             try:
-                loaded(*receiver.recv())
+                key, told = receiver.recv()
             except EOFError:
                 open_receivers.remove(receiver)
+                continue
+            if isinstance(told, EtlError):
+                broken(key, told)
+            else:
+                loaded(key, told)
     for process in processes.values():
         process.join()
         if not (stop.is_set() and process.exitcode == -signal.SIGTERM):  # our own, before it could handle it
@@ -101,6 +113,7 @@ class _Slot:
         self._pause = FIRST_RESTART_SECONDS
         self._started_at = time.monotonic()
         self._restart_at: float | None = None
+        self._has_begun = False  # the first process did, or so would say its exit code
         self.process = start()
 
     def keep_running(self) -> None:
@@ -108,8 +121,9 @@ class _Slot:
             return
         now = time.monotonic()
         if self._restart_at is None:
-            if self.process.exitcode == MISCONFIGURED:
+            if self.process.exitcode == MISCONFIGURED and not self._has_begun:
                 _raise_for(self.process)
+            self._has_begun = True
             if now - self._started_at > HEALTHY_SECONDS:
                 self._pause = FIRST_RESTART_SECONDS
             how = {"exit_code": self.process.exitcode, **_cause(self.process)}
@@ -197,4 +211,4 @@ def _follow(settings: Settings, stop: threading.Event, tally: Tally, listen: boo
 
 def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:
     logs.configure(level="warning")  # the parent reports what is loaded
-    load.drain(settings, stop, lambda key, books: sender.send((key, books)))
+    load.drain(settings, stop, *[lambda key, told: sender.send((key, told))] * 2)

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from etl.app.database import upgrade
 from etl.app.load import drain
+from etl.errors import EtlError
 from etl.settings import Settings, SourceSettings
 from etl.store.ledger import Books
 from tests import forked
@@ -124,14 +125,17 @@ class Archive:
         self.redis.lpush(key, *messages)
 
     def load(self, **more: Any) -> Books:
-        """Drain every list in this process."""
+        """Drain every list in this process. Raises what kept the first broken one from being loaded."""
         books = Books()
 
         def loaded(_key: str, more_books: Books) -> None:
             nonlocal books
             books += more_books
 
-        drain(self.settings(**more), threading.Event(), loaded)
+        failures: list[EtlError] = []
+        drain(self.settings(**more), threading.Event(), loaded, lambda _key, error: failures.append(error))
+        if failures:
+            raise failures[0]
         return books
 
     def rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from etl.metrics import ASKED, COUNTED, TIMED, Counter, Gauges, Histogram, Labels, Tally
+from etl.metrics import ASKED, COUNTED, LIST_BROKEN, TIMED, Counter, Gauges, Histogram, Labels, Tally
 
 
 class Exposition:
@@ -27,6 +27,11 @@ class Exposition:
                 *counts, total = self._sums(histogram, labels)
                 spread.add_metric(labels, list(_buckets(histogram.bounds, counts)), total)
             yield spread
+        broken = GaugeMetricFamily(LIST_BROKEN.name, LIST_BROKEN.help, labels=LIST_BROKEN.labels)
+        of_any = {key for tally in self._tallies for key in tally.broken()}
+        for key in self._tallies[0].silent_seconds():
+            broken.add_metric([key], float(key in of_any))
+        yield broken
         for gauge in ASKED:
             level = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
             for labels, value in self._gauges.get(gauge, {}).items():

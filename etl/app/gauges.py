@@ -32,6 +32,7 @@ class Observer:
 
     def __init__(self, settings: Settings) -> None:
         self.gauges: Gauges = {}
+        self.broken: dict[str, str] = {}  # lists that can't be loaded, and why
         self._settings = settings
         self._stop = threading.Event()
         self._troubles: list[str] = ["the stores haven't been asked yet"]
@@ -56,6 +57,7 @@ class Observer:
             while not self._stop.is_set():
                 found = reading.read()
                 self.gauges = gauges(found)
+                self.broken = {each.source_key: each.broken for each in found.lists if each.broken}
                 self._troubles = [error for error in (found.redis_error, found.postgres_error, _clock(found)) if error]
                 self._looked_at = time.monotonic()
                 self._stop.wait(LOOK_EVERY_SECONDS)
@@ -83,15 +85,17 @@ def _of_redis(found: InRedis) -> Gauges:
     # Growth takes two looks to see.
     lasts = math.inf if found.backlog_grows is False else found.runway_seconds
     return {
-        BACKLOG: {(each.source_key,): each.waiting_messages for each in found.lists},
+        BACKLOG: {
+            (each.source_key,): each.waiting_messages for each in found.lists if each.waiting_messages is not None
+        },
         OLDEST_WAITING: {key: age for key, age in ages.items() if age is not None},
-        CLAIMS: {(each.source_key,): claims[each.source_key] for each in found.lists},
+        CLAIMS: {(each.source_key,): claims[each.source_key] for each in found.lists if each.broken is None},
         RUNWAY: {} if lasts is None else {(): lasts},
     }
 
 
 def _age(each: WaitingList) -> float | None:
-    return each.oldest_waiting_seconds if each.waiting_messages else 0.0
+    return 0.0 if each.waiting_messages == 0 else each.oldest_waiting_seconds
 
 
 def _of_postgres(found: InPostgres) -> Gauges:

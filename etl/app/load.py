@@ -15,9 +15,10 @@ from functools import partial
 
 from etl import logs
 from etl.app.descriptors import affordable
-from etl.app.sources import decoders_of, sources, tally_of
+from etl.app.sources import decoders_of, each_for_itself, let_in, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import cancelling, heartbeat, run_in_thread, run_in_threads
+from etl.errors import EtlError, Outage
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
@@ -50,29 +51,43 @@ GARBAGE_THRESHOLD = 200_000
 log = logs.get()
 
 
-def drain(settings: Settings, stop: threading.Event, loaded: Callable[[str, Books], None]) -> None:
-    """Load until every source list is empty; calls `loaded` after each claim, with its list's key.
+def drain(
+    settings: Settings,
+    stop: threading.Event,
+    loaded: Callable[[str, Books], None],
+    broken: Callable[[str, EtlError], None],
+) -> None:
+    """Load until every source list is empty; calls `loaded` after each claim, with its list's key, and `broken` for
+    each list that can't be loaded, while the others are.
 
-    Raises `Outage` if a store is away at the start, or for long, and `ConfigurationError`.
+    Raises `Outage` if a store is away at the start, or for long; and `ConfigurationError`, before anything is loaded.
     """
     with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
         work = _loaders(settings, clients, tally_of(settings), partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS))
-        loaded_from = [source for source, _ in work]
+        lists = [source for source, _ in work]
+        let_in(lists)
 
         def drain_each() -> None:
             for source, loader in work:
-                loader.drain(stop, partial(loaded, source.key))
+                try:
+                    loader.drain(stop, partial(loaded, source.key))
+                except Outage:
+                    raise
+                except EtlError as error:
+                    log.warning("list_broken", source_key=source.key, error=error.text, code=error.code)
+                    broken(source.key, error)
 
-        with heartbeat(settings, loaded_from):
-            run_in_thread(drain_each, "drain", loaded_from, stop)
+        with heartbeat(settings, lists):
+            run_in_thread(drain_each, "drain", lists, stop)
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
     """Load, listen to PubSub and run the scheduled jobs until `stop` is set. Then claims in hand are finished, or given
     back when time is short. Counts in `tally`, which comes from `tally_of(settings)`.
 
-    Raises what ended a loader or the listener, unless that was `stop`.
+    Raises `ConfigurationError` before anything has begun. Later on what is refused, by a list or to the listener, is
+    told and tried again.
     """
     patience = Patience(log, stop, None, tally.beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
@@ -80,7 +95,9 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
         patience.retry(lambda: schema.check(clients.engine))
         work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
-        with heartbeat(settings, [source for source, _ in work]):
+        lists = [source for source, _ in work]
+        patience.retry(lambda: let_in(lists))
+        with heartbeat(settings, lists):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
             runs = _loading(settings, clients, work)
             if listen:
@@ -90,20 +107,23 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
                 from etl.app.schedule import schedule_of  # noqa: PLC0415 (its library is nothing for a run from cron)
 
                 runs["schedule"] = schedule_of(settings, clients.engine).run
-            run_in_threads(runs, [source for source, _ in work], stop)
+            run_in_threads(runs, lists, stop)
             log.info("stopped", worker=settings.worker_name)
 
 
 def listen(settings: Settings, stop: threading.Event) -> None:
     """Listen to PubSub until `stop` is set; what is heard waits on the spool for a loader.
 
-    Raises `ConfigurationError`.
+    Raises `NotLetIn` before anything has begun.
     """
     patience = Patience(log, stop)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         redis = patience.retry(lambda: stack.enter_context(redis_of(settings)))
         prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
-        run_in_threads({"listen": _listener(settings, redis, prompt).run}, [], stop)
+        listener = _listener(settings, redis, prompt)
+        with each_for_itself():
+            patience.retry(listener.reach)
+        run_in_threads({"listen": listener.run}, [], stop)
 
 
 def _loaders(

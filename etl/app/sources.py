@@ -1,8 +1,11 @@
 """The source lists and their decoders, from settings."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from etl.app.stores import Stores, stores
+from etl.errors import ConfigurationError, NotLetIn
 from etl.inbox.claims import Source
 from etl.jobs.loader import Decode
 from etl.keys import SPOOL
@@ -17,16 +20,45 @@ from etl.wire.times import from_datetime
 CLOCK_TOLERANCE = timedelta(days=1)
 
 
-def waiting(settings: Settings) -> dict[str, int]:
-    """How many messages wait, by source list. Raises `Outage`."""
+@contextlib.contextmanager
+def each_for_itself() -> Iterator[None]:
+    """What is wrong with one list is passed over; `NotLetIn` is wrong with all of them."""
+    try:
+        yield
+    except NotLetIn:
+        raise
+    except ConfigurationError:
+        return
+
+
+def let_in(lists: Sequence[Source]) -> None:
+    """Raises `NotLetIn` if Redis can't be used with these settings, and `Outage`. What is wrong with one list is for
+    its loader to find, and no reason not to begin."""
+    for source in lists:
+        with each_for_itself():
+            source.waiting()
+
+
+def waiting(settings: Settings) -> dict[str, int | None]:
+    """How many messages wait, by source list; None if that list is broken. Raises `Outage` and `NotLetIn`."""
     with stores(settings) as clients:
-        return {source.key: source.waiting() for source in sources(settings, clients)}
+        found: dict[str, int | None] = {}
+        for source in sources(settings, clients):
+            found[source.key] = None
+            with each_for_itself():
+                found[source.key] = source.waiting()
+        return found
 
 
 def claimed_elsewhere(settings: Settings) -> int:
-    """How many claims other workers hold, or left behind with a lease that still runs. Raises `Outage`."""
+    """How many claims other workers hold, or left behind with a lease that still runs, as far as that can be known.
+    Raises `Outage` and `NotLetIn`."""
+    claims = 0
     with stores(settings) as clients:
-        return sum(source.claimed_elsewhere() for source in sources(settings, clients))
+        for source in sources(settings, clients):
+            with each_for_itself():
+                claims += source.claimed_elsewhere()
+    return claims
 
 
 def sources(settings: Settings, clients: Stores) -> list[Source]:

@@ -14,12 +14,12 @@ from uuid import UUID
 
 from etl.app.database import engine_of
 from etl.app.days import first_open_day
-from etl.app.sources import CLOCK_TOLERANCE, decoders_of, sources
+from etl.app.sources import CLOCK_TOLERANCE, decoders_of, each_for_itself, sources
 from etl.app.stores import Stores
-from etl.errors import EtlError
+from etl.errors import ConfigurationError, EtlError, NotLetIn
 from etl.ids import time_of
 from etl.inbox import connection as inbox
-from etl.inbox.claims import Source
+from etl.inbox.claims import Lease, Source
 from etl.inbox.preflight import Memory, memory
 from etl.jobs.clocks import Ahead, compared
 from etl.jobs.loader import Decode
@@ -53,11 +53,13 @@ ExportState = Literal["open", "not_exported", "changed", "half_way", "up_to_date
 
 @dataclass(frozen=True, slots=True)
 class WaitingList:
-    """A source list. The age of the oldest message is None if none waits, or if none of the oldest has a time."""
+    """A source list. The age of the oldest message is None if none waits, or if none of the oldest has a time. `broken`
+    is the error that keeps it from being loaded, as far as looking tells; what can't be known then is None."""
 
     source_key: str
-    waiting_messages: int
+    waiting_messages: int | None
     oldest_waiting_seconds: float | None
+    broken: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +149,29 @@ class Status:
     clocks_ahead_seconds: Ahead | None = None  # None if a store couldn't be asked
 
     @property
+    def lists(self) -> list[WaitingList]:
+        return self.redis.lists if self.redis else []
+
+    @property
     def is_whole(self) -> bool:
-        return self.redis is not None and self.postgres is not None
+        return self.redis is not None and self.postgres is not None and not any(each.broken for each in self.lists)
 
 
 def lists(sources: Sequence[Source], decoders: Mapping[str, Decode]) -> list[WaitingList]:
-    """Raises `Outage` and `ConfigurationError`, as all of these do."""
-    return [
-        WaitingList(source.key, source.waiting(), oldest_seconds(source, decoders[source.key])) for source in sources
-    ]
+    """Raises `Outage` and `ConfigurationError`, as all of these do; but not for what is wrong with one list."""
+    return [_waiting(source, decoders[source.key]) for source in sources]
+
+
+def _waiting(source: Source, decode: Decode) -> WaitingList:
+    waiting, oldest = None, None
+    try:
+        waiting, oldest = source.waiting(), oldest_seconds(source, decode)
+        source.check()
+    except NotLetIn:
+        raise
+    except ConfigurationError as error:
+        return WaitingList(source.key, waiting, oldest, str(error))
+    return WaitingList(source.key, waiting, oldest)
 
 
 def oldest_seconds(source: Source, decode: Decode) -> float | None:
@@ -168,18 +184,23 @@ def oldest_seconds(source: Source, decode: Decode) -> float | None:
 
 
 def claims(sources: Sequence[Source]) -> list[RunningClaim]:
-    return [
-        RunningClaim(
-            source_key=source.key,
-            batch_id=lease.batch_id,
-            worker=lease.worker,
-            messages=lease.messages,
-            claimed_seconds_ago=_seconds_since(time_of(lease.batch_id)),
-            lease_seconds=lease.seconds,
-        )
-        for source in sources
-        for lease in source.claims()
-    ]
+    """Without those of a list whose registry can't be read."""
+    found = []
+    for source in sources:
+        with each_for_itself():
+            found += [_running(source.key, lease) for lease in source.claims()]
+    return found
+
+
+def _running(source_key: str, lease: Lease) -> RunningClaim:
+    return RunningClaim(
+        source_key=source_key,
+        batch_id=lease.batch_id,
+        worker=lease.worker,
+        messages=lease.messages,
+        claimed_seconds_ago=_seconds_since(time_of(lease.batch_id)),
+        lease_seconds=lease.seconds,
+    )
 
 
 def in_redis(
@@ -187,7 +208,7 @@ def in_redis(
 ) -> InRedis:
     """Adds a sample to `runway`."""
     waiting, claimed, used = lists(sources, decoders), claims(sources), memory(client)
-    runway.add(Sample(time.monotonic(), sum(each.waiting_messages for each in waiting), used))
+    runway.add(Sample(time.monotonic(), sum(each.waiting_messages or 0 for each in waiting), used))
     lasts = runway.seconds()
     grows = None if lasts is None else math.isfinite(lasts)
     return InRedis(waiting, claimed, used, grows, lasts if grows else None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 from etl import logs
-from etl.errors import EtlError, Outage
+from etl.errors import EtlError
 from etl.inbox.claims import Source
 from etl.settings import Settings
 
@@ -154,5 +154,5 @@ def _give_back(sources: list[Source]) -> None:
     for source in sources:
         try:
             source.give_back_all()
-        except Outage as outage:
-            log.warning("claims_left_to_their_leases", source_key=source.key, error=outage.text, code=outage.code)
+        except EtlError as error:
+            log.warning("claims_left_to_their_leases", source_key=source.key, error=error.text, code=error.code)

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from etl.errors import EtlError
 from etl.store.ledger import Books
 
 UNBOUNDED = 10_000  # characters; a pipe or a file has no width that anything would have to be cut to
@@ -120,11 +121,13 @@ def _text(value: object) -> str:
 class RunBooks:
     """The books of a run, by source list, with a progress bar while it lasts."""
 
-    def __init__(self, waiting: Mapping[str, int], show_progress: bool) -> None:
+    def __init__(self, waiting: Mapping[str, int | None], show_progress: bool) -> None:
+        """`waiting` are messages by list; None where that isn't known."""
         self._books: dict[str, Books] = dict.fromkeys(waiting, Books())
         self._claims = 0
+        self.broken: dict[str, EtlError] = {}  # why these lists couldn't be loaded
         self._progress = _progress("loading", show_progress, _Loaded())
-        self._waiting = sum(waiting.values())
+        self._waiting = sum(number or 0 for number in waiting.values())
         self._task = self._progress.add_task("loading", total=self._waiting)
 
     def __enter__(self) -> Self:
@@ -141,6 +144,9 @@ class RunBooks:
         done = self.total.claimed
         self._progress.update(self._task, completed=done, total=max(done, self._waiting))
 
+    def add_broken(self, key: str, error: EtlError) -> None:
+        self.broken[key] = error
+
     @property
     def total(self) -> Books:
         return sum(self._books.values(), Books())
@@ -150,6 +156,7 @@ class RunBooks:
             "claims": self._claims,
             "seconds": round(seconds, 3),
             "claimed_elsewhere": claimed_elsewhere,
+            "broken": {key: str(error) for key, error in self.broken.items()},
             "total": asdict(self.total),
             "sources": {key: asdict(books) for key, books in self._books.items()},
         }

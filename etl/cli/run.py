@@ -10,6 +10,8 @@ from etl import logs
 from etl.app import database, load, sources, threads
 from etl.cli import AsJson, Config, app, configured, print_json
 from etl.cli.printing import RunBooks
+from etl.errors import EtlError
+from etl.text import printable
 
 
 @app.command(
@@ -31,8 +33,8 @@ def run(
 ) -> None:
     """Load CDRs from the configured Redis lists into Postgres.
 
-    Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits. On a terminal
-    a bar shows meanwhile how far it is.
+    Without --follow: drains every list, adopts what crashed runs left behind, prints the books and exits; with 1 if a
+    list couldn't be loaded, whatever became of the others. On a terminal a bar shows meanwhile how far it is.
     """
     settings = configured(config)
     if follow or workers > 1:
@@ -50,12 +52,15 @@ def run(
     with books:
         logs.configure(level="warning")  # anew, since the bar has put itself before stderr: a line goes above it
         if workers > 1:
-            supervisor.drain(settings, workers, stop, books.add)
+            supervisor.drain(settings, workers, stop, books.add, books.add_broken)
         else:
-            load.drain(settings, stop, books.add)
+            load.drain(settings, stop, books.add, books.add_broken)
     seconds = time.monotonic() - began
     left = None if stop.is_set() else sources.claimed_elsewhere(settings)  # Redis may be what we didn't wait for
     if as_json:
         print_json(books.as_json(seconds, left))
     else:
         books.print(seconds, left)
+    if books.broken:
+        what = "; ".join(f"{printable(key)}: {printable(str(error))}" for key, error in books.broken.items())
+        raise EtlError("ETL-407", f"not every list could be loaded: {what}")

@@ -38,7 +38,7 @@ def status(
     """Show what waits, who works on it and how fast, what was loaded last, when nobody listened, which letters are
     dead, which values no column could have, what the lake has, and how long Redis's memory lasts.
 
-    Exits with 1 if Redis or Postgres couldn't be asked; what the other knows is still printed.
+    Exits with 1 if Redis or Postgres couldn't be asked, what the other knows is still printed; and if a list is broken.
     """
     with reader(configured(config)) as reading:
         if watch:
@@ -94,6 +94,9 @@ def _of_redis(found: InRedis) -> Iterator[RenderableType]:
         [(printable(each.source_key), each.waiting_messages, _waiting_for(each)) for each in found.lists],
         ",",
     )
+    for each in found.lists:
+        if each.broken:
+            yield Text(f"list {printable(each.source_key)} is broken: {printable(each.broken)}", style="bold red")
     if found.claims:
         yield table_of(
             ("claim of", "worker", "messages", "claimed", "lease"),

@@ -24,7 +24,7 @@ import redis
 from redis.commands.core import Script
 from redis.crc import key_slot
 
-from etl.errors import ConfigurationError, LeaseLost, Outage
+from etl.errors import ConfigurationError, Forbidden, LeaseLost, Outage
 from etl.ids import unix_ms_of, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.wrong_type import naming_wrong_types
@@ -186,6 +186,17 @@ class Source:
         """The key of the registry of this source's claims."""
         return self._registry
 
+    def check(self) -> None:
+        """Raises the `ConfigurationError` that names the first key of this source that holds something else than it
+        must, or what may not be read and must be."""
+        with contextlib.suppress(Forbidden), self._translated():
+            self._client.zscore(self._last, "last")  # which claiming can do without
+        with self._translated():
+            self._client.llen(self.key)
+            self._client.zcard(self._registry)
+            if self._forward_to:
+                self._client.llen(self._forward_to)
+
     def waiting(self) -> int:
         """How many messages wait in the source list."""
         with self._translated():
@@ -280,8 +291,10 @@ class Source:
             raise LeaseLost("ETL-220", f"claim {claim.batch_id} was adopted by another worker")
 
     def _give_back(self, claim: Claim) -> None:
-        self._renew(claim, 0)
-        self._remove(claim)
+        try:
+            self._renew(claim, 0)
+        finally:
+            self._remove(claim)  # even so: its lease isn't renewed any more, and runs out
 
     def _renew(self, claim: Claim, lease_ms: int) -> bool:
         return bool(self._run("renew", [self._registry], [self._member(claim.batch_id), lease_ms]))

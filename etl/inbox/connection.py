@@ -19,16 +19,18 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterCrossSlotError,
+    ClusterError,
     NoPermissionError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from etl import urls
-from etl.errors import ConfigurationError, EtlError, Forbidden, Outage
+from etl.errors import ConfigurationError, EtlError, Forbidden, NotLetIn, Outage
 from etl.urls import SENTINEL_SCHEMES
 
 Client = redis.Redis | redis.RedisCluster
@@ -65,17 +67,13 @@ _PASSING = re.compile(
 
 _HOPELESS: dict[tuple[type[Exception], ...], Callable[[BaseException], ConfigurationError]] = {
     (NoPermissionError,): lambda error: Forbidden("ETL-204", f"Redis refuses us: {error}"),
-    (AuthenticationError, AuthorizationError): lambda error: ConfigurationError(
-        "ETL-203", f"Redis refuses us: {error}"
-    ),
+    (AuthenticationError, AuthorizationError): lambda error: NotLetIn("ETL-203", f"Redis refuses us: {error}"),
     # MOVED is one of them.
-    (AskError,): lambda _: ConfigurationError(
-        "ETL-207", "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true"
-    ),
+    (AskError,): lambda _: NotLetIn("ETL-207", "this Redis is a node of a cluster: set ETL_REDIS_CLUSTER=true"),
     (ClusterCrossSlotError,): lambda error: ConfigurationError(
         "ETL-209", f"keys of one source lie in different slots of the cluster: {error}"
     ),
-    (UnicodeError,): lambda error: ConfigurationError("ETL-211", f"a host or a key that can't exist: {error}"),
+    (UnicodeError,): lambda error: NotLetIn("ETL-211", f"a host or a key that can't exist: {error}"),
 }
 
 
@@ -140,6 +138,9 @@ def _ours(error: BaseException) -> EtlError:
             f"Redis: its certificate isn't trusted: {untrusted.verify_message.rstrip('.')}; name its CA in"
             " ETL_REDIS_CA_FILE, and the host as the certificate does",
         )
+    # What its client raises after a number of redirections, and of answers that the keys are in two places.
+    if type(error) is ClusterError or isinstance(error, TryAgainError):
+        return Outage("ETL-222", "Redis: the slot of this list is being moved to another node of the cluster")
     said = _as_said(error)
     if isinstance(error, ResponseError) and not _PASSING.search(said):
         return ConfigurationError("ETL-205", f"Redis can't do what it was asked: {said}")
@@ -203,7 +204,7 @@ class _Sentinel(Sentinel):
             try:
                 address: Any = sentinel.sentinel_get_master_addr_by_name(service_name)
             except AuthenticationError as error:
-                raise ConfigurationError("ETL-215", f"the sentinel refuses us: {error}") from error
+                raise NotLetIn("ETL-215", f"the sentinel refuses us: {error}") from error
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 silent.append(str(error))
                 continue
@@ -212,7 +213,7 @@ class _Sentinel(Sentinel):
                 return host.decode(), port
         if silent:
             raise MasterNotFoundError(f"no sentinel knows where the master is: {'; '.join(silent)}")
-        raise ConfigurationError("ETL-216", f"the sentinels know no service named {service_name!r}")
+        raise NotLetIn("ETL-216", f"the sentinels know no service named {service_name!r}")
 
 
 def _through_sentinel(parts: urls.Url, options: dict[str, Any]) -> redis.Redis:

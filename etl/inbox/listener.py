@@ -21,7 +21,7 @@ from uuid import UUID
 
 import msgspec
 
-from etl.errors import EtlError, Outage
+from etl.errors import ConfigurationError, EtlError, Outage
 from etl.ids import new_id, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.lock import Lock
@@ -30,7 +30,7 @@ from etl.inbox.spool import Spooler
 from etl.inbox.subscription import PubSubMessage, Subscription, probe
 from etl.logs import OutageLog
 from etl.wire.envelope import kind_and_reference, type_of
-from etl.wire.spool import GapReason, Session, pack_heard, pack_session
+from etl.wire.spool import GapReason, NotPermitted, Session, pack_heard, pack_session
 from etl.wire.times import unix_ms
 
 PROBE_SECONDS = 5.0
@@ -40,6 +40,8 @@ SILENCE_SECONDS = 2 * PROBE_SECONDS + 1.0
 LOCK_SECONDS = 8.0
 RENEW_SECONDS = 2.0
 STANDBY_SECONDS = 0.3
+# What Redis refuses, it refuses for a while: the pauses grow so far.
+LONGEST_PAUSE_SECONDS = 5.0
 # How long a clean stop waits for the last probe, so that the gap begins at the stop and not earlier.
 FINAL_PROBE_SECONDS = 0.5
 FLUSH_SECONDS = 10.0
@@ -70,29 +72,35 @@ class Listener:
         self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{new_id()}", LOCK_SECONDS)
         self._proving: _Proving | None = None
         self._told_unvouched = False
+        self._refused = False  # as reported: the gap that goes on is for want of a right
         self._outages = OutageLog(log, "listener_outage_began", "listener_outage_ended")
 
+    def reach(self) -> None:
+        """Ask Redis for something that every listener may. Raises `Outage` and `ConfigurationError`."""
+        self._lock.holder()
+
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set and what was heard is on the spool. Raises `ConfigurationError`."""
+        """Until `stop` is set and what was heard is on the spool. What Redis refuses is told, and tried again."""
         spooling = threading.Thread(target=self._spooler.run, name="spooler", daemon=True)
         spooling.start()
+        pause = STANDBY_SECONDS
         with self._pulse():
             try:
                 while not stop.is_set():
                     try:
                         self._listen_or_stand_by(stop)
-                    except Outage as outage:
-                        self._outages.failed(outage)
-                    stop.wait(STANDBY_SECONDS)
+                        pause = STANDBY_SECONDS
+                    except EtlError as error:
+                        self._outages.failed(error)
+                        pause = STANDBY_SECONDS if isinstance(error, Outage) else min(2 * pause, LONGEST_PAUSE_SECONDS)
+                    stop.wait(pause)
             finally:
                 self._spooler.close(FLUSH_SECONDS)
                 spooling.join()
         with contextlib.suppress(EtlError):
             self._lock.release()
-        self._spooler.check()
 
     def _listen_or_stand_by(self, stop: threading.Event) -> None:
-        self._spooler.check()
         # Asked even if we hold it: of a host that slept, the monotonic clock says so, too.
         if not self._lock.acquire():
             self._outages.succeeded()
@@ -104,12 +112,12 @@ class Listener:
             self._listen(stop)
 
     def _listen(self, stop: threading.Event) -> None:
-        """One session, from the subscription to its end. Raises `Outage` if subscribing fails."""
+        """One session, from the subscription to its end. Raises `Outage` or `ConfigurationError` if subscribing or
+        publishing fails."""
         session_id = new_id()
         subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
-            subscription.subscribe()
-            clock = self._new_clock()
+            clock = self._subscribe(subscription)
             self._outages.succeeded()
             session = OpenSession(self._listening, session_id, self._spooler, clock)
             self._proving = _Proving(subscription.probe_channel, clock)
@@ -128,6 +136,21 @@ class Listener:
             self._told_unvouched = True
         return clock
 
+    def _subscribe(self, subscription: Subscription) -> SessionClock:
+        """And see whether it can be proven. What is refused is reported once, as a session of no length: the gap that
+        follows has its reason."""
+        try:
+            subscription.subscribe()
+            clock = self._new_clock()  # not earlier: it's slow by its question's way, and would begin before we hear
+            probe(self._client, subscription.probe_channel, clock.now())
+        except ConfigurationError:
+            if not self._refused:
+                OpenSession(self._listening, new_id(), self._spooler, self._new_clock()).end("not permitted")
+            self._refused = True
+            raise
+        self._refused = False
+        return clock
+
     def _hear(
         self, subscription: Subscription, session: "OpenSession", clock: SessionClock, stop: threading.Event
     ) -> GapReason:
@@ -136,14 +159,13 @@ class Listener:
         while True:
             try:
                 heard = subscription.next()
-            except Outage:
+            except EtlError:
                 return session.because("probe lost" if session.is_silent() else "connection lost")
             if session.is_silent() or not self._lock.is_held():
                 return session.because("probe lost")
             if clock.was_set():
                 self._log.warning("clock_set", seconds=round(clock.parted_seconds(), 1))
                 return session.because("probe lost")
-            self._spooler.check()
             if heard is not None:
                 session.hear(heard)
             if session.overflowed and self._spooler.has_room():
@@ -250,8 +272,11 @@ class OpenSession:
             self.overflowed = True
             self._dropped += 1
 
-    def end(self, reason: GapReason) -> None:
-        self._report(ended_at=self._clock.now(), reason=reason)
+    def end(self, reason: GapReason | NotPermitted) -> None:
+        if reason == "not permitted":  # which 0.1 doesn't know
+            self._report(ended_at=self._clock.now(), reason="stopped", not_permitted=True)
+        else:
+            self._report(ended_at=self._clock.now(), reason=reason)
 
     def _stamped(self, heard: PubSubMessage) -> bytes:
         now = self._clock.now()

@@ -40,6 +40,12 @@ class Lock:
         self._ahead = None if granted else ahead
         return bool(granted)
 
+    def holder(self) -> bytes | None:
+        """Who holds it, by Redis. Raises `Outage`."""
+        with naming_wrong_types(self._client, string=(self._key,)):
+            found: bytes | None = self._client.get(self._key)  # type: ignore[assignment]
+            return found
+
     def is_held(self) -> bool:
         return time.monotonic() < self._held_until
 

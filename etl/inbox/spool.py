@@ -9,7 +9,7 @@ from collections import deque
 from itertools import islice
 from typing import Any
 
-from etl.errors import EtlError, Outage
+from etl.errors import EtlError
 from etl.inbox.connection import Client
 from etl.inbox.producer import push
 from etl.logs import OutageLog
@@ -34,7 +34,6 @@ class Spooler:
         self._bytes = 0
         self._changed = threading.Condition()
         self._closing_at: float | None = None
-        self._failure: EtlError | None = None
 
     def offer(self, record: bytes) -> bool:
         """Buffer a record; False if the buffer is full."""
@@ -54,11 +53,6 @@ class Spooler:
         with self._changed:
             return len(self._waiting) < CAPACITY_MESSAGES / 2 and self._bytes < CAPACITY_BYTES / 2
 
-    def check(self) -> None:
-        """Raises the `ConfigurationError` that ended `run`, if any: nothing reaches the spool any more."""
-        if self._failure is not None:
-            raise self._failure
-
     def close(self, seconds: float) -> None:
         """End `run` once everything is in Redis, or after `seconds`."""
         with self._changed:
@@ -66,20 +60,17 @@ class Spooler:
             self._changed.notify()
 
     def run(self) -> None:
-        """Move groups to the spool until closed. During an outage it retries, and the buffer fills."""
+        """Move groups to the spool until closed. While Redis is away or refuses, it retries, and the buffer fills."""
         outages = OutageLog(self._log, "spool_outage_began", "spool_outage_ended")
         while group := self._next_group():
             try:
                 push(self._client, self._key, group)
-            except Outage as outage:
-                outages.failed(outage)
+            except EtlError as error:
+                outages.failed(error)
                 if self._give_up():
                     self._log.error("spool_abandoned", records=len(self._waiting))
                     return
                 continue
-            except EtlError as failure:
-                self._failure = failure
-                return
             outages.succeeded()
             self._remove(group)
 

@@ -7,6 +7,9 @@ a call is if we die:
     decode   in the claim
     write    in the claim, and from the commit on in Postgres too
     ack      in Postgres; if the claim is still there, its adopter finds it in the ledger and only acknowledges
+
+A list is broken while what is done with it is refused: a key of it holds something else, a right is missing. The pool
+lets it rest and tries again; the other lists don't notice.
 """
 
 import contextlib
@@ -22,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from etl import logs
-from etl.errors import ConfigurationError, EtlError, LeaseLost, Outage
+from etl.errors import ConfigurationError, EtlError, LeaseLost
 from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
 from etl.jobs.fetcher import Fetcher
@@ -120,7 +123,7 @@ class Loader:
         return time.monotonic() >= self._adopt_at
 
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
-        """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim."""
+        """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim. Raises as `run_once`."""
         fetcher = Fetcher(f"fetch {self.key}")
         try:
             with contextlib.suppress(Stopped):
@@ -139,7 +142,8 @@ class Loader:
         meanwhile. `retry` does what needs Redis; Postgres is waited for.
 
         Raises `Outage` if Redis is away, after which the next call goes on where this one ended; after the longest
-        allowed outage of Postgres; `Stopped`, or `ConfigurationError`. Of these the claim is given back.
+        allowed outage of Postgres; `Stopped`, or another `EtlError` if the list is broken. Of these the claim is given
+        back, unless it's committed: then the next call acknowledges it.
         """
         taken = retry(self._take)
         if taken is None:
@@ -160,6 +164,17 @@ class Loader:
             with contextlib.suppress(EtlError):
                 if taken := self._ahead.popleft().result():
                     taken.claim.give_back()
+
+    def is_broken(self, error: EtlError) -> None:
+        """Note that `run_once` was refused, and give back what was fetched."""
+        self._counts.broken(error.code)
+        self._recovering = True  # a claim that was given back, or was made before the rest was refused
+        self.give_back_ahead()
+
+    def is_mended(self) -> None:
+        """Note that it goes well again."""
+        self._counts.broken(None)
+        self._rescue_at = time.monotonic()  # whoever mended it may have deleted the registry
 
     def _load(self, claim: Claim, batch: Batch, retry: Retry) -> Books:
         began = time.monotonic()
@@ -226,8 +241,8 @@ class Loader:
                     return claim
                 self._adopt_at = time.monotonic() + ADOPT_EVERY_SECONDS
             claim = self._source.claim()
-        except Outage:
-            # The claim may have been made, though the reply was lost.
+        except EtlError:
+            # The claim may have been made, though the reply was lost, or may not be read.
             self._recovering = True
             raise
         self._tell_what_is_refused()

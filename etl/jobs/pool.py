@@ -2,8 +2,8 @@
 each in turn.
 
 A list that has more goes to the end of the queue, so none starves behind a busy one. Only while nobody else waits does
-a thread stay with its list, and fetch ahead. A list whose Redis is away rests; who has a claim in hand waits for
-Postgres, which is away for all.
+a thread stay with its list, and fetch ahead. A list that is broken, or whose Redis is away, rests, and has no thread
+meanwhile; who has a claim in hand waits for Postgres, which is away for all.
 """
 
 import threading
@@ -13,7 +13,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from etl.errors import Outage
+from etl.errors import EtlError, Outage
 from etl.inbox.watch import Answer, Watch
 from etl.jobs.fetcher import Fetcher
 from etl.jobs.loader import Loader
@@ -47,6 +47,8 @@ class _Turn:
         self._resting_until = float("-inf")
         self._pause = FIRST_PAUSE_SECONDS
         self._outage = OutageLog(log, "outage_began", "outage_ended")
+        self._broken = OutageLog(log, "list_broken", "list_mended")
+        self._is_broken = False
 
     def is_due(self, waiting: Answer, claims: Answer, batch_size: int, linger_seconds: float) -> bool:
         now = time.monotonic()
@@ -60,13 +62,25 @@ class _Turn:
             return True
         return self.loader.is_recovering() or (claims != 0 and self.loader.is_to_adopt())
 
-    def rest(self, outage: Outage) -> None:
-        self._outage.failed(outage)
+    def rest(self, error: EtlError) -> None:
+        """Until the next try; the pauses grow. What is no `Outage` is an answer: the list is broken."""
+        if isinstance(error, Outage):
+            self.loader.finish_fetching()
+            self._outage.failed(error)
+        else:
+            self.loader.is_broken(error)
+            self._outage.succeeded()
+            self._broken.failed(error)
+            self._is_broken = True
         self._resting_until = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def went_well(self) -> None:
+        if self._is_broken:
+            self.loader.is_mended()
+            self._is_broken = False
         self._outage.succeeded()
+        self._broken.succeeded()
         self._pause = FIRST_PAUSE_SECONDS
 
 
@@ -100,7 +114,7 @@ class Pool:
             stop.wait(LOOK_SECONDS if self._look() else LOOK_IN_VAIN_SECONDS)
 
     def load(self, stop: threading.Event) -> None:
-        """Until `stop` is set; then finish or give back the claims in hand. Raises `ConfigurationError`."""
+        """Until `stop` is set; then finish or give back the claims in hand. Raises no `EtlError`."""
         fetcher = Fetcher(f"fetch for {threading.current_thread().name}")
         try:
             while not stop.is_set():
@@ -141,9 +155,8 @@ class Pool:
         turn.loader.beat()
         try:
             has_more = self._load(turn, fetcher, stop)
-        except Outage as outage:
-            turn.loader.finish_fetching()
-            turn.rest(outage)
+        except EtlError as error:
+            turn.rest(error)
             has_more = False
         except BaseException:
             turn.loader.give_back_ahead()

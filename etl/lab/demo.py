@@ -20,7 +20,7 @@ from etl.app.days import first_open_day
 from etl.app.lake import open_lake
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
-from etl.errors import ConfigurationError, Outage
+from etl.errors import ConfigurationError, EtlError, Outage
 from etl.jobs.outcomes import Outcome
 from etl.keys import SPOOL
 from etl.lab.dialler import simulate
@@ -126,7 +126,7 @@ class Demo:
             listening = pool.submit(listen, self.settings, stop)
             try:
                 # The first message on the spool reports the subscription.
-                if not wait_until(lambda: listening.done() or self.waiting()[SPOOL] > 0, FIRST_REPORT_SECONDS):
+                if not wait_until(lambda: listening.done() or bool(self.waiting()[SPOOL]), FIRST_REPORT_SECONDS):
                     raise Outage("ETL-904", "the listener isn't subscribed")
                 since = datetime.now(UTC)
                 result = meanwhile()
@@ -139,7 +139,7 @@ class Demo:
     def gaps(self, since: datetime, until: datetime) -> list[Gap]:
         return gaps(self.settings, since, until)
 
-    def waiting(self) -> dict[str, int]:
+    def waiting(self) -> dict[str, int | None]:
         return waiting(self.settings)
 
     def read(self, query: str) -> tuple[list[str], list[Sequence[object]]]:
@@ -164,7 +164,10 @@ class Demo:
             return [column[0] for column in found.description], [*found.fetchall()]
 
     def load(self, loaded: Callable[[str, Books], None]) -> None:
-        drain(self.settings, threading.Event(), loaded)
+        def broken(_key: str, error: EtlError) -> None:
+            raise error
+
+        drain(self.settings, threading.Event(), loaded, broken)
 
 
 def folder() -> Path:

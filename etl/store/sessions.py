@@ -101,7 +101,7 @@ def _row(session: Session, batch_id: UUID) -> dict[str, object]:
         "ignored": session.ignored,
         "dropped": session.dropped,
         "ended_at": None if session.ended_at is None else to_datetime(session.ended_at),
-        "reason": session.reason,
+        "reason": session.gap_reason,
         "server": session.server,
         "patterns": None if session.patterns is None else list(session.patterns),
         "batch_id": batch_id,

@@ -245,7 +245,7 @@ listener_sessions = Table(
     Column("ignored", BigInteger, nullable=False, comment="Of these, dropped at the door as ETL_LISTEN_IGNORE says"),
     Column("dropped", BigInteger, nullable=False, comment="Of these, lost because the buffer was full"),
     Column("ended_at", _time(), comment="When it ended; null while it lasts, or if the listener was killed"),
-    Column("reason", Text, comment="Why it ended: stopped, connection lost, probe lost or overflow"),
+    Column("reason", Text, comment="Why it ended: stopped, connection lost, probe lost, overflow or not permitted"),
     Column("batch_id", Uuid, nullable=False, comment="The claim that brought the last report; see load_batches"),
     Column("server", Text, comment="The Redis server that was listened to, by its name; null: by an etl before 0.2"),
     Column("patterns", ARRAY(Text), comment="The PubSub patterns it was subscribed to; null: by an etl before 0.2"),

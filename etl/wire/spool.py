@@ -21,7 +21,8 @@ import msgspec
 from etl.wire.faults import Reason, Undecodable
 from etl.wire.times import MICROSECONDS_PER_DAY
 
-GapReason = Literal["stopped", "connection lost", "probe lost", "overflow"]
+GapReason = Literal["stopped", "connection lost", "probe lost", "overflow"]  # those that 0.1 can read
+NotPermitted = Literal["not permitted"]
 
 
 class Heard(NamedTuple):
@@ -36,7 +37,9 @@ class Heard(NamedTuple):
 class Session(msgspec.Struct, frozen=True):
     """A period in which one listener was subscribed, proven to have heard everything from `subscribed_at` to
     `proven_until`. Reported repeatedly while it lasts; `ended_at` and `reason` come with the last report. `server` is
-    the Redis server's name, `patterns` what is subscribed to there; a listener of 0.1 reports neither."""
+    the Redis server's name, `patterns` what is subscribed to there; a listener of 0.1 reports neither.
+
+    `not_permitted`: there was no subscription, since a right is missing. It stands beside a reason that 0.1 knows."""
 
     session_id: UUID
     listener: str
@@ -49,6 +52,11 @@ class Session(msgspec.Struct, frozen=True):
     reason: GapReason | None = None
     server: str | None = None
     patterns: tuple[str, ...] | None = None
+    not_permitted: bool = False
+
+    @property
+    def gap_reason(self) -> GapReason | NotPermitted | None:
+        return "not permitted" if self.not_permitted else self.reason
 
 
 # Far above any listener's clock and counters, and within what Postgres can store.

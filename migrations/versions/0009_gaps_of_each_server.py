@@ -103,7 +103,8 @@ COMMENTS = {
     " published there then may be missing",
     "COLUMN audit_gaps.gap_from": "Last moment up to which everything was heard; null before the first session",
     "COLUMN audit_gaps.gap_until": "When the next session began, or the server was retired; null if neither was",
-    "COLUMN audit_gaps.reason": "never started, stopped, connection lost, probe lost or overflow",
+    "COLUMN audit_gaps.reason": "never started, stopped, connection lost, probe lost, overflow or not permitted",
+    "COLUMN listener_sessions.reason": "Why it ended: stopped, connection lost, probe lost, overflow or not permitted",
     "COLUMN audit_gaps.server": "The Redis server, by its name; null if all sessions are of an etl before 0.2",
     "COLUMN audit_gaps.patterns": "The PubSub patterns that nobody listened to; null if server is",
     "COLUMN reporting.load_days.gap_seconds": "How long nobody listened, the times of all Redis servers added up:"

@@ -11,17 +11,17 @@ import typer.main
 import yaml
 
 from etl.cli import registered
-from etl.metrics import ASKED, COUNTED, TIMED
+from etl.metrics import ASKED, COUNTED, TIMED, TOLD
 from tests.compose import CHECKOUT
 from tests.tools import tool
 
 PROMETHEUS = CHECKOUT / "ops/prometheus"
 GRAFANA = CHECKOUT / "ops/grafana"
 DASHBOARD = GRAFANA / "dashboards/etl.json"
-SERIES = {metric.name for metric in (*COUNTED, *ASKED)} | {
+SERIES = {metric.name for metric in (*COUNTED, *ASKED, *TOLD)} | {
     f"{metric.name}_{suffix}" for metric in TIMED for suffix in ("bucket", "count", "sum")
 }
-LABELS = {label for metric in (*COUNTED, *TIMED, *ASKED) for label in metric.labels} | {"le", "job", "instance"}
+LABELS = {label for metric in (*COUNTED, *TIMED, *ASKED, *TOLD) for label in metric.labels} | {"le", "job", "instance"}
 
 
 def promtool(*arguments: str | Path) -> None:

@@ -759,7 +759,6 @@ def test_10_given_a_poisonous_value_or_a_bad_day_then_the_rest_goes_on(site: Sit
     site.assert_every_call_is_there_once()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="issue 16: a broken list ends the run")
 @pytest.mark.parametrize("site", ["fresh"], indirect=True)
 def test_10_given_a_list_that_is_a_hash_then_the_others_are_loaded(site: Site) -> None:
     site.ask("DEL", CAMPAIGNS)

@@ -1,7 +1,7 @@
 """The whole way of a message on a Redis Cluster: three nodes, and three source lists of which each lies on another."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -180,6 +180,50 @@ def test_a_wrong_password_of_a_cluster_is_a_configuration_error(cluster: Private
                 connect(url, cluster=True)
         finally:
             node.config_set("requirepass", "")
+
+
+def test_given_a_slot_that_is_moved_then_it_says_so_and_nothing_is_lost(client: Any, clustered: Archive) -> None:
+    """In each state between the first key that is moved and the last."""
+    here = client.get_node_from_key(CAMPAIGNS)
+    there = next(node for node in client.get_primaries() if node != here)
+    slot = client.keyslot(CAMPAIGNS)
+    forward = clustered.sources[0].model_copy(update={"forward_to": APPLICATION})
+    clustered.sources = [forward]
+    messages = [cdr(number) for number in range(100)]
+    push(client, CAMPAIGNS, messages)
+    loader = source(client, CAMPAIGNS, batch_size=10, forward_to=APPLICATION)
+    held = loader.claim()
+    assert held
+    with redis.Redis(port=here.port) as old, redis.Redis(port=there.port) as new:
+        mine, theirs = (_execute(node, "CLUSTER", "MYID") for node in (old, new))
+        _execute(new, "CLUSTER", "SETSLOT", slot, "IMPORTING", mine)
+        _execute(old, "CLUSTER", "SETSLOT", slot, "MIGRATING", theirs)
+        while keys := _execute(old, "CLUSTER", "GETKEYSINSLOT", slot, 1):
+            for step in (loader.claim, loader.rescue, loader.adopt_own, loader.waiting):
+                _unless_it_is_moved(step)
+            _execute(old, "MIGRATE", "127.0.0.1", there.port, keys[0], 0, 5_000)
+        for node in (new, old):
+            _execute(node, "CLUSTER", "SETSLOT", slot, "NODE", theirs)
+        try:
+            held.give_back()
+            clustered.load()
+            assert clustered.value("SELECT count(*) FROM cdrs") == len(messages)
+            assert sorted(client.lrange(APPLICATION, 0, -1)) == sorted(messages)
+        finally:  # the cluster is others', too
+            client.flushall()
+            for node in (old, new):
+                _execute(node, "CLUSTER", "SETSLOT", slot, "NODE", mine)
+
+
+def _execute(node: Any, *words: Any) -> Any:
+    return node.execute_command(*words)
+
+
+def _unless_it_is_moved(step: Callable[[], object]) -> None:
+    try:
+        step()
+    except Outage as outage:
+        assert outage.code == "ETL-222"  # noqa: PT017 (it needn't be raised)
 
 
 def test_a_cluster_has_one_database(cluster: PrivateCluster) -> None:

@@ -261,13 +261,6 @@ def test_a_session_says_on_which_server_it_heard_which_patterns(archive: Archive
     assert session["received"] == 1
 
 
-def test_a_spool_key_that_is_no_list_ends_the_listener_with_the_reason(archive: Archive) -> None:
-    archive.redis.set("etl:events", "mine")
-    result = archive.run("listen")
-    assert result.returncode == 2
-    assert "WRONGTYPE: the key etl:events holds something else than a list" in result.stderr
-
-
 def test_a_user_with_just_the_rights_that_are_needed_can_listen(archive: Archive, redis_server: PrivateRedis) -> None:
     # Redis wants the very patterns that are subscribed to.
     keys = "~etl:events ~{etl:events}:listener &enigma:notifications:* &etl:probe:*"

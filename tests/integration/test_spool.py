@@ -1,6 +1,5 @@
 """The buffer between the listener and the spool list: in order, in groups, bounded, and patient."""
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ import pytest
 import redis
 import structlog
 
-from etl.errors import ConfigurationError
 from etl.inbox import spool
 from etl.inbox.connection import connect
 from etl.inbox.spool import Spooler
@@ -126,11 +124,13 @@ def test_a_close_waits_no_longer_than_it_was_told_and_says_what_is_lost(monkeypa
     assert log[-1] == {"event": "spool_abandoned", "log_level": "error", "records": 1}
 
 
-def test_a_key_that_is_no_list_is_told_and_not_waited_for(redis_client: "redis.Redis") -> None:
+def test_given_a_key_that_is_no_list_if_mended_then_all_is_there(redis_client: "redis.Redis") -> None:
     redis_client.set(KEY, "mine")
     buffer = spooler(redis_client)
-    buffer.check()
-    with running(buffer):
+    with structlog.testing.capture_logs() as log, running(buffer):
         assert buffer.offer(b"x")
-    with pytest.raises(ConfigurationError, match=f"WRONGTYPE: the key {re.escape(KEY)} holds"):
-        buffer.check()
+        eventually(lambda: log)
+        redis_client.delete(KEY)
+        eventually(lambda: redis_client.llen(KEY) == 1)
+    assert [line["event"] for line in log] == ["spool_outage_began", "spool_outage_ended"]
+    assert log[0]["code"] == "ETL-206"

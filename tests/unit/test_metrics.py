@@ -110,7 +110,7 @@ def test_silence_is_known_by_loader(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_are_said_once_with_their_unit() -> None:
-    everything = (*metrics.COUNTED, *metrics.TIMED, *metrics.ASKED)
+    everything = (*metrics.COUNTED, *metrics.TIMED, *metrics.ASKED, *metrics.TOLD)
     listed = {
         value
         for value in vars(metrics).values()

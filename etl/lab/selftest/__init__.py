@@ -182,7 +182,7 @@ def _lively(waited: float) -> Proof:
 def _is_quiet(running: Site) -> bool:
     """In this order: a message moves from a list into a claim, never back."""
     time.sleep(0.5)
-    return not any(waiting(running.settings).values()) and not claimed_elsewhere(running.settings)
+    return all(number == 0 for number in waiting(running.settings).values()) and not claimed_elsewhere(running.settings)
 
 
 def _prove(running: Site, truth: Truth) -> Iterator[Proof]:
