@@ -21,7 +21,7 @@ from etl.app import status
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, connect
 from etl.inbox.lock import Lock
-from etl.lab.servers.clock import Clock
+from etl.lab.servers.clock import SEEN_WITHIN_SECONDS, Clock
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.redis import free_port
 from tests.clocks import DAY, HOUR, settable, step
@@ -213,8 +213,10 @@ def test_given_the_host_set_in_mid_run_then_no_call_is_refused(archive: Archive,
         archive.push(cdr(1, dialed_at=int(time.time())))
         worker.wait_for("loaded")
         clock.step(-2 * DAY)
-        worker.wait_for("outage_began")
+        seen = time.monotonic() + SEEN_WITHIN_SECONDS
+        eventually(lambda: time.monotonic() > seen)
         archive.push(cdr(2, dialed_at=int(time.time())))
+        worker.wait_for("outage_began")
         clock.step(0)
         worker.wait_for("loaded", times=2)
         assert worker.stop() == 0
