@@ -90,13 +90,15 @@ def decoders_of(settings: Settings) -> dict[str, Decode]:
 
 
 def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
+    """A call later than its claim, by Redis' clock, and than now is of a broken time. Neither clock decides alone: this
+    host's may be set between a claim and its decoding, and that of a 0.1 dated the letters that are replayed."""
     return lambda messages, batch_id, captured_at, first=0: Decoding(
         messages,
         source=source.source,
         key=source.key,
         batch_id=batch_id,
         captured_at=captured_at,
-        latest=from_datetime(datetime.now(UTC) + CLOCK_TOLERANCE),
+        latest=max(captured_at, from_datetime(datetime.now(UTC))) + CLOCK_TOLERANCE // timedelta(microseconds=1),
         max_message_bytes=settings.max_message_bytes,
         zone=source.time_zone,
     ).beginning_at(first)

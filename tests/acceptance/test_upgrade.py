@@ -180,7 +180,7 @@ class Made:
     told: frozenset[str]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lake_place(session_folder: Path) -> Path:
     """One for all: the books say where the lake lies."""
     folder = session_folder / "upgraded"
@@ -188,7 +188,7 @@ def lake_place(session_folder: Path) -> Path:
     return folder / "lake"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def empty_01(postgres: PrivatePostgres, redis_server: PrivateRedis, release_01: Path, lake_place: Path) -> str:
     """The name of a database with the schema of 0.1."""
     name = "empty_01"
@@ -225,7 +225,7 @@ def site(
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(
     postgres: PrivatePostgres, redis_server: PrivateRedis, release_01: Path, lake_place: Path, empty_01: str
 ) -> Made:
