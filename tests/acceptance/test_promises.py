@@ -337,7 +337,7 @@ class Made:
     told: dict[int, Call]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def servers(witness_server: Callable[[str], Any]) -> tuple[Server, Server]:
     return witness_server("redis"), witness_server("postgres")
 
@@ -353,7 +353,7 @@ def _site(servers: tuple[Server, Server], folder: Path, database: str, template:
     return site
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def archives(
     servers: tuple[Server, Server], witness_folder: Path, request: pytest.FixtureRequest
 ) -> Callable[[str], Made]:
