@@ -254,7 +254,7 @@ class Loader:
             if rescued := self._source.rescue():
                 self._log.warning("orphans_rescued", claims=rescued)
         except ConfigurationError as refusal:
-            self._log.warning("orphans_not_rescued", error=str(refusal))
+            self._log.warning("orphans_not_rescued", error=refusal.text, code=refusal.code)
 
     def _tell_what_is_refused(self) -> None:
         if self._source.without != self._without:

@@ -11,19 +11,18 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow.parquet as pq
 
 import etl.app  # noqa: F401  (what every process imports)
-from etl import cli
 from etl.cli import lake  # noqa: F401
 from etl.jobs.held_day import HeldDay
 from etl.lake.target import Target
 from etl.store.days import Day
+from tests.faults.program import become_etl
 
 STEPS = (Target, Day, HeldDay, pq.ParquetWriter)
 
@@ -54,24 +53,15 @@ class Freezer:
         return wrapped
 
 
-def run(at: int, arguments: list[str], environment: dict[str, str], log: str) -> None:
-    """As a program of its own; never returns."""
-    with open(log, "wb") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    os.environ.clear()
-    os.environ.update(environment)
-    freezer = Freezer(at, Path(f"{log}.{os.getpid()}"))
-    for owner in STEPS:
-        freezer.wrap(owner)
-    sys.argv = ["etl", *arguments]
-    try:
-        cli.main()
-    except SystemExit as ended:
-        os._exit(ended.code if isinstance(ended.code, int) else 1)
-    except BaseException:
-        traceback.print_exc()
-    os._exit(1)
+def run(at: int, arguments: list[str], environment: dict[str, str], log: str) -> NoReturn:
+    """As a program of its own."""
+
+    def prepare() -> None:
+        freezer = Freezer(at, Path(f"{log}.{os.getpid()}"))
+        for owner in STEPS:
+            freezer.wrap(owner)
+
+    become_etl(arguments, environment, log, prepare)
 
 
 if __name__ == "__main__":

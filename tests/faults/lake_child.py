@@ -7,15 +7,13 @@ line that it reads, before it has any threads or connections. It answers with th
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
 import etl.app  # noqa: F401  (what every process imports)
-from etl import cli
 from etl.cli import forget, lake  # noqa: F401
 from etl.lake import export, layout, restore
 from etl.lake.target import Target
@@ -23,6 +21,7 @@ from etl.store import forget as forgetting
 from etl.store import load_back
 from etl.store.days import Day
 from tests.faults.child import Mishap
+from tests.faults.program import become_etl
 
 BRING_BACK = ("staging_half_filled", "staging_filled", "amid_load_back", "before_load_back_commits", "after_load_back")
 EXPORT = (
@@ -117,22 +116,10 @@ def before_each_commit(call: Callable[[], None]) -> Iterator[None]:
         sa.event.remove(sa.Engine, "commit", committing)
 
 
-def run(step: str, arguments: list[str], environment: dict[str, str], log: str) -> None:
-    """As a program of its own; never returns."""
-    with open(log, "wb") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    os.environ.clear()
-    os.environ.update(environment)
-    lay(Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *SWEEP, *PRUNE, *FORGET)), step)
-    sys.argv = ["etl", *arguments]
-    try:
-        cli.main()
-    except SystemExit as ended:
-        os._exit(ended.code if isinstance(ended.code, int) else 1)
-    except BaseException:
-        traceback.print_exc()
-    os._exit(1)
+def run(step: str, arguments: list[str], environment: dict[str, str], log: str) -> NoReturn:
+    """As a program of its own."""
+    mishap = Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *SWEEP, *PRUNE, *FORGET))
+    become_etl(arguments, environment, log, lambda: lay(mishap, step))
 
 
 if __name__ == "__main__":
