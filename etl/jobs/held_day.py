@@ -59,7 +59,7 @@ class HeldDay:
 
     def name(self, about: Manifest) -> str:
         """Of the revision's file."""
-        return layout.revision(self.dataset, about.day, about.revision, about.sha256)
+        return layout.revision_of(self.dataset, about)
 
     @property
     def plain(self) -> str:

@@ -93,7 +93,7 @@ class Survey:
         """The person's rows in the day's current revision, and in all other files of the day."""
         revision = days.look(self.engine, dataset.table, day)[0].revision
         found = self.files_of(dataset, day, person)
-        current = layout.revision(dataset, day, revision.about.revision, revision.about.sha256) if revision else ""
+        current = layout.revision_of(dataset, revision.about) if revision else ""
         if revision and not self.target.exists(current):  # of a 0.1, until it's taken over
             current = layout.plain(dataset, day)
         return found.pop(current, 0), sum(found.values())
@@ -176,7 +176,7 @@ class Survey:
         if books.revision is None:
             return verify.count_rows(self.target, layout.plain(dataset, books.day))
         about = books.revision.about
-        name = layout.revision(dataset, books.day, about.revision, about.sha256)
+        name = layout.revision_of(dataset, about)
         if self.target.exists(name):
             return verify.count_rows(self.target, name)
         return verify.count_rows(self.target, layout.plain(dataset, books.day))  # of a 0.1, until it's taken over

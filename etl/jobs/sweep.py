@@ -48,7 +48,7 @@ class _Day:
     files: dict[str, File]
 
     def name(self, revision: Revision) -> str:
-        return name_of(self.dataset, revision)
+        return layout.revision_of(self.dataset, revision.about)
 
     def unknown(self) -> list[str]:
         names = {self.name(each) for each in (*self.revisions, *self.pending)}
@@ -59,12 +59,6 @@ class _Day:
         """Whether the lake has a later revision than the books."""
         latest = self.revisions[-1].about.revision if self.revisions else 0
         return any(name.revision > latest for name in layout.of_revisions(self.unknown()))
-
-
-def name_of(dataset: Dataset, revision: Revision) -> str:
-    """Of the revision's file."""
-    about = revision.about
-    return layout.revision(dataset, about.day, about.revision, about.sha256)
 
 
 def sweep(lake: Lake, history: timedelta, log: Any) -> Swept:
@@ -122,7 +116,7 @@ def _days(lake: Lake) -> Iterator[_Day]:
         for day in sorted({*revisions, *drafts, *in_the_lake}):
             published = [each for each in revisions.get(day, []) if each.published_at]
             pending = [each for each in revisions.get(day, []) if not each.published_at]
-            names = {name_of(dataset, each) for each in published}  # of what was given up once, too
+            names = {layout.revision_of(dataset, each.about) for each in published}  # of what was given up once, too
             left = [name for name in drafts.get(day, []) if name not in names]
             yield _Day(dataset, day, published, pending, left, files.get((dataset.name, day), {}))
 

@@ -16,6 +16,7 @@ from datetime import date
 from typing import Literal
 
 from etl.lake.datasets import DATASETS, Dataset
+from etl.wire.manifest import Manifest
 
 REVISIONS = "_revisions"
 PLAIN = "part-0.parquet"
@@ -69,6 +70,11 @@ def revisions(dataset: Dataset, day: date) -> str:
 
 def revision(dataset: Dataset, day: date, number: int, sha256: str) -> str:
     return f"{revisions(dataset, day)}/r{number:05}-{sha256[:_SHA]}.parquet"
+
+
+def revision_of(dataset: Dataset, about: Manifest) -> str:
+    """Of the revision that the manifest tells of."""
+    return revision(dataset, about.day, about.revision, about.sha256)
 
 
 def manifest(revision: str) -> str:
