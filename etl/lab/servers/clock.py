@@ -8,8 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 LIBRARIES = "/usr/lib/*/faketime/libfaketime.so.1"
-# A step is seen so late; reading the file at every look at the clock would cost more than the look.
-SEEN_WITHIN_SECONDS = 1
+# Reading the file at every look at the clock would cost more than the look.
+READ_EVERY_SECONDS = 1
+# A step is seen so late: libfaketime counts whole seconds, and reads the file when more than so many are over.
+SEEN_WITHIN_SECONDS = READ_EVERY_SECONDS + 1
 
 
 class Clock:
@@ -37,7 +39,7 @@ class Clock:
         return {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_CACHE_DURATION": str(SEEN_WITHIN_SECONDS),
+            "FAKETIME_CACHE_DURATION": str(READ_EVERY_SECONDS),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
@@ -50,7 +52,7 @@ class Clock:
                     file.unlink()
 
     def step(self, seconds: float) -> None:
-        """Set it so far ahead of the machine's, or behind. Seen within a second."""
+        """Set it so far ahead of the machine's, or behind. Seen within `SEEN_WITHIN_SECONDS`."""
         fresh = self._file.with_suffix(".fresh")
         fresh.write_text(f"{seconds:+f}\n")
         fresh.chmod(0o644)  # Postgres may be another user
