@@ -21,7 +21,7 @@ from etl.inbox.preflight_lists import Dead, of_a_list, of_the_spool
 from etl.inbox.rights import Lacking, Needs
 from etl.keys import prefix_of
 
-OLDEST_VERSION = (6, 2)  # LMOVE and BLMOVE
+OLDEST_VERSION = (6, 2)  # that the tests run on
 # Claims that follow each other within a millisecond are dated a little ahead; a minute of that is a clock's fault.
 AHEAD_SECONDS = 60.0
 # What takes messages away, as CLIENT LIST names a last command. Our own loaders use EVALSHA instead (0.1: and BLMOVE).
@@ -158,7 +158,7 @@ def _version(node: Node) -> Finding | None:
     numbers = tuple(int(part) for part in node.version.split(".")[:2] if part.isdecimal())
     if numbers >= OLDEST_VERSION:
         return None
-    says = f"{node.name} is {node.version}, which has no BLMOVE"
+    says = f"{node.name} is {node.version}, which nobody has tried"
     return Finding("Redis version", "wrong", says, "upgrade it to 6.2 or newer")
 
 
@@ -227,7 +227,7 @@ def _rights(client: Client, needs: Needs, user: str) -> Finding:
 
 def _of_rights(lacks: Lacking, user: str, advice: str) -> tuple[Verdict, str, str]:
     """The worst that is to be said. A right of which nothing is known comes after what is known to be missing."""
-    every = " ".join([*lacks.loading, *lacks.extras, *lacks.listening, *lacks.status])
+    every = " ".join([*lacks.loading, *lacks.extras, *lacks.listening, *lacks.status, *lacks.of_0_1])
     untried = " ".join(lacks.untried)
     multi = f"{user} lacks +multi" if lacks.multi == "denied" else "this server takes no MULTI"
     facts: list[tuple[object, Verdict, str, str]] = [
@@ -263,6 +263,7 @@ def _what_is_off(lacks: Lacking) -> str:
         "as fast and as safely as others": lacks.extras,
         "listen (etl run --no-listen)": lacks.listening,
         "see how much memory is left": lacks.status,
+        "work beside a loader of 0.1 with the same user, which needs it": lacks.of_0_1,
     }
     return ", nor ".join(what for what, missing in off.items() if missing)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import redis
 
+from etl.errors import ConfigurationError, Forbidden
 from etl.inbox.claims import End
 from etl.inbox.connection import Client
 from etl.inbox.subscription import PROBES
@@ -42,7 +43,9 @@ ARGUMENTS: dict[str, list[str]] = {
     "zrem": ["x"],
     "zscore": ["x"],
 }
-_OF_A_SOURCE = ("blmove", "llen", "lrange", "ltrim")
+_OF_A_SOURCE = ("llen", "lrange", "ltrim")
+# What a loader of 0.1 waits by. Goes with the release after this one.
+_OF_A_SOURCE_IN_0_1 = ("blmove",)
 _OF_A_CLAIM = ("exists", "llen", "lrange", "unlink")
 _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
@@ -108,7 +111,7 @@ class _Use(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Lacking:
     """Missing rights, as ACL SETUSER spells them, each where it does the most harm: for loading, for what loading does
-    without, for listening only, and for `etl status` only.
+    without, for listening only, for `etl status` only, and for a loader of release 0.1 beside this one only.
 
     `absent` are commands that loading or listening need and the server takes from nobody, `absent_extras` those that
     loading does without. `untried` are the rights of which nothing is known: all of them, unless `multi` is granted.
@@ -118,6 +121,7 @@ class Lacking:
     extras: Sequence[str] = ()
     listening: Sequence[str] = ()
     status: Sequence[str] = ()
+    of_0_1: Sequence[str] = ()
     absent: Sequence[str] = ()
     absent_extras: Sequence[str] = ()
     untried: Sequence[str] = ()
@@ -132,6 +136,7 @@ def lacking(client: Client, needs: Needs) -> Lacking:
         "extras": [*_uses_of_extras(needs), _Use(_NOTHING, _EXTRA)],
         "listening": [*_uses_of_listening(needs), *_subscriptions(needs)],
         "status": [_Use(_NOTHING, _OF_THE_STATUS)],
+        "of_0_1": _uses_of_0_1(needs),
     }
     verdicts = _Verdicts(client, [use.target for each in uses.values() for use in each])
     if begun == "granted" and verdicts.are_copies_slow(needs):
@@ -145,6 +150,7 @@ def lacking(client: Client, needs: Needs) -> Lacking:
         extras=tuple(found["extras"]),
         listening=tuple(found["listening"]),
         status=tuple(found["status"]),
+        of_0_1=tuple(found["of_0_1"]),
         absent_extras=verdicts.commands([*uses["extras"], *uses["status"]], "absent"),
         absent=verdicts.commands([*uses["loading"], *uses["listening"]], "absent"),
         untried=tuple(f"+{command}" for command in verdicts.commands(itertools.chain(*uses.values()), "untried")),
@@ -152,9 +158,30 @@ def lacking(client: Client, needs: Needs) -> Lacking:
     )
 
 
+def refused(client: Client, lists: Sequence[SourceList]) -> dict[str, ConfigurationError]:
+    """The lists that can't be loaded, by key, each with the first command that loading needs and is denied to this user
+    or to everybody. Raises `Outage`."""
+    found: dict[str, ConfigurationError] = {}
+    # A cluster's node tells of its own keys only.
+    for group in [[each] for each in lists] if isinstance(client, redis.RedisCluster) else [lists]:
+        commands = {
+            (each.key, target.name, command): _all_commands(target)[command]
+            for each in group
+            for target, command in _pairs([*_uses_of_a_list(each), _Use(_NOTHING, _ALWAYS)])
+        }
+        for (key, name, command), verdict in tried(client, group[0].key if group else None, commands).items():
+            step = f"{command.replace('|', ' ').upper()}{f' of {name}' if name else ''}"
+            if verdict == "denied":
+                why = f"the ACL denies this user {step}"
+                found.setdefault(key, Forbidden("ETL-204", f"Redis refuses us: {why}"))
+            elif verdict == "absent":
+                found.setdefault(key, ConfigurationError("ETL-205", f"Redis can't do what it was asked: {step}"))
+    return found
+
+
 def minimal(client: Client, needs: Needs) -> str:
     """The rights that loading, listening, status and preflight need, as arguments of ACL SETUSER."""
-    uses = [*_uses_of_loading(needs), *_uses_of_extras(needs), *_uses_of_listening(needs)]
+    uses = [*_uses_of_loading(needs), *_uses_of_extras(needs), *_uses_of_listening(needs), *_uses_of_0_1(needs)]
     commands = {command for use in uses for command in use.commands} | {
         *WITHOUT_KEY,
         *_OF_A_SUBSCRIPTION,
@@ -245,16 +272,19 @@ def _claim_of(key: str) -> _Target:
 
 
 def _uses_of_loading(needs: Needs) -> list[_Use]:
-    uses = []
-    for key, take_from, forward_to in [*needs.lists, SourceList(needs.spool, "right", None)]:
-        uses += [
-            _Use(_key(key), _OF_A_SOURCE),
-            _Use(_claim_of(key), _OF_A_CLAIM),
-            _Use(_ours(key, "claims"), _OF_A_REGISTRY),
-        ]
-        if forward_to:
-            push = "rpush" if take_from == "left" else "lpush"
-            uses.append(_Use(_key(forward_to), ("llen", push)))
+    lists = [*needs.lists, SourceList(needs.spool, "right", None)]
+    return [use for each in lists for use in _uses_of_a_list(each)]
+
+
+def _uses_of_a_list(source: SourceList) -> list[_Use]:
+    uses = [
+        _Use(_key(source.key), _OF_A_SOURCE),
+        _Use(_claim_of(source.key), _OF_A_CLAIM),
+        _Use(_ours(source.key, "claims"), _OF_A_REGISTRY),
+    ]
+    if source.forward_to:
+        push = "rpush" if source.take_from == "left" else "lpush"
+        uses.append(_Use(_key(source.forward_to), ("llen", push)))
     return uses
 
 
@@ -269,6 +299,10 @@ def _uses_of_extras(needs: Needs) -> list[_Use]:
         )
     ]
     return [*uses, _Use(_ours(needs.spool, "listener"), _EXTRA_OF_A_LOCK)]
+
+
+def _uses_of_0_1(needs: Needs) -> list[_Use]:
+    return [_Use(_key(key), _OF_A_SOURCE_IN_0_1) for key in _keys(needs)]
 
 
 def _uses_of_listening(needs: Needs) -> list[_Use]:

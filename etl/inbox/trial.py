@@ -5,7 +5,7 @@ command names. What it says decides nothing; the code word does with which its e
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import redis
 from redis.exceptions import NoPermissionError
@@ -23,7 +23,8 @@ _WORST_FIRST: tuple[Verdict, ...] = ("denied", "absent", "untried", "granted")
 # Where nothing can be queued, these are run: they change nothing, and answer with next to nothing.
 _HARMLESS = frozenset({"exists", "get", "llen", "lrange", "scan", "time", "zcard", "zrangebyscore", "zscore"})
 
-Commands = Mapping[str, Sequence[str]]  # by any name
+Name = TypeVar("Name")
+Commands = Mapping[Name, Sequence[str]]  # by any name
 
 
 def multi(client: Client) -> Verdict:
@@ -31,7 +32,7 @@ def multi(client: Client) -> Verdict:
     return _worst([_queued(node, {})[0] for node in _nodes_of(client, None)])
 
 
-def tried(client: Client, key: str | None, commands: Commands) -> dict[str, Verdict]:
+def tried(client: Client, key: str | None, commands: Commands[Name]) -> dict[Name, Verdict]:
     """What becomes of each command, by its name in `commands`. They are tried on the server that has `key`; without a
     key on every one that takes writes, and the worst counts. Raises `Outage`."""
     found = [_queued(node, commands)[1] for node in _nodes_of(client, key)]
@@ -47,14 +48,14 @@ def _nodes_of(client: Client, key: str | None) -> list[Any]:
         return [connection.get_redis_connection(node) for node in nodes]
 
 
-def _queued(node: Any, commands: Commands) -> tuple[Verdict, dict[str, Verdict]]:
+def _queued(node: Any, commands: Commands[Name]) -> tuple[Verdict, dict[Name, Verdict]]:
     """The verdicts about MULTI itself and about each command."""
     with translated():
         connection = node.connection_pool.get_connection()
         try:
             begun = _answers(connection, [["MULTI"]])[0]
             if begun != "granted":
-                run = {name: words for name, words in commands.items() if name in _HARMLESS}
+                run = {name: words for name, words in commands.items() if words[0] in _HARMLESS}
                 known = dict(zip(run, _answers(connection, [*run.values()]), strict=True))
                 return begun, {name: known.get(name, "untried") for name in commands}
             *verdicts, _ = _answers(connection, [*commands.values(), ["DISCARD"]])

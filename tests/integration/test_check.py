@@ -208,7 +208,7 @@ def test_given_a_user_without_rights_then_the_advised_line_mends_it(checked: Arc
 @pytest.mark.parametrize(
     ("lacks", "verdict"),
     [
-        ("+blmove", "wrong"),
+        ("+blmove", "warning"),
         ("+evalsha", "wrong"),
         ("+script|load", "wrong"),
         ("+ltrim", "wrong"),

@@ -65,7 +65,15 @@ def line() -> list[str]:
 
 
 def all_of(lacks: Lacking) -> set[str]:
-    return {*lacks.loading, *lacks.extras, *lacks.listening, *lacks.status, *lacks.untried, *lacks.absent}
+    return {
+        *lacks.loading,
+        *lacks.extras,
+        *lacks.listening,
+        *lacks.status,
+        *lacks.of_0_1,
+        *lacks.untried,
+        *lacks.absent,
+    }
 
 
 def test_given_the_advised_line_then_nothing_is_missing(server: PrivateRedis) -> None:
@@ -89,7 +97,9 @@ def test_given_one_right_is_missing_then_it_is_named_and_no_other(server: Privat
     assert right in finding.advice.split()
 
 
-@pytest.mark.parametrize(("command", "verdict"), [("memory", "fine"), ("sort", "warning"), ("ltrim", "wrong")])
+@pytest.mark.parametrize(
+    ("command", "verdict"), [("memory", "fine"), ("blmove", "warning"), ("sort", "warning"), ("ltrim", "wrong")]
+)
 def test_given_a_user_who_may_all_but_one_then_it_says_what_that_is_for(
     server: PrivateRedis, command: str, verdict: str
 ) -> None:
@@ -159,7 +169,8 @@ def test_given_a_cluster_then_each_node_is_asked_for_what_it_holds(cluster: Priv
             return rights.lacking(client, needs)
 
     assert ask() == Lacking()
-    assert ask("+blmove").loading == ("+blmove",)
+    assert ask("+ltrim").loading == ("+ltrim",)
+    assert ask("+blmove").of_0_1 == ("+blmove",)
     assert ask("+scan").extras == ("+scan",)
     assert ask(f"~{spool}").loading == (f"~{spool}",)
 
