@@ -49,6 +49,10 @@ class Outage(EtlError):
     """Redis or Postgres is away or overloaded: wait, then do the same step again. Nothing took effect."""
 
 
+class WrongClock(Outage):
+    """This host's clock is wrong: wait until somebody has set it. Nothing took effect."""
+
+
 class Contention(Outage):
     """Another transaction is in the way, for a moment: the same step again will find it gone. Nothing took effect."""
 

@@ -72,7 +72,7 @@ def _clock(found: Status) -> str | None:
 def gauges(found: Status) -> Gauges:
     """Without those that aren't known: a store that is away has none but its own."""
     return {
-        REDIS_UP: {(): float(found.redis is not None)},
+        REDIS_UP: {(): float(found.redis is not None and not any(each.is_away for each in found.lists))},
         POSTGRES_UP: {(): float(found.postgres is not None)},
         **(_of_redis(found.redis) if found.redis else {}),
         **(_of_postgres(found.postgres) if found.postgres else {}),

@@ -58,28 +58,50 @@ def drain(
     broken: Callable[[str, EtlError], None],
 ) -> None:
     """Load until every source list is empty; calls `loaded` after each claim, with its list's key, and `broken` for
-    each list that can't be loaded, while the others are.
+    each list that can't be loaded, while the others are: since it's broken, or since its node of a cluster is away.
 
     Raises `Outage` if a store is away at the start, or for long; and `ConfigurationError`, before anything is loaded.
     """
     with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
-        work = _loaders(settings, clients, tally_of(settings), partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS))
+        patience = partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS)
+        work = _loaders(settings, clients, tally_of(settings), _clocks(clients), patience)
         lists = [source for source, _ in work]
-        let_in(lists)
-
-        def drain_each() -> None:
-            for source, loader in work:
-                try:
-                    loader.drain(stop, partial(loaded, source.key))
-                except Outage:
-                    raise
-                except EtlError as error:
-                    log.warning("list_broken", source_key=source.key, error=error.text, code=error.code)
-                    broken(source.key, error)
-
+        watch = Watch(clients.redis, lists)
+        let_in(watch.waiting())
         with heartbeat(settings, lists):
-            run_in_thread(drain_each, "drain", lists, stop)
+            run_in_thread(partial(_drain_each, clients, work, watch, stop, loaded, broken), "drain", lists, stop)
+
+
+def _drain_each(
+    clients: Stores,
+    work: list[tuple[Source, Loader]],
+    watch: Watch,
+    stop: threading.Event,
+    loaded: Callable[[str, Books], None],
+    broken: Callable[[str, EtlError], None],
+) -> None:
+    """An outage that isn't Postgres' may be one list's alone, whose node of a cluster is away. Where that is known
+    nobody waits for it a second time."""
+    away: dict[str, EtlError] = {}
+    for source, loader in work:
+        if source.key in away:
+            continue
+        try:
+            loader.drain(stop, partial(loaded, source.key))
+        except Outage as outage:
+            store.unix_time(clients.engine)
+            answers = dict(zip((source.key for source, _ in work), watch.waiting(), strict=True))
+            away |= {key: answer for key, answer in answers.items() if isinstance(answer, Outage)}
+            if len(away) == len(work):
+                raise
+            away[source.key] = outage
+        except EtlError as error:
+            log.warning("list_broken", source_key=source.key, error=error.text, code=error.code)
+            broken(source.key, error)
+    for key, why in away.items():
+        log.warning("list_broken", source_key=key, error=why.text, code=why.code)
+        broken(key, why)
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
@@ -94,19 +116,22 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         clients = patience.retry(lambda: stack.enter_context(stores(settings)))
         stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
         patience.retry(lambda: schema.check(clients.engine))
-        work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
+        clocks = _clocks(clients)
+        work = _loaders(settings, clients, tally, clocks, partial(Patience, log, stop, None))
         lists = [source for source, _ in work]
-        patience.retry(lambda: let_in(lists))
+        watch = Watch(clients.redis, lists)
+        patience.retry(lambda: let_in(watch.waiting()))
         with heartbeat(settings, lists):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
-            runs = _loading(settings, clients, work)
+            runs = _loading(settings, watch, work)
             if listen:
                 prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
             if schedule:
                 from etl.app.schedule import schedule_of  # noqa: PLC0415 (its library is nothing for a run from cron)
 
-                runs["schedule"] = schedule_of(settings, clients.engine).run
+                check_clock = partial(clocks.check_without_redis, partial(inbox.unix_time, clients.redis))
+                runs["schedule"] = schedule_of(settings, clients.engine, check_clock).run
             run_in_threads(runs, lists, stop)
             log.info("stopped", worker=settings.worker_name)
 
@@ -126,30 +151,37 @@ def listen(settings: Settings, stop: threading.Event) -> None:
         run_in_threads({"listen": listener.run}, [], stop)
 
 
+def _clocks(clients: Stores) -> Clocks:
+    return Clocks(partial(store.unix_time, clients.engine), log)
+
+
 def _loaders(
-    settings: Settings, clients: Stores, tally: Tally, patience: Callable[[Callable[[], None]], Patience]
+    settings: Settings,
+    clients: Stores,
+    tally: Tally,
+    clocks: Clocks,
+    patience: Callable[[Callable[[], None]], Patience],
 ) -> list[tuple[Source, Loader]]:
     """`patience` takes a callable that is called before every attempt."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     _collect_garbage_less()
     writer, decoders = Writer(clients.engine), decoders_of(settings)
-    clocks = Clocks(partial(inbox.unix_time, clients.redis), partial(store.unix_time, clients.engine), log)
     work = []
     for source in sources(settings, clients):
         counts = tally.of(source.key)
-        options = _options(settings, decoders[source.key], clocks)
+        options = _options(settings, decoders[source.key], partial(clocks.check, source.unix_time))
         work.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
     return work
 
 
 def _loading(
-    settings: Settings, clients: Stores, work: list[tuple[Source, Loader]]
+    settings: Settings, watch: Watch, work: list[tuple[Source, Loader]]
 ) -> dict[str, Callable[[threading.Event], None]]:
     """What runs in threads of these names."""
     threads = affordable(min(THREADS, len(work)))
     pool = Pool(
         [loader for _, loader in work],
-        Watch(clients.redis, [source for source, _ in work]),
+        watch,
         threads=threads,
         batch_size=settings.batch_size,
         linger_seconds=settings.linger_ms / 1_000,
@@ -158,13 +190,13 @@ def _loading(
     return {"watch": pool.watch, **{f"load {number}": pool.load for number in range(1, threads + 1)}}
 
 
-def _options(settings: Settings, decode: Decode, clocks: Clocks) -> Options:
+def _options(settings: Settings, decode: Decode, check_clocks: Callable[[], None]) -> Options:
     return Options(
         decode=decode,
         worker=settings.worker_name,
         batch_size=settings.batch_size,
         server=settings.server,
-        check_clocks=clocks.check,
+        check_clocks=check_clocks,
     )
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
@@ -30,8 +31,9 @@ _spawn = multiprocessing.get_context("spawn")
 log = logs.get()
 
 
-def schedule_of(settings: Settings, engine: Engine) -> Schedule:
-    """This process's schedule. Other hosts may have the same: each job runs on the first to begin it."""
+def schedule_of(settings: Settings, engine: Engine, check_clock: Callable[[], None] = lambda: None) -> Schedule:
+    """This process's schedule. Other hosts may have the same: each job runs on the first to begin it. `check_clock` is
+    `Schedule`'s."""
 
     def make_partitions(_stop: threading.Event) -> None:
         today = datetime.now(UTC).date()
@@ -66,7 +68,7 @@ def schedule_of(settings: Settings, engine: Engine) -> Schedule:
         rollup=rollup,
         figures=complete,
     )
-    return Schedule(jobs, partial(locks.alone, engine), log)
+    return Schedule(jobs, partial(locks.alone, engine), log, check_clock=check_clock)
 
 
 def _aside(job: Literal["export", "sweep", "prune", "prove"], settings: Settings, stop: threading.Event) -> None:

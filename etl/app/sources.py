@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from etl.app.stores import Stores, stores
-from etl.errors import ConfigurationError, NotLetIn
+from etl.errors import ConfigurationError, NotLetIn, Outage
 from etl.inbox.claims import Source
+from etl.inbox.rights import SourceList
+from etl.inbox.watch import Answer, Watch
 from etl.jobs.loader import Decode
 from etl.keys import SPOOL
 from etl.metrics import Tally
@@ -31,39 +33,45 @@ def each_for_itself() -> Iterator[None]:
         return
 
 
-def let_in(lists: Sequence[Source]) -> None:
-    """Raises `NotLetIn` if Redis can't be used with these settings, and `Outage`. What is wrong with one list is for
-    its loader to find, and no reason not to begin."""
-    for source in lists:
-        with each_for_itself():
-            source.waiting()
+def let_in(answers: Sequence[Answer]) -> None:
+    """Raises the first of these answers that is `NotLetIn`, and the first `Outage` if they all are. What is wrong with
+    one list is for its loader to find, and no reason not to begin; so is a node of a cluster that is away."""
+    for answer in answers:
+        if isinstance(answer, NotLetIn):
+            raise answer
+    if all(isinstance(answer, Outage) for answer in answers):
+        for answer in answers:
+            if isinstance(answer, Outage):
+                raise answer
 
 
 def waiting(settings: Settings) -> dict[str, int | None]:
-    """How many messages wait, by source list; None if that list is broken. Raises `Outage` and `NotLetIn`."""
+    """How many messages wait, by source list; None if that list is broken or away. Raises `Outage` and `NotLetIn`."""
     with stores(settings) as clients:
-        found: dict[str, int | None] = {}
-        for source in sources(settings, clients):
-            found[source.key] = None
-            with each_for_itself():
-                found[source.key] = source.waiting()
-        return found
+        lists = sources(settings, clients)
+        return dict(zip([source.key for source in lists], _numbers(Watch(clients.redis, lists).waiting()), strict=True))
 
 
 def claimed_elsewhere(settings: Settings) -> int:
     """How many claims other workers hold, or left behind with a lease that still runs, as far as that can be known.
     Raises `Outage` and `NotLetIn`."""
-    claims = 0
     with stores(settings) as clients:
-        for source in sources(settings, clients):
-            with each_for_itself():
-                claims += source.claimed_elsewhere()
-    return claims
+        return sum(filter(None, _numbers(Watch(clients.redis, sources(settings, clients)).claims())))
+
+
+def _numbers(answers: Sequence[Answer]) -> list[int | None]:
+    let_in(answers)
+    return [answer if isinstance(answer, int) else None for answer in answers]
+
+
+def source_lists(settings: Settings) -> list[SourceList]:
+    """The dialler's lists, and last the spool, which is loaded like any other."""
+    lists = [SourceList(source.key, source.take_from, source.forward_to) for source in settings.sources]
+    return [*lists, SourceList(SPOOL, "right", None)]
 
 
 def sources(settings: Settings, clients: Stores) -> list[Source]:
-    """The dialler's lists, and last the spool, which is loaded like any other."""
-    lists = [(source.key, source.take_from, source.forward_to) for source in settings.sources]
+    """Those of `source_lists`."""
     return [
         Source(
             clients.redis,
@@ -74,7 +82,7 @@ def sources(settings: Settings, clients: Stores) -> list[Source]:
             batch_size=settings.batch_size,
             lease_ms=settings.lease_seconds * 1_000,
         )
-        for key, take_from, forward_to in [*lists, (SPOOL, "right", None)]
+        for key, take_from, forward_to in source_lists(settings)
     ]
 
 

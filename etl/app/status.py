@@ -14,13 +14,15 @@ from uuid import UUID
 
 from etl.app.database import engine_of
 from etl.app.days import first_open_day
-from etl.app.sources import CLOCK_TOLERANCE, decoders_of, each_for_itself, sources
+from etl.app.sources import CLOCK_TOLERANCE, decoders_of, each_for_itself, let_in, source_lists, sources
 from etl.app.stores import Stores
-from etl.errors import ConfigurationError, EtlError, NotLetIn
+from etl.errors import ConfigurationError, EtlError, NotLetIn, Outage
 from etl.ids import time_of
 from etl.inbox import connection as inbox
+from etl.inbox import rights
 from etl.inbox.claims import Lease, Source
 from etl.inbox.preflight import Memory, memory
+from etl.inbox.watch import Watch
 from etl.jobs.clocks import Ahead, compared
 from etl.jobs.loader import Decode
 from etl.jobs.runway import Runway, Sample
@@ -54,12 +56,14 @@ ExportState = Literal["open", "not_exported", "changed", "half_way", "up_to_date
 @dataclass(frozen=True, slots=True)
 class WaitingList:
     """A source list. The age of the oldest message is None if none waits, or if none of the oldest has a time. `broken`
-    is the error that keeps it from being loaded, as far as looking tells; what can't be known then is None."""
+    is the error that keeps it from being loaded, as far as looking tells; what can't be known then is None. That may be
+    an outage: its node of a cluster `is_away`."""
 
     source_key: str
     waiting_messages: int | None
     oldest_waiting_seconds: float | None
     broken: str | None = None
+    is_away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ class RunningClaim:
 
 @dataclass(frozen=True, slots=True)
 class InRedis:
-    """`memory` is None if this user may not know it, `backlog_grows` if that isn't known, or not yet; only while it
-    grows there is a runway."""
+    """`memory` is None if this user may not know it, or a node is away; `backlog_grows` if that isn't known, or not
+    yet; only while it grows there is a runway."""
 
     lists: list[WaitingList]
     claims: list[RunningClaim]
@@ -157,12 +161,10 @@ class Status:
         return self.redis is not None and self.postgres is not None and not any(each.broken for each in self.lists)
 
 
-def lists(sources: Sequence[Source], decoders: Mapping[str, Decode]) -> list[WaitingList]:
-    """Raises `Outage` and `ConfigurationError`, as all of these do; but not for what is wrong with one list."""
-    return [_waiting(source, decoders[source.key]) for source in sources]
-
-
-def _waiting(source: Source, decode: Decode) -> WaitingList:
+def _waiting(source: Source, decode: Decode, trouble: EtlError | None) -> WaitingList:
+    """`trouble` is what is known of this list before it's looked at."""
+    if isinstance(trouble, Outage):
+        return WaitingList(source.key, None, None, str(trouble), is_away=True)
     waiting, oldest = None, None
     try:
         waiting, oldest = source.waiting(), oldest_seconds(source, decode)
@@ -170,8 +172,8 @@ def _waiting(source: Source, decode: Decode) -> WaitingList:
     except NotLetIn:
         raise
     except ConfigurationError as error:
-        return WaitingList(source.key, waiting, oldest, str(error))
-    return WaitingList(source.key, waiting, oldest)
+        trouble = error
+    return WaitingList(source.key, waiting, oldest, str(trouble) if trouble else None)
 
 
 def oldest_seconds(source: Source, decode: Decode) -> float | None:
@@ -204,10 +206,21 @@ def _running(source_key: str, lease: Lease) -> RunningClaim:
 
 
 def in_redis(
-    client: inbox.Client, sources: Sequence[Source], decoders: Mapping[str, Decode], runway: Runway
+    client: inbox.Client,
+    sources: Sequence[Source],
+    decoders: Mapping[str, Decode],
+    runway: Runway,
+    refused: Callable[[Sequence[Source]], Mapping[str, EtlError]] = lambda _: {},
 ) -> InRedis:
-    """Adds a sample to `runway`."""
-    waiting, claimed, used = lists(sources, decoders), claims(sources), memory(client)
+    """Adds a sample to `runway`. `refused` tells of lists what else keeps them from being loaded."""
+    answers = Watch(client, sources).waiting()
+    let_in(answers)
+    found = zip(sources, answers, strict=True)
+    away = {source.key: answer for source, answer in found if isinstance(answer, Outage)}
+    there = [source for source in sources if source.key not in away]
+    troubles = {**refused(there), **away}
+    waiting = [_waiting(source, decoders[source.key], troubles.get(source.key)) for source in sources]
+    claimed, used = claims(there), None if away else memory(client)
     runway.add(Sample(time.monotonic(), sum(each.waiting_messages or 0 for each in waiting), used))
     lasts = runway.seconds()
     grows = None if lasts is None else math.isfinite(lasts)
@@ -236,8 +249,9 @@ def exports(engine: Engine, first_open_day: date) -> Exports:
 class Reader:
     """Reads the status, as often as it's wanted, over connections that it keeps. Not for several threads."""
 
-    def __init__(self, settings: Settings, engine: Engine, kept: contextlib.ExitStack) -> None:
+    def __init__(self, settings: Settings, engine: Engine, kept: contextlib.ExitStack, tries_rights: bool) -> None:
         self._settings = settings
+        self._tries_rights = tries_rights
         self._engine = engine
         self._kept = kept
         self._client: inbox.Client | None = None
@@ -265,7 +279,13 @@ class Reader:
             self._client = inbox.connect(url, self._settings.redis_cluster)
             self._kept.callback(self._client.close)
         lists = sources(self._settings, Stores(self._client, self._engine))
-        return in_redis(self._client, lists, decoders_of(self._settings), self._runway)
+        return in_redis(self._client, lists, decoders_of(self._settings), self._runway, self._refused)
+
+    def _refused(self, lists: Sequence[Source]) -> Mapping[str, EtlError]:
+        if self._client is None or not self._tries_rights:
+            return {}
+        there = {source.key for source in lists}
+        return rights.refused(self._client, [each for each in source_lists(self._settings) if each.key in there])
 
     def _clocks(self) -> Ahead | None:
         if (client := self._client) is None:
@@ -294,10 +314,10 @@ class Reader:
 
 
 @contextlib.contextmanager
-def reader(settings: Settings) -> Iterator[Reader]:
-    """Asks nothing yet."""
+def reader(settings: Settings, tries_rights: bool = False) -> Iterator[Reader]:
+    """Asks nothing yet. If it `tries_rights`, it also finds lists broken that this user may look at, and not load."""
     with contextlib.ExitStack() as kept:
-        yield Reader(settings, kept.enter_context(engine_of(settings)), kept)
+        yield Reader(settings, kept.enter_context(engine_of(settings)), kept, tries_rights)
 
 
 def _tried(read: Callable[[], T]) -> tuple[T | None, str | None]:

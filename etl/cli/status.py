@@ -40,7 +40,7 @@ def status(
 
     Exits with 1 if Redis or Postgres couldn't be asked, what the other knows is still printed; and if a list is broken.
     """
-    with reader(configured(config)) as reading:
+    with reader(configured(config), tries_rights=True) as reading:
         if watch:
             _watch(reading.read, as_json)
             return
@@ -96,7 +96,8 @@ def _of_redis(found: InRedis) -> Iterator[RenderableType]:
     )
     for each in found.lists:
         if each.broken:
-            yield Text(f"list {printable(each.source_key)} is broken: {printable(each.broken)}", style="bold red")
+            is_so = "is away" if each.is_away else "is broken"
+            yield Text(f"list {printable(each.source_key)} {is_so}: {printable(each.broken)}", style="bold red")
     if found.claims:
         yield table_of(
             ("claim of", "worker", "messages", "claimed", "lease"),
@@ -129,7 +130,8 @@ def _lease(seconds: float) -> str:
 
 def _memory(found: InRedis) -> str:
     if found.memory is None:
-        return "unknown: this user may not use INFO"
+        away = any(each.is_away for each in found.lists)
+        return "unknown: a node is away" if away else "unknown: this user may not use INFO"
     used = sum(each.used_bytes for each in found.memory)
     limits = [each.limit_bytes for each in found.memory if each.limit_bytes is not None]
     of = "" if all(each.has_maxmemory for each in found.memory) else " (the machine's: maxmemory isn't set)"

@@ -16,17 +16,16 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.resources import files
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import redis
-from redis.commands.core import Script
 from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, Forbidden, LeaseLost, Outage
 from etl.ids import unix_ms_of, uuid7
 from etl.inbox.connection import Client
+from etl.inbox.scripts import Script, of_node
 from etl.inbox.wrong_type import naming_wrong_types
 from etl.keys import prefix_of
 
@@ -129,7 +128,7 @@ class Source:
         self._registry = f"{self._prefix}:claims"
         self._last = f"{self._prefix}:last"
         self._check_slots(client)
-        self._scripts = {name: _script(client, name) for name in _VERBS}
+        self._scripts = {name: Script(client, name) for name in _VERBS}
         self._prepared = False
         self._largest: int | None = None  # bytes of the largest message of the last claim
         self.without: frozenset[str] = frozenset()
@@ -156,8 +155,7 @@ class Source:
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
         with self._translated():
-            seconds, micros = self._client.time()
-            now = seconds * 1000 + micros // 1000
+            now = self._now()
             expired = self._client.zrangebyscore(self._registry, "-inf", now)
             expired += self._client.zrangebyscore(self._registry, f"({now + LONGEST_LEASE_MS}", "+inf")
         entries = map(_parse, expired)
@@ -197,6 +195,11 @@ class Source:
             if self._forward_to:
                 self._client.llen(self._forward_to)
 
+    def unix_time(self) -> float:
+        """By the clock of the server that has this list."""
+        with self._translated():
+            return self._now() / 1_000
+
     def waiting(self) -> int:
         """How many messages wait in the source list."""
         with self._translated():
@@ -212,8 +215,7 @@ class Source:
     def claims(self) -> list[Lease]:
         """Every claim of this source, whoever holds it, the next to run out first."""
         with self._translated():
-            seconds, micros = self._client.time()
-            now = seconds * 1000 + micros // 1000
+            now = self._now()
             entries = [
                 (_parse(member), at) for member, at in self._client.zrange(self._registry, 0, -1, withscores=True)
             ]
@@ -257,7 +259,7 @@ class Source:
         if not self._prepared:
             with self._translated():
                 for name in ("renew", "ack"):
-                    self._client.script_load(self._scripts[name].script)
+                    self._scripts[name].load(self.key)
             self._prepared = True
 
     def _rescue(self, orphan: bytes, name: bytes) -> int:
@@ -347,9 +349,13 @@ class Source:
 
     def _scan(self, start: bytes) -> Iterator[bytes]:
         options: dict[str, Any] = {"match": re.sub(rb"([*?\[\]\\^-])", rb"\\\1", start) + b"*", "_type": "list"}
-        if isinstance(self._client, redis.RedisCluster):
-            options["target_nodes"] = redis.RedisCluster.PRIMARIES
-        return cast(Iterator[bytes], self._client.scan_iter(count=1_000, **options))
+        # All keys of ours are in the source's slot.
+        return cast(Iterator[bytes], self._client.scan_iter(count=1_000, **options, **of_node(self._client, self.key)))
+
+    def _now(self) -> int:
+        """Unix ms by the clock that leases go by."""
+        seconds, micros = self._client.time(**of_node(self._client, self.key))
+        return int(seconds) * 1_000 + int(micros) // 1_000
 
     def _list_of(self, batch_id: UUID) -> str:
         return f"{self._prefix}:claim:{batch_id}"
@@ -368,10 +374,6 @@ class Source:
                 raise ConfigurationError(
                     "ETL-210", f"{key} and {self.key} lie in different slots of the cluster: {advice}"
                 )
-
-
-def _script(client: Client, name: str) -> Script:
-    return client.register_script((files(__package__) / "lua" / f"{name}.lua").read_text())
 
 
 def _left(ms: float) -> float:

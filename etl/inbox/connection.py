@@ -8,7 +8,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -40,6 +40,9 @@ _DEFAULT_SENTINEL_PORT = 26379
 # Longer than any blocking wait, shorter than a lease. A Redis that doesn't answer for so long counts as an outage.
 SOCKET_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+
+# So many other nodes of a cluster are asked, at its start, for what any of them knows.
+_OTHER_NODES = 3
 
 # The options that a URL may have behind `?`, by scheme, each with the check of its value. redis-py would accept any
 # argument of its connections there: `decode_responses` would break the first message that isn't UTF-8.
@@ -103,16 +106,28 @@ def connect(url: str, cluster: bool = False, timeout: float = SOCKET_TIMEOUT_SEC
         if cluster:
             if int(parts.path.strip("/") or 0):
                 raise ConfigurationError("ETL-208", "a Redis Cluster has no database but 0")
-            return redis.RedisCluster.from_url(url, retry=_never(), **options)
+            # It asks one node for its commands at once, and that one may be away.
+            client = redis.RedisCluster.from_url(url, retry=Retry(NoBackoff(), _OTHER_NODES), **options)
+            client.set_retry(_never())
+            return client
         if scheme in SENTINEL_SCHEMES:
             return _through_sentinel(parts, {"retry": _never(), **options})
         return redis.Redis.from_url(url, retry=_never(), **options)
 
 
 def unix_time(client: Client) -> float:
-    """By the server's clock. Raises `Outage`, and `ConfigurationError`."""
+    """By the server's clock; of a cluster the first node that answers. Raises `Outage`, and `ConfigurationError`."""
+    cluster: Any = client
+    nodes = (cluster.get_primaries() if isinstance(client, redis.RedisCluster) else None) or [None]
+    for node in nodes[:-1]:
+        with suppress(Outage):
+            return _unix_time_of(client, node)
+    return _unix_time_of(client, nodes[-1])
+
+
+def _unix_time_of(client: Any, node: Any) -> float:
     with translated():
-        seconds, micros = client.time()
+        seconds, micros = client.time(**({"target_nodes": node} if node else {}))
     return float(seconds) + float(micros) / 1e6
 
 

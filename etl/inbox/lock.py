@@ -1,9 +1,9 @@
 """A lock in Redis with a lease: one holder at a time."""
 
 import time
-from importlib.resources import files
 
 from etl.inbox.connection import Client
+from etl.inbox.scripts import Script
 from etl.inbox.wrong_type import naming_wrong_types
 
 # So much further Redis' clock went than ours between two looks: it was set, or the answer was late, which does no harm.
@@ -14,9 +14,8 @@ class Lock:
     """`is_held` reads the clock, not Redis: it becomes false before another process can acquire the lock."""
 
     def __init__(self, client: Client, key: str, holder: str, lease_seconds: float) -> None:
-        folder = files(__package__) / "lua"
-        self._acquire = client.register_script((folder / "acquire.lua").read_text())
-        self._release = client.register_script((folder / "release.lua").read_text())
+        self._acquire = Script(client, "acquire")
+        self._release = Script(client, "release")
         self._client = client
         self._key = key
         self._holder = holder

@@ -76,7 +76,8 @@ class Watch:
         return self._client.get_redis_connection(node)
 
     def _answer(self, found: Any) -> Answer:
-        if isinstance(found, AskError):  # MOVED too: the cluster's own client finds it
+        if isinstance(found, AskError) and isinstance(self._client, redis.RedisCluster):
+            # MOVED too: the cluster's own client finds it.
             self._look_for_moved_slots()
             return 1
         if isinstance(found, RedisError):

@@ -1,5 +1,5 @@
 """Whether this host's clock can be believed: Redis' and Postgres' tell. By the host's, times of calls are refused that
-lie in the future: with a clock that is two days slow that's every call.
+lie in the future: with a clock that is two days slow that's every call. And scheduled jobs have their "today" from it.
 """
 
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from etl.errors import Outage
+from etl.errors import EtlError, WrongClock
 
 # Time zones and summer time are whole hours; below that a clock is merely bad, and `etl check` tells of it.
 WRONG_SECONDS = 3_600.0
@@ -48,10 +48,10 @@ def compared(redis: Callable[[], float], postgres: Callable[[], float]) -> Ahead
 
 
 class Clocks:
-    """Of one process. Safe to use from several threads: at worst both ask."""
+    """Of one process. Safe to use from several threads: at worst all ask."""
 
-    def __init__(self, redis: Callable[[], float], postgres: Callable[[], float], log: Any) -> None:
-        self._redis = redis
+    def __init__(self, postgres: Callable[[], float], log: Any) -> None:
+        """`postgres`, like each `redis` below, gives the Unix time of its server, and may raise `EtlError`."""
         self._postgres = postgres
         self._log = log
         self._asked_at = 0.0
@@ -59,18 +59,30 @@ class Clocks:
         self._said: str | None = None
         self._fine = False
 
-    def check(self) -> None:
-        """Raises `Outage` while the host's clock is wrong, or can't be compared. Where only a store's is, that is
+    def check(self, redis: Callable[[], float]) -> None:
+        """Raises `WrongClock` while the host's clock is wrong, and what asking raises. Where only a store's is, that is
         logged once."""
         now, is_set = time.monotonic(), time.time() - time.monotonic()
         if self._fine and now < self._asked_at + ASK_EVERY_SECONDS and abs(is_set - self._set) < SET_SECONDS:
             return
         self._fine = False
-        ahead = compared(self._redis, self._postgres)
+        ahead = compared(redis, self._postgres)
         told = ahead.told()
         if ahead.is_host_wrong:
-            raise Outage("ETL-420", str(told))
+            raise WrongClock("ETL-420", str(told))
         if told and told != self._said:
             self._log.warning("clocks_differ", error=told)
         self._said = told
         self._asked_at, self._set, self._fine = now, is_set, True
+
+    def check_without_redis(self, redis: Callable[[], float]) -> None:
+        """As `check`, for work that needs no Redis: if it can't be asked, Postgres' word alone is enough to wait."""
+        try:
+            self.check(redis)
+        except WrongClock:
+            raise
+        except EtlError:
+            ahead = self._postgres() - time.time()
+            if abs(ahead) > WRONG_SECONDS:
+                told = f"this host's clock is {_by(-ahead)} Postgres', and Redis can't be asked: set it"
+                raise WrongClock("ETL-420", told) from None

@@ -23,9 +23,12 @@ from typing import Any, NamedTuple
 from apscheduler.triggers.cron import CronTrigger
 
 from etl.errors import EtlError
+from etl.logs import OutageLog
 
 # How often the clock and the stop signal are looked at.
 POLL_SECONDS = 0.5
+# How often it's asked whether the clock is still wrong.
+ASK_AGAIN_SECONDS = 5.0
 
 
 Act = Callable[[threading.Event], object]
@@ -62,7 +65,8 @@ class Schedule:
 
     By the host's clock, looked at time and again, so it may be set: a job runs at each of its times that the clock
     passes, once for all that it passes between two looks (the host slept, the clock was set forward, another job took
-    long). Set back, it passes times anew; a job that has just run at one of them doesn't run at it again.
+    long). Set back, it passes times anew; a job that has just run at one of them doesn't run at it again. While the
+    clock is known to be wrong jobs wait: they'd close, export and prune the wrong days.
     """
 
     def __init__(
@@ -72,14 +76,20 @@ class Schedule:
         log: Any,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
+        check_clock: Callable[[], None] = lambda: None,
     ) -> None:
-        """`alone` gives True if no other process runs the job of that name: hosts may share a schedule."""
+        """`alone` gives True if no other process runs the job of that name: hosts may share a schedule. `check_clock`
+        raises `EtlError` while nothing may be done by the clock."""
         self.jobs = jobs
         self._alone = alone
         self._log = log
         self._now = now
         self._monotonic = monotonic
         self._ran: dict[str, _Run] = {}
+        self._check_clock = check_clock
+        self._waits = False
+        self._ask_again_at = float("-inf")
+        self._outage = OutageLog(log, "schedule_outage_began", "schedule_outage_ended")
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
@@ -90,14 +100,30 @@ class Schedule:
             now = self._now()
             if now < looked:
                 due = {name: _next_time(trigger, now) for name, trigger in triggers.items()}
+            if self._waits:
+                self._is_clock_right()
             for job in self.jobs:
                 at = due[job.name]
-                if at <= now and not stop.is_set():
+                if at <= now and not stop.is_set() and self._is_clock_right():
                     due[job.name] = _next_time(triggers[job.name], now)
                     if not self._has_just_run(job.name, at, _next_time(triggers[job.name], at) - at):
                         self._ran[job.name] = _Run(now, self._monotonic())
                         self.act(job, stop)
             looked = now
+
+    def _is_clock_right(self) -> bool:
+        if self._waits and self._monotonic() < self._ask_again_at:
+            return False
+        try:
+            self._check_clock()
+        except EtlError as error:
+            self._outage.failed(error)
+            self._waits = True
+            self._ask_again_at = self._monotonic() + ASK_AGAIN_SECONDS
+            return False
+        self._outage.succeeded()
+        self._waits = False
+        return True
 
     def _has_just_run(self, name: str, at: datetime, interval: timedelta) -> bool:
         """At that time, before the clock was set back, and not about an interval ago."""

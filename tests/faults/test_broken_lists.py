@@ -330,7 +330,7 @@ def test_given_a_list_without_rights_if_granted_then_all_is_there_once(as_loader
         eventually(lambda: loaded(archive, "first") == {whole})
         eventually(lambda: worker.count("list_broken") == 3)
         broken = broken_by_metric(at)
-        assert broken == {registry, read_only, hidden}
+        assert broken == {registry, read_only, hidden} == told_broken(archive)
         body = get(at, "/readyz").body
         assert all(f"list {key}: ETL-20" in body for key in broken)
         assert {line["code"] for line in worker.lines("list_broken")} <= {"ETL-204", "ETL-205"}

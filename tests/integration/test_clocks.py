@@ -9,23 +9,29 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from etl import logs
 from etl.app import check as preflight
 from etl.app import status
+from etl.errors import Outage, WrongClock
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, connect
 from etl.inbox.lock import Lock
+from etl.jobs.clocks import Clocks
 from etl.lab.servers.clock import SEEN_WITHIN_SECONDS, Clock
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.redis import free_port
+from etl.store.connection import unix_time
 from tests.clocks import DAY, HOUR, settable, step
 from tests.faults.worker import Worker
+from tests.store import engine
 from tests.world import CAMPAIGNS, Archive, cdr, eventually, migrate
 
 pytestmark = settable
@@ -65,10 +71,11 @@ def source(client: Client, worker: str, lease_ms: int = 60_000) -> Source:
 MINUTES_JOB = """
 import contextlib, threading, time
 from datetime import UTC, datetime
+from etl import logs
 from etl.jobs.schedule import Job, Schedule
 print(datetime.now(UTC).isoformat(), flush=True)
 job = Job("job", "* * * * *", lambda _: print(datetime.now(UTC).isoformat(), flush=True))
-Schedule([job], lambda _: contextlib.nullcontext(True), None).run(threading.Event())
+Schedule([job], lambda _: contextlib.nullcontext(True), logs.get()).run(threading.Event())
 """
 
 
@@ -223,6 +230,34 @@ def test_given_the_host_set_in_mid_run_then_no_call_is_refused(archive: Archive,
 
     assert archive.value("SELECT count(*) FROM cdrs") == 2
     assert archive.rows("SELECT reason FROM dead_letters") == []
+
+
+def test_given_a_wrong_host_then_no_job_has_its_day(archive: Archive, tmp_path: Path) -> None:
+    """Seconds before the hour's fifth minute, when partitions are made for the days ahead."""
+    clock = Clock(tmp_path / "clock")
+    clock.step(2 * DAY + 4 * 60 + 55 - time.time() % HOUR)
+    with worker_by(clock, archive, tmp_path) as worker:
+        worker.wait_for("schedule_outage_began")
+        (told,) = worker.lines("schedule_outage_began")
+        clock.step(0)
+        worker.wait_for("schedule_outage_ended")
+        assert worker.stop() == 0
+
+    assert (told["code"], told["error"].partition(" is ")[0]) == ("ETL-420", "this host's clock")
+    assert archive.value("SELECT to_regclass(%s)", f"cdrs_{datetime.now(UTC) + timedelta(days=3):%Y%m%d}") is None
+
+
+def test_given_redis_away_then_postgres_alone_keeps_jobs_waiting(postgres_set: Archive) -> None:
+    def away() -> float:
+        raise Outage("ETL-201", "Redis is away")
+
+    with engine(postgres_set.database_url) as opened:
+        clocks = Clocks(partial(unix_time, opened), logs.get())
+        with pytest.raises(Outage, match="Redis is away"):
+            clocks.check(away)
+        with pytest.raises(WrongClock, match="Redis can't be asked"):
+            clocks.check_without_redis(away)
+        clocks.check_without_redis(time.time)  # it stands alone
 
 
 def test_given_a_wrong_host_then_readyz_status_and_check_say_so(archive: Archive, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.jobs.schedule import POLL_SECONDS, Job, Schedule
+from etl.errors import WrongClock
+from etl.jobs.schedule import ASK_AGAIN_SECONDS, POLL_SECONDS, Job, Schedule
 
 NOON = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -38,8 +39,8 @@ class World(threading.Event):
         set_by = sum(seconds for at, seconds in self._steps if at <= self.passed)
         return self._begin + timedelta(seconds=self.passed + set_by)
 
-    def schedule(self, cron: str, takes: float = 0.0) -> list[datetime]:
-        """When, by the host's clock, a job ran that takes so long."""
+    def schedule(self, cron: str, takes: float = 0.0, wrong: tuple[float, float] = (0.0, 0.0)) -> list[datetime]:
+        """When, by the host's clock, a job ran that takes so long. `wrong`: from and until when that clock is."""
         ran = []
 
         def act(_stop: threading.Event) -> None:
@@ -47,7 +48,12 @@ class World(threading.Event):
             self.moments.append(self.passed)
             self.passed += takes
 
-        Schedule([Job("job", cron, act)], alone, structlog.get_logger(), self.now, lambda: self.passed).run(self)
+        def check_clock() -> None:
+            if wrong[0] <= self.passed < wrong[1]:
+                raise WrongClock("ETL-420", "this host's clock is wrong")
+
+        log = structlog.get_logger()
+        Schedule([Job("job", cron, act)], alone, log, self.now, lambda: self.passed, check_clock).run(self)
         return ran
 
 
@@ -99,3 +105,29 @@ def test_given_a_job_longer_than_its_interval_then_none_follow_at_once() -> None
 
     assert len(ran) == 5
     assert all(later - earlier >= timedelta(minutes=5) for earlier, later in pairwise(ran))
+
+
+@given(
+    st.floats(0, 10 * MINUTE),
+    st.floats(0, 10 * MINUTE),
+    st.dictionaries(st.floats(0, 20 * MINUTE), st.floats(-2 * DAY, 2 * DAY), max_size=3),
+)
+def test_given_a_wrong_clock_then_nothing_runs_until_it_is_right(
+    begin: float, lasts: float, steps: dict[float, float]
+) -> None:
+    world, end = World(25 * MINUTE, steps), begin + lasts
+    world.schedule("* * * * *", wrong=(begin, end))
+
+    assert not [moment for moment in world.moments if begin <= moment < end]
+    # What was missed meanwhile makes one run, as soon as it's seen, or when the next minute is.
+    after = min(moment for moment in world.moments if moment >= end)
+    assert after - end <= MINUTE * (1 + len(steps)) + ASK_AGAIN_SECONDS + 1
+
+
+def test_given_a_wrong_clock_then_that_is_told_once_and_when_it_is_over() -> None:
+    with structlog.testing.capture_logs() as logged:
+        World(10 * MINUTE).schedule("* * * * *", wrong=(90, 400))
+
+    assert [line["event"] for line in logged] == ["schedule_outage_began", "schedule_outage_ended"]
+    assert logged[0]["code"] == "ETL-420"
+    assert logged[1]["log_level"] == "warning"
