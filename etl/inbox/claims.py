@@ -22,7 +22,7 @@ from uuid import UUID
 import redis
 from redis.crc import key_slot
 
-from etl.errors import ConfigurationError, Forbidden, LeaseLost, Outage
+from etl.errors import ConfigurationError, LeaseLost, Outage
 from etl.ids import unix_ms_of, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.scripts import Script, of_node
@@ -187,9 +187,8 @@ class Source:
     def check(self) -> None:
         """Raises the `ConfigurationError` that names the first key of this source that holds something else than it
         must, or what may not be read and must be."""
-        with contextlib.suppress(Forbidden), self._translated():
-            self._client.zscore(self._last, "last")  # which claiming can do without
         with self._translated():
+            self._client.zscore(self._last, "last")
             self._client.llen(self.key)
             self._client.zcard(self._registry)
             if self._forward_to:

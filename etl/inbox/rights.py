@@ -51,11 +51,10 @@ _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
 # By which a lock whose time Redis' clock has left behind is known.
 _EXTRA_OF_A_LOCK = ("pttl",)
-# What loading does without where it's refused: fast copies, ids in the order of claiming where clocks are set back, and
-# the rescue of claims that no entry names.
+_OF_THE_LAST_TIME = ("zadd", "zscore")
+# What loading does without where it's refused: fast copies, and the rescue of claims that no entry names.
 _EXTRA_OF_A_SOURCE = ("sort",)
 _EXTRA_OF_A_CLAIM = ("lpush", "rename", "sort")
-_EXTRA_OF_THE_LAST_TIME = ("zadd", "zscore")
 _COPY_WITHOUT_SORT = "lpush"
 WITHOUT_KEY = {
     "evalsha": ["0" * 40, "0"],
@@ -281,6 +280,8 @@ def _uses_of_a_list(source: SourceList) -> list[_Use]:
         _Use(_key(source.key), _OF_A_SOURCE),
         _Use(_claim_of(source.key), _OF_A_CLAIM),
         _Use(_ours(source.key, "claims"), _OF_A_REGISTRY),
+        # A script with a forbidden key is refused as a whole.
+        _Use(_ours(source.key, "last"), _OF_THE_LAST_TIME),
     ]
     if source.forward_to:
         push = "rpush" if source.take_from == "left" else "lpush"
@@ -295,7 +296,6 @@ def _uses_of_extras(needs: Needs) -> list[_Use]:
         for use in (
             _Use(_key(key), _EXTRA_OF_A_SOURCE),
             _Use(_claim_of(key), _EXTRA_OF_A_CLAIM),
-            _Use(_ours(key, "last"), _EXTRA_OF_THE_LAST_TIME),
         )
     ]
     return [*uses, _Use(_ours(needs.spool, "listener"), _EXTRA_OF_A_LOCK)]

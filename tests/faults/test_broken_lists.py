@@ -342,6 +342,24 @@ def test_given_a_list_without_rights_if_granted_then_all_is_there_once(as_loader
     assert_all_is_there_once(archive, "first")
 
 
+@pytest.mark.parametrize("suffix", ["claims", "claim:*", "last", "forward"])
+def test_given_no_right_to_a_key_beside_a_list_then_that_is_told(as_loader: Archive, suffix: str) -> None:
+    archive = as_loader
+    archive.sources = archive.sources[-1:]
+    suffixes = {"claims", "claim:*", "last", "forward"} - {suffix}
+    allow(archive.redis, f"~{WHOLE}", *(f"~{{{WHOLE}}}:{each}" for each in suffixes), f"~{SPOOL}", f"~{{{SPOOL}}}:*")
+    push(archive, "first", WHOLE)
+
+    assert archive.run("run").returncode == 1
+    assert told_broken(archive) == {WHOLE}
+    checked = json.loads(archive.run("check", "--json").stdout)["findings"]
+    assert [each["verdict"] for each in checked if each["about"] == "Redis rights"] == ["wrong"]
+    allow(archive.redis, "allkeys")
+    assert archive.run("run").returncode == 0
+    assert told_broken(archive) == set()
+    assert_all_is_there_once(archive, "first")
+
+
 @pytest.mark.parametrize("lacking", ["channels", "psubscribe", "publish"])
 def test_given_no_right_to_listen_then_loading_goes_on_and_a_gap_says_why(
     as_loader: Archive, log: Path, lacking: str

@@ -16,6 +16,8 @@ from etl.inbox.producer import push
 from etl.keys import SPOOL
 from etl.wire.spool import pack_heard
 from tests.benchmarks.figures import memory_mib
+from tests.cgroup import limited
+from tests.faults.gate import closed_gate
 from tests.faults.worker import Worker
 from tests.world import CAMPAIGNS, DIALED_AT, Archive, cdr, eventually
 
@@ -176,10 +178,41 @@ def test_a_list_of_huge_letters_fetches_their_beginnings(own_archive: Archive, t
         assert many - few < 50
 
 
+KILLED = "killed by signal 9, probably for want of memory"
+
+
+def test_workers_that_are_killed_for_memory_load_everything(own_archive: Archive, log: Path) -> None:
+    """A batch of the largest messages, decoded by two workers at once, is more than they may have."""
+    messages = [EVENT % (str(number).encode() + b"x" * 900_000) for number in range(200)]
+    for first in range(0, len(messages), 20):
+        own_archive.redis.lpush(CAMPAIGNS, *messages[first : first + 20])
+    with limited(300 * MIB) as group, Worker(own_archive, log, "--workers", "2", wrapper=group) as workers:
+        eventually(lambda: own_archive.value("SELECT count(*) FROM audit_events") == len(messages), seconds=100)
+        assert {line.get("cause") for line in workers.lines("worker_died")} <= {KILLED}
+        assert workers.stop() == 0
+    own_archive.assert_books_balance()
+
+
+def test_workers_killed_amid_adopting_are_told_and_it_is_loaded_once(archive: Archive, log: Path) -> None:
+    abandon(archive, CAMPAIGNS, large_events())
+    with closed_gate(archive) as gate, Worker(archive, log, "--workers", "2") as workers:
+        gate.wait_for(1)
+        for pid in workers.loaders():
+            os.kill(pid, signal.SIGKILL)
+        workers.wait_for("worker_died", times=2)
+        gate.open()
+        eventually(lambda: archive.value("SELECT count(*) FROM load_batches") == 1)
+        eventually(lambda: not archive.claims())
+        assert {line["cause"] for line in workers.lines("worker_died")} == {KILLED}
+        assert workers.stop() == 0
+    assert archive.value("SELECT count(*) FROM audit_events") == len(large_events())
+    archive.assert_books_balance()
+
+
 def test_a_worker_that_was_killed_is_told_with_the_likely_cause(archive: Archive, log: Path) -> None:
     with Worker(archive, log, "--workers", "2") as workers:
         workers.wait_for("started", times=2)
         os.kill(workers.loaders()[0], signal.SIGKILL)
         workers.wait_for("worker_died")
         [died] = workers.lines("worker_died")
-        assert (died["exit_code"], died["cause"]) == (-9, "killed by signal 9, probably for want of memory")
+        assert (died["exit_code"], died["cause"]) == (-9, KILLED)
