@@ -4,14 +4,15 @@ Nothing here takes a message or waits for one: a command that pops would have it
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import redis
 from redis.exceptions import AskError, RedisClusterException, RedisError
 
-from etl.errors import EtlError
+from etl.errors import EtlError, Outage
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, translated
 
@@ -29,6 +30,7 @@ class Watch:
         self._client: Any = client
         self._lists = [source.key for source in sources]
         self._registries = [source.registry for source in sources]
+        self._late: dict[tuple[str, str, tuple[str, ...]], _Late] = {}
 
     def waiting(self) -> list[Answer]:
         """How many messages wait in each list."""
@@ -40,29 +42,41 @@ class Watch:
 
     def _ask(self, command: str, keys: Sequence[str]) -> list[Answer]:
         answers: dict[int, Answer] = {}
-        for server, places in self._by_server(keys):
-            try:
-                with translated():
-                    pipeline = server().pipeline(transaction=False)
-                    for place in places:
-                        pipeline.execute_command(command, keys[place])
-                    found = pipeline.execute(raise_on_error=False)
-            except EtlError as error:
-                self._look_for_moved_slots()
-                found = [error] * len(places)
-            answers.update(zip(places, map(self._answer, found), strict=True))
+        for node, places in self._by_node(keys).items():
+            found = self._answers(node, command, tuple(keys[place] for place in places))
+            answers.update(zip(places, found, strict=True))
         return [answers[place] for place in range(len(keys))]
 
-    def _by_server(self, keys: Sequence[str]) -> Iterator[tuple[Callable[[], Any], list[int]]]:
-        """Each server's client, and the places of its keys. Of a cluster that has lost a node, the others answer."""
-        if not isinstance(self._client, redis.RedisCluster):
-            yield lambda: self._client, list(range(len(keys)))
-            return
+    def _by_node(self, keys: Sequence[str]) -> dict[Any, list[int]]:
+        """The places of each node's keys; without a cluster there is one, None."""
         places: dict[Any, list[int]] = {}
         for place, key in enumerate(keys):
-            places.setdefault(self._node_of(key), []).append(place)
-        for node, of_node in places.items():
-            yield partial(self._connected, node), of_node
+            node = self._node_of(key) if isinstance(self._client, redis.RedisCluster) else None
+            places.setdefault(node, []).append(place)
+        return places
+
+    def _answers(self, node: Any, command: str, keys: tuple[str, ...]) -> Sequence[Answer]:
+        """Of a cluster that has lost a node, the others answer, and aren't kept waiting a second time."""
+        ask = partial(self._ask_node, node, command, keys)
+        if node is None:
+            return ask()
+        late = self._late.pop((node.name, command, keys), None)
+        found = late.answers() if late else ask()
+        if isinstance(found[0], Outage):
+            self._late[node.name, command, keys] = late if late and late.is_asking() else _Late(ask, found)
+        return found
+
+    def _ask_node(self, node: Any, command: str, keys: Sequence[str]) -> Sequence[Answer]:
+        try:
+            with translated():
+                pipeline = self._connected(node).pipeline(transaction=False)
+                for key in keys:
+                    pipeline.execute_command(command, key)
+                found = pipeline.execute(raise_on_error=False)
+        except EtlError as error:
+            self._look_for_moved_slots(node)
+            found = [error] * len(keys)
+        return [self._answer(each) for each in found]
 
     def _node_of(self, key: str) -> Any:
         """None while nobody has the key's slot."""
@@ -71,6 +85,8 @@ class Watch:
         return None
 
     def _connected(self, node: Any) -> Any:
+        if not isinstance(self._client, redis.RedisCluster):
+            return self._client
         if node is None:
             raise RedisClusterException("no node has the slot of this key")
         return self._client.get_redis_connection(node)
@@ -88,7 +104,27 @@ class Watch:
                 return error
         return found if isinstance(found, EtlError) else int(found)
 
-    def _look_for_moved_slots(self) -> None:
+    def _look_for_moved_slots(self, failed: Any = None) -> None:
         if isinstance(self._client, redis.RedisCluster):
             with contextlib.suppress(EtlError), translated():
-                self._client.nodes_manager.initialize()
+                self._client.nodes_manager.initialize(last_failed_node_name=failed.name if failed else None)
+
+
+class _Late:
+    """A node that is away, being asked again, by a thread of its own: it may take as long as its timeout."""
+
+    def __init__(self, ask: Callable[[], Sequence[Answer]], last: Sequence[Answer]) -> None:
+        self._ask = ask
+        self._found = last
+        self._thread = threading.Thread(target=self._run, name="watch of a node that is away", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._found = self._ask()
+
+    def is_asking(self) -> bool:
+        return self._thread.is_alive()
+
+    def answers(self) -> Sequence[Answer]:
+        """The last ones."""
+        return self._found

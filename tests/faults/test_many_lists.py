@@ -3,7 +3,9 @@
 import os
 import resource
 import signal
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 
 from etl.app.sources import sources
 from etl.app.stores import Stores
+from etl.errors import Outage
 from etl.ids import uuid7
+from etl.inbox.claims import Source
 from etl.inbox.connection import connect
 from etl.inbox.watch import Watch
 from etl.jobs.pool import THREADS
@@ -188,3 +192,26 @@ def test_the_lists_of_a_lost_node_do_not_keep_the_others_waiting(tmp_path: Path)
         answers = watch.waiting()
         assert 3 in answers
         assert [answer for answer in answers if answer != 3]
+
+
+def test_nobody_waits_twice_for_a_node_that_does_not_answer(tmp_path: Path) -> None:
+    keys = {f"{CAMPAIGNS}:{n}" for n in range(30)}
+    servers = PrivateCluster(tmp_path / "cluster")
+    for node in servers.nodes:
+        node._config["cluster-require-full-coverage"] = "no"
+    with servers as cluster, connect(cluster.url, cluster=True) as client:
+        watch = Watch(client, [Source(client, key, worker="test") for key in sorted(keys)])
+        assert set(watch.waiting()) == {0}
+        lost, *_ = cluster.nodes
+        lost.freeze()
+        try:
+            assert away_in(watch.waiting())
+            assert away_in(watch.waiting())
+            assert "watch of a node that is away" in {thread.name for thread in threading.enumerate()}
+        finally:
+            lost.thaw()
+        eventually(lambda: set(watch.waiting()) == {0})
+
+
+def away_in(answers: Sequence[object]) -> bool:
+    return 0 in answers and any(isinstance(answer, Outage) for answer in answers)

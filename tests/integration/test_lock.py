@@ -89,3 +89,11 @@ def test_a_key_that_is_no_string_is_named(redis_client: "redis.Redis") -> None:
 
     with pytest.raises(ConfigurationError, match="WRONGTYPE: the key lock holds something else than a string"):
         lock(redis_client, "one").acquire()
+
+
+def test_given_a_lock_made_to_last_for_ever_then_it_ends_with_its_lease(redis_client: "redis.Redis") -> None:
+    dead, heir = lock(redis_client, "dead", 0.2), lock(redis_client, "heir", 0.2)
+    assert dead.acquire()
+    redis_client.persist(KEY)
+    assert not heir.acquire()
+    eventually(heir.acquire)

@@ -7,7 +7,8 @@
 -- Returns 1 if the lock is ours now, else 0; and this server's time, Unix ms, 0 if our user may not use TIME.
 
 -- The longest lease that there is, ms. A lock that lasts longer is from before this server's clock was set back: a lease
--- begins now, in which its holder renews it if it's alive. Who may not use PTTL waits for it.
+-- begins now, in which its holder renews it if it's alive; so it does if somebody made the lock last for ever. Who may
+-- not use PTTL waits for it.
 local LONGEST_LEASE = 3600000
 
 local time = redis.pcall('TIME')
@@ -20,7 +21,7 @@ if holder == ARGV[1] then
 end
 local left = holder and redis.pcall('PTTL', KEYS[1])
 if holder then
-  if type(left) == 'number' and left > LONGEST_LEASE then
+  if type(left) == 'number' and (left > LONGEST_LEASE or left == -1) then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
   end
   return {0, now}
