@@ -18,7 +18,7 @@ from etl.app.descriptors import affordable
 from etl.app.sources import decoders_of, each_for_itself, let_in, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import cancelling, heartbeat, run_in_thread, run_in_threads
-from etl.errors import EtlError, Outage
+from etl.errors import EtlError, Outage, WrongClock
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.inbox.listener import Listener, Listening
@@ -62,46 +62,70 @@ def drain(
 
     Raises `Outage` if a store is away at the start, or for long; and `ConfigurationError`, before anything is loaded.
     """
+    patient: list[Patience] = []
+
+    def patience(alive: Callable[[], None]) -> Patience:
+        patient.append(Patience(log, stop, DRAIN_PATIENCE_SECONDS, alive))
+        return patient[-1]
+
     with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
-        patience = partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS)
         work = _loaders(settings, clients, tally_of(settings), _clocks(clients), patience)
         lists = [source for source, _ in work]
         watch = Watch(clients.redis, lists)
         let_in(watch.waiting())
+        losses = _Losses(clients.engine, watch, lists, patient)
         with heartbeat(settings, lists):
-            run_in_thread(partial(_drain_each, clients, work, watch, stop, loaded, broken), "drain", lists, stop)
+            run_in_thread(partial(_drain_each, work, losses, stop, loaded, broken), "drain", lists, stop)
+
+
+class _Losses:
+    """The lists that are away. An outage may be one list's alone, whose node of a cluster is; but Postgres' and that of
+    the clocks are everybody's."""
+
+    def __init__(self, engine: store.Engine, watch: Watch, lists: list[Source], patient: list[Patience]) -> None:
+        self.away: dict[str, EtlError] = {}
+        self._engine = engine
+        self._watch = watch
+        self._keys = [source.key for source in lists]
+        self._patient = patient
+
+    def met(self, key: str, outage: Outage) -> None:
+        """After a list's patience. Raises `Outage` if nothing else can be loaded either; no other waits as long."""
+        if isinstance(outage, WrongClock):
+            raise outage
+        store.unix_time(self._engine)
+        answers = zip(self._keys, self._watch.waiting(), strict=True)
+        self.away |= {lost: answer for lost, answer in answers if isinstance(answer, Outage)}
+        if len(self.away) == len(self._keys):
+            raise outage
+        self.away[key] = outage
+        for each in self._patient:
+            each.hurry()
 
 
 def _drain_each(
-    clients: Stores,
     work: list[tuple[Source, Loader]],
-    watch: Watch,
+    losses: _Losses,
     stop: threading.Event,
     loaded: Callable[[str, Books], None],
     broken: Callable[[str, EtlError], None],
 ) -> None:
-    """An outage that isn't Postgres' may be one list's alone, whose node of a cluster is away. Where that is known
-    nobody waits for it a second time."""
-    away: dict[str, EtlError] = {}
+    def tell(key: str, error: EtlError) -> None:
+        log.warning("list_broken", source_key=key, error=error.text, code=error.code)
+        broken(key, error)
+
     for source, loader in work:
-        if source.key in away:
+        if source.key in losses.away:
             continue
         try:
             loader.drain(stop, partial(loaded, source.key))
         except Outage as outage:
-            store.unix_time(clients.engine)
-            answers = dict(zip((source.key for source, _ in work), watch.waiting(), strict=True))
-            away |= {key: answer for key, answer in answers.items() if isinstance(answer, Outage)}
-            if len(away) == len(work):
-                raise
-            away[source.key] = outage
+            losses.met(source.key, outage)
         except EtlError as error:
-            log.warning("list_broken", source_key=source.key, error=error.text, code=error.code)
-            broken(source.key, error)
-    for key, why in away.items():
-        log.warning("list_broken", source_key=key, error=why.text, code=why.code)
-        broken(key, why)
+            tell(source.key, error)
+    for key, why in losses.away.items():
+        tell(key, why)
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:

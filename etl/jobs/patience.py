@@ -39,6 +39,10 @@ class Patience:
         self._alive = alive
         self._clock = clock
 
+    def hurry(self) -> None:
+        """From now on give up at once: others have waited."""
+        self._seconds = 0.0
+
     def retry(self, step: Callable[[], T]) -> T:
         """What `step` returns. Raises `Outage` when it gives up, `Stopped` when `stop` is set."""
         outages = OutageLog(self._log, "outage_began", "outage_ended", self._clock)

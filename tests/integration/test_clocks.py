@@ -214,6 +214,20 @@ def test_given_a_wrong_host_then_run_waits_and_says_why(archive: Archive, tmp_pa
     archive.assert_books_balance()
 
 
+def test_given_a_wrong_host_then_a_run_gives_up_with_that_reason(archive: Archive, tmp_path: Path) -> None:
+    archive.push(cdr(1, dialed_at=int(time.time())))
+    clock = Clock(tmp_path / "clock")
+    clock.step(-2 * DAY)
+    environment: dict[str, Any] = {**clock.environment}
+    constants = {"etl.app.load.DRAIN_PATIENCE_SECONDS": 0.5}
+    with Worker(archive, tmp_path / "log", follow=False, constants=constants, **environment) as run:
+        assert run.wait() == 1
+        assert "etl: ETL-420: this host's clock is" in run.log()
+        assert run.count("outage_began") == 1
+
+    assert archive.redis.llen(CAMPAIGNS) == 1
+
+
 def test_given_the_host_set_in_mid_run_then_no_call_is_refused(archive: Archive, tmp_path: Path) -> None:
     clock = Clock(tmp_path / "clock")
     with worker_by(clock, archive, tmp_path) as worker:
@@ -233,10 +247,12 @@ def test_given_the_host_set_in_mid_run_then_no_call_is_refused(archive: Archive,
 
 
 def test_given_a_wrong_host_then_no_job_has_its_day(archive: Archive, tmp_path: Path) -> None:
-    """Seconds before the hour's fifth minute, when partitions are made for the days ahead."""
+    """An hour goes by, and so the minute at which partitions are made for the days ahead."""
     clock = Clock(tmp_path / "clock")
-    clock.step(2 * DAY + 4 * 60 + 55 - time.time() % HOUR)
+    clock.step(2 * DAY)
     with worker_by(clock, archive, tmp_path) as worker:
+        worker.wait_for("outage_began", times=len(archive.sources))
+        clock.step(2 * DAY + HOUR)
         worker.wait_for("schedule_outage_began")
         (told,) = worker.lines("schedule_outage_began")
         clock.step(0)

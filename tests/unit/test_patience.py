@@ -110,6 +110,17 @@ def test_it_gives_up_with_the_last_error_when_its_time_is_over(lines: Lines) -> 
     assert [action for action, _ in lines.written] == ["outage_began"]
 
 
+def test_told_to_hurry_it_gives_up_as_soon_as_it_may(lines: Lines) -> None:
+    stop = Pauses()
+    patience = Patience(lines, stop, seconds=30.0, clock=lambda: stop.now)
+    patience.hurry()
+
+    with pytest.raises(Outage, match="attempt 2"):
+        patience.retry(steps(*away(100)))
+
+    assert patience.retry(steps("done")) == "done"
+
+
 def test_its_time_begins_anew_with_every_outage(lines: Lines) -> None:
     stop = Pauses()
     patience = Patience(lines, stop, seconds=3.0, clock=lambda: stop.now)
