@@ -10,14 +10,17 @@ import contextlib
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from etl import logs
 from etl.app.descriptors import affordable
+from etl.app.recall import recall_of
 from etl.app.sources import decoders_of, each_for_itself, let_in, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
-from etl.app.threads import cancelling, heartbeat, run_in_thread, run_in_threads
+from etl.app.threads import SIGNAL_POLL_SECONDS, beside, cancelling, heartbeat, run_in_thread, run_in_threads
 from etl.errors import EtlError, Outage
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
@@ -25,9 +28,11 @@ from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
 from etl.inbox.watch import Watch
 from etl.jobs.clocks import Clocks
+from etl.jobs.commits import CommitWatch
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
 from etl.jobs.pool import THREADS, Pool
+from etl.jobs.recall import Recall
 from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
@@ -65,11 +70,22 @@ def drain(
     with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
         work = _loaders(settings, clients, tally_of(settings), partial(Patience, log, stop, DRAIN_PATIENCE_SECONDS))
-        lists = [source for source, _ in work]
+        lists = [source for source, _ in work.loaders]
         let_in(lists)
+        recall = _recall(settings, clients, work)
 
-        def drain_each() -> None:
-            for source, loader in work:
+        def drain_all() -> None:
+            drain_each(work.loaders)
+            until = time.monotonic() + DRAIN_PATIENCE_SECONDS
+            while not (recall.first_look.wait(SIGNAL_POLL_SECONDS) or stop.is_set() or time.monotonic() > until):
+                pass
+            recalled = [(source, loader) for source, loader in work.loaders if source.key in recall.recalled]
+            for _, loader in recalled:
+                loader.adopt_now()
+            drain_each(recalled)
+
+        def drain_each(loaders: list[tuple[Source, Loader]]) -> None:
+            for source, loader in loaders:
                 try:
                     loader.drain(stop, partial(loaded, source.key))
                 except Outage:
@@ -78,8 +94,8 @@ def drain(
                     log.warning("list_broken", source_key=source.key, error=error.text, code=error.code)
                     broken(source.key, error)
 
-        with heartbeat(settings, lists):
-            run_in_thread(drain_each, "drain", lists, stop)
+        with heartbeat(settings, lists), beside("recall", recall.run):
+            run_in_thread(drain_all, "drain", lists, stop)
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
@@ -95,11 +111,15 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
         patience.retry(lambda: schema.check(clients.engine))
         work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
-        lists = [source for source, _ in work]
+        lists = [source for source, _ in work.loaders]
         patience.retry(lambda: let_in(lists))
         with heartbeat(settings, lists):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
-            runs = _loading(settings, clients, work)
+            runs = {
+                **_loading(settings, clients, work),
+                "recall": _recall(settings, clients, work).run,
+                "commits": CommitWatch(partial(store.waiting_for_standby, clients.engine), log).run,
+            }
             if listen:
                 prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
@@ -126,30 +146,39 @@ def listen(settings: Settings, stop: threading.Event) -> None:
         run_in_threads({"listen": listener.run}, [], stop)
 
 
+class _Work(NamedTuple):
+    """The loaders, each with its list, and what they write by."""
+
+    loaders: list[tuple[Source, Loader]]
+    writer: Writer
+
+
 def _loaders(
     settings: Settings, clients: Stores, tally: Tally, patience: Callable[[Callable[[], None]], Patience]
-) -> list[tuple[Source, Loader]]:
+) -> _Work:
     """`patience` takes a callable that is called before every attempt."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     _collect_garbage_less()
     writer, decoders = Writer(clients.engine), decoders_of(settings)
     clocks = Clocks(partial(inbox.unix_time, clients.redis), partial(store.unix_time, clients.engine), log)
-    work = []
+    loaders = []
     for source in sources(settings, clients):
         counts = tally.of(source.key)
         options = _options(settings, decoders[source.key], clocks)
-        work.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
-    return work
+        loaders.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
+    return _Work(loaders, writer)
 
 
-def _loading(
-    settings: Settings, clients: Stores, work: list[tuple[Source, Loader]]
-) -> dict[str, Callable[[threading.Event], None]]:
+def _recall(settings: Settings, clients: Stores, work: _Work) -> Recall:
+    return recall_of(settings, clients, [source for source, _ in work.loaders], lambda: work.writer.history)
+
+
+def _loading(settings: Settings, clients: Stores, work: _Work) -> dict[str, Callable[[threading.Event], None]]:
     """What runs in threads of these names."""
-    threads = affordable(min(THREADS, len(work)))
+    threads = affordable(min(THREADS, len(work.loaders)))
     pool = Pool(
-        [loader for _, loader in work],
-        Watch(clients.redis, [source for source, _ in work]),
+        [loader for _, loader in work.loaders],
+        Watch(clients.redis, [source for source, _ in work.loaders]),
         threads=threads,
         batch_size=settings.batch_size,
         linger_seconds=settings.linger_ms / 1_000,

@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "lpush": ["x"],
     "lrange": ["1", "0"],
     "ltrim": ["0", "-1"],
+    "persist": [],
     "pexpire": ["1"],
     "pttl": [],
     "rename": ["{key}"],
@@ -48,11 +49,14 @@ _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
 # By which a lock whose time Redis' clock has left behind is known.
 _EXTRA_OF_A_LOCK = ("pttl",)
-# What loading does without where it's refused: fast copies, ids in the order of claiming where clocks are set back, and
-# the rescue of claims that no entry names.
+# What loading does without where it's refused: fast copies, ids in the order of claiming where clocks are set back, the
+# rescue of claims that no entry names, and what was acknowledged, in case Postgres forgets it.
 _EXTRA_OF_A_SOURCE = ("sort",)
 _EXTRA_OF_A_CLAIM = ("lpush", "rename", "sort")
 _EXTRA_OF_THE_LAST_TIME = ("zadd", "zscore")
+_EXTRA_OF_A_KEPT_LIST = ("exists", "llen", "persist", "pexpire", "rename", "unlink")
+_EXTRA_OF_WHAT_IS_KEPT = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
+_EXTRA_OF_WHAT_WAS_ACKED = ("zadd", "zrange", "zscore")
 _COPY_WITHOUT_SORT = "lpush"
 WITHOUT_KEY = {
     "evalsha": ["0" * 40, "0"],
@@ -266,6 +270,9 @@ def _uses_of_extras(needs: Needs) -> list[_Use]:
             _Use(_key(key), _EXTRA_OF_A_SOURCE),
             _Use(_claim_of(key), _EXTRA_OF_A_CLAIM),
             _Use(_ours(key, "last"), _EXTRA_OF_THE_LAST_TIME),
+            _Use(_ours(key, "kept:00000000-0000-7000-8000-000000000000"), _EXTRA_OF_A_KEPT_LIST),
+            _Use(_ours(key, "kept"), _EXTRA_OF_WHAT_IS_KEPT),
+            _Use(_ours(key, "acked"), _EXTRA_OF_WHAT_WAS_ACKED),
         )
     ]
     return [*uses, _Use(_ours(needs.spool, "listener"), _EXTRA_OF_A_LOCK)]

@@ -14,6 +14,7 @@ from redis.exceptions import AskError, RedisClusterException, RedisError
 from etl.errors import EtlError
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, translated
+from etl.inbox.kept import KEPT_BYTES
 
 # Of what was asked about each list: the number, or why there is none.
 Answer = int | EtlError
@@ -29,6 +30,7 @@ class Watch:
         self._client: Any = client
         self._lists = [source.key for source in sources]
         self._registries = [source.registry for source in sources]
+        self._acked = [source.acked for source in sources]
 
     def waiting(self) -> list[Answer]:
         """How many messages wait in each list."""
@@ -38,14 +40,18 @@ class Watch:
         """How many claims of each list aren't acknowledged, whoever holds them."""
         return self._ask("ZCARD", self._registries)
 
-    def _ask(self, command: str, keys: Sequence[str]) -> list[Answer]:
+    def kept_bytes(self) -> list[Answer]:
+        """How many bytes each list's acknowledged claims take, about."""
+        return self._ask("ZSCORE", self._acked, KEPT_BYTES)
+
+    def _ask(self, command: str, keys: Sequence[str], *arguments: str) -> list[Answer]:
         answers: dict[int, Answer] = {}
         for server, places in self._by_server(keys):
             try:
                 with translated():
                     pipeline = server().pipeline(transaction=False)
                     for place in places:
-                        pipeline.execute_command(command, keys[place])
+                        pipeline.execute_command(command, keys[place], *arguments)
                     found = pipeline.execute(raise_on_error=False)
             except EtlError as error:
                 self._look_for_moved_slots()
@@ -85,7 +91,7 @@ class Watch:
                     raise found
             except EtlError as error:
                 return error
-        return found if isinstance(found, EtlError) else int(found)
+        return found if isinstance(found, EtlError) else int(found or 0)
 
     def _look_for_moved_slots(self) -> None:
         if isinstance(self._client, redis.RedisCluster):
