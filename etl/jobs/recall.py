@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from etl.errors import ConfigurationError, EtlError
@@ -176,7 +176,12 @@ class Recall:
         )
         if not recalled.claims and not lost.claims:
             return None
-        set_back = SetBack(kept.key, self._server, times[0], times[-1], *recalled, *lost)
+        between: tuple[datetime, ...] = ()
+        if lost.claims:
+            gone = [time_of(entry.batch_id) for entry, count in counts.items() if not count]
+            lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or times[0]
+            between = lost_from, max(gone, default=times[0])
+        set_back = SetBack(kept.key, self._server, times[0], times[-1], *recalled, *lost, *between)
         ledger.note(self._engine, set_back)
         return set_back
 

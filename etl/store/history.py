@@ -37,7 +37,8 @@ class History(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class SetBack:
     """Claims of one list that were acknowledged, and that Postgres had forgotten: made from `first_claimed_at` to
-    `last_claimed_at`. The recalled ones are loaded again; the others are lost."""
+    `last_claimed_at`. The recalled ones are loaded again; the others are lost, all made between `lost_from` and
+    `lost_until`."""
 
     source_key: str
     server: str
@@ -47,6 +48,8 @@ class SetBack:
     recalled_messages: int
     lost_claims: int
     lost_messages: int
+    lost_from: datetime | None = None
+    lost_until: datetime | None = None
 
 
 class Noticed(NamedTuple):
@@ -77,6 +80,14 @@ def knows(engine: Engine, source_key: str) -> bool:
     any_claim = sa.select(sa.literal(1)).where(load_batches.c.source_key == source_key).limit(1)
     with engine.connect() as connection:
         return connection.scalar(any_claim) is not None
+
+
+def last_claimed(engine: Engine, source_key: str, before: UUID) -> datetime | None:
+    """When the last claim of this list that the ledger has was made, of those before another claim."""
+    c = load_batches.c
+    latest = sa.select(c.claimed_at).where(c.source_key == source_key, c.batch_id < before)
+    with engine.connect() as connection:
+        return connection.scalar(latest.order_by(load_batches.c.batch_id.desc()).limit(1))
 
 
 def counted(engine: Engine, source_key: str, day: date) -> Counted:

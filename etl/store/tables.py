@@ -352,6 +352,8 @@ set_backs = Table(
     Column("recalled_messages", BigInteger, nullable=False, comment="Messages of these"),
     Column("lost_claims", BigInteger, nullable=False, comment="Claims that Redis didn't keep any more"),
     Column("lost_messages", BigInteger, nullable=False, comment="Messages of these"),
+    Column("lost_from", _time(), comment="Last claim before the lost ones; null if none is lost"),
+    Column("lost_until", _time(), comment="First claim after the lost ones; null if none is lost"),
     comment="Acknowledged claims that Postgres had forgotten, after a fail-over or a restored backup",
 )
 

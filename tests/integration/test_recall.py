@@ -16,6 +16,7 @@ from etl.app.recall import recall_of
 from etl.app.sources import sources
 from etl.app.stores import stores
 from etl.jobs.recall import Recall
+from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateRedis
 from tests.faults.worker import Worker
 from tests.world import CAMPAIGNS, CDRS, Archive, cdr, eventually
@@ -293,3 +294,34 @@ def test_given_a_running_worker_then_it_recalls_by_itself(archive: Archive, tmp_
 
     assert (line["claims"], line["messages"], line["lost_claims"]) == (1, 2, 0)
     archive.assert_books_balance()
+
+
+def test_given_events_lost_for_good_then_there_is_a_gap(archive: Archive) -> None:
+    """Though the listener went on, and calls all of its session proven."""
+    for number in range(4):
+        archive.push(b"event %d" % number, key=SPOOL)
+        archive.load()
+    batches = archive.rows("SELECT batch_id, claimed_at FROM load_batches ORDER BY batch_id")
+    forget_since(archive, 1)
+    for key in kept(archive, SPOOL)[:2]:
+        archive.redis.delete(key)
+    server = archive.settings().server
+    archive._connection.execute(
+        "INSERT INTO listener_sessions (session_id, listener, subscribed_at, proven_until, received, ignored, dropped,"
+        " server, patterns, batch_id) VALUES (gen_random_uuid(), 'us', now() - interval '1 day', now(), 4, 0, 0, %s,"
+        " ARRAY['enigma:*'], gen_random_uuid())",
+        [server],
+    )
+
+    archive.load()
+
+    gaps = archive.rows("SELECT * FROM audit_gaps WHERE reason = 'postgres_set_back'")
+    assert gaps == [
+        {
+            "gap_from": batches[0]["claimed_at"],
+            "gap_until": batches[1]["claimed_at"],
+            "reason": "postgres_set_back",
+            "server": server,
+            "patterns": ["enigma:*"],
+        }
+    ]
