@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 SPOOL = "etl:events"  # the list on which the listener puts what it hears
 
 # The part of our keys that follows a list's prefix, up to the next colon.
-_OURS = ("claims", "claim", "last", "listener")
+_OURS = ("claims", "claim", "last", "kept", "acked", "listener")
 _OF_OUR_OWN = "which is a key of the program's own, beside"
 
 

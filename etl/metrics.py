@@ -79,6 +79,11 @@ RUNWAY = Gauge("etl_runway_seconds", "How long Redis' memory lasts if it grows o
 LIST_BROKEN = Gauge(
     "etl_list_broken", "1 while a loader can't load a list: a key or a right is wrong.", ("source_key",)
 )
+SET_BACK = Gauge(
+    "etl_postgres_set_back_claims",
+    "Acknowledged claims that Postgres had forgotten, as was noticed in the last day: recalled, or lost.",
+    ("source_key", "fate"),
+)
 REDIS_UP = Gauge("etl_redis_up", "1 if Redis answers.")
 POSTGRES_UP = Gauge("etl_postgres_up", "1 if Postgres answers and has the schema that is needed.")
 
@@ -94,6 +99,7 @@ ASKED = (
     UNEXPORTED_DAYS,
     LAST_EXPORT,
     RUNWAY,
+    SET_BACK,
     REDIS_UP,
     POSTGRES_UP,
 )

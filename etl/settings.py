@@ -200,6 +200,9 @@ class Settings(BaseModel):
         default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
     )
 
+    recall_hours: int = _whole(24, 0, 720, "hours")
+    recall_bytes: int | None = Field(default=None, ge=0, description="a whole number of bytes")
+
     listen_patterns: Annotated[tuple[str, ...], BeforeValidator(_json)] = Field(
         default=("enigma:notifications:*",), min_length=1, description="a list of PubSub patterns, one or more"
     )

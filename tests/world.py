@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -77,8 +78,8 @@ def migrate(database_url: str) -> None:
 
 
 def left(client: Any, **options: Any) -> list[bytes]:
-    """Every key but those that note when the last claim of a list was made: these stay for ever."""
-    return [key for key in client.keys(**options) if not key.endswith(b":last")]
+    """Every key but those that note when the last claim of a list was made, and what was acknowledged."""
+    return [key for key in client.keys(**options) if not re.search(rb":(last|acked|kept|kept:[0-9a-f-]{36})$", key)]
 
 
 @dataclass

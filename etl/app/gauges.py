@@ -17,6 +17,7 @@ from etl.metrics import (
     POSTGRES_UP,
     REDIS_UP,
     RUNWAY,
+    SET_BACK,
     UNEXPORTED_DAYS,
     Gauges,
 )
@@ -103,5 +104,6 @@ def _of_postgres(found: InPostgres) -> Gauges:
     return {
         LISTENER_PROVEN: {(each.server or "",): each.proven_until.timestamp() for each in found.listeners},
         UNEXPORTED_DAYS: {(dataset,): days for dataset, days in exports.unexported_days.items()},
+        SET_BACK: {labels: float(claims) for labels, claims in found.set_backs.claims().items()},
         LAST_EXPORT: {(dataset,): moment.timestamp() for dataset, moment in exports.last_exported_at.items()},
     }

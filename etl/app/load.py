@@ -10,14 +10,17 @@ import contextlib
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from etl import logs
 from etl.app.descriptors import affordable
+from etl.app.recall import recall_of
 from etl.app.sources import decoders_of, each_for_itself, let_in, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
-from etl.app.threads import cancelling, heartbeat, run_in_thread, run_in_threads
+from etl.app.threads import SIGNAL_POLL_SECONDS, beside, cancelling, heartbeat, run_in_thread, run_in_threads
 from etl.errors import EtlError, Outage, WrongClock
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
@@ -25,9 +28,11 @@ from etl.inbox.listener import Listener, Listening
 from etl.inbox.spool import Spooler
 from etl.inbox.watch import Watch
 from etl.jobs.clocks import Clocks
+from etl.jobs.commits import CommitWatch
 from etl.jobs.loader import Decode, Loader, Options
 from etl.jobs.patience import Patience, Stopped
 from etl.jobs.pool import THREADS, Pool
+from etl.jobs.recall import Recall
 from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings
@@ -71,12 +76,26 @@ def drain(
     with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
         work = _loaders(settings, clients, tally_of(settings), _clocks(clients), patience)
-        lists = [source for source, _ in work]
+        lists = [source for source, _ in work.loaders]
         watch = Watch(clients.redis, lists)
         let_in(watch.waiting())
         losses = _Losses(clients.engine, watch, lists, patient)
-        with heartbeat(settings, lists):
-            run_in_thread(partial(_drain_each, work, losses, stop, loaded, broken), "drain", lists, stop)
+        recall = _recall(settings, clients, work)
+
+        def drain_all() -> None:
+            _drain_each(work.loaders, losses, stop, loaded, broken)
+            until = time.monotonic() + DRAIN_PATIENCE_SECONDS
+            while not (recall.first_look.wait(SIGNAL_POLL_SECONDS) or stop.is_set() or time.monotonic() > until):
+                pass
+            recalled = [(source, loader) for source, loader in work.loaders if source.key in recall.recalled]
+            for _, loader in recalled:
+                loader.adopt_now()
+            _drain_each(recalled, losses, stop, loaded, broken)
+            for key, why in losses.away.items():
+                _tell(broken, key, why)
+
+        with heartbeat(settings, lists), beside("recall", recall.run):
+            run_in_thread(drain_all, "drain", lists, stop)
 
 
 class _Losses:
@@ -111,10 +130,6 @@ def _drain_each(
     loaded: Callable[[str, Books], None],
     broken: Callable[[str, EtlError], None],
 ) -> None:
-    def tell(key: str, error: EtlError) -> None:
-        log.warning("list_broken", source_key=key, error=error.text, code=error.code)
-        broken(key, error)
-
     for source, loader in work:
         if source.key in losses.away:
             continue
@@ -123,9 +138,12 @@ def _drain_each(
         except Outage as outage:
             losses.met(source.key, outage)
         except EtlError as error:
-            tell(source.key, error)
-    for key, why in losses.away.items():
-        tell(key, why)
+            _tell(broken, source.key, error)
+
+
+def _tell(broken: Callable[[str, EtlError], None], key: str, error: EtlError) -> None:
+    log.warning("list_broken", source_key=key, error=error.text, code=error.code)
+    broken(key, error)
 
 
 def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
@@ -142,12 +160,16 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         patience.retry(lambda: schema.check(clients.engine))
         clocks = _clocks(clients)
         work = _loaders(settings, clients, tally, clocks, partial(Patience, log, stop, None))
-        lists = [source for source, _ in work]
+        lists = [source for source, _ in work.loaders]
         watch = Watch(clients.redis, lists)
         patience.retry(lambda: let_in(watch.waiting()))
         with heartbeat(settings, lists):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
-            runs = _loading(settings, watch, work)
+            runs = {
+                **_loading(settings, watch, work),
+                "recall": _recall(settings, clients, work).run,
+                "commits": CommitWatch(partial(store.waiting_for_standby, clients.engine), log).run,
+            }
             if listen:
                 prompt = patience.retry(lambda: stack.enter_context(redis_of(settings, LISTENER_TIMEOUT_SECONDS)))
                 runs["listen"] = _listener(settings, clients.redis, prompt).run
@@ -175,6 +197,13 @@ def listen(settings: Settings, stop: threading.Event) -> None:
         run_in_threads({"listen": listener.run}, [], stop)
 
 
+class _Work(NamedTuple):
+    """The loaders, each with its list, and what they write by."""
+
+    loaders: list[tuple[Source, Loader]]
+    writer: Writer
+
+
 def _clocks(clients: Stores) -> Clocks:
     return Clocks(partial(store.unix_time, clients.engine), log)
 
@@ -185,26 +214,28 @@ def _loaders(
     tally: Tally,
     clocks: Clocks,
     patience: Callable[[Callable[[], None]], Patience],
-) -> list[tuple[Source, Loader]]:
+) -> _Work:
     """`patience` takes a callable that is called before every attempt."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     _collect_garbage_less()
     writer, decoders = Writer(clients.engine), decoders_of(settings)
-    work = []
+    loaders = []
     for source in sources(settings, clients):
         counts = tally.of(source.key)
         options = _options(settings, decoders[source.key], partial(clocks.check, source.unix_time))
-        work.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
-    return work
+        loaders.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
+    return _Work(loaders, writer)
 
 
-def _loading(
-    settings: Settings, watch: Watch, work: list[tuple[Source, Loader]]
-) -> dict[str, Callable[[threading.Event], None]]:
+def _recall(settings: Settings, clients: Stores, work: _Work) -> Recall:
+    return recall_of(settings, clients, [source for source, _ in work.loaders], lambda: work.writer.history)
+
+
+def _loading(settings: Settings, watch: Watch, work: _Work) -> dict[str, Callable[[threading.Event], None]]:
     """What runs in threads of these names."""
-    threads = affordable(min(THREADS, len(work)))
+    threads = affordable(min(THREADS, len(work.loaders)))
     pool = Pool(
-        [loader for _, loader in work],
+        [loader for _, loader in work.loaders],
         watch,
         threads=threads,
         batch_size=settings.batch_size,

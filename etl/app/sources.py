@@ -81,6 +81,7 @@ def sources(settings: Settings, clients: Stores) -> list[Source]:
             forward_to=forward_to,
             batch_size=settings.batch_size,
             lease_ms=settings.lease_seconds * 1_000,
+            keep_ms=settings.recall_hours * 3_600_000,
         )
         for key, take_from, forward_to in source_lists(settings)
     ]

@@ -6,6 +6,7 @@ A store that is away costs its own half and not the other's. Nothing here opens 
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -28,9 +29,10 @@ from etl.jobs.loader import Decode
 from etl.jobs.runway import Runway, Sample
 from etl.settings import Settings
 from etl.store import connection as store
-from etl.store import days, schema, sessions, status
+from etl.store import days, history, schema, sessions, status
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, changed
+from etl.store.history import Noticed
 from etl.store.status import LastCdr, LastListener, OpenLetters, Rate
 from etl.store.tables import PARTITIONED
 from etl.wire.age import sent
@@ -41,6 +43,7 @@ T = TypeVar("T")
 RATES_SECONDS = (60, 3_600)
 GAPS_PERIOD = timedelta(days=1)
 SET_ASIDE_SECONDS = 86_400
+SET_BACKS_PERIOD = timedelta(days=1)
 SHOWN_DAYS = 7
 # Of one look at the backlog, two of which make its growth.
 SAMPLE_SECONDS = 1.0
@@ -130,6 +133,22 @@ class Exports:
 
 
 @dataclass(frozen=True, slots=True)
+class SetBacks:
+    """In the last `period_seconds`, claims that Postgres had forgotten after they were acknowledged, by list."""
+
+    period_seconds: float
+    found: list[Noticed]
+
+    def claims(self) -> dict[tuple[str, str], int]:
+        """By list, and by what became of them: recalled or lost."""
+        claims = Counter[tuple[str, str]]()
+        for _, each in self.found:
+            claims[each.source_key, "recalled"] += each.recalled_claims
+            claims[each.source_key, "lost"] += each.lost_claims
+        return claims
+
+
+@dataclass(frozen=True, slots=True)
 class InPostgres:
     rates: list[Rate]
     last_cdr: LastCdr
@@ -138,6 +157,7 @@ class InPostgres:
     listener_gaps: Gaps
     open_dead_letters: list[OpenLetters]
     set_aside: SetAside
+    set_backs: SetBacks
     exports: Exports
 
 
@@ -303,6 +323,7 @@ class Reader:
             listener_gaps=gaps(self._engine),
             open_dead_letters=status.open_letters(self._engine),
             set_aside=SetAside(SET_ASIDE_SECONDS, status.set_aside(self._engine, SET_ASIDE_SECONDS)),
+            set_backs=SetBacks(SET_BACKS_PERIOD.total_seconds(), history.lately(self._engine, SET_BACKS_PERIOD)),
             exports=self._exports_lately(),
         )
 

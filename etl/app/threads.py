@@ -95,6 +95,17 @@ def cancelling(stop: threading.Event, cancel: Callable[[], None]) -> Iterator[No
         done.set()
 
 
+@contextlib.contextmanager
+def beside(name: str, work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Calls `work` in a thread of its own, with an event that is set when the context ends."""
+    done = threading.Event()
+    threading.Thread(target=work, args=(done,), name=name, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
 def run_in_thread(work: Callable[[], None], name: str, sources: list[Source], stop: threading.Event) -> None:
     """Do `work` in a thread, so that a signal is heard meanwhile. After `stop` it may take as long as `run_in_threads`
     gives it. Raises what it raises."""

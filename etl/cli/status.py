@@ -165,6 +165,13 @@ def _of_postgres(found: InPostgres, at: datetime) -> Iterator[RenderableType]:
     if values := found.set_aside.values:
         by_field = ", ".join(f"{number:,} of {name}" for name, number in values.items())
         yield _line("set aside", f"{by_field}, in the last day: no whole numbers, kept in extra")
+    for noticed_at, back in found.set_backs.found:
+        yield Text(
+            f"Postgres was set back, as was noticed {_ago(noticed_at, at)}: {printable(back.source_key)}, claims from"
+            f" {_utc(back.first_claimed_at)} to {_utc(back.last_claimed_at)}: {back.recalled_claims:,} recalled,"
+            f" {back.lost_claims:,} lost",
+            style="bold red",
+        )
     yield from _exported(found.exports, at)
 
 

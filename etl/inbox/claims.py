@@ -1,6 +1,6 @@
 """Claims: batches of messages that were taken off a source list and are not yet in Postgres.
 
-    source list ──claim──▶ {source}:claim:<batch_id> ──ack──▶ deleted
+    source list ──claim──▶ {source}:claim:<batch_id> ──ack──▶ kept for a while, see `etl.inbox.kept`
                                  ▲    │ lease runs out
                                  └────┘ adopt
 
@@ -16,6 +16,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
 
@@ -23,7 +24,7 @@ import redis
 from redis.crc import key_slot
 
 from etl.errors import ConfigurationError, LeaseLost, Outage
-from etl.ids import unix_ms_of, uuid7
+from etl.ids import time_of, unix_ms_of, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.scripts import Script, of_node
 from etl.inbox.wrong_type import naming_wrong_types
@@ -32,7 +33,7 @@ from etl.keys import prefix_of
 End = Literal["left", "right"]
 T = TypeVar("T")
 
-_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue")
+_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop")
 _OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
@@ -48,6 +49,9 @@ LONGEST_LEASE_MS = 3_600_000
 
 # A worker is overtaken when another claims between its asking for the time and its claim: never so often in a row.
 OVERTAKEN_TIMES = 100
+# What a message takes in Redis beyond its own bytes, and a kept list beyond its messages; by MEMORY USAGE.
+MESSAGE_OVERHEAD_BYTES = 8
+LIST_OVERHEAD_BYTES = 400
 # The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
 LATEST_MS = 4_102_444_800_000
 
@@ -56,10 +60,14 @@ class Claim:
     """One batch of `count` messages of one source list, held under a lease. The messages are in the order of arrival
     and never change."""
 
-    def __init__(self, batch_id: UUID, source: "Source", pieces: Sequence[int], read: Sequence[bytes] | None = None):
-        """`pieces` is how many messages each piece has; `read` are the messages, if they were read."""
+    def __init__(
+        self, batch_id: UUID, source: "Source", size: int, pieces: Sequence[int], read: Sequence[bytes] | None = None
+    ):
+        """`size` is the bytes of all messages, `pieces` how many messages each piece has; `read` are the messages, if
+        they were read."""
         self.batch_id = batch_id
         self.count = sum(pieces)
+        self.size = size
         self.adopted = read is None
         self._source = source
         self._pieces = pieces
@@ -82,7 +90,8 @@ class Claim:
             first += count
 
     def ack(self) -> None:
-        """Delete the claim from Redis; call it after the commit only. Raises `LeaseLost` if another worker holds it."""
+        """The claim is no longer one: its messages are kept for a while, or deleted. Call it after the commit only.
+        Raises `LeaseLost` if another worker holds it."""
         self._source._ack(self)
 
     def give_back(self) -> None:
@@ -116,55 +125,60 @@ class Source:
         forward_to: str | None = None,
         batch_size: int = 5_000,
         lease_ms: int = 60_000,
+        keep_ms: int = 0,
     ) -> None:
+        """`keep_ms` is how long the messages of acknowledged claims are kept."""
         self.key = key
-        self._client: Any = client
+        self.client: Any = client
         self._worker = worker
         self._old_end = take_from
         self._forward_to = forward_to
         self._batch_size = batch_size
         self._lease_ms = lease_ms
+        self.keep_ms = keep_ms
         self._prefix = prefix_of(key)
-        self._registry = f"{self._prefix}:claims"
+        self.registry = f"{self._prefix}:claims"
+        self.kept_registry = f"{self._prefix}:kept"
+        self.acked = f"{self._prefix}:acked"
         self._last = f"{self._prefix}:last"
         self._check_slots(client)
         self._scripts = {name: Script(client, name) for name in _VERBS}
         self._prepared = False
         self._largest: int | None = None  # bytes of the largest message of the last claim
-        self.without: frozenset[str] = frozenset()
+        self._claiming_without: frozenset[str] = frozenset()
+        self._keeps = True
         self._live: dict[UUID, Claim] = {}
         self._lock = threading.Lock()
 
     def claim(self) -> Claim | None:
         """Take the oldest waiting messages, at most a batch; None if there are none.
 
-        Nothing is taken that couldn't be read, renewed and acknowledged. What the server refuses and claiming can do
-        without is in `without` afterwards: "sort", by which copying is faster, and "last", which keeps ids in the order
-        of claiming where clocks are set back.
+        Nothing is taken that couldn't be read, renewed and acknowledged.
         """
         self._prepare()
         batch_id = self._in_turn(self._try_to_claim)
         if batch_id is None:
             return None
-        with self._translated():
-            messages = self._client.lrange(self._list_of(batch_id), 0, -1)
-        self._largest = max(map(len, messages), default=None)
+        with self.translated():
+            messages = self.client.lrange(self.claim_list(batch_id), 0, -1)
+        lengths = [*map(len, messages)]
+        self._largest = max(lengths, default=None)
         # Empty if this process slept for longer than the lease: then the claim was adopted and loaded.
-        return self._add(Claim(batch_id, self, [len(messages)], messages)) if messages else None
+        return self._add(Claim(batch_id, self, sum(lengths), [len(messages)], messages)) if messages else None
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
-        with self._translated():
-            now = self._now()
-            expired = self._client.zrangebyscore(self._registry, "-inf", now)
-            expired += self._client.zrangebyscore(self._registry, f"({now + LONGEST_LEASE_MS}", "+inf")
+        with self.translated():
+            now = self.now()
+            expired = self.client.zrangebyscore(self.registry, "-inf", now)
+            expired += self.client.zrangebyscore(self.registry, f"({now + LONGEST_LEASE_MS}", "+inf")
         entries = map(_parse, expired)
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
 
     def adopt_own(self) -> Claim | None:
         """Take over one claim that this worker left behind before a restart, without waiting for its lease."""
-        with self._translated():
-            members = self._client.zrange(self._registry, 0, -1)
+        with self.translated():
+            members = self.client.zrange(self.registry, 0, -1)
         entries = [entry for entry in map(_parse, members) if entry.worker == self._worker]
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "any")
 
@@ -175,59 +189,63 @@ class Source:
         names other messages than those it was claimed with: so what was loaded already is known by it.
         """
         start = f"{self._prefix}:claim:".encode()
-        with self._translated():
+        with self.translated():
             lists = list(self._scan(start))
         return sum(self._rescue(key, key.removeprefix(start)) for key in lists)
 
     @property
-    def registry(self) -> str:
-        """The key of the registry of this source's claims."""
-        return self._registry
+    def without(self) -> frozenset[str]:
+        """What the server refused lately and is done without: "sort", by which copying is faster; "last", which keeps
+        ids in the order of claiming where clocks are set back; "kept", what was acknowledged."""
+        return self._claiming_without if self._keeps else self._claiming_without | {"kept"}
 
     def check(self) -> None:
         """Raises the `ConfigurationError` that names the first key of this source that holds something else than it
         must, or what may not be read and must be."""
-        with self._translated():
-            self._client.zscore(self._last, "last")
-            self._client.llen(self.key)
-            self._client.zcard(self._registry)
+        with self.translated():
+            self.client.zscore(self._last, "last")
+            self.client.llen(self.key)
+            self.client.zcard(self.registry)
             if self._forward_to:
-                self._client.llen(self._forward_to)
+                self.client.llen(self._forward_to)
+
+    def now(self) -> int:
+        """Unix ms by the clock that leases go by: of the server that has this list. Redis' errors aren't translated."""
+        seconds, micros = self.client.time(**of_node(self.client, self.key))
+        return int(seconds) * 1_000 + int(micros) // 1_000
 
     def unix_time(self) -> float:
-        """By the clock of the server that has this list."""
-        with self._translated():
-            return self._now() / 1_000
+        """By that clock."""
+        with self.translated():
+            return self.now() / 1_000
 
     def waiting(self) -> int:
         """How many messages wait in the source list."""
-        with self._translated():
-            return int(self._client.llen(self.key))
+        with self.translated():
+            return int(self.client.llen(self.key))
 
     def oldest(self, most: int) -> list[bytes]:
         """The oldest waiting messages, at most so many, the oldest first."""
-        with self._translated():
+        with self.translated():
             if self._old_end == "left":
-                return cast("list[bytes]", self._client.lrange(self.key, 0, most - 1))
-            return cast("list[bytes]", self._client.lrange(self.key, -most, -1))[::-1]
+                return cast("list[bytes]", self.client.lrange(self.key, 0, most - 1))
+            return cast("list[bytes]", self.client.lrange(self.key, -most, -1))[::-1]
 
     def claims(self) -> list[Lease]:
         """Every claim of this source, whoever holds it, the next to run out first."""
-        with self._translated():
-            now = self._now()
-            entries = [
-                (_parse(member), at) for member, at in self._client.zrange(self._registry, 0, -1, withscores=True)
-            ]
+        with self.translated():
+            now = self.now()
+            entries = [(_parse(member), at) for member, at in self.client.zrange(self.registry, 0, -1, withscores=True)]
             return [
-                Lease(entry.batch_id, entry.worker, _left(at - now), self._client.llen(self._list_of(entry.batch_id)))
+                Lease(entry.batch_id, entry.worker, _left(at - now), self.client.llen(self.claim_list(entry.batch_id)))
                 for entry, at in entries
                 if entry.batch_id is not None  # another program wrote to our registry
             ]
 
     def claimed_elsewhere(self) -> int:
         """How many claims of this source are held by others."""
-        with self._translated():
-            return int(self._client.zcard(self._registry)) - len(self._live)
+        with self.translated():
+            return int(self.client.zcard(self.registry)) - len(self._live)
 
     def renew_all(self) -> None:
         """Extend the leases of the claims in hand: the heartbeat."""
@@ -243,20 +261,20 @@ class Source:
     def _try_to_claim(self, unix_ms: int) -> UUID | None:
         """None if nothing is waiting."""
         batch_id = uuid7(unix_ms)
-        keys = [self.key, self._list_of(batch_id), self._registry, self._last]
+        keys = [self.key, self.claim_list(batch_id), self.registry, self._last]
         if self._forward_to:
             keys.append(self._forward_to)
         limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
         seen = [] if self._largest is None else [self._largest]
-        claimed, *without = self._run("claim", keys, [self._member(batch_id), *limits, self._old_end, unix_ms, *seen])
+        claimed, *without = self.run("claim", keys, [self._member(batch_id), *limits, self._old_end, unix_ms, *seen])
         if claimed:
-            self.without = frozenset(map(bytes.decode, without))
+            self._claiming_without = frozenset(map(bytes.decode, without))
         return batch_id if claimed else None
 
     def _prepare(self) -> None:
         """Once in a process: a server that has the script that claims, but takes no others, must give nothing."""
         if not self._prepared:
-            with self._translated():
+            with self.translated():
                 for name in ("renew", "ack"):
                     self._scripts[name].load(self.key)
             self._prepared = True
@@ -268,13 +286,13 @@ class Source:
         return self._in_turn(lambda unix_ms: self._register(orphan, name, uuid7(unix_ms), unix_ms))
 
     def _register(self, orphan: bytes, name: bytes, batch_id: UUID, noted: int | str) -> int:
-        keys = [orphan, self._list_of(batch_id), self._registry, self._last]
-        return int(self._run("rescue", keys, [name, f"{batch_id}@rescued", noted]))
+        keys = [orphan, self.claim_list(batch_id), self.registry, self._last]
+        return int(self.run("rescue", keys, [name, f"{batch_id}@rescued", noted]))
 
     def _in_turn(self, step: Callable[[int], T]) -> T:
         """Run `step` with a time later than that of every earlier claim; again if another worker claimed meanwhile."""
         for _ in range(OVERTAKEN_TIMES):
-            unix_ms = int(self._run("next", [self._last], []))
+            unix_ms = int(self.run("next", [self._last], []))
             if not 0 < unix_ms < LATEST_MS:
                 raise ConfigurationError(
                     "ETL-218",
@@ -286,9 +304,15 @@ class Source:
         raise Outage("ETL-219", f"other workers of {self.key} are always faster")
 
     def _ack(self, claim: Claim) -> None:
-        acknowledged = self._run("ack", [self._list_of(claim.batch_id), self._registry], [self._member(claim.batch_id)])
+        batch_id = claim.batch_id
+        keys = [self.claim_list(batch_id), self.registry, self.kept_list(batch_id), self.kept_registry, self.acked]
+        size = claim.size + claim.count * MESSAGE_OVERHEAD_BYTES + LIST_OVERHEAD_BYTES
+        day = time_of(batch_id).date().isoformat()
+        noted = [str(batch_id), day, claim.count, size, self.keep_ms]
+        acknowledged = _Acknowledged(self.run("ack", keys, [self._member(batch_id), *noted]))
         self._remove(claim)
-        if not acknowledged:
+        self._keeps = acknowledged is not _Acknowledged.NOT_KEPT
+        if acknowledged is _Acknowledged.NOT_OURS:
             raise LeaseLost("ETL-220", f"claim {claim.batch_id} was adopted by another worker")
 
     def _give_back(self, claim: Claim) -> None:
@@ -298,21 +322,22 @@ class Source:
             self._remove(claim)  # even so: its lease isn't renewed any more, and runs out
 
     def _renew(self, claim: Claim, lease_ms: int) -> bool:
-        return bool(self._run("renew", [self._registry], [self._member(claim.batch_id), lease_ms]))
+        return bool(self.run("renew", [self.registry], [self._member(claim.batch_id), lease_ms]))
 
     def _adopt_one(self, entries: Iterable["_Entry"], which: str) -> Claim | None:
         for entry in entries:
             if entry.batch_id is None:  # another program wrote to our registry
                 continue
-            keys = [self._list_of(entry.batch_id), self._registry]
+            keys = [self.claim_list(entry.batch_id), self.registry]
             args = [entry.member, self._member(entry.batch_id), self._lease_ms, which, PIECE_BYTES]
-            if pieces := self._run("adopt", keys, args):
-                return self._add(Claim(entry.batch_id, self, pieces))
+            if found := self.run("adopt", keys, args):
+                size, *pieces = found
+                return self._add(Claim(entry.batch_id, self, size, pieces))
         return None
 
     def _piece(self, claim: Claim, first: int, count: int) -> list[bytes]:
-        with self._translated():
-            messages: list[bytes] = self._client.lrange(self._list_of(claim.batch_id), first, first + count - 1)
+        with self.translated():
+            messages: list[bytes] = self.client.lrange(self.claim_list(claim.batch_id), first, first + count - 1)
         if len(messages) != count:
             self._remove(claim)
             raise LeaseLost("ETL-220", f"claim {claim.batch_id} was adopted by another worker")
@@ -331,14 +356,14 @@ class Source:
         with self._lock:
             return list(self._live.values())
 
-    def _translated(self) -> contextlib.AbstractContextManager[None]:
+    def translated(self) -> contextlib.AbstractContextManager[None]:
         """Redis' errors become ours."""
         return naming_wrong_types(
-            self._client, list=(self.key, self._forward_to), sorted_set=(self._registry, self._last)
+            self.client, list=(self.key, self._forward_to), sorted_set=(self.registry, self._last)
         )
 
-    def _run(self, script: str, keys: list[Any], args: list[Any]) -> Any:
-        with self._translated():
+    def run(self, script: str, keys: list[Any], args: list[Any]) -> Any:
+        with self.translated():
             try:
                 return self._scripts[script](keys=keys, args=args)
             except redis.ResponseError as error:
@@ -349,15 +374,15 @@ class Source:
     def _scan(self, start: bytes) -> Iterator[bytes]:
         options: dict[str, Any] = {"match": re.sub(rb"([*?\[\]\\^-])", rb"\\\1", start) + b"*", "_type": "list"}
         # All keys of ours are in the source's slot.
-        return cast(Iterator[bytes], self._client.scan_iter(count=1_000, **options, **of_node(self._client, self.key)))
+        return cast(Iterator[bytes], self.client.scan_iter(count=1_000, **options, **of_node(self.client, self.key)))
 
-    def _now(self) -> int:
-        """Unix ms by the clock that leases go by."""
-        seconds, micros = self._client.time(**of_node(self._client, self.key))
-        return int(seconds) * 1_000 + int(micros) // 1_000
-
-    def _list_of(self, batch_id: UUID) -> str:
+    def claim_list(self, batch_id: UUID) -> str:
+        """The key of a claim's messages."""
         return f"{self._prefix}:claim:{batch_id}"
+
+    def kept_list(self, batch_id: UUID) -> str:
+        """The key of an acknowledged claim's messages."""
+        return f"{self._prefix}:kept:{batch_id}"
 
     def _member(self, batch_id: UUID) -> str:
         return f"{batch_id}@{self._worker}"
@@ -367,7 +392,7 @@ class Source:
         named the source and the forward list."""
         if not isinstance(client, redis.RedisCluster):
             return
-        for key in filter(None, (self._registry, self._forward_to)):
+        for key in filter(None, (self.registry, self._forward_to)):
             if key_slot(key.encode()) != key_slot(self.key.encode()):
                 advice = f"name it like {self._prefix}:forward" if key == self._forward_to else "rename the source"
                 raise ConfigurationError(
@@ -378,6 +403,15 @@ class Source:
 def _left(ms: float) -> float:
     """Seconds of a lease whose deadline is so far ahead."""
     return ms / 1_000 if ms <= LONGEST_LEASE_MS else 0.0
+
+
+class _Acknowledged(Enum):
+    """What ack.lua answers."""
+
+    NOT_OURS = 0
+    KEPT = 1
+    DELETED = 2
+    NOT_KEPT = 3  # though it was to be
 
 
 class _OvertakenError(Exception):

@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "lpush": ["x"],
     "lrange": ["1", "0"],
     "ltrim": ["0", "-1"],
+    "persist": [],
     "pexpire": ["1"],
     "pttl": [],
     "rename": ["{key}"],
@@ -52,9 +53,14 @@ _OF_A_LOCK = ("del", "get", "pexpire", "set")
 # By which a lock whose time Redis' clock has left behind is known.
 _EXTRA_OF_A_LOCK = ("pttl",)
 _OF_THE_LAST_TIME = ("zadd", "zscore")
-# What loading does without where it's refused: fast copies, and the rescue of claims that no entry names.
+# What loading does without where it's refused: fast copies, the rescue of claims that no entry names, and what was
+# acknowledged, in case Postgres forgets it.
 _EXTRA_OF_A_SOURCE = ("sort",)
 _EXTRA_OF_A_CLAIM = ("lpush", "rename", "sort")
+_KEPT_LIST = "kept:00000000-0000-7000-8000-000000000000"
+_EXTRA_OF_A_KEPT_LIST = ("exists", "llen", "persist", "pexpire", "rename", "unlink")
+_EXTRA_OF_WHAT_IS_KEPT = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
+_EXTRA_OF_WHAT_WAS_ACKED = ("zadd", "zrange", "zscore")
 _COPY_WITHOUT_SORT = "lpush"
 WITHOUT_KEY = {
     "evalsha": ["0" * 40, "0"],
@@ -280,8 +286,11 @@ def _uses_of_a_list(source: SourceList) -> list[_Use]:
         _Use(_key(source.key), _OF_A_SOURCE),
         _Use(_claim_of(source.key), _OF_A_CLAIM),
         _Use(_ours(source.key, "claims"), _OF_A_REGISTRY),
-        # A script with a forbidden key is refused as a whole.
+        # A script with a forbidden key is refused as a whole, also for what it could do without.
         _Use(_ours(source.key, "last"), _OF_THE_LAST_TIME),
+        _Use(_ours(source.key, _KEPT_LIST), ("unlink",)),
+        _Use(_ours(source.key, "kept"), ("zscore",)),
+        _Use(_ours(source.key, "acked"), ("zscore",)),
     ]
     if source.forward_to:
         push = "rpush" if source.take_from == "left" else "lpush"
@@ -296,6 +305,9 @@ def _uses_of_extras(needs: Needs) -> list[_Use]:
         for use in (
             _Use(_key(key), _EXTRA_OF_A_SOURCE),
             _Use(_claim_of(key), _EXTRA_OF_A_CLAIM),
+            _Use(_ours(key, _KEPT_LIST), _EXTRA_OF_A_KEPT_LIST),
+            _Use(_ours(key, "kept"), _EXTRA_OF_WHAT_IS_KEPT),
+            _Use(_ours(key, "acked"), _EXTRA_OF_WHAT_WAS_ACKED),
         )
     ]
     return [*uses, _Use(_ours(needs.spool, "listener"), _EXTRA_OF_A_LOCK)]

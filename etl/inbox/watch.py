@@ -15,6 +15,7 @@ from redis.exceptions import AskError, RedisClusterException, RedisError
 from etl.errors import EtlError, Outage
 from etl.inbox.claims import Source
 from etl.inbox.connection import Client, translated
+from etl.inbox.kept import KEPT_BYTES
 
 # Of what was asked about each list: the number, or why there is none.
 Answer = int | EtlError
@@ -30,7 +31,8 @@ class Watch:
         self._client: Any = client
         self._lists = [source.key for source in sources]
         self._registries = [source.registry for source in sources]
-        self._late: dict[tuple[str, str, tuple[str, ...]], _Late] = {}
+        self._acked = [source.acked for source in sources]
+        self._late: dict[tuple[Any, ...], _Late] = {}
 
     def waiting(self) -> list[Answer]:
         """How many messages wait in each list."""
@@ -40,10 +42,14 @@ class Watch:
         """How many claims of each list aren't acknowledged, whoever holds them."""
         return self._ask("ZCARD", self._registries)
 
-    def _ask(self, command: str, keys: Sequence[str]) -> list[Answer]:
+    def kept_bytes(self) -> list[Answer]:
+        """How many bytes each list's acknowledged claims take, about."""
+        return self._ask("ZSCORE", self._acked, KEPT_BYTES)
+
+    def _ask(self, command: str, keys: Sequence[str], *arguments: str) -> list[Answer]:
         answers: dict[int, Answer] = {}
         for node, places in self._by_node(keys).items():
-            found = self._answers(node, command, tuple(keys[place] for place in places))
+            found = self._answers(node, [(command, keys[place], *arguments) for place in places])
             answers.update(zip(places, found, strict=True))
         return [answers[place] for place in range(len(keys))]
 
@@ -55,27 +61,27 @@ class Watch:
             places.setdefault(node, []).append(place)
         return places
 
-    def _answers(self, node: Any, command: str, keys: tuple[str, ...]) -> Sequence[Answer]:
+    def _answers(self, node: Any, commands: Sequence[tuple[str, ...]]) -> Sequence[Answer]:
         """Of a cluster that has lost a node, the others answer, and aren't kept waiting a second time."""
-        ask = partial(self._ask_node, node, command, keys)
+        ask, asked = partial(self._ask_node, node, commands), (node and node.name, *commands)
         if node is None:
             return ask()
-        late = self._late.pop((node.name, command, keys), None)
+        late = self._late.pop(asked, None)
         found = late.answers() if late else ask()
         if isinstance(found[0], Outage):
-            self._late[node.name, command, keys] = late if late and late.is_asking() else _Late(ask, found)
+            self._late[asked] = late if late and late.is_asking() else _Late(ask, found)
         return found
 
-    def _ask_node(self, node: Any, command: str, keys: Sequence[str]) -> Sequence[Answer]:
+    def _ask_node(self, node: Any, commands: Sequence[tuple[str, ...]]) -> Sequence[Answer]:
         try:
             with translated():
                 pipeline = self._connected(node).pipeline(transaction=False)
-                for key in keys:
-                    pipeline.execute_command(command, key)
+                for command in commands:
+                    pipeline.execute_command(*command)
                 found = pipeline.execute(raise_on_error=False)
         except EtlError as error:
             self._look_for_moved_slots(node)
-            found = [error] * len(keys)
+            found = [error] * len(commands)
         return [self._answer(each) for each in found]
 
     def _node_of(self, key: str) -> Any:
@@ -102,7 +108,7 @@ class Watch:
                     raise found
             except EtlError as error:
                 return error
-        return found if isinstance(found, EtlError) else int(found)
+        return found if isinstance(found, EtlError) else int(found or 0)
 
     def _look_for_moved_slots(self, failed: Any = None) -> None:
         if isinstance(self._client, redis.RedisCluster):

@@ -122,6 +122,10 @@ class Loader:
         """It's time to look whether a claim was abandoned, if there are claims."""
         return time.monotonic() >= self._adopt_at
 
+    def adopt_now(self) -> None:
+        """There are claims to adopt."""
+        self._adopt_at = time.monotonic()
+
     def drain(self, stop: threading.Event, loaded: Callable[[Books], None]) -> None:
         """Load until nothing is left, or until `stop` is set; calls `loaded` after each claim. Raises as `run_once`."""
         fetcher = Fetcher(f"fetch {self.key}")

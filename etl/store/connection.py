@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,10 @@ _DEFAULTS: dict[str, str | int] = {
 }
 
 _CANCEL_SECONDS = 2.0
+_WAIT_FOR_COMMITS = (
+    "SELECT set_config(name, 'on', false) FROM pg_settings"
+    " WHERE name = 'synchronous_commit' AND setting IN ('off', 'local') AND source <> 'client'"
+)
 
 # SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
 _DATA = ("22", "23", "54")
@@ -99,6 +104,21 @@ def cancel_running(engine: sa.Engine) -> None:
         connection.cancel_unless_committing()
 
 
+def waiting_for_standby(engine: sa.Engine, least: float) -> float:
+    """For how many seconds the longest commit of this engine has waited for a synchronous standby; 0 if none has for
+    `least`. Asks only if one takes so long. Raises `Outage`."""
+    now = time.monotonic()
+    commits = {
+        connection.info.backend_pid: now - since
+        for connection in list(_opened[engine])
+        if (since := connection.committing_since) is not None and now - since >= least
+    }
+    if not commits:
+        return 0.0
+    waiting = sa.text("SELECT pid FROM pg_stat_activity WHERE pid = ANY(:pids) AND wait_event = 'SyncRep'")
+    return max((commits[pid] for (pid,) in rows(engine, waiting, {"pids": [*commits]})), default=0.0)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Only for what uses psycopg itself, as COPY does: the engine translates the errors of everything else."""
@@ -120,10 +140,15 @@ class _Connection(psycopg.Connection[Any]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._committing = threading.Lock()
+        self.committing_since: float | None = None
 
     def commit(self) -> None:
         with self._committing:
-            super().commit()
+            self.committing_since = time.monotonic()
+            try:
+                super().commit()
+            finally:
+                self.committing_since = None
 
     def cancel_unless_committing(self) -> None:
         if self.closed or not self._committing.acquire(blocking=False):
@@ -188,10 +213,9 @@ def _prepare(connection: psycopg.Connection[Any], _record: object) -> None:
     connection.execute(PIN_SESSION)
     # The database knows 0.1 by the lack of this setting: that release may still load, and nothing else.
     connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
-    # A claim is acknowledged after the commit: a commit that a crash of Postgres can undo would lose it.
-    state = connection.execute("SELECT current_setting('synchronous_commit')").fetchone()
-    if state == ("off",):
-        connection.execute("SET synchronous_commit = on")
+    # A claim is acknowledged after the commit: one that a crash of Postgres can undo, or a fail-over to a standby that
+    # was to be waited for, would lose it. Who sets it in the URL has said otherwise.
+    connection.execute(_WAIT_FOR_COMMITS)
     connection.commit()
 
 

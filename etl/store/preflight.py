@@ -36,6 +36,7 @@ _NEEDED = {
     "retired_servers": ("SELECT", "INSERT"),
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "lake_drafts": ("SELECT", "INSERT", "DELETE"),
+    "set_backs": ("SELECT", "INSERT"),
     **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states", "twins")},
     **{
         f"reporting.{name}": ("SELECT", "INSERT", "DELETE")

@@ -339,6 +339,24 @@ united_days = Table(
     comment="Days on which every call's first leg is 0: what 0.1 stored as leg 1 has been united with it",
 )
 
+set_backs = Table(
+    "set_backs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of noticing"),
+    Column("noticed_at", _time(), nullable=False, server_default=_NOW, comment="When it was noticed"),
+    Column("source_key", Text, nullable=False, comment="Redis key of the list"),
+    Column("server", Text, nullable=False, comment="Redis server of the list, by its name"),
+    Column("first_claimed_at", _time(), nullable=False, comment="When the first of the claims was made"),
+    Column("last_claimed_at", _time(), nullable=False, comment="When the last of the claims was made"),
+    Column("recalled_claims", BigInteger, nullable=False, comment="Claims that were loaded again"),
+    Column("recalled_messages", BigInteger, nullable=False, comment="Messages of these"),
+    Column("lost_claims", BigInteger, nullable=False, comment="Claims that Redis didn't keep any more"),
+    Column("lost_messages", BigInteger, nullable=False, comment="Messages of these"),
+    Column("lost_from", _time(), comment="Last claim before the lost ones; null if none is lost"),
+    Column("lost_until", _time(), comment="First claim after the lost ones; null if none is lost"),
+    comment="Acknowledged claims that Postgres had forgotten, after a fail-over or a restored backup",
+)
+
 # A view: it isn't among the tables that migrations are compared with.
 audit_gaps = Table(
     "audit_gaps",

@@ -11,7 +11,7 @@ other.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from operator import itemgetter
@@ -21,8 +21,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
-from etl.store import ledger, locks, merge, midnight
+from etl.store import history, ledger, locks, merge, midnight
 from etl.store.copy import as_date, copy_rows
+from etl.store.history import History
 from etl.store.ledger import Books
 from etl.store.merge import Merged, add_events, merge_cdrs
 from etl.store.partitions import ensure as ensure_partitions
@@ -79,6 +80,7 @@ class Writer:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self.history: History | None = None  # what the last claim was written into
         # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again: so is
         # most likely the next one, and the fast way costs a COPY before it fails.
         self._repeating: set[str] = set()
@@ -105,7 +107,7 @@ class Writer:
     def _persist(self, batch: Batch, write: Callable[[sa.Connection], Books]) -> Books | None:
         for _ in range(ATTEMPTS):
             try:
-                return self._attempt(write)
+                return self._attempt(batch.batch_id, write)
             except Contention as error:
                 trouble: EtlError = error
                 self._end_frozen_workers()
@@ -125,11 +127,14 @@ class Writer:
         with self._engine.begin() as connection:
             connection.execute(_END_FROZEN_WORKERS, {"turn": locks.TURN, "seconds": FROZEN_SECONDS})
 
-    def _attempt(self, write: Callable[[sa.Connection], Books]) -> Books | None:
+    def _attempt(self, batch_id: UUID, write: Callable[[sa.Connection], Books]) -> Books | None:
         try:
-            with self._engine.begin() as connection:
+            with suppress(_LoadedAlreadyError), self._engine.begin() as connection:
+                self.history = _take_turn(connection, batch_id)
                 return write(connection)
-        except _LoadedAlreadyError:
+            # The commit that we saw may wait for a standby still, or was cut off from it by a crash.
+            with self._engine.begin() as connection:
+                connection.execute(_WRITE_NOTHING)
             return None
         except Contention:
             raise
@@ -141,7 +146,6 @@ class Writer:
 
 def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | None = None, fast: bool = True) -> Books:
     """`letters` are the ids of the dead letters that the messages are; None if they come from a list."""
-    _take_turn(connection, batch.batch_id)
     if ledger.has(connection, batch.batch_id):
         raise _LoadedAlreadyError
     written = _Written()
@@ -199,17 +203,21 @@ class _Written:
         return Books(messages - self.left_dead, inserted, updated, unchanged, self.told, self.dead)
 
 
-def _take_turn(connection: sa.Connection, batch_id: UUID) -> None:
-    """Another holder of this claim waits here until we have committed, and then finds it in the ledger."""
+def _take_turn(connection: sa.Connection, batch_id: UUID) -> History:
+    """Another holder of this claim waits here until we have committed, and then finds it in the ledger. Returns which
+    history it will be in."""
     own = int.from_bytes(batch_id.bytes[-4:], signed=True)
     waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
-    connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits})
+    turn = connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits}).one()
+    return History(turn.started_at, turn.database, turn.ledger)
 
 
 _TAKE_TURN = sa.text(
     "SELECT set_config('lock_timeout', :patiently, true), pg_advisory_xact_lock(:turn, :own),"
-    " set_config('lock_timeout', :fast, true)"
+    f" set_config('lock_timeout', :fast, true), {history.COLUMNS}"
 )
+# A transaction that changes nothing, and still writes to the log that standbys follow: its commit waits as any does.
+_WRITE_NOTHING = sa.text("SELECT pg_logical_emit_message(true, 'etl', '')")
 _END_FROZEN_WORKERS = sa.text(
     "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
     " WHERE locktype = 'advisory' AND classid = :turn AND objsubid = 2 AND granted AND datname = current_database()"

@@ -102,6 +102,7 @@ def test_gauges_tell_how_the_stores_stand(archive: Archive, tmp_path: Path) -> N
         "etl_unexported_days": {("audit_events",): 0.0, ("cdrs",): 1.0},
         "etl_last_export_timestamp_seconds": {("cdrs",): moment},
         "etl_runway_seconds": {(): math.inf},
+        "etl_postgres_set_back_claims": {},
         "etl_redis_up": {(): 1.0},
         "etl_postgres_up": {(): 1.0},
     }

@@ -73,7 +73,7 @@ def test_the_manual_is_understood_by_groff_without_a_warning() -> None:
 
 @pytest.mark.parametrize(
     ("words", "completed"),
-    [("etl re", {"restore", "reconcile", "report"}), ("etl db ", {"upgrade", "current", "check"})],
+    [("etl re", {"recall", "restore", "reconcile", "report"}), ("etl db ", {"upgrade", "current", "check"})],
 )
 def test_the_shell_completes_commands(words: str, completed: set[str]) -> None:
     place = str(len(words.split(" ")) - 1)

@@ -36,7 +36,10 @@ def keys_in_redis(key: str) -> Iterator[str]:
     source = claims.Source(connect("redis://127.0.0.1:1"), key, worker="w")
     yield source.registry
     yield source._last
-    yield source._list_of(CLAIM)
+    yield source.claim_list(CLAIM)
+    yield source.kept_list(CLAIM)
+    yield source.kept_registry
+    yield source.acked
 
 
 def meet(lists: Lists) -> bool:

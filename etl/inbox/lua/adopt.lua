@@ -8,8 +8,8 @@
 -- ARGV[4]  "any" to adopt before the deadline too (the worker's own, from an earlier life), else "expired"
 -- ARGV[5]  the most bytes of a piece (one message may exceed it)
 --
--- Returns how many messages each piece has, by which the new holder reads the claim, the oldest first; nil if the claim
--- isn't there to be adopted any more.
+-- Returns how many bytes all messages have, and then how many messages each piece has, by which the new holder reads the
+-- claim, the oldest first; nil if the claim isn't there to be adopted any more.
 
 -- The longest lease that there is, ms. A deadline further ahead is from before this server's clock was set back.
 local LONGEST_LEASE = 3600000
@@ -34,7 +34,7 @@ end
 
 -- Few enough that as many of the largest messages fit into memory.
 local CHUNK = 32
-local pieces, count, bytes = {}, 0, 0
+local pieces, count, bytes, all = {}, 0, 0, 0
 for first = 0, length - 1, CHUNK do
   local messages = redis.call('LRANGE', KEYS[1], first, first + CHUNK - 1)
   for i = 1, #messages do
@@ -42,6 +42,7 @@ for first = 0, length - 1, CHUNK do
       pieces[#pieces + 1] = count
       count, bytes = 0, 0
     end
+    all = all + #messages[i]
     count, bytes = count + 1, bytes + #messages[i]
   end
 end
@@ -59,4 +60,4 @@ redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[2])
 if ARGV[2] ~= ARGV[1] then
   redis.call('ZREM', KEYS[2], ARGV[1])
 end
-return pieces
+return {all, unpack(pieces)}

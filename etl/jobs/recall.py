@@ -1,0 +1,274 @@
+"""The recall window: what was acknowledged is kept in Redis for a while, and loaded again if Postgres forgets it.
+
+Whoever loads looks whether the ledger has every kept claim: when it starts, hourly, and when Postgres turns out to have
+another history, since it was promoted, restored or replaced. First the kept claims are read and then the ledger: what
+is acknowledged meanwhile can't look forgotten. And since the Redis is the dialler's, the window gives way, the oldest
+first, when it's full or memory gets short.
+"""
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from etl.errors import ConfigurationError, EtlError
+from etl.ids import time_of
+from etl.inbox.kept import Acked, Kept, KeptClaims
+from etl.inbox.preflight import Memory
+from etl.inbox.watch import Watch
+from etl.store import history as ledger
+from etl.store.connection import Engine
+from etl.store.history import History, SetBack
+
+# The dialler's pushes must find memory within so short a time.
+TRIM_SECONDS = 0.5
+# A window without a limit of its own: so much, or this part of what Redis may use.
+MOST_BYTES = 256 * 1024 * 1024
+MOST_OF_MEMORY = 0.1
+# From here on memory is short, and the window gives way until it's back below.
+SHORT_OF_MEMORY = 0.85
+# How often expired entries are looked for, Postgres is asked for its history, and everything is looked at again.
+EXPIRE_SECONDS = 60.0
+ASK_SECONDS = 10.0
+LOOK_SECONDS = 3_600.0
+REFUSED_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How much is kept: for `keep_ms`, and at most `bytes` of all lists; None: what Redis' memory suggests."""
+
+    keep_ms: int
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at one list's acknowledged claims found. `is_new` if the ledger never knew this list: it isn't the
+    one that they were written into, or was emptied."""
+
+    source_key: str
+    kept_claims: int
+    kept_bytes: int
+    forgotten_claims: int
+    is_new: bool
+    set_back: SetBack | None = None
+
+
+class Recall:
+    """Of one process, for lists of one Redis. `memory` is None where this user may not know it; `written_into` is the
+    history that a claim was last written into, None if none was yet."""
+
+    def __init__(
+        self,
+        lists: Sequence[KeptClaims],
+        watch: Watch,
+        engine: Engine,
+        window: Window,
+        server: str,
+        memory: Callable[[], list[Memory] | None],
+        written_into: Callable[[], History | None],
+        log: Any,
+    ) -> None:
+        self._lists = lists
+        self._watch = watch
+        self._engine = engine
+        self._window = window
+        self._server = server
+        self._memory = memory
+        self._written_into = written_into
+        self._log = log
+        self.first_look = threading.Event()
+        self.recalled: set[str] = set()  # lists of which something was
+        self._is_due = True
+        self._looked_at: History | None = None
+        self._written: History | None = None
+        self._look_at = self._ask_at = self._expire_at = time.monotonic()
+        self._said: dict[str, str] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Outages are for the loaders to tell."""
+        while not stop.is_set():
+            with contextlib.suppress(EtlError):
+                self._look_if_due()
+            with contextlib.suppress(EtlError):
+                self.trim()
+            stop.wait(TRIM_SECONDS)
+
+    def look(self) -> None:
+        """Recall what Postgres has forgotten. What is wrong with one list keeps none from being looked at. Raises
+        `Outage`."""
+        history = ledger.history(self._engine)
+        for kept in self._lists:
+            try:
+                self._tell(self.look_at(kept))
+            except ConfigurationError as error:
+                if self._is_news(kept.key, error.text):
+                    about = {"source_key": kept.key, "error": error.text, "code": error.code}
+                    self._log.warning("not_looked_for_forgotten_claims", **about)
+        self._looked_at, self._is_due, self._look_at = history, False, time.monotonic() + LOOK_SECONDS
+        self.first_look.set()
+
+    def look_at(self, kept: KeptClaims, only_look: bool = False, though_new: bool = False) -> Looked:
+        """At one list; recalls unless `only_look`. Of a ledger that never knew it, only with `though_new`: it's another
+        one. Raises `EtlError`."""
+        acked = kept.acked()  # before the ledger is asked
+        claims, size, forgotten = 0, 0, []
+        for chunk in kept.chunks():
+            claims, size = claims + len(chunk), size + sum(entry.bytes for entry in chunk)
+            unknown = ledger.unknown(self._engine, [entry.batch_id for entry in chunk])
+            forgotten += [entry for entry in chunk if entry.batch_id in unknown]
+        is_new = bool(forgotten) and not ledger.knows(self._engine, kept.key)
+        set_back = None
+        if forgotten and not only_look and (though_new or not is_new):
+            set_back = self._recall(kept, forgotten, acked)
+        return Looked(kept.key, claims, size, len(forgotten), is_new, set_back)
+
+    def trim(self) -> None:
+        """Make room. Raises `EtlError`."""
+        if time.monotonic() >= self._expire_at:
+            self._drop_expired()
+            self._expire_at = time.monotonic() + EXPIRE_SECONDS
+        sizes = [answer if isinstance(answer, int) else 0 for answer in self._watch.kept_bytes()]
+        if any(sizes) and (excess := self._excess(sum(sizes))) > 0:
+            self._drop(excess)
+
+    def drop_all(self) -> int:
+        """Keep nothing of what was acknowledged until now; returns how many bytes that frees, about."""
+        return sum(self._drop_of(kept, lambda _: True) for kept in self._lists)
+
+    def _look_if_due(self) -> None:
+        now, written = time.monotonic(), self._written_into()
+        if written != self._written:
+            self._written = written
+            self._is_due |= written != self._looked_at
+        if now >= self._ask_at:  # nothing may have been written since
+            self._ask_at = now + ASK_SECONDS
+            self._is_due |= ledger.history(self._engine) != self._looked_at
+        if self._is_due or now >= self._look_at:
+            try:
+                self.look()
+            except ConfigurationError:  # of Postgres, which the loaders meet and tell
+                self._is_due, self._look_at = False, now + REFUSED_SECONDS
+                self.first_look.set()
+
+    # -- what was forgotten
+
+    def _recall(self, kept: KeptClaims, forgotten: Sequence[Kept], acked: dict[date, Acked]) -> SetBack | None:
+        """None if there is nothing to recall, and the loss was told before."""
+        lacks = self._lacking(kept, acked, min(time_of(entry.batch_id).date() for entry in forgotten))
+        times = sorted(time_of(entry.batch_id) for entry in forgotten)
+        about = {"source_key": kept.key, "first_claimed_at": str(times[0]), "last_claimed_at": str(times[-1])}
+        if any(entry.bytes for entry in forgotten) or any(each.claims for each in lacks.values()):
+            self._log.warning("postgres_set_back", forgotten=len(forgotten), **about)
+        counts = {entry: kept.recall(entry) for entry in forgotten}
+        recalled = Acked(sum(map(bool, counts.values())), sum(counts.values()))
+        kept.drop([entry for entry, count in counts.items() if not count and entry.bytes])
+        for day, (claims, messages) in lacks.items():
+            kept.settle(day, Acked(acked[day].claims - claims, acked[day].messages - messages))
+        lost = Acked(
+            max(0, sum(each.claims for each in lacks.values()) - recalled.claims),
+            max(0, sum(each.messages for each in lacks.values()) - recalled.messages),
+        )
+        if not recalled.claims and not lost.claims:
+            return None
+        between: tuple[datetime, ...] = ()
+        if lost.claims:
+            gone = [time_of(entry.batch_id) for entry, count in counts.items() if not count]
+            lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or times[0]
+            between = lost_from, max(gone, default=times[0])
+        set_back = SetBack(kept.key, self._server, times[0], times[-1], *recalled, *lost, *between)
+        ledger.note(self._engine, set_back)
+        return set_back
+
+    def _lacking(self, kept: KeptClaims, acked: dict[date, Acked], first: date) -> dict[date, Acked]:
+        """What was acknowledged and isn't in the ledger, by day: from the latest back to the first on which nothing is
+        lacking, and at least to `first`."""
+        lacks = {}
+        for day in sorted(acked, reverse=True):
+            has = ledger.counted(self._engine, kept.key, day)
+            claims, messages = (max(0, ours - theirs) for ours, theirs in zip(acked[day], has, strict=True))
+            if not claims and day < first:
+                break
+            lacks[day] = Acked(claims, messages)
+        return lacks
+
+    def _tell(self, looked: Looked) -> None:
+        if looked.is_new:
+            text = "this ledger never knew the list: if it's the right one, `etl recall` loads what was acknowledged"
+            if self._is_news(looked.source_key, text):
+                about = {"source_key": looked.source_key, "forgotten": looked.forgotten_claims}
+                self._log.warning("recall_waits", error=text, **about)
+        elif found := looked.set_back:
+            self.recalled.add(found.source_key)
+            self._log.warning(
+                "recalled",
+                source_key=found.source_key,
+                claims=found.recalled_claims,
+                messages=found.recalled_messages,
+                lost_claims=found.lost_claims,
+                lost_messages=found.lost_messages,
+            )
+
+    def _is_news(self, key: str, text: str) -> bool:
+        """Not what was said of this list last."""
+        said, self._said[key] = self._said.get(key), text
+        return said != text
+
+    # -- making room
+
+    def _excess(self, size: int) -> int:
+        """How many bytes must go."""
+        memory = self._memory()
+        limits = [node.limit_bytes for node in memory or () if node.has_maxmemory and node.limit_bytes]
+        most = self._window.bytes
+        if most is None:
+            most = min([MOST_BYTES, *(int(limit * MOST_OF_MEMORY) for limit in limits)])
+        short = [
+            node.used_bytes - int(node.limit_bytes * SHORT_OF_MEMORY)
+            for node in memory or ()
+            if node.limit_bytes is not None and node.has_maxmemory
+        ]
+        return max(size - most, min(size, max(short, default=0)))
+
+    def _drop(self, excess: int) -> None:
+        """The oldest of all lists."""
+        heads = {kept: kept.oldest() for kept in self._lists}
+        while excess > 0:
+            heads = {kept: entries for kept, entries in heads.items() if any(entry.bytes for entry in entries)}
+            if not heads:
+                return
+            kept, *others = sorted(heads, key=lambda each: heads[each][0].acked_ms)
+            until = heads[others[0]][0].acked_ms if others else math.inf
+            excess -= kept.drop(_as_many(heads[kept], excess, until))
+            heads[kept] = kept.oldest()
+
+    def _drop_expired(self) -> None:
+        for kept in self._lists:
+            with contextlib.suppress(ConfigurationError):
+                before = kept.now_ms() - self._window.keep_ms
+                self._drop_of(kept, lambda entry, before=before: entry.acked_ms < before)  # type: ignore[misc]
+
+    def _drop_of(self, kept: KeptClaims, is_to_go: Callable[[Kept], bool]) -> int:
+        freed = 0
+        while True:
+            entries = kept.oldest()
+            going = [entry for entry in entries if is_to_go(entry)]
+            if not going or (len(entries) == 1 and not going[0].bytes):  # the last entry stays
+                return freed
+            freed += kept.drop(going)
+
+
+def _as_many(entries: Sequence[Kept], size: int, until_ms: float) -> list[Kept]:
+    """From the first on, until their messages take so many bytes; of a later time only the first."""
+    taken: list[Kept] = []
+    for entry in entries:
+        if size <= 0 or (taken and entry.acked_ms > until_ms):
+            break
+        taken.append(entry)
+        size -= entry.bytes
+    return taken

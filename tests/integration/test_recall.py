@@ -1,0 +1,327 @@
+"""Postgres forgets what was acknowledged; within the window all of it comes back, once, and what doesn't is named.
+
+What a fail-over or a restored backup does is done here by deleting what the lost commits had written; real set-backs
+are in tests/faults."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from etl.app.recall import recall_of
+from etl.app.sources import sources
+from etl.app.stores import stores
+from etl.jobs.recall import Recall
+from etl.keys import SPOOL
+from etl.lab.servers.private import PrivateRedis
+from tests.faults.worker import Worker
+from tests.world import CAMPAIGNS, CDRS, Archive, cdr, eventually
+
+TABLES = (
+    "cdrs",
+    "cdr_revisions",
+    "audit_events",
+    "dead_letters",
+    "listener_sessions",
+    "load_batch_days",
+    "load_batches",
+)
+EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "7"}}'
+
+
+def counts(archive: Archive) -> dict[str, int]:
+    return {table: archive.value(f"SELECT count(*) FROM {table}") for table in ("cdrs", "audit_events", "dead_letters")}
+
+
+def forget_since(archive: Archive, entries: int) -> None:
+    """Postgres as it was after the first so many ledger entries."""
+    stays = f"(SELECT batch_id FROM load_batches ORDER BY committed_at, batch_id LIMIT {entries})"
+    for table in TABLES:
+        archive.rows(f"DELETE FROM {table} WHERE batch_id NOT IN {stays} RETURNING 1")
+
+
+def kept(archive: Archive, key: str = CAMPAIGNS) -> list[str]:
+    """The keys of the kept lists."""
+    return sorted(each.decode() for each in archive.redis.scan_iter(f"{{{key}}}:kept:*"))
+
+
+def load_in_claims(archive: Archive, *claims: list[bytes]) -> None:
+    for messages in claims:
+        archive.push(*messages)
+        archive.load()
+
+
+@contextmanager
+def recall(archive: Archive, **more: Any) -> Iterator[Recall]:
+    settings = archive.settings(**more)
+    with stores(settings) as clients:
+        yield recall_of(settings, clients, sources(settings, clients))
+
+
+def set_backs(archive: Archive) -> list[dict[str, Any]]:
+    columns = "source_key, recalled_claims, recalled_messages, lost_claims, lost_messages"
+    return archive.rows(f"SELECT {columns} FROM set_backs ORDER BY id")
+
+
+def acked(archive: Archive, key: str = CAMPAIGNS) -> dict[str, int]:
+    found: Any = archive.redis.zrange(f"{{{key}}}:acked", 0, -1, withscores=True)
+    return {member.decode().partition(":")[0]: int(number) for member, number in found}
+
+
+# -- the window
+
+
+def test_given_an_ack_then_the_messages_are_kept_for_a_day(archive: Archive) -> None:
+    archive.push(cdr(1), EVENT)
+    archive.load()
+
+    (key,) = kept(archive)
+    batch_id = archive.value("SELECT batch_id FROM load_batches")
+    assert key == f"{{{CAMPAIGNS}}}:kept:{batch_id}"
+    assert archive.redis.lrange(key, 0, -1) == [cdr(1), EVENT]
+    assert 23 * 3_600 < archive.redis.ttl(key) <= 24 * 3_600
+    numbers = acked(archive)
+    assert (numbers["claims"], numbers["messages"]) == (1, 2)
+    used: Any = archive.redis.memory_usage(key, samples=0)
+    assert 0.7 * used < numbers["kept bytes"] < 1.5 * used + 400
+    archive.assert_books_balance()
+
+
+def test_given_a_window_of_no_hours_then_nothing_is_kept(archive: Archive) -> None:
+    archive.push(cdr(1))
+    archive.load(recall_hours=0)
+
+    assert kept(archive) == []
+    assert acked(archive) == {"claims": 1, "messages": 1, "kept bytes": 0}, "so that what is lost can be named"
+
+
+def test_given_a_window_closed_later_then_what_was_kept_goes(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+
+    with recall(archive, recall_hours=0) as window:
+        window.trim()
+
+    assert kept(archive) == []
+    assert acked(archive)["kept bytes"] == 0
+    assert archive.redis.zcard(f"{{{CAMPAIGNS}}}:kept") == 1, "the last one can still be asked for"
+
+
+def test_given_a_full_window_then_the_oldest_go_first(archive: Archive) -> None:
+    load_in_claims(archive, *([cdr(number, extra="x" * 1_000)] for number in range(8)))
+    all_kept = kept(archive)
+    size = acked(archive)["kept bytes"]
+
+    with recall(archive, recall_bytes=size // 2) as window:
+        window.trim()
+
+    assert kept(archive) == all_kept[-4:]
+    assert acked(archive)["kept bytes"] == size // 2
+
+
+def test_given_a_full_window_of_two_lists_then_age_decides(archive: Archive) -> None:
+    for number in range(6):
+        archive.push(cdr(number, extra="x" * 1_000), key=CDRS if number % 2 else CAMPAIGNS)
+        archive.load()
+    size = acked(archive)["kept bytes"] + acked(archive, CDRS)["kept bytes"]
+
+    with recall(archive, recall_bytes=size // 3) as window:
+        window.trim()
+
+    assert (len(kept(archive)), len(kept(archive, CDRS))) == (1, 1)
+
+
+@pytest.fixture
+def small(session_folder: Path, database_url: str, tmp_path: Path) -> Iterator[Archive]:
+    """Its Redis has 24 MB."""
+    config = {"maxmemory": "24mb", "maxmemory-policy": "noeviction", "appendonly": "no"}
+    with (
+        PrivateRedis(tmp_path / "small", config) as server,
+        redis.Redis.from_url(server.url) as client,
+        Archive(server.url, database_url, client) as archive,
+    ):
+        yield archive
+
+
+def test_given_memory_gets_short_then_the_window_gives_way(small: Archive, tmp_path: Path) -> None:
+    """A dialler goes on pushing, at ten megabytes a second at most, while Postgres takes nothing."""
+    with Worker(small, tmp_path / "log", ETL_RECALL_BYTES=str(1 << 30)) as worker:
+        for number in range(12):
+            small.push(*(cdr(f"{number}-{each}", extra="x" * 1_000) for each in range(1_000)))
+            worker.wait_for("loaded", times=number + 1)
+        assert kept(small)
+        small._connection.execute("BEGIN; LOCK TABLE load_batches")
+        for _ in range(400):
+            small.redis.lpush("the dialler's own", "x" * 50_000)  # raises if it's refused
+            eventually(lambda: small.redis.info("memory")["used_memory"] < 0.95 * (24 << 20) or not kept(small))
+            if not kept(small):
+                break
+        assert len(kept(small)) < 6
+        small._connection.execute("ROLLBACK")
+
+
+def test_given_a_full_redis_then_an_ack_frees_its_memory(small: Archive) -> None:
+    small.push(*(cdr(number, extra="x" * 1_000) for number in range(5_000)))
+    with suppress(redis.OutOfMemoryError):
+        while True:
+            small.redis.rpush("the dialler's own", "x" * 100_000)
+
+    assert small.load().inserted == 5_000
+
+    assert kept(small) == []
+    small.assert_books_balance()
+
+
+# -- recalling
+
+
+def test_given_a_set_back_then_all_comes_again_once(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1), EVENT], [cdr(2), EVENT, EVENT, b"broken"], [cdr(3)])
+    before = counts(archive)
+    forget_since(archive, 1)
+    assert counts(archive) != before
+
+    archive.load()
+
+    assert counts(archive) == before
+    assert set_backs(archive) == [
+        {"source_key": CAMPAIGNS, "recalled_claims": 2, "recalled_messages": 5, "lost_claims": 0, "lost_messages": 0}
+    ]
+    archive.assert_books_balance()
+    archive.load()
+    assert (counts(archive), len(set_backs(archive))) == (before, 1)
+
+
+def test_given_a_second_set_back_then_it_comes_a_third_time(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2), EVENT])
+    before = counts(archive)
+    for _ in range(3):
+        forget_since(archive, 1)
+        archive.load()
+        assert counts(archive) == before
+    archive.assert_books_balance()
+
+
+def test_given_an_emptied_ledger_then_it_is_recalled_when_told(archive: Archive) -> None:
+    """It may as well be another archive's."""
+    load_in_claims(archive, [cdr(1), EVENT], [cdr(2)])
+    before = counts(archive)
+    forget_since(archive, 0)
+
+    archive.load()
+    assert (counts(archive)["cdrs"], set_backs(archive)) == (0, [])
+
+    looked = archive.run("recall", "--dry-run", "--json")
+    (found,) = (each for each in json.loads(looked.stdout)["lists"] if each["source_key"] == CAMPAIGNS)
+    assert (found["kept_claims"], found["forgotten_claims"], found["is_new"]) == (2, 2, True)
+    assert found["set_back"] is None
+    assert archive.run("recall").returncode == 0
+    archive.load()
+    assert counts(archive) == before
+    archive.assert_books_balance()
+
+
+def test_given_some_beyond_the_window_then_they_are_named(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2), cdr(3)], [cdr(4)], [cdr(5), EVENT])
+    forget_since(archive, 1)
+    for key in kept(archive)[:3]:  # of the first four
+        archive.redis.delete(key)
+
+    archive.load()
+
+    assert set_backs(archive) == [
+        {"source_key": CAMPAIGNS, "recalled_claims": 1, "recalled_messages": 2, "lost_claims": 2, "lost_messages": 3}
+    ]
+    archive.load()
+    assert len(set_backs(archive)) == 1, "it's told once"
+    load_in_claims(archive, [cdr(6)])
+    forget_since(archive, 2)
+    archive.load()
+    assert set_backs(archive)[1:] == [
+        {"source_key": CAMPAIGNS, "recalled_claims": 1, "recalled_messages": 1, "lost_claims": 0, "lost_messages": 0}
+    ]
+
+
+def test_given_nothing_kept_then_the_loss_is_still_named(archive: Archive) -> None:
+    for messages in ([cdr(1)], [cdr(2), cdr(3)], [cdr(4)]):
+        archive.push(*messages)
+        archive.load(recall_hours=0)
+    forget_since(archive, 1)
+
+    archive.load(recall_hours=0)
+
+    assert set_backs(archive) == [
+        {"source_key": CAMPAIGNS, "recalled_claims": 0, "recalled_messages": 0, "lost_claims": 2, "lost_messages": 3}
+    ]
+
+
+def test_given_a_dropped_window_then_its_memory_is_free(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+
+    result = archive.run("recall", "--drop", "--json")
+
+    assert json.loads(result.stdout)["freed_bytes"] > 0
+    assert kept(archive) == []
+
+
+def test_given_a_broken_list_then_the_others_are_recalled(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+    forget_since(archive, 1)
+    archive.redis.set(f"{{{CDRS}}}:kept", "no sorted set")
+
+    archive.load()
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 2
+    result = archive.run("recall", "--json")
+    assert result.returncode == 1
+    assert list(json.loads(result.stdout)["broken"]) == [CDRS]
+
+
+def test_given_a_running_worker_then_it_recalls_by_itself(archive: Archive, tmp_path: Path) -> None:
+    """The server was started again meanwhile, as far as it can tell."""
+    load_in_claims(archive, [cdr(1)], [cdr(2), EVENT])
+    before = counts(archive)
+    forget_since(archive, 1)
+
+    with Worker(archive, tmp_path / "log") as worker:
+        worker.wait_for("recalled")
+        eventually(lambda: counts(archive) == before)
+        (line,) = worker.lines("recalled")
+        assert worker.stop() == 0
+
+    assert (line["claims"], line["messages"], line["lost_claims"]) == (1, 2, 0)
+    archive.assert_books_balance()
+
+
+def test_given_events_lost_for_good_then_there_is_a_gap(archive: Archive) -> None:
+    """Though the listener went on, and calls all of its session proven."""
+    for number in range(4):
+        archive.push(b"event %d" % number, key=SPOOL)
+        archive.load()
+    batches = archive.rows("SELECT batch_id, claimed_at FROM load_batches ORDER BY batch_id")
+    forget_since(archive, 1)
+    for key in kept(archive, SPOOL)[:2]:
+        archive.redis.delete(key)
+    server = archive.settings().server
+    archive._connection.execute(
+        "INSERT INTO listener_sessions (session_id, listener, subscribed_at, proven_until, received, ignored, dropped,"
+        " server, patterns, batch_id) VALUES (gen_random_uuid(), 'us', now() - interval '1 day', now(), 4, 0, 0, %s,"
+        " ARRAY['enigma:*'], gen_random_uuid())",
+        [server],
+    )
+
+    archive.load()
+
+    gaps = archive.rows("SELECT * FROM audit_gaps WHERE reason = 'postgres_set_back'")
+    assert gaps == [
+        {
+            "gap_from": batches[0]["claimed_at"],
+            "gap_until": batches[1]["claimed_at"],
+            "reason": "postgres_set_back",
+            "server": server,
+            "patterns": ["enigma:*"],
+        }
+    ]
