@@ -57,8 +57,8 @@ class StatementRefused(Outage):
     """Postgres refuses a statement, and goes on serving: for want of something that may come back, or because of a row.
     Whoever writes rows can find out; for all others it's an outage. Nothing took effect."""
 
-    def __init__(self, code: str, text: str, sqlstate: str) -> None:
-        super().__init__(code, text)
+    def __init__(self, said: str, sqlstate: str) -> None:
+        super().__init__("ETL-340", f"Postgres: {said} (SQLSTATE {sqlstate})")
         self.sqlstate = sqlstate
 
 

@@ -195,7 +195,7 @@ def _no_rows_fault(error: psycopg.Error, state: str, text: str) -> EtlError:
     if state.startswith(_CONFIGURATION) or misspelt:
         return ConfigurationError("ETL-307", f"Postgres can't do what it was asked: {text}")
     if error.diag.severity_nonlocalized == "ERROR" and state != _CANCELED:  # and not FATAL: the session goes on
-        return StatementRefused("ETL-340", f"Postgres: {text} (SQLSTATE {state})", state)
+        return StatementRefused(text, state)
     if "certificate" in text and not state:
         advice = "name its CA in ETL_DATABASE_CA_FILE, and the host as the certificate does"
         return Outage("ETL-302", f"Postgres: {text}; {advice}")

@@ -93,6 +93,7 @@ class Rows(Generic[Record]):
 
     def _load_but_refused(self, rows: Sequence[Record]) -> Loaded:
         trial = Trial(self._connection, self._way.tried, self._source_key, rows, self._alive)
+        trial.check()
         try:
             with self._connection.begin_nested():
                 return self._load_in_parts(rows, trial)

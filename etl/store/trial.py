@@ -75,6 +75,30 @@ class Trial:
         self._merge_one = self._merging_one()
         self._write_good = self._writing_good()
 
+    def check(self) -> None:
+        """Whether Postgres takes the good row now."""
+        self._execute(f"""DO $trial$
+DECLARE
+    good record; fresh uuid := gen_random_uuid(); of_table text;
+BEGIN
+    SELECT * INTO good FROM {self._good.name};
+    IF NOT FOUND THEN -- nothing is stored, and no row can be sent
+        RETURN;
+    END IF;
+    BEGIN
+        {self._write_good}
+        RAISE SQLSTATE 'ETLOK';
+    EXCEPTION
+        WHEN SQLSTATE 'ETLOK' THEN
+            NULL;
+        WHEN unique_violation OR exclusion_violation THEN
+            GET STACKED DIAGNOSTICS of_table = TABLE_NAME;
+            IF of_table = '' THEN
+                RAISE;
+            END IF;
+    END;
+END $trial$""")  # noqa: S608  (words of our own)
+
     def refused(self, places: Sequence[int], alone: bool = False) -> dict[int, str]:
         """Of each of the rows at `places` that Postgres refuses by itself, its place, and Postgres' words. Nothing is
         stored.
@@ -101,12 +125,14 @@ class Trial:
             self._alive()
             # What was staged and rolled back is dead, and would be scanned.
             _empty(self._connection, self._tried.staging)
-            block = self._block(part[0], part[-1], keep, alone)
-            try:
-                self._connection.exec_driver_sql(block, execution_options={"no_parameters": True})
-            except RowRefused as refusal:  # of the good row
-                raise Outage("ETL-341", f"Postgres refuses what it took before: {refusal.text}") from refusal
+            self._execute(self._block(part[0], part[-1], keep, alone))
         return dict(self._connection.execute(sa.select(_REFUSED.c.place, _REFUSED.c.words)).all())
+
+    def _execute(self, block: str) -> None:
+        try:
+            self._connection.exec_driver_sql(block, execution_options={"no_parameters": True})
+        except RowRefused as refusal:  # of the good row
+            raise Outage("ETL-341", f"Postgres refuses what it took before: {refusal.text}") from refusal
 
     def _send(self, places: Sequence[int]) -> None:
         """Into a table that takes all that can be sent. What can't is refused."""

@@ -19,21 +19,23 @@ FIRST = 3  # the oldest transaction id there can be
 STOP = FIRST + (2**31 - 1) - 3_000_000
 LEFT = 400
 PER_STATUS_FILE = 2**20  # transactions
-HELD = "BEGIN; CREATE TABLE held (); PREPARE TRANSACTION 'held'"
+HELD = "CREATE TABLE held AS SELECT 1"
+PAGE = 8_192  # bytes
 
 
 @pytest.fixture
 def nearly_exhausted(session_folder: Path) -> Iterator[PrivatePostgres]:
-    """A server with so few transaction ids left. A prepared transaction of long ago keeps it from freeing any."""
-    settings = {"fsync": "off", "max_prepared_transactions": "1", "autovacuum_naptime": "1s"}
+    """A server with so few transaction ids left. A table that can't be read keeps autovacuum from freeing any."""
+    settings = {"fsync": "off", "autovacuum_naptime": "1s"}
     server = PrivatePostgres(session_folder / "wraparound", settings)
     try:
         server.start()
         migrate(server.url)
         with psycopg.connect(server.url, autocommit=True) as connection:
-            for statement in HELD.split("; "):
-                connection.execute(statement)
+            connection.execute(HELD)
+            (path,) = connection.execute("SELECT pg_relation_filepath('held')").fetchone() or ("",)
         server.stop()
+        (server.data / path).write_bytes(b"\xff" * PAGE)
         status = server.data / "pg_xact" / f"{STOP // PER_STATUS_FILE:04X}"
         status.write_bytes(bytes(PER_STATUS_FILE // 4))
         status.chmod(0o666)
@@ -60,7 +62,8 @@ def test_given_no_transaction_id_left_then_it_is_waited_for_none_refused(
             assert "54000" in began["error"]
             assert worker.process.poll() is None
             assert archive.value("SELECT count(*) FROM cdrs") == 1
-            archive._connection.execute("ROLLBACK PREPARED 'held'")
+            archive._connection.execute("SET zero_damaged_pages = on")
+            archive._connection.execute("VACUUM (FREEZE)")
             worker.wait_for("outage_ended")
             eventually(lambda: archive.value("SELECT count(*) FROM cdrs") == 601)
             assert worker.process.poll() is None
