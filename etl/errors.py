@@ -57,6 +57,15 @@ class Contention(Outage):
     """Another transaction is in the way, for a moment: the same step again will find it gone. Nothing took effect."""
 
 
+class StatementRefused(Outage):
+    """Postgres refuses a statement, and goes on serving: for want of something that may come back, or because of a row.
+    Whoever writes rows can find out; for all others it's an outage. Nothing took effect."""
+
+    def __init__(self, said: str, sqlstate: str) -> None:
+        super().__init__("ETL-340", f"Postgres: {said} (SQLSTATE {sqlstate})")
+        self.sqlstate = sqlstate
+
+
 class Busy(EtlError):
     """Another etl does this just now: it needn't be done twice. Nothing took effect."""
 

@@ -183,7 +183,7 @@ class Loader:
     def _load(self, claim: Claim, batch: Batch, retry: Retry) -> Books:
         began = time.monotonic()
         try:
-            books = self._patience.retry(lambda: self._writer.write(batch))
+            books = self._patience.retry(lambda: self._writer.write(batch, self.beat))
         except LeaseLost:  # while it was read: it's in the ledger by now
             self._log.warning("lease_lost")
             return Books()
@@ -300,6 +300,8 @@ class Loader:
             seconds=round(seconds, 3),
             **more,
         )
+        if 2 * (refused := _refused(summary, books)) > books.claimed:
+            self._log.error("most_refused", refused=refused, claimed=books.claimed)
 
     def _count(self, summary: Summary, books: Books, seconds: float) -> None:
         counts, now = self._counts, from_unix_ns(time.time_ns())
@@ -319,5 +321,10 @@ class Loader:
 def _reasons(summary: Summary, books: Books) -> Counter[str]:
     """The reasons of the dead letters. Of those that Postgres refused, the books have the number only."""
     reasons = summary.dead.copy()
-    reasons[str(Reason.REFUSED_BY_DATABASE)] += books.dead - summary.dead.total()
+    reasons[str(Reason.REFUSED_BY_DATABASE)] += _refused(summary, books)
     return reasons
+
+
+def _refused(summary: Summary, books: Books) -> int:
+    """How many messages Postgres refused."""
+    return books.dead - summary.dead.total()

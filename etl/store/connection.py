@@ -1,5 +1,5 @@
 """The Postgres engine, and the one place where the driver's errors become ours: whoever uses the engine gets `Outage`,
-`Contention`, `RowRefused`, `MissingPartition` or `ConfigurationError`."""
+`Contention`, `StatementRefused`, `RowRefused`, `MissingPartition` or `ConfigurationError`."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from etl import __version__
-from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
+from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused, StatementRefused
 from etl.store.tables import PIN_SESSION
 
 Engine = sa.Engine
@@ -39,12 +39,14 @@ _WAIT_FOR_COMMITS = (
     " WHERE name = 'synchronous_commit' AND setting IN ('off', 'local') AND source <> 'client'"
 )
 
-# SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
-_DATA = ("22", "23", "54")
+# SQLSTATE classes: data exception, integrity constraint violation. Not 54, program limit exceeded: a server that comes
+# near the wraparound of its transaction ids says that of every statement.
+_DATA = ("22", "23")
 # Feature not supported, schema, syntax or access rule: no waiting will change them.
 _CONFIGURATION = ("0A", "3F", "42")
 # Serialization failure, deadlock, lock timeout.
-_IN_THE_WAY = ("40001", "40P01", "55P03")
+IN_THE_WAY = ("40001", "40P01", "55P03")
+_CANCELED = "57014"
 _CHECK_VIOLATION = "23514"
 
 
@@ -177,15 +179,23 @@ class _Pool(sa.QueuePool):
 def _ours(error: psycopg.Error) -> EtlError:
     state = error.sqlstate or ""
     text = _one_line(error)
-    if state in _IN_THE_WAY:
+    if state in IN_THE_WAY:
         return Contention("ETL-303", f"Postgres: {text}")
-    if state == _CHECK_VIOLATION and error.diag.constraint_name is None:
+    # A trigger may raise the same, and names no table.
+    if state == _CHECK_VIOLATION and error.diag.constraint_name is None and error.diag.table_name is not None:
         return MissingPartition("ETL-304", text)
     if state.startswith(_DATA) or isinstance(error, psycopg.DataError):
         return RowRefused("ETL-305", text)
+    return _no_rows_fault(error, state, text)
+
+
+def _no_rows_fault(error: psycopg.Error, state: str, text: str) -> EtlError:
+    """Or perhaps a row's: that can't be told from the error."""
     misspelt = not state and isinstance(error, psycopg.ProgrammingError)  # an option in the URL that libpq doesn't know
     if state.startswith(_CONFIGURATION) or misspelt:
         return ConfigurationError("ETL-307", f"Postgres can't do what it was asked: {text}")
+    if error.diag.severity_nonlocalized == "ERROR" and state != _CANCELED:  # and not FATAL: the session goes on
+        return StatementRefused(text, state)
     if "certificate" in text and not state:
         advice = "name its CA in ETL_DATABASE_CA_FILE, and the host as the certificate does"
         return Outage("ETL-302", f"Postgres: {text}; {advice}")

@@ -18,9 +18,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
+from psycopg import sql
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.store.copy import as_date, copy_rows
@@ -227,10 +229,11 @@ _IN_TURN = [incoming.c.call_ref.collate("C"), *(incoming.c[name] for name in CDR
 
 
 def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[date, int]:
-    """Insert those of `rows` whose key is new; gives how many were, by day."""
-    inserting = insert(table).from_select(columns, rows).on_conflict_do_nothing()
+    """Insert those of `rows` whose key is new; gives how many were, by day. A row that is in the way of somebody else's
+    unique index is refused."""
+    inserting = insert(table).from_select(columns, rows).on_conflict_do_nothing(index_elements=list(table.primary_key))
     new = inserting.returning(table.c[columns[0]].label("day")).cte("new")
-    return sa.select(new.c.day, sa.func.count()).group_by(new.c.day)
+    return sa.select(new.c.day, sa.func.count().label("rows")).group_by(new.c.day)
 
 
 _INSERT_NEW = _insert_new(cdrs, _COLUMNS, _INCOMING_ROWS.order_by(*_IN_TURN))
@@ -280,3 +283,37 @@ _APPLY_CHANGES = _upsert.on_conflict_do_update(
         "loaded_at": sa.func.now(),
     },
 )
+
+
+@cache
+def plpgsql_of_cdrs(one: str) -> str:
+    """What `merge_cdrs` does with a single row: it's staged as position 0 of round 0, and `one` is the record that has
+    it. Enters into `merged_rows` what became of it."""
+    on_its_day = cdrs.c.dialed_on == sa.literal_column(f"{one}.dialed_on", sa.Date)
+    return f"""FOR each IN {_rendered(_INSERT_NEW)} LOOP
+    INSERT INTO merged_rows VALUES (each.day, each.rows, 0);
+END LOOP;
+FOR each IN {_rendered(_LOCK_DIFFERING.where(on_its_day))} LOOP
+    IF each.contradicts THEN
+        {_rendered(_keep_revisions(on_its_day))};
+    END IF;
+    IF each.changes THEN
+        {_rendered(_APPLY_CHANGES)};
+        INSERT INTO merged_rows VALUES (each.dialed_on, 0, 1);
+    END IF;
+END LOOP;"""  # noqa: S608  (words of our own)
+
+
+@cache
+def plpgsql_of_events(_one: str) -> str:
+    """What `add_events` does, likewise."""
+    return f"""FOR each IN {_rendered(_INSERT_NEW_EVENTS)} LOOP
+    INSERT INTO merged_rows VALUES (each.day, each.rows, 0);
+END LOOP;"""  # noqa: S608  (words of our own)
+
+
+def _rendered(statement: sa.ClauseElement) -> str:
+    """With its values in it."""
+    compiled = statement.compile(dialect=sa.make_url("postgresql+psycopg://").get_dialect()())
+    values = compiled.construct_params({"number": 0, "positions": [0]}) or {}
+    return str(compiled) % {name: sql.Literal(value).as_string() for name, value in values.items()}

@@ -1,8 +1,7 @@
 """One claim, one transaction: records, dead letters and the ledger row commit together or not at all.
 
-    CDRs ─── COPY ──▶ cdrs            (the fast way: none of them is stored yet)
-       └─ duplicate ─▶ etl.store.merge (the merge way; etl.store.midnight finds the day)
-            └─ refused ─▶ halves, until the rows that Postgres refuses are alone: dead letters
+    CDRs, events ──▶ etl.store.rows
+       └─ refused ─▶ dead letters, as are the messages that can't be understood
 
 The ledger row's primary key is the claim's id. So a claim that was committed but not acknowledged, or that two workers
 hold, takes effect once: that is promise 2, kept by `etl.store.ledger`; `_take_turn` makes the two work one after the
@@ -10,28 +9,25 @@ other.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime
-from operator import itemgetter
-from typing import Generic, TypeVar
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
-from etl.store import history, ledger, locks, merge, midnight
-from etl.store.copy import as_date, copy_rows
+from etl.store import history, ledger, locks, merge
+from etl.store.copy import copy_rows
 from etl.store.history import History
 from etl.store.ledger import Books
-from etl.store.merge import Merged, add_events, merge_cdrs
+from etl.store.merge import Merged
 from etl.store.partitions import ensure as ensure_partitions
+from etl.store.rows import CDRS, EVENTS, Rows, count_days
 from etl.store.sessions import record_sessions
 from etl.store.tables import audit_events, cdrs, dead_letters
-from etl.wire.cdr import Cdr
 from etl.wire.decode import Decodable, Records
-from etl.wire.event import Event
 from etl.wire.faults import DeadLetter
 from etl.wire.times import from_datetime
 
@@ -43,22 +39,6 @@ FAST_WAIT_MS = 200
 # If Postgres has waited this long for a worker's next statement, the worker is frozen or its host is gone, and others
 # wait for the locks it holds. A healthy one takes a second.
 FROZEN_SECONDS = 60
-Record = TypeVar("Record", Cdr, Event)
-
-
-@dataclass(frozen=True, slots=True)
-class _Way(Generic[Record]):
-    """How rows get into one table if they can't simply be copied."""
-
-    table: sa.Table
-    columns: Sequence[str]
-    merge: Callable[[sa.Connection, Sequence[Record]], Merged]
-    are_apart: Callable[[sa.Connection, Sequence[Record]], bool]  # a copied call is stored under another day too
-    settled: Callable[[sa.Connection, Sequence[Record]], Sequence[Record]]  # the rows, each under its day
-
-
-_CDRS: _Way[Cdr] = _Way(cdrs, Cdr._fields, merge_cdrs, midnight.are_apart, midnight.settled)
-_EVENTS: _Way[Event] = _Way(audit_events, Event._fields, add_events, lambda *_: False, lambda _, rows: rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +65,14 @@ class Writer:
         # most likely the next one, and the fast way costs a COPY before it fails.
         self._repeating: set[str] = set()
 
-    def write(self, batch: Batch) -> Books | None:
-        """Commit a claim. None if the ledger has it already: then it needs only be acknowledged.
+    def write(self, batch: Batch, alive: Callable[[], None] = lambda: None) -> Books | None:
+        """Commit a claim. None if the ledger has it already: then it needs only be acknowledged. Calls `alive` while it
+        takes long.
 
         Raises `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
         fast = batch.source_key not in self._repeating
-        books = self._persist(batch, lambda connection: _write(connection, batch, fast=fast))
+        books = self._persist(batch, lambda connection: _write(connection, batch, alive, fast=fast))
         if books:
             known = books.updated + books.unchanged
             note = self._repeating.add if known and known >= books.inserted else self._repeating.discard
@@ -101,7 +82,7 @@ class Writer:
     def replay(self, batch: Batch, letters: Sequence[int]) -> Books:
         """Commit dead letters, given by their ids and decoded anew as `batch`: those that can be stored now are
         resolved, the others get today's reason. The books have the former only. Raises as `write`."""
-        books = self._persist(batch, lambda connection: _write(connection, batch, letters))
+        books = self._persist(batch, lambda connection: _write(connection, batch, lambda: None, letters))
         return books or Books()
 
     def _persist(self, batch: Batch, write: Callable[[sa.Connection], Books]) -> Books | None:
@@ -119,8 +100,8 @@ class Writer:
     def _make_partitions(self, claim: Decodable) -> None:
         for records in claim.pieces():
             decoded = records.finish()
-            ensure_partitions(self._engine, cdrs, _count_days(decoded.cdrs))
-            ensure_partitions(self._engine, audit_events, _count_days(decoded.events))
+            ensure_partitions(self._engine, cdrs, count_days(decoded.cdrs))
+            ensure_partitions(self._engine, audit_events, count_days(decoded.events))
 
     def _end_frozen_workers(self) -> None:
         """Their claims are adopted when their leases run out; one that thaws finds its claim in the ledger."""
@@ -138,19 +119,28 @@ class Writer:
             return None
         except Contention:
             raise
+        except RowRefused as refusal:  # of the ledger or the dead letters, or at the commit: no row of ours is known
+            raise Outage("ETL-342", f"Postgres refuses what goes with the rows: {refusal.text}") from refusal
         except Outage:
             # Next time on new connections: an old one may lead to a server that has become a standby.
             self._engine.dispose()
             raise
 
 
-def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | None = None, fast: bool = True) -> Books:
+def _write(
+    connection: sa.Connection,
+    batch: Batch,
+    alive: Callable[[], None],
+    letters: Sequence[int] | None = None,
+    fast: bool = True,
+) -> Books:
     """`letters` are the ids of the dead letters that the messages are; None if they come from a list."""
     if ledger.has(connection, batch.batch_id):
         raise _LoadedAlreadyError
     written = _Written()
     for records in batch.records.pieces():
-        dead = _write_piece(connection, batch, records, written, fast)
+        alive()
+        dead = _write_piece(connection, batch, records, written, fast, alive)
         if letters is None:
             _bury(connection, batch, dead)
             written.dead += len(dead)
@@ -165,12 +155,17 @@ def _write(connection: sa.Connection, batch: Batch, letters: Sequence[int] | Non
 
 
 def _write_piece(
-    connection: sa.Connection, batch: Batch, records: Records, written: "_Written", fast: bool
+    connection: sa.Connection,
+    batch: Batch,
+    records: Records,
+    written: "_Written",
+    fast: bool,
+    alive: Callable[[], None],
 ) -> list[DeadLetter]:
     """Gives what became a dead letter, and adds the rest to `written`."""
-    calls = _load(connection, _CDRS, records.stream, fast)
+    calls = Rows(connection, CDRS, batch.source_key, alive).load(records.stream, fast)
     decoded = records.finish()
-    events = _load(connection, _EVENTS, lambda: decoded.events)
+    events = Rows(connection, EVENTS, batch.source_key, alive).load(lambda: decoded.events)
     record_sessions(connection, decoded.sessions, batch.batch_id)
     decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
     written.calls += calls.merged
@@ -225,54 +220,6 @@ _END_FROZEN_WORKERS = sa.text(
 )
 
 
-@dataclass(slots=True)
-class _Loaded:
-    merged: Merged = field(default_factory=Merged)
-    refused: dict[int, str] = field(default_factory=dict)  # index of the row → Postgres' message
-
-
-def _load(
-    connection: sa.Connection, way: _Way[Record], stream: Callable[[], Iterable[Record]], fast: bool = True
-) -> _Loaded:
-    """Each call of `stream` gives all rows from the start."""
-    loaded = _Loaded()
-    if fast:
-        try:
-            with _savepoint(connection):
-                copy_rows(connection, way.table, way.columns, stream())
-                rows = list(stream())
-                if way.are_apart(connection, rows):
-                    raise _ApartError
-            loaded.merged.inserted.update(_count_days(rows))
-            return loaded
-        except (RowRefused, Contention, _ApartError):
-            pass
-    _merge_or_halve(connection, way.settled(connection, list(stream())), 0, way, loaded)
-    return loaded
-
-
-def _merge_or_halve(
-    connection: sa.Connection, rows: Sequence[Record], first: int, way: _Way[Record], loaded: _Loaded
-) -> None:
-    try:
-        with _savepoint(connection):
-            merged = way.merge(connection, rows)
-        loaded.merged += merged
-    except RowRefused as refusal:
-        if len(rows) == 1:
-            loaded.refused[first] = refusal.text
-            return
-        half = len(rows) // 2
-        _merge_or_halve(connection, rows[:half], first, way, loaded)
-        _merge_or_halve(connection, rows[half:], first + half, way, loaded)
-
-
-@contextmanager
-def _savepoint(connection: sa.Connection) -> Iterator[None]:
-    with connection.begin_nested():
-        yield
-
-
 def _bury(connection: sa.Connection, batch: Batch, dead: Sequence[DeadLetter]) -> None:
     if not dead:
         return
@@ -313,14 +260,5 @@ def _enter(connection: sa.Connection, batch: Batch, books: Books, set_aside: Cou
         raise _LoadedAlreadyError
 
 
-class _ApartError(Exception):
-    """A call that was copied is stored under the neighbouring day: roll back to the savepoint, and merge."""
-
-
 class _LoadedAlreadyError(Exception):
     """The ledger has this claim: roll back whatever was done for it."""
-
-
-def _count_days(rows: Iterable[Record]) -> dict[date, int]:
-    """How many rows belong to each day; the day is a record's first field."""
-    return {as_date(day): n for day, n in Counter(map(itemgetter(0), rows)).items()}

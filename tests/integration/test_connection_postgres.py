@@ -8,7 +8,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused
+from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused, StatementRefused
 from etl.lab.servers.private import PrivatePostgres
 from etl.store import connection, schema
 from tests.store import at_once, engine
@@ -40,7 +40,7 @@ def attempt(session: sa.Connection, *statements: str) -> None:
         (["SELEC 1"], ConfigurationError, "syntax error"),
         (["CREATE ROLE reader", "SET ROLE reader", "DELETE FROM cdrs"], ConfigurationError, "permission denied"),
         (["SET statement_timeout = 20", "SELECT pg_sleep(10)"], Outage, "statement timeout"),
-        (["SET transaction_read_only = on", "DELETE FROM cdrs"], Outage, "read-only transaction"),
+        (["SET transaction_read_only = on", "DELETE FROM cdrs"], StatementRefused, "read-only transaction"),
         (["SELECT pg_terminate_backend(pg_backend_pid())"], Outage, "terminating connection"),
     ],
 )

@@ -114,6 +114,18 @@ def guarded(server: PrivateRedis, database_url: str, tmp_path: Path) -> Iterator
             yield with_lake(loader, tmp_path / "lake")
 
 
+def test_given_rows_that_postgres_refuses_then_the_loader_may_find_them(guarded: Archive) -> None:
+    event = b'{"type": "stats", "payload": {"ref": "2040", "x": %s}}'
+    load(guarded, cdr(1, call_time=1), event % b"1")
+    large = [message.replace(b"4711", b"1e200000") for message in (cdr(2, x=4711), cdr(1, x=4711), event % b"4711")]
+
+    guarded.push(cdr(1, call_time=2), *large, event % b"2")
+    books = guarded.load()
+
+    assert (books.updated, books.events, books.dead) == (1, 1, 3)
+    guarded.assert_books_balance()
+
+
 @pytest.mark.skipif(not shutil.which("psql"), reason="psql isn't installed")
 def test_given_an_error_then_plain_psql_stops_at_it_and_says_so(empty_database_url: str) -> None:
     command = ["psql", "--no-psqlrc", "--dbname", empty_database_url, "--file", str(ROLES_FILE)]

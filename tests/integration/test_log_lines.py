@@ -149,6 +149,18 @@ def test_given_a_claim_that_is_all_dead_then_it_warns_of_it(
     assert (line["level"], line.get("reason"), line["dead"]) == (level, reason, 22)
 
 
+@pytest.mark.parametrize(("good", "said_so"), [(1, [(2, 3)]), (2, [])])
+def test_given_a_claim_that_postgres_refuses_then_that_is_an_error(
+    archive: Archive, stream: io.StringIO, good: int, said_so: list[tuple[int, int]]
+) -> None:
+    archive.push(*REFUSED, *(cdr(n) for n in range(good)))
+
+    archive.load()
+
+    assert [(line["refused"], line["claimed"]) for line in said(stream, "most_refused")] == said_so
+    assert [secret for secret in SECRETS if secret in stream.getvalue()] == []
+
+
 def test_given_a_backlog_then_no_line_has_the_id_of_another_batch(archive: Archive, stream: io.StringIO) -> None:
     """The next claim is fetched by another thread meanwhile."""
     archive.push(*(cdr(n) for n in range(6)))

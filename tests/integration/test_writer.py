@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from etl.errors import Outage
 from etl.ids import new_id
 from etl.store import ledger, merge
+from etl.store import rows as loading
 from etl.store import writer as writing
 from etl.store.copy import copy_rows
 from etl.store.ledger import Books
@@ -263,7 +264,7 @@ def test_given_a_list_that_repeats_itself_then_the_fast_way_waits_for_news(
         tried.append(table.name == "cdrs")
         copy_rows(connection, table, *more)
 
-    monkeypatch.setattr(writing, "copy_rows", copy)
+    monkeypatch.setattr(loading, "copy_rows", copy)
 
     def write_and_tell(*messages: bytes) -> tuple[Books | None, bool]:
         tried.clear()
