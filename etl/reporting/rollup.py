@@ -182,7 +182,11 @@ _WITHOUT_INDEX = sa.text(
     "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
     " WHERE inhparent = 'cdrs'::regclass AND right(relname, 8) <= to_char(CAST(:last AS date), 'YYYYMMDD')"
     " AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
-    " WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY day"
+    " WHERE indrelid = inhrelid AND attname = 'contact_ref')"
+    # Nor of what came late for a day that only the lake has: its rows come back, with references of any length.
+    " AND NOT EXISTS (SELECT FROM (SELECT dropped_at FROM exports WHERE dataset = 'cdrs'"
+    " AND day = to_date(right(relname, 8), 'YYYYMMDD') ORDER BY revision DESC LIMIT 1) latest"
+    " WHERE dropped_at IS NOT NULL) ORDER BY day"
 )
 
 _CALLS = (

@@ -184,6 +184,7 @@ def test_a_stored_reference_of_any_length_is_exported_restored_merged_and_forgot
 
     export_and_prune(archive)
     load(archive, cdr(2))
+    rollup(archive)
     assert restore(archive).rows == 2
     load(archive, cdr(1, hold_time=3))
     assert archive.cdr(compressible)["contact_ref"] == LONG
