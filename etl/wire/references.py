@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from etl.wire.faults import Reason, Undecodable
 
-# In UTF-8. Five times what any dialler makes; four of them fit into an entry.
+# In UTF-8: far more than any dialler makes, and far less than the 2,704 bytes that an entry may have.
 MOST_BYTES = 512
 # Characters that can't be more bytes than that.
 _SURELY_FEW = MOST_BYTES // 4
