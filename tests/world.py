@@ -36,6 +36,7 @@ SOURCES = (
 # A setting: the calls of the documents are of 2013 to 2015.
 OF_ANY_DAY = 0
 DIALED_AT = 1_424_379_960  # 2015-02-19T21:06:00Z, as in the documents
+RECENTLY = 1_748_779_800  # 2025-06-01T12:10:00Z: for those who have ETL_OLDEST_DAYS as it is
 
 
 def cdr(call_ref: object, **fields: object) -> bytes:
