@@ -196,6 +196,7 @@ class Settings(BaseModel):
         description=f"1 to {_NAME_LENGTH} letters, digits, '.', '_' or '-'",
     )
     max_message_bytes: int = _whole(_MIB, 1_024, 256 * _MIB, "bytes")
+    oldest_days: int = _whole(3_650, 0, 36_500, "days")
     sources: Annotated[tuple[SourceSettings, ...], BeforeValidator(_json)] = Field(
         default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
     )

@@ -34,7 +34,10 @@ SOURCES = (
     SourceSettings(key=CLICK2DIAL, source="click2dial"),
 )
 
+# A setting: the calls of the documents are of 2013 to 2015.
+OF_ANY_DAY = 0
 DIALED_AT = 1_424_379_960  # 2015-02-19T21:06:00Z, as in the documents
+RECENTLY = 1_748_779_800  # 2025-06-01T12:10:00Z: for those who have ETL_OLDEST_DAYS as it is
 
 
 def cdr(call_ref: object, **fields: object) -> bytes:
@@ -104,7 +107,7 @@ class Archive:
             redis_url=SecretStr(self.redis_url),
             database_url=SecretStr(self.database_url),
             sources=tuple(self.sources),
-            **{"worker_name": "test", "http": "off", **self.more, **more},
+            **{"worker_name": "test", "http": "off", "oldest_days": OF_ANY_DAY, **self.more, **more},
         )
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -117,6 +120,7 @@ class Archive:
             "ETL_SOURCES": json.dumps([source.model_dump() for source in self.sources]),
             "ETL_WORKER_NAME": "test",
             "ETL_HTTP": "off",
+            "ETL_OLDEST_DAYS": str(OF_ANY_DAY),
             **{f"ETL_{name.upper()}": str(value) for name, value in self.more.items()},
             **more,
         }

@@ -1,19 +1,26 @@
 """How dead letters are replayed, put together from settings."""
 
 from collections.abc import Callable
+from functools import partial
 
 from etl.app import database
 from etl.app.sources import decoders_of
-from etl.jobs.replay import Replayed
+from etl.jobs.replay import NewDays, Replayed
 from etl.jobs.replay import replay as replay_groups
 from etl.settings import Settings
-from etl.store import dead_letters
+from etl.store import dead_letters, partitions
 from etl.store.dead_letters import Wanted
+from etl.store.tables import cdrs
 from etl.store.writer import Writer
 
 
-def replay_dead_letters(settings: Settings, wanted: Wanted, progress: Callable[[int], None]) -> Replayed:
-    """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
+def replay_dead_letters(
+    settings: Settings, wanted: Wanted, progress: Callable[[int], None], any_day: int | None = None
+) -> Replayed:
+    """`any_day` lets calls in that are older than `oldest_days`, on at most so many days that are new. Raises
+    `Outage` and `ConfigurationError`; what was done until then is done."""
+    if any_day is not None:
+        settings = settings.model_copy(update={"oldest_days": 0})
     with database.opened(settings) as engine:
         return replay_groups(
             dead_letters.groups(engine, wanted, settings.batch_size),
@@ -22,4 +29,5 @@ def replay_dead_letters(settings: Settings, wanted: Wanted, progress: Callable[[
             worker=settings.worker_name,
             server=settings.server,
             progress=progress,
+            new_days=None if any_day is None else NewDays(any_day, partial(partitions.missing, engine, cdrs)),
         )

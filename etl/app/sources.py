@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from etl.app.stores import Stores, stores
 from etl.errors import ConfigurationError, NotLetIn, Outage
@@ -14,9 +15,9 @@ from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings, SourceSettings
 from etl.wire.cdr import NUMBERS
-from etl.wire.decode import Decoding, SpoolDecoding
+from etl.wire.decode import Decoding, Records, SpoolDecoding
 from etl.wire.faults import Reason
-from etl.wire.times import from_datetime
+from etl.wire.times import MICROSECONDS_PER_DAY, from_datetime
 
 # A dialler's clock may run ahead so far, by time zone or by mistake; a later time is a broken message.
 CLOCK_TOLERANCE = timedelta(days=1)
@@ -100,17 +101,24 @@ def decoders_of(settings: Settings) -> dict[str, Decode]:
 
 def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
     """A call later than its claim, by Redis' clock, and than now is of a broken time. Neither clock decides alone: this
-    host's may be set between a claim and its decoding, and that of a 0.1 dated the letters that are replayed."""
-    return lambda messages, batch_id, captured_at, first=0: Decoding(
-        messages,
-        source=source.source,
-        key=source.key,
-        batch_id=batch_id,
-        captured_at=captured_at,
-        latest=max(captured_at, from_datetime(datetime.now(UTC))) + CLOCK_TOLERANCE // timedelta(microseconds=1),
-        max_message_bytes=settings.max_message_bytes,
-        zone=source.time_zone,
-    ).beginning_at(first)
+    host's may be set between a claim and its decoding, and that of a 0.1 dated the letters that are replayed. How old
+    it is goes by its claim alone: whoever adopts that decodes the same."""
+    age = settings.oldest_days * MICROSECONDS_PER_DAY
+
+    def decode(messages: Sequence[bytes], batch_id: UUID, captured_at: int, first: int = 0) -> Records:
+        decoding = Decoding(
+            messages,
+            source=source.source,
+            key=source.key,
+            batch_id=batch_id,
+            captured_at=captured_at,
+            latest=max(captured_at, from_datetime(datetime.now(UTC))) + CLOCK_TOLERANCE // timedelta(microseconds=1),
+            max_message_bytes=settings.max_message_bytes,
+            zone=source.time_zone,
+        )
+        return decoding.not_before(max(0, captured_at - age) if age else 0).beginning_at(first)
+
+    return decode
 
 
 def _of_the_spool(settings: Settings) -> Decode:

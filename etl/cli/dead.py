@@ -33,6 +33,8 @@ Until = Annotated[datetime | None, typer.Option(help="Received before this time 
 BEGINNING = 60
 # Of a larger message `etl dead list --json` has the beginning only; `etl dead show` has it whole.
 LISTED_BYTES = 64 * 1024
+# Days that one run of `replay --any-day` may add: each is a partition, for good until it is pruned.
+NEW_DAYS = 100
 
 
 @dead.command(
@@ -147,7 +149,7 @@ def discard(
 
 @dead.command(
     epilog="Examples: [bold]etl dead replay[/bold] · [bold]etl dead replay --reason too_large[/bold] (after raising "
-    "ETL_MAX_MESSAGE_BYTES)"
+    "ETL_MAX_MESSAGE_BYTES) · [bold]etl dead replay --reason out_of_range --any-day[/bold]"
 )
 def replay(
     ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="These only.", show_default=False)] = None,
@@ -156,11 +158,21 @@ def replay(
     source: SourceKey = None,
     since: Since = None,
     until: Until = None,
+    any_day: Annotated[
+        bool, typer.Option("--any-day", help="Calls that are older than ETL_OLDEST_DAYS are stored too.")
+    ] = False,
+    new_days: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"With --any-day: make at most so many days that are new, {NEW_DAYS} if not told."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Try open dead letters once more, all or those that are wanted. What can be stored now is, and is resolved; the
     others stay open, with today's reason."""
+    if new_days is not None and not any_day:
+        raise typer.BadParameter("goes with --any-day only", param_hint="--new-days")
+    most = (NEW_DAYS if new_days is None else new_days) if any_day else None
     wanted = _wanted(ids or (), reason, source, since, until)
     with database.opened(configured(config)) as engine:
         total = sum(dead_letters.count(engine, wanted).values())
@@ -173,12 +185,14 @@ def replay(
     from etl.app.replay import replay_dead_letters  # noqa: PLC0415 (with Redis and decoders: the others need neither)
 
     with advancing("replaying", total, sys.stderr.isatty() and not as_json) as progress:
-        replayed = replay_dead_letters(configured(config), wanted, progress)
+        replayed = replay_dead_letters(configured(config), wanted, progress, most)
     tried = replayed.books.claimed + replayed.still_dead + sum(replayed.unknown.values())
     if as_json:
         print_json({"tried": tried, **asdict(replayed)})
         return
     out.print(f"{tried:,} tried: {replayed.books.claimed:,} are stored now, {replayed.still_dead:,} are still dead")
+    if replayed.left:
+        out.print(f"{replayed.left:,} are of more new days than the {most:,} of one run: run it again for the next")
     for key, number in replayed.unknown.items():
         out.print(f"{number:,} came from {printable(key)}, which these settings don't load: left alone", markup=False)
 

@@ -7,8 +7,8 @@ what is left to do: the file still holds the person, until its next revision is 
 last, since a late CDR that meets its day on the way may leave one.
 """
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, NamedTuple
@@ -17,10 +17,11 @@ from etl.errors import EtlError, LakeError
 from etl.jobs.lake import Lake
 from etl.lake import receipts
 from etl.lake.datasets import DATASETS, Dataset
-from etl.store import forget
+from etl.store import forget, unreadable
 from etl.store.connection import Engine
 from etl.store.days import DayBooks
 from etl.store.forget import Receipt
+from etl.store.unreadable import Table
 from etl.wire.erasure import HASH_PREFIX, Person, hashes, mark
 
 Told = Callable[[int], None]
@@ -55,30 +56,40 @@ def count(engine: Engine, lake: Lake, person: Person, days: Work, told: Told) ->
     """What would be rewritten. `told` hears of each day's rows. Raises `EtlError`."""
     found = Found()
     for dataset, books in days:
-        in_postgres = forget.count(engine, dataset.table, person, books.day)
-        current, others = lake.search(dataset, books.day, person)
-        if in_postgres or current or others:
-            found.days.append(OfADay(dataset.name, books.day, in_postgres, current or others))
+        with _of(engine, found, dataset.table, books.day):
+            in_postgres = forget.count(engine, dataset.table, person, books.day)
+            current, others = lake.search(dataset, books.day, person)
+            if in_postgres or current or others:
+                found.days.append(OfADay(dataset.name, books.day, in_postgres, current or others))
         told(books.rows)
     for table in forget.UNDATED:
-        found.undated[table.name] = forget.count(engine, table, person)
+        with _of(engine, found, table):
+            found.undated[table.name] = forget.count(engine, table, person)
     return found
+
+
+@contextmanager
+def _of(engine: Engine, found: Found, table: Table, day: date | None = None) -> Iterator[None]:
+    """What fails of this day, or of this table without days, is noted, and no reason not to go on."""
+    try:
+        yield
+    except EtlError as error:
+        about = f"{table.name} {day}" if day else table.name
+        found.failed.append(f"{error.code}: {about}: {unreadable.reason(engine, table, day, error)}")
 
 
 def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, days: Work, told: Told) -> Found:
     """Rewrite it all; the receipt is completed unless a day failed. As `count`."""
     found = Found()
     for dataset, books in days:
-        try:
+        with _of(engine, found, dataset.table, books.day):
             done = _day(engine, lake, person, receipt, worker, dataset, books)
-        except EtlError as error:
-            found.failed.append(f"{error.code}: {dataset.name} {books.day}: {error.text}")
-        else:
             if done.postgres or done.lake:
                 found.days.append(done)
         told(books.rows)
     for table in forget.UNDATED:
-        found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
+        with _of(engine, found, table):
+            found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
     if not found.failed:
         forget.complete(engine, receipt, person)
     return found
@@ -95,19 +106,26 @@ def begin(engine: Engine, lake: Lake, subject: str, hash_: str, key: str, worker
 def people(engine: Engine, lake: Lake, key: str, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Person]:
     """Those of the receipts' people, by subject and hash, whom Postgres or else a file of the lake has: each number and
     contact reference is tried, until all are found. The lake may have somebody alone whose erasure was under way.
-    Raises `EtlError`."""
+    Raises `EtlError`; a day that can't be read is passed over if they are found without it."""
     found: dict[tuple[str, str], Person] = {}
-    with closing(_everybody(engine, lake)) as everybody:
+    passed_over = Found()
+    with closing(_everybody(engine, lake, passed_over)) as everybody:
         while found.keys() != wanted and (row := next(everybody, None)) is not None:
             for subject, hash_, value in hashes(key, row):
                 if (subject, hash_) in wanted:
                     found[subject, hash_] = Person(key, **{subject: value})
+    if passed_over.failed and found.keys() != wanted:
+        raise LakeError("ETL-523", f"some people may be where nobody could look: {'; '.join(passed_over.failed)}")
     return found
 
 
-def _everybody(engine: Engine, lake: Lake) -> Generator[Mapping[str, Any]]:
-    for table in (*(dataset.table for dataset in DATASETS.values()), *forget.UNDATED):
-        yield from forget.everybody(engine, table)
+def _everybody(engine: Engine, lake: Lake, passed_over: Found) -> Generator[Mapping[str, Any]]:
+    for dataset, books in work(lake):
+        with _of(engine, passed_over, dataset.table, books.day):
+            yield from forget.everybody(engine, dataset.table, books.day)
+    for table in forget.UNDATED:
+        with _of(engine, passed_over, table):
+            yield from forget.everybody(engine, table)
     for dataset in DATASETS.values():
         yield from lake.everybody(dataset)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
-from etl.errors import Busy, Contention, LakeError
+from etl.errors import Busy, Contention, EtlError, LakeError
 from etl.jobs.held_day import HeldDay
 from etl.jobs.outcomes import Findings, Outcome, outcome_of, prevented
 from etl.jobs.survey import Survey
@@ -22,7 +22,7 @@ from etl.lake.datasets import Dataset
 from etl.lake.difference import Difference
 from etl.lake.export import Progress
 from etl.lake.target import Draft, Target
-from etl.store import days, partitions, unite
+from etl.store import days, partitions, unite, unreadable
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, Snapshot, changed
 from etl.store.unite import United
@@ -181,16 +181,28 @@ class Lake(Survey):
     def _write(
         self, held: HeldDay, snapshot: Snapshot, draft: Draft, number: int | None, progress: Progress
     ) -> Manifest:
-        return export.write(
-            self._uri,
-            snapshot.id,
-            held.dataset,
-            held.day.day,
-            draft.place,
-            revision=number or snapshot.next_number,
-            entries=snapshot.books.entries,
-            progress=progress,
-        )
+        with self._naming_rows(held):
+            return export.write(
+                self._uri,
+                snapshot.id,
+                held.dataset,
+                held.day.day,
+                draft.place,
+                revision=number or snapshot.next_number,
+                entries=snapshot.books.entries,
+                progress=progress,
+            )
+
+    @contextmanager
+    def _naming_rows(self, held: HeldDay) -> Iterator[None]:
+        """Where a day can't be read: the error says for which rows, if it's for some."""
+        try:
+            yield
+        except EtlError as error:
+            why = unreadable.reason(self.engine, held.dataset.table, held.day.day, error)
+            if why == error.text:
+                raise
+            raise LakeError("ETL-522", f"{held.dataset.name} {held.day.day}: {why}") from error
 
     def _damage(self, held: HeldDay, about: Manifest) -> list[Difference]:
         return verify.shallow(self.target, held.name(about), held.dataset, about)
@@ -268,7 +280,11 @@ class Lake(Survey):
 
     def _deep(self, held: HeldDay, about: Manifest) -> tuple[DayBooks, list[Difference]]:
         """Every row of the file against every row of Postgres, by readers that share nothing with the file's writer."""
-        with held.day.snapshot() as snapshot, self.target.fetched(held.name(about)) as place:
+        with (
+            self._naming_rows(held),
+            held.day.snapshot() as snapshot,
+            self.target.fetched(held.name(about)) as place,
+        ):
             copied = held.day.copy(witness.query(held.dataset, held.day.day))
             return snapshot.books, witness.compare(place, held.dataset, held.day.day, copied)
 

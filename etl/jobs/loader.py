@@ -183,7 +183,7 @@ class Loader:
     def _load(self, claim: Claim, batch: Batch, retry: Retry) -> Books:
         began = time.monotonic()
         try:
-            books = self._patience.retry(lambda: self._writer.write(batch, self.beat))
+            books = self._patience.retry(lambda: self._writer.write(batch, self._patience.go_on))
         except LeaseLost:  # while it was read: it's in the ledger by now
             self._log.warning("lease_lost")
             return Books()

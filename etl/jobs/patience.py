@@ -15,7 +15,7 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Stopped(Exception):
-    """`stop` was set during an outage. Nothing took effect."""
+    """`stop` was set during an outage, or a long step. Nothing took effect."""
 
 
 class Patience:
@@ -42,6 +42,12 @@ class Patience:
     def hurry(self) -> None:
         """From now on give up at once: others have waited."""
         self._seconds = 0.0
+
+    def go_on(self) -> None:
+        """For a step that takes long, now and then. Raises `Stopped` when `stop` is set."""
+        self._alive()
+        if self._stop.is_set():
+            raise Stopped
 
     def retry(self, step: Callable[[], T]) -> T:
         """What `step` returns. Raises `Outage` when it gives up, `Stopped` when `stop` is set."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from etl.reporting import twins
+from etl.reporting.left_out import LeftOut
 from etl.store.tables import FIGURES_LOCK
 
 _DAY = timedelta(days=1)
@@ -38,8 +39,10 @@ def refresh(
     engine: sa.Engine, today: date, everything: bool = False, progress: Callable[[date], None] = lambda _: None
 ) -> list[date]:
     """All that reports need: `rollup` of the whole ledger, and the indexes of contacts. Returns and raises as it."""
-    days = rollup(engine, everything=everything, progress=progress)
-    index_contacts(engine, today)
+    left_out = LeftOut(engine)
+    days = _rollup(engine, None, everything, progress, left_out)
+    _index_contacts(engine, today, left_out)
+    left_out.tell()
     return days
 
 
@@ -55,38 +58,58 @@ def rollup(
     With `since`, only what was committed from then on is looked at: quick, however long the ledger is. Without it,
     twins are counted too, for days that changed since the last count. `everything`: as if every day had changed. A
     business day that is part of a UTC day dropped from Postgres keeps its figures. Raises `Outage` or
-    `ConfigurationError`.
+    `ConfigurationError`; and, when all others are done, `EtlError` with the days that Postgres refuses to compute.
     """
+    left_out = LeftOut(engine)
+    days = _rollup(engine, since, everything, progress, left_out)
+    left_out.tell()
+    return days
+
+
+def _rollup(
+    engine: sa.Engine, since: datetime | None, everything: bool, progress: Callable[[date], None], left_out: LeftOut
+) -> list[date]:
     with engine.connect() as connection:
         ledger = _LEDGER_SINCE if since else _LEDGER
         changed = [_Changed(*row) for row in connection.execute(ledger, {"since": since, "everything": everything})]
         connection.rollback()
         done: dict[str, set[date]] = {"cdrs": set(), "audit_events": set()}
         for day, dataset in sorted({(day, each.dataset) for each in changed for day in each.business_days()}):
-            if _compute(connection, day, dataset, _OF_DATASET[dataset]):
-                done[dataset].add(day)
-                progress(day)
-        states = _with_states(connection, done["audit_events"])
+            with left_out.of("figures", day):
+                if _compute(connection, day, dataset, _OF_DATASET[dataset]):
+                    done[dataset].add(day)
+                    progress(day)
+        states, of_states = _with_states(connection, done["audit_events"]), LeftOut(engine)
         for day in states:
-            _compute(connection, day, None, _STATES)
-            progress(day)
+            with of_states.of("figures of states", day):
+                _compute(connection, day, None, _STATES)
+                progress(day)
+        if of_states:  # they follow from the events of other days, too
+            done["audit_events"].clear()
+            left_out += of_states
         with connection.begin():
             for each in changed:
                 if each.business_days() <= done[each.dataset]:
                     connection.execute(_NOTE, each._asdict())
         if since is None:
-            twins.keep(connection, _LOCK)
+            twins.keep(connection, _LOCK, left_out)
     return sorted({*done["cdrs"], *done["audit_events"], *states})
 
 
 def index_contacts(engine: sa.Engine, today: date) -> None:
     """For `reporting.contact_history`: an index of contacts for each day that is over. On an open day every row that is
-    loaded would pay for it. Raises `Outage`."""
+    loaded would pay for it. Raises as `rollup`."""
+    left_out = LeftOut(engine)
+    _index_contacts(engine, today, left_out)
+    left_out.tell()
+
+
+def _index_contacts(engine: sa.Engine, today: date, left_out: LeftOut) -> None:
     with engine.connect() as connection:
         days = [*connection.scalars(_WITHOUT_INDEX, {"last": today - 2 * _DAY})]
         connection.rollback()
         for day in days:
-            with connection.begin():
+            with left_out.of("index of contacts", day), connection.begin():
                 connection.execute(_LOCK)
                 connection.execute(sa.text("SELECT reporting.index_contacts(:day)"), {"day": day})
 
@@ -159,7 +182,11 @@ _WITHOUT_INDEX = sa.text(
     "SELECT to_date(right(relname, 8), 'YYYYMMDD') AS day FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
     " WHERE inhparent = 'cdrs'::regclass AND right(relname, 8) <= to_char(CAST(:last AS date), 'YYYYMMDD')"
     " AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
-    " WHERE indrelid = inhrelid AND attname = 'contact_ref') ORDER BY day"
+    " WHERE indrelid = inhrelid AND attname = 'contact_ref')"
+    # Nor of what came late for a day that only the lake has: its rows come back, with references of any length.
+    " AND NOT EXISTS (SELECT FROM (SELECT dropped_at FROM exports WHERE dataset = 'cdrs'"
+    " AND day = to_date(right(relname, 8), 'YYYYMMDD') ORDER BY revision DESC LIMIT 1) latest"
+    " WHERE dropped_at IS NOT NULL) ORDER BY day"
 )
 
 _CALLS = (

@@ -7,6 +7,8 @@ from datetime import date
 
 import sqlalchemy as sa
 
+from etl.reporting.left_out import LeftOut
+
 
 def count(engine: sa.Engine, day: date) -> int:
     """Pairs whose first row is on that UTC day, counted in Postgres now. Raises `Outage` or `ConfigurationError`."""
@@ -15,13 +17,13 @@ def count(engine: sa.Engine, day: date) -> int:
         return found
 
 
-def keep(connection: sa.Connection, lock: sa.Executable) -> None:
+def keep(connection: sa.Connection, lock: sa.Executable, left_out: LeftOut) -> None:
     """Count the twins of each day whose figures, or the next day's, are newer than its count. One transaction a day,
     under `lock`, which serialises rollups. A day that was dropped from Postgres keeps its number."""
     days = [*connection.scalars(_STALE)]
     connection.rollback()
     for day in days:
-        with connection.begin():
+        with left_out.of("twins", day), connection.begin():
             connection.execute(lock)
             connection.execute(sa.text("LOCK TABLE ONLY cdrs IN ACCESS SHARE MODE"))  # no day is dropped meanwhile
             connection.execute(_KEEP, {"day": day})

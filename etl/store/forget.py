@@ -80,10 +80,12 @@ def receipts(engine: sa.Engine, completed: bool = False) -> set[tuple[str, str, 
     return {(subject, hash_, n) for subject, hash_, n, at in found if at is not None or not completed}
 
 
-def everybody(engine: sa.Engine, table: sa.Table) -> Iterator[dict[str, Any]]:
-    """The columns of each row in which people may be. Raises `Outage`."""
+def everybody(engine: sa.Engine, table: sa.Table, day: date | None = None) -> Iterator[dict[str, Any]]:
+    """The columns of each row in which people may be, on a day if the table has days. Raises `Outage`."""
     columns = [*_searched(table)]
     query = sa.select(*map(json_as_text, columns))
+    if day is not None:
+        query = query.where(day_column(table) == day)
     with (
         engine.connect() as connection,
         connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as found,

@@ -11,11 +11,12 @@ An older CDR (of a claim that was adopted, of a replayed dead letter, of the lak
 it contradicts, it goes to `cdr_revisions` itself. The row keeps the newest batch_id that changed it; a repetition
 without anything new leaves the row unchanged, its batch_id included.
 
-Several CDRs of one call in one claim are merged one after the other, in rounds that have each call once.
+Several CDRs of one call in one claim are merged one after the other, in rounds that have each call once. A claim of
+many days is merged some days at a time, the earlier first.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
@@ -32,8 +33,8 @@ from etl.wire.event import Event
 
 # For another worker's row or claim; many times the time it takes to load one.
 WAIT_MS = 10_000
-# Up to so many days are listed in a statement; listing more takes longer than planning for the days between them.
-MANY_DAYS = 100
+# So many days are joined at once: each is planned for and locked by the statement.
+DAYS_AT_ONCE = 30
 # The dialects take a call's time from two programs of the dialler: they were seen a second apart, never ten.
 TOLERANCE = timedelta(seconds=10)
 
@@ -77,7 +78,7 @@ def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
     """Bring `rows` into `cdrs` in their order. Raises as the engine does; the caller then rolls back to a
     savepoint."""
     merged = Merged()
-    rounds = _rounds(rows)
+    rounds = [group for some in _of_few_days(rows) for group in _rounds(some)]
     staged = ((*row, position, n) for n, group in enumerate(rounds) for position, row in enumerate(group))
     _stage(connection, incoming, staged)
     for number, group in enumerate(rounds):
@@ -98,6 +99,19 @@ def _stage(connection: sa.Connection, table: sa.Table, rows: Iterable[Sequence[A
     copy_rows(connection, table, table.c.keys(), rows)
 
 
+def _of_few_days(rows: Sequence[Cdr]) -> Iterator[Sequence[Cdr]]:
+    """The rows of the earliest `DAYS_AT_ONCE` days, of the next, and so on; each in their order."""
+    days = sorted({row.dialed_on for row in rows})
+    if len(days) <= DAYS_AT_ONCE:
+        yield rows
+        return
+    group_of = {day: number // DAYS_AT_ONCE for number, day in enumerate(days)}
+    groups: list[list[Cdr]] = [[] for _ in range(group_of[days[-1]] + 1)]
+    for row in rows:
+        groups[group_of[row.dialed_on]].append(row)
+    yield from groups
+
+
 def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
     """The first CDR of each call, then the second of each, and so on. Verbatim repetitions are left out."""
     rounds: list[list[Cdr]] = []
@@ -116,10 +130,7 @@ def _rounds(rows: Sequence[Cdr]) -> list[list[Cdr]]:
 
 def _on_days(rows: Sequence[Cdr]) -> sa.ColumnElement[bool]:
     """A filter by literal dates, so that the planner prunes the partitions of all other days."""
-    days = [as_date(day) for day in sorted({row.dialed_on for row in rows})]
-    if len(days) <= MANY_DAYS:
-        return cdrs.c.dialed_on.in_([_constant(day) for day in days])
-    return cdrs.c.dialed_on.between(_constant(days[0]), _constant(days[-1]))
+    return cdrs.c.dialed_on.in_([_constant(as_date(day)) for day in sorted({row.dialed_on for row in rows})])
 
 
 def _constant(day: date) -> sa.ColumnElement[date]:
@@ -224,8 +235,8 @@ _OF_THE_ROUND = incoming.c.round == sa.bindparam("number")
 _POSITIONS = incoming.c.position == sa.any_(sa.bindparam("positions", type_=sa.ARRAY(sa.Integer)))
 _INCOMING_ROWS = sa.select(*(incoming.c[name] for name in _COLUMNS)).where(_OF_THE_ROUND)
 _SAME_CALL = sa.and_(*(incoming.c[name] == cdrs.c[name] for name in CDR_KEY))
-# Any order will do that is the same for every worker, whatever the database's collation.
-_IN_TURN = [incoming.c.call_ref.collate("C"), *(incoming.c[name] for name in CDR_KEY)]
+# Any order will do that is the same for every worker, whatever the database's collation and the claim's days.
+_IN_TURN = [incoming.c.dialed_on, incoming.c.call_ref.collate("C"), *(incoming.c[name] for name in CDR_KEY[1:])]
 
 
 def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[date, int]:

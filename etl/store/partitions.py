@@ -4,21 +4,42 @@ Only the tables' owner can do either. So the migrations have functions that run 
 may call.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import date
 
 import sqlalchemy as sa
 
+from etl.store.connection import rows
 from etl.store.tables import day_column
 
 
-def ensure(engine: sa.Engine, table: sa.Table, days: Iterable[date]) -> None:
+def missing(engine: sa.Engine, table: sa.Table, days: Iterable[date]) -> list[date]:
+    """Of these days, those without a partition, in order. Raises `Outage`."""
+    return [day for (day,) in rows(engine, _MISSING, {"table": table.name, "days": [*days]})]
+
+
+# By the catalogs, and not by to_regclass: that a table is missing would stay in the session's cache, where
+# make_partition finds it although somebody else has made the table while it waited.
+_MISSING = sa.text(
+    "SELECT day FROM unnest(CAST(:days AS date[])) AS day WHERE NOT EXISTS ("
+    " SELECT FROM pg_class JOIN pg_inherits ON inhrelid = pg_class.oid"
+    " WHERE relname = :table || to_char(day, '_YYYYMMDD') AND inhparent = to_regclass(:table)"
+    " AND NOT inhdetachpending) ORDER BY day"
+)
+
+
+def ensure(
+    engine: sa.Engine, table: sa.Table, days: Iterable[date], before_each: Callable[[], None] = lambda: None
+) -> None:
     """Make sure that `table` has a partition for each of these days. Raises `Outage` or `ConfigurationError`.
+
+    Years of days take minutes: what `before_each` raises ends it, and those that were made stay.
 
     Each has a transaction of its own: an empty partition does no harm, but a lock on the parent table for the length
     of a load would, and so would the hundreds of locks that years of partitions take.
     """
-    for day in sorted(days):
+    for day in missing(engine, table, days):
+        before_each()
         with engine.begin() as connection:
             connection.execute(sa.select(sa.func.make_partition(table.name, day)))
 

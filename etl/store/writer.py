@@ -66,13 +66,13 @@ class Writer:
         self._repeating: set[str] = set()
 
     def write(self, batch: Batch, alive: Callable[[], None] = lambda: None) -> Books | None:
-        """Commit a claim. None if the ledger has it already: then it needs only be acknowledged. Calls `alive` while it
-        takes long.
+        """Commit a claim. None if the ledger has it already: then it needs only be acknowledged.
 
-        Raises `Outage`, after which the same call may be repeated, or `ConfigurationError`.
+        Calls `alive` again and again while it takes long; what that raises ends it, and nothing took effect. Raises
+        `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
         fast = batch.source_key not in self._repeating
-        books = self._persist(batch, lambda connection: _write(connection, batch, alive, fast=fast))
+        books = self._persist(batch, lambda connection: _write(connection, batch, alive, fast=fast), alive)
         if books:
             known = books.updated + books.unchanged
             note = self._repeating.add if known and known >= books.inserted else self._repeating.discard
@@ -85,7 +85,9 @@ class Writer:
         books = self._persist(batch, lambda connection: _write(connection, batch, lambda: None, letters))
         return books or Books()
 
-    def _persist(self, batch: Batch, write: Callable[[sa.Connection], Books]) -> Books | None:
+    def _persist(
+        self, batch: Batch, write: Callable[[sa.Connection], Books], alive: Callable[[], None] = lambda: None
+    ) -> Books | None:
         for _ in range(ATTEMPTS):
             try:
                 return self._attempt(batch.batch_id, write)
@@ -94,14 +96,14 @@ class Writer:
                 self._end_frozen_workers()
             except MissingPartition as error:
                 trouble = error
-                self._make_partitions(batch.records)
+                self._make_partitions(batch.records, alive)
         raise Outage("ETL-308", f"gave up after {ATTEMPTS} attempts: {trouble.text}") from trouble
 
-    def _make_partitions(self, claim: Decodable) -> None:
+    def _make_partitions(self, claim: Decodable, alive: Callable[[], None]) -> None:
         for records in claim.pieces():
             decoded = records.finish()
-            ensure_partitions(self._engine, cdrs, count_days(decoded.cdrs))
-            ensure_partitions(self._engine, audit_events, count_days(decoded.events))
+            ensure_partitions(self._engine, cdrs, count_days(decoded.cdrs), alive)
+            ensure_partitions(self._engine, audit_events, count_days(decoded.events), alive)
 
     def _end_frozen_workers(self) -> None:
         """Their claims are adopted when their leases run out; one that thaws finds its claim in the ledger."""

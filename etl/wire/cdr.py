@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 from msgspec.structs import astuple
 
-from etl.wire import numbers
+from etl.wire import numbers, references
 from etl.wire.envelope import Envelope
 from etl.wire.faults import Reason, Undecodable
 from etl.wire.times import (
@@ -133,6 +133,9 @@ NUMBERS = tuple(
 )
 # Hang-up causes and most durations, in their commonest spelling as text.
 _few_digits = {str(number): number for number in range(1, 1_000)}.get
+# Bytes of a message or payload without which no reference in it is too long.
+_LONG = references.MOST_BYTES
+_TOO_OLD = "dialed_at lies more than ETL_OLDEST_DAYS before the claiming: `etl dead replay --any-day` loads it"
 _NOT_WHOLE = "expected a whole number"
 
 Extra = dict[str, Any]
@@ -147,6 +150,7 @@ class CdrDecoder:
         self._source = source
         self._batch_id = batch_id
         self._latest = latest
+        self.oldest = 0  # the first time at which a call may have been dialled
         self._read_time = reader_of_times(zone)
         # Of the message that `open` read last: values that fit no column, as they were sent.
         self.set_aside: Extra = {}
@@ -154,7 +158,11 @@ class CdrDecoder:
     def strict(self, raw: bytes) -> Cdr:
         """A CDR with documented fields only and nothing to set aside. Raises `Undecodable`, or what msgspec raises, for
         any other message."""
-        return self.row(_strict(raw).payload, None, None)
+        row = self.row(_strict(raw).payload, None, None)
+        # Else no field of it is longer; and of long messages, nearly all are so by their URL.
+        if len(raw) > _LONG and len(raw) - len(row.recording_url or "") > _LONG:
+            _check_references(row)
+        return row
 
     def open(self, message: Envelope) -> Cdr:
         """A CDR that may have undocumented fields, or values to set aside: both go to `extra`, their JSON as it was
@@ -162,7 +170,10 @@ class CdrDecoder:
         self.set_aside = {}
         sent = message.fields()
         extra = {name: value for name, value in sent.items() if name not in _KNOWN}
-        return self.row(_open(message.payload), extra, sent)
+        row = self.row(_open(message.payload), extra, sent)
+        if len(message.payload) > _LONG:
+            _check_references(row)
+        return row
 
     def row(self, payload: _Payload, extra: Extra | None, sent: Extra | None) -> Cdr:
         """The only place where fields become columns; `extra` collects what has no column or contradicts one. `sent`
@@ -178,7 +189,7 @@ class CdrDecoder:
         if call_ref in _ABSENT or dialed_at in _ABSENT:
             name = "call_ref" if call_ref in _ABSENT else "dialed_at"
             raise Undecodable(Reason.MISSING_FIELD, f"{name} is missing, null or empty")
-        dialed_at, read = self._time("dialed_at", dialed_at), self._read_number
+        dialed_at, read = self._time("dialed_at", dialed_at, self.oldest), self._read_number
         if end_code.__class__ is not int and end_code is not None:  # the dialler sends it as text, mostly
             end_code = _few_digits(end_code) or read("end_code", end_code, sent)
         call_time = call_time if call_time.__class__ is int or call_time is None else read("call_time", call_time, sent)
@@ -232,14 +243,15 @@ class CdrDecoder:
         ))
         # fmt: on
 
-    def _time(self, name: str, value: Time) -> int:
-        """Raises `Undecodable` for a time outside [2000-01-01, latest]."""
+    def _time(self, name: str, value: Time, oldest: int = 0) -> int:
+        """Raises `Undecodable` for a time outside [2000-01-01, latest], or before `oldest`."""
         if value.__class__ is int and value < FIRST_MILLISECONDS:  # nearly always
             moment = (value - UNIX_SECONDS_AT_EPOCH) * MICROSECONDS_PER_SECOND
         else:
             moment = self._read_time(value)
-        if not 0 <= moment <= self._latest:
-            raise Undecodable(Reason.OUT_OF_RANGE, f"{name} lies before the year 2000 or more than a day ahead")
+        if not oldest <= moment <= self._latest:
+            says = _TOO_OLD if 0 <= moment < oldest else f"{name} lies before the year 2000 or more than a day ahead"
+            raise Undecodable(Reason.OUT_OF_RANGE, says)
         return moment
 
     def _read_number(self, name: str, value: int | float | str | None, sent: Extra | None) -> int | None:
@@ -266,6 +278,19 @@ class CdrDecoder:
     def _with_set_aside(self, extra: Extra) -> bytes | None:
         everything = extra | self.set_aside
         return _encode(everything) if everything else None
+
+
+def _check_references(row: Cdr) -> None:
+    """Raises `Undecodable` for one that is too long."""
+    references.check(
+        (
+            ("call_ref", row.call_ref),
+            ("extension", row.extension),
+            ("ref", row.campaign_ref),
+            ("contact_ref", row.contact_ref),
+            ("uuid", row.uuid),
+        )
+    )
 
 
 def check_fields(payload: Raw) -> None:

@@ -13,14 +13,20 @@ from uuid import UUID
 
 import msgspec
 
-from etl.wire import cdr, envelope, spool
+from etl.wire import cdr, envelope, numbers, spool
 from etl.wire.cdr import Cdr, CdrDecoder
-from etl.wire.event import Capture, Event, ListEvents, event
+from etl.wire.event import Capture, Event, ListEvents, check_references, event
 from etl.wire.faults import DeadLetter, Reason, Undecodable
+from etl.wire.numbers import ALIKE, EXPONENT, SIGNS
 from etl.wire.spool import Heard, Session
 
 _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Undecodable)
 _BACKSLASH = ord("\\")
+# Characters of numbers with an exponent, written out, that a message may have beside twice its own length. It is what
+# one number with all the decimals of Postgres' numeric takes; 9 bytes can say as many as 131,072.
+WRITTEN_OUT = 16_384 + len("0.")
+# So many exponents of at most three digits write out to less than that and their own digits.
+_FEW = 16
 
 
 @dataclass(slots=True)
@@ -165,6 +171,12 @@ class Decoding(Records):
         self._cdr_decoder = CdrDecoder(source, batch_id.bytes, latest, zone)
         self._list_events = ListEvents(key, batch_id, captured_at)
 
+    def not_before(self, oldest: int) -> Self:
+        """Calls that were dialled before this time, in microseconds since 2000, are dead letters. Call it before
+        reading."""
+        self._cdr_decoder.oldest = oldest
+        return self
+
     def stream(self) -> Iterator[Cdr]:
         decoded = self._decoded
         yield from decoded.cdrs
@@ -244,6 +256,9 @@ def _heard_event(heard: Heard, batch_id: bytes, max_bytes: int) -> Event:
     try:
         row = event(envelope.split(raw), capture, batch_id)
         envelope.check_storable(raw)
+        check_references(row)
+        if row.payload.translate(ALIKE, SIGNS).find(EXPONENT) >= 0:
+            _check_written_out(row.payload)
     except Undecodable:
         raise
     except _NOT_AS_EXPECTED as error:
@@ -259,6 +274,21 @@ def _check_size(raw: bytes, max_bytes: int) -> None:
         raise Undecodable(Reason.TOO_LARGE, f"{len(raw)} bytes, and the limit is {max_bytes}")
 
 
+def _check_written_out(document: bytes) -> None:
+    """Raises `Undecodable` if Postgres' text form of it would be many times as long: export, prune and erasure read a
+    day's texts, and Postgres gives none of more than 1 GiB. With the blanks that it adds, a text has at most four
+    times its document's bytes, and `WRITTEN_OUT`."""
+    alike = document.translate(ALIKE, SIGNS)
+    if EXPONENT + b"000" not in alike and alike.count(EXPONENT) <= _FEW:
+        return  # most likely an id with digits like an exponent
+    written, most = numbers.written_out(document), WRITTEN_OUT + 2 * len(document)
+    if written > most:
+        raise Undecodable(
+            Reason.OUT_OF_RANGE,
+            f"written out, its numbers with an exponent have {written:,} characters, and the limit is {most:,}",
+        )
+
+
 def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: ListEvents, max_bytes: int) -> Cdr | Event:
     _check_size(raw, max_bytes)
     try:
@@ -267,6 +297,13 @@ def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: ListEvents, 
     except _NOT_AS_EXPECTED:
         raise _diagnose(raw, cdrs) from None
     envelope.check_storable(raw)
+    if isinstance(record, Cdr):
+        document = record.extra
+    else:
+        check_references(record)
+        document = record.payload
+    if document is not None and document.translate(ALIKE, SIGNS).find(EXPONENT) >= 0:
+        _check_written_out(document)
     return record
 
 

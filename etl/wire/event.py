@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from etl.wire import references
 from etl.wire.envelope import Envelope, kind_and_reference
 from etl.wire.times import MICROSECONDS_PER_DAY
 
@@ -37,6 +38,11 @@ class Event(NamedTuple):
 
 # `ref` is the agent's extension in messages of these types; for campaigns it's the campaign's reference.
 _OF_AN_EXTENSION = frozenset({"agents", "inbound"})
+
+# Columns that are in an index, of this table or of the figures.
+_REFERENCES = ("reference", "campaign_ref", "extension", "call_ref")
+# Bytes of a payload, and characters of a channel, without which none of them is too long.
+_LONG, _SURELY_SHORT = references.MOST_BYTES, references.MOST_BYTES // 4
 
 _text_or_integer = msgspec.json.Decoder(str | int).decode
 _encode = msgspec.json.Encoder().encode
@@ -75,6 +81,12 @@ def event(message: Envelope, capture: Capture, batch_id: bytes) -> Event:
         payload=_encode(fields) if message.beside else bytes(message.payload),
         batch_id=batch_id,
     )
+
+
+def check_references(row: Event) -> None:
+    """Raises `Undecodable` for one that is too long."""
+    if len(row.payload) > _LONG or len(row.channel) > _SURELY_SHORT:
+        references.check((name, getattr(row, name)) for name in _REFERENCES)
 
 
 class ListEvents:

@@ -17,8 +17,8 @@ class Reason(StrEnum):
     NUL_CHARACTER = "nul_character"  # or a lone surrogate: characters that JSON can spell and Postgres can't hold
     TOO_LARGE = "too_large"
     TOO_DEEP = "too_deep"
-    # Only Postgres finds these: a number in `extra` or in an event beyond its numeric (from 10^131072 up, or with more
-    # than 16383 decimals), a call_ref that is too long for an index.
+    # Only Postgres finds these: a number in `extra` or in an event that has more digits than its numeric holds (131072
+    # before the point, 16383 after it).
     REFUSED_BY_DATABASE = "refused_by_database"
 
 

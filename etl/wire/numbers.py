@@ -21,6 +21,12 @@ _EXPONENT_DIGITS = 12
 NUMBERS_CACHED = 8_192
 _SHORT = 16  # characters
 
+# `document.translate(ALIKE, SIGNS).find(EXPONENT)`, a glance, finds something in every JSON document that has a number
+# with an exponent, and in few others: all digits become 0, and E becomes e. (`in` would take three times as long.)
+ALIKE, SIGNS, EXPONENT = bytes.maketrans(b"123456789E", b"000000000e"), b"+-", b"0e0"
+# A string, or a number. Possessive: none is looked at twice.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|-?([0-9]++)(?:\.([0-9]++))?+(?:[eE]([-+]?)([0-9]++))?+', re.DOTALL)
+
 
 def from_text(text: str) -> int | None:
     """None if it's empty. Raises ValueError if it's no whole number, and OverflowError if Postgres' integer can't hold
@@ -43,6 +49,21 @@ def from_json(number: str) -> int:
     if zeros < 0:
         raise ValueError("a number with a fraction")
     return _within_bounds(sign, kept, zeros)
+
+
+def written_out(document: bytes) -> int:
+    """How many characters Postgres needs, at most, for all numbers of a JSON document that came with an exponent: it
+    keeps them in few bytes, and shows every digit."""
+    return sum(
+        _written_out(len(found[1]), len(found[2] or b""), found[3], found[4].lstrip(b"0"))
+        for found in _TOKEN.finditer(document)
+        if found[4] is not None
+    )
+
+
+def _written_out(digits: int, decimals: int, sign: bytes, exponent: bytes) -> int:
+    power = int(sign + (exponent or b"0")[: _EXPONENT_DIGITS + 1])
+    return len("-.") + max(digits + power, 1) + max(decimals - power, 0)
 
 
 def _from_text(text: str) -> int | None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fenced import blocks, indented
 from tests.machine import running
-from tests.world import CAMPAIGNS, cdr, eventually
+from tests.world import CAMPAIGNS, RECENTLY, cdr, eventually
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -26,7 +26,7 @@ def test_every_line_of_code_is_in_a_block_that_is_typed(page: str) -> None:
 def test_given_the_lines_of_install_then_what_waited_is_loaded(wheel_of_etl: Path) -> None:
     with running(wheel_of_etl) as host:
         with host.client(password=None) as dialler:
-            dialler.lpush(CAMPAIGNS, *(cdr(number) for number in range(50)))
+            dialler.lpush(CAMPAIGNS, *(cdr(number, dialed_at=RECENTLY) for number in range(50)))
 
         for block in blocks(DOCS / "install.md"):
             for statement in block.statements:
@@ -35,8 +35,8 @@ def test_given_the_lines_of_install_then_what_waited_is_loaded(wheel_of_etl: Pat
         with host.client() as dialler:
             eventually(lambda: not dialler.exists(CAMPAIGNS))
         # What waited before Redis was restarted, and what `etl simulate` sent.
-        eventually(lambda: host.rows("SELECT count(*) FROM cdrs WHERE dialed_on > '2016-01-01'") == [(1_000,)])
-        assert host.rows("SELECT count(*) FROM cdrs WHERE dialed_on < '2016-01-01'") == [(50,)]
+        eventually(lambda: host.rows("SELECT count(*) FROM cdrs WHERE dialed_on > '2025-07-01'") == [(1_000,)])
+        assert host.rows("SELECT count(*) FROM cdrs WHERE dialed_on < '2025-07-01'") == [(50,)]
         # Who is who.
         owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname IN ('public', 'reporting')"
         assert host.rows(owners) == [("etl_owner",)]

@@ -25,7 +25,7 @@ from tests import compose
 from tests.compose import CHECKOUT
 from tests.scrape import get
 from tests.tools import tool
-from tests.world import CAMPAIGNS, cdr, eventually
+from tests.world import CAMPAIGNS, RECENTLY, cdr, eventually
 
 DOTENV = {"REDIS_PASSWORD": "r3dis", "POSTGRES_PASSWORD": "p0stgres", "GRAFANA_PASSWORD": "gr4fana"}
 ETL = [sys.executable, "-m", "etl.cli"]  # the image's entry point
@@ -198,7 +198,7 @@ def test_the_services_work_together_in_their_order(host: Host) -> None:
         # A message that was acknowledged to the dialler survives a restart, and full memory.
         assert dialler.config_get("appendonly") == {"appendonly": "yes"}
         assert dialler.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        dialler.lpush(CAMPAIGNS, cdr(1))
+        dialler.lpush(CAMPAIGNS, cdr(1, dialed_at=RECENTLY))
         eventually(lambda: one(reader, "SELECT count(*) FROM cdrs WHERE call_ref = '1'") == 1)
     eventually(lambda: asked(prometheus, "sum(etl_inserted_rows_total)") == 1)
     assert asked(prometheus, 'up{job="etl"}') == 1

@@ -74,7 +74,7 @@ class Installation(Archive):
     told: set[str] = field(default_factory=set)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """As both releases understand it: without settings that 0.1 doesn't know."""
+        """As both releases understand it, but for ETL_OLDEST_DAYS: see `environment_of`."""
         lists = [(CAMPAIGNS, "dialler"), (CDRS, "dialler"), (CLICK2DIAL, "click2dial")]
         ours = {
             "ETL_SOURCES": json.dumps([{"key": key, "source": source} for key, source in lists]),
@@ -85,6 +85,11 @@ class Installation(Archive):
         }
         return super().environment(**{**ours, **more})
 
+    def environment_of(self, release: str, **more: str) -> dict[str, str]:
+        """Without settings that the release doesn't know."""
+        unknown = {"ETL_OLDEST_DAYS"} if release == "0.1" else set[str]()
+        return {name: value for name, value in self.environment(**more).items() if name not in unknown}
+
     def command(self, release: str, *arguments: str) -> list[str]:
         program = [str(self.release_01)] if release == "0.1" else [sys.executable, "-m", "etl.cli"]
         return [*program, *arguments]
@@ -94,7 +99,7 @@ class Installation(Archive):
         if release == "0.1":
             ended = subprocess.run(
                 self.command(release, *arguments),
-                env=self.environment(),
+                env=self.environment_of(release),
                 capture_output=True,
                 text=True,
                 timeout=WAIT_SECONDS,
@@ -111,8 +116,8 @@ class Installation(Archive):
         """A process of either release, killed at the end if it still runs."""
         log = self.lake.with_name(f"process-{next(_numbers)}.log")
         with log.open("wb") as output:
-            command, environment = self.command(release, *arguments), self.environment(ETL_WORKER_NAME=worker)
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            environment = self.environment_of(release, ETL_WORKER_NAME=worker)
+            process = subprocess.Popen(self.command(release, *arguments), env=environment, stdout=output, stderr=output)
         try:
             yield Running(process, log)
         finally:

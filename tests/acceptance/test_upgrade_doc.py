@@ -14,7 +14,7 @@ import pytest
 
 from tests.fenced import blocks
 from tests.machine import Machine, libraries, running
-from tests.world import CAMPAIGNS, cdr, eventually
+from tests.world import CAMPAIGNS, RECENTLY, cdr, eventually
 
 UPGRADE = Path(__file__).parents[2] / "docs/upgrade.md"
 # As the documents of 0.1 had it: roles, and Redis durable.
@@ -76,7 +76,7 @@ def test_given_the_lines_of_upgrade_then_no_call_is_lost(wheel_of_etl: Path, rel
             for block in blocks(UPGRADE, [heading]):
                 assert block.language == "sh"
                 for statement in block.statements:
-                    dialler.lpush(CAMPAIGNS, *(cdr(next(numbers)) for _ in range(5)))
+                    dialler.lpush(CAMPAIGNS, *(cdr(next(numbers), dialed_at=RECENTLY) for _ in range(5)))
                     told += 5
                     host.type(statement)
                     if "roles.sql" in statement:  # the schema is new, and 0.1 is all that loads

@@ -76,11 +76,11 @@ def lay(mishap: Mishap) -> None:
         if holds_any:
             mishap.arrived_at("after_renew")
 
-    def write(writer: Writer, original: Callable[..., Any], batch: Any) -> Any:
+    def write(writer: Writer, original: Callable[..., Any], batch: Any, *more: Any) -> Any:
         batch.records.prepare()
         writing.batch_id = batch.batch_id
         mishap.arrived_at("after_decode")
-        books = original(writer, batch)
+        books = original(writer, batch, *more)
         mishap.arrived_at("after_write")
         return books
 

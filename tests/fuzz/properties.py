@@ -3,6 +3,7 @@ needs `etl.wire` only, and no test tools: the fuzzer's own Python has none."""
 
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -113,6 +114,8 @@ def _check_records(records: Decoded, messages: list[bytes]) -> None:
     assert len({*outcomes}) == len(outcomes), "one message has two outcomes"
     for row in (*records.cdrs, *records.events):
         _check_loadable(row)
+        references = (getattr(row, name, None) or "" for name in _REFERENCES)
+        assert all(len(text.encode()) <= 512 for text in references), "a reference that an index may refuse"
     for cdr in records.cdrs:
         moments = (cdr.dialed_at, cdr.answered_at, cdr.connected_at, cdr.ended_at)
         assert all(moment is None or 0 <= moment <= LATEST for moment in moments), "a time without a partition"
@@ -138,11 +141,16 @@ def _check_loadable(row: tuple[object, ...]) -> None:
     document = row[_JSON_AT[len(row)]]
     if document is not None:
         assert isinstance(document, bytes)
+        numbers: list[Decimal] = []
+        json.loads(document, parse_int=float, parse_float=lambda text: numbers.append(Decimal(text)))
+        written = sum(max(number.adjusted() + 1, 1, -int(number.as_tuple().exponent)) for number in numbers)
+        assert written <= 4 * len(document) + 16_386, "a text that fills a disk"
         parsed = json.loads(document, parse_int=float, parse_constant=_refuse)
         assert isinstance(parsed, dict), "no object"
         assert all("\0" not in text for text in _texts(parsed)), "a NUL character in JSON"
 
 
+_REFERENCES = ("call_ref", "contact_ref", "campaign_ref", "extension", "uuid", "reference")
 # Where CDRs and events have theirs: `extra` and `payload`.
 _JSON_AT = {23: 21, 14: 12}
 

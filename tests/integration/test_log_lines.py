@@ -33,8 +33,8 @@ NUMBER, CONTACT, PASSWORD = "0799123456", "contact-7231", "hunter2-5519"
 SECRETS = (NUMBER, CONTACT, PASSWORD)
 TOLD = {"number": NUMBER, "contact_ref": CONTACT}
 REFUSED = [
-    cdr("large", score=0, **TOLD).replace(b'"score": 0', b'"score": 1e200000'),
-    b'{"type": "stats", "payload": {"ref": "%s", "gauges": {"x": 1e200000}}}' % NUMBER.encode(),
+    cdr("large", score=0, **TOLD).replace(b'"score": 0', b'"score": ' + b"9" * 131_073),
+    b'{"type": "stats", "payload": {"ref": "%s", "gauges": {"x": %s}}}' % (NUMBER.encode(), b"9" * 131_073),
 ]
 BROKEN = [
     f'{{"type": "cdr", {NUMBER}'.encode(),

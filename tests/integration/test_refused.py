@@ -236,8 +236,8 @@ def test_given_a_right_that_goes_in_mid_run_then_no_row_is_doubled(
     fill(refusing)
     write = Writer.write
 
-    def write_and_lose_the_right(writer: Writer, batch: Any) -> Any:
-        books = write(writer, batch)
+    def write_and_lose_the_right(writer: Writer, batch: Any, *more: Any) -> Any:
+        books = write(writer, batch, *more)
         allow(refusing.redis, f"-{command}")
         return books
 

@@ -175,23 +175,21 @@ ODD = {
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_odd_characters_pass_through_every_field(archive: Archive, ascii_only: bool) -> None:
-    names = [
-        "contact_ref",
-        "ref",
-        "extension",
-        "number",
-        "dial_number",
-        "recording_url",
-        "end_reason",
-        "call_dir",
-        "uuid",
-    ]
-    fields = {name: dict.fromkeys(names, text) | {"x": [text], text: text} for name, text in ODD.items()}
+    references = ["contact_ref", "ref", "extension", "uuid"]
+    names = [*references, "number", "dial_number", "recording_url", "end_reason", "call_dir"]
+    # A reference is part of an index, which takes less than a page of it.
+    short = {name: text[:256] for name, text in ODD.items()}
+    fields = {
+        name: dict.fromkeys(names, text) | dict.fromkeys(references, short[name]) | {"x": [text], text: text}
+        for name, text in ODD.items()
+    }
     calls = [{"call_ref": name, "dialed_at": DIALED_AT, **odd} for name, odd in fields.items()]
-    # A call's reference is part of an index, which takes less than a page of it.
-    calls += [{"call_ref": text[:600], "dialed_at": DIALED_AT} for text in ODD.values()]
+    calls += [{"call_ref": text, "dialed_at": DIALED_AT} for text in short.values()]
     messages = [write({"type": "cdr", "payload": payload}, ascii_only) for payload in calls]
-    events = [write({"type": text, "payload": {"status": text, "ref": text, text: [text]}}) for text in ODD.values()]
+    events = [
+        write({"type": text, "payload": {"status": text, "ref": short[name], text: [text]}})
+        for name, text in ODD.items()
+    ]
     archive.more = {"max_message_bytes": 64 * 1024 * 1024}
     system = load(archive, *messages, *events)
 
@@ -203,12 +201,13 @@ def test_odd_characters_pass_through_every_field(archive: Archive, ascii_only: b
         assert row["campaign_ref"] == payload.get("ref")
         assert row["extra"] == {name: value for name, value in payload.items() if name not in COLUMNS}
     statuses = archive.rows("SELECT status, event_type, reference FROM audit_events")
-    assert sorted(map(tuple, (row.values() for row in statuses))) == sorted((text,) * 3 for text in ODD.values())
+    expected = sorted((text, text, short[name]) for name, text in ODD.items())
+    assert sorted(map(tuple, (row.values() for row in statuses))) == expected
 
 
 @pytest.mark.parametrize(
     "number",
-    ["1e400", "-1e131071", "1e-16383", "0.1000000000000000055", pytest.param("9" * 131_072, id="131072 digits")],
+    ["1e400", "-1e16383", "1e-16383", "0.1000000000000000055", pytest.param("9" * 131_072, id="131072 digits")],
 )
 def test_a_number_that_numeric_holds_is_stored_exactly(archive: Archive, number: str) -> None:
     system = load(archive, having(number), having(number, message=GOOD_EVENT))
@@ -221,12 +220,9 @@ def test_a_number_that_numeric_holds_is_stored_exactly(archive: Archive, number:
 
 def test_what_only_postgres_refuses_is_a_dead_letter_its_neighbours_load(archive: Archive) -> None:
     refused = [
-        having("1e131072", message=call(call_ref="a")),
-        having("[1e-16384]", message=call(call_ref="b")),
-        having("9" * 131_073, message=call(call_ref="c")),
-        having("1e999999999999", message=GOOD_EVENT),
-        # Not to be compressed to less than a third of a page, which is what an index takes.
-        call(call_ref="".join(chr(0x4E00 + n * n * 7919 % 20_000) for n in range(3_000))),
+        having("[0." + "1" * 16_384 + "]", message=call(call_ref="b")),
+        having("-" + "9" * 131_073, message=call(call_ref="c")),
+        having("9" * 131_073, message=GOOD_EVENT),
     ]
     neighbours = [cdr("d"), GOOD_EVENT, cdr("e", x=1)]
     mixed = [message for pair in itertools.zip_longest(refused, neighbours) for message in pair if message]

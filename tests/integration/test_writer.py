@@ -4,7 +4,6 @@ rows that only Postgres refuses. How one CDR is merged into another is in test_m
 import json
 import logging
 import random
-import string
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,17 +32,11 @@ SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databa
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 
 
-def random_text(length: int, seed: int = 1) -> str:
-    """Text that doesn't compress."""
-    return "".join(random.Random(seed).choices(string.ascii_letters + string.digits, k=length))
-
-
-# A row of an index holds about 2,700 bytes, and call_ref is part of the key.
-UNINDEXABLE = cdr(random_text(6_000))
 # JSON has numbers without end; those of jsonb end at 131,072 digits before the point.
-TOO_LARGE_A_NUMBER = cdr("large", score=0).replace(b'"score": 0', b'"score": 1e200000')
-REFUSED_EVENT = b'{"type": "stats", "payload": {"ref": "2040", "gauges": {"callees_queued": 1e200000}}}'
-REFUSED = [UNINDEXABLE, TOO_LARGE_A_NUMBER, cdr(random_text(6_000, seed=2))]
+TOO_LARGE = b"9" * 131_073
+TOO_LARGE_A_NUMBER = cdr("large", score=0).replace(b'"score": 0', b'"score": %b' % TOO_LARGE)
+REFUSED_EVENT = b'{"type": "stats", "payload": {"ref": "2040", "gauges": {"callees_queued": %b}}}' % TOO_LARGE
+REFUSED = [TOO_LARGE_A_NUMBER.replace(b'"large"', name) for name in (b'"first"', b'"large"', b'"last"')]
 
 
 @pytest.fixture
@@ -185,7 +178,7 @@ def test_given_one_of_each_then_the_books_say_what_became_of_them(archive: Archi
         cdr("contradicted", call_time=2),
         EVENT,
         b"junk",
-        UNINDEXABLE,
+        TOO_LARGE_A_NUMBER,
         batch_id=batch_id,
     )
 
@@ -369,8 +362,7 @@ def test_given_rows_that_postgres_refuses_then_they_alone_are_dead_letters(
         (position, messages[position]) for position in (0, 51, 102)
     ]
     assert {letter["reason"] for letter in letters} == {"refused_by_database"}
-    assert "index row size" in letters[0]["detail"]
-    assert "overflow" in letters[1]["detail"]
+    assert all("overflow" in letter["detail"] for letter in letters)
     archive.assert_books_balance()
 
 
@@ -378,7 +370,7 @@ def test_given_values_that_no_column_can_have_then_the_ledger_counts_them(archiv
     aside = {"end_code": "NORMAL_CLEARING", "hold_time": "long"}
     messages = [cdr(1, **aside), cdr(2, **aside), cdr(3, end_code="x"), cdr(4, end_code="16"), cdr(5, dialed_at="x")]
     for times in (1, 2):  # the fast way, and the merge way
-        assert write(writer, *messages, cdr(random_text(6_000), **aside))
+        assert write(writer, *messages, TOO_LARGE_A_NUMBER.replace(b'"large"', b'"large", "end_code": "x"'))
         assert (
             archive.rows("SELECT set_aside FROM load_batches")
             == [{"set_aside": {"end_code": 3, "hold_time": 2}}] * times
@@ -409,7 +401,7 @@ def test_given_an_event_that_postgres_refuses_then_it_is_a_dead_letter(archive: 
 
 
 def test_given_a_refused_message_then_its_calls_other_versions_load(archive: Archive, writer: Writer) -> None:
-    too_large = cdr(88, score=0).replace(b'"score": 0', b'"score": 1e200000')
+    too_large = cdr(88, score=0).replace(b'"score": 0', b'"score": %b' % TOO_LARGE)
 
     assert write(writer, cdr(88), too_large, api_cdr(88)) == Books(claimed=3, inserted=1, updated=1, dead=1)
 

@@ -191,3 +191,14 @@ def test_another_answer_is_passed_on_at_once_and_ends_the_outage(lines: Lines, e
 
     assert stop.lengths == [0.1, 0.2]
     assert [action for action, _ in lines.written] == ["outage_began", "outage_ended"]
+
+
+def test_a_long_step_keeps_the_pulse_and_sees_the_stop_signal(lines: Lines) -> None:
+    stop, beats = Pauses(), [0]
+    patience = Patience(lines, stop, alive=lambda: beats.append(0), clock=lambda: stop.now)
+
+    patience.go_on()
+    assert len(beats) == 2
+    stop.set()
+    with pytest.raises(Stopped):
+        patience.go_on()

@@ -48,7 +48,7 @@ def test_without_any_setting_the_defaults_of_the_dialler_hold() -> None:
     assert settings.redis_cluster is False
     assert settings.sqlalchemy_url == "postgresql+psycopg://127.0.0.1:5432/etl"
     assert (settings.batch_size, settings.linger_ms, settings.lease_seconds) == (5_000, 200, 60)
-    assert settings.max_message_bytes == 1024 * 1024
+    assert (settings.max_message_bytes, settings.oldest_days) == (1024 * 1024, 3_650)
     assert settings.sources == (
         SourceSettings(key="enigma:notifications:campaigns", source="dialler", take_from="right", forward_to=None),
         SourceSettings(key="enigma:notifications:cdr", source="click2dial", take_from="right", forward_to=None),
@@ -68,6 +68,7 @@ def test_the_environment_sets_everything() -> None:
             "ETL_LEASE_SECONDS": "10",
             "ETL_WORKER_NAME": "loader-1.example",
             "ETL_MAX_MESSAGE_BYTES": "1024",
+            "ETL_OLDEST_DAYS": "0",
             "ETL_HTTP": "[::1]:9465",
             "ETL_SOURCES": '[{"key": "cdrs", "source": "pbx", "take_from": "left", "forward_to": "{cdrs}:crm"}]',
             "PATH": "/usr/bin",
@@ -84,6 +85,7 @@ def test_the_environment_sets_everything() -> None:
         lease_seconds=10,
         worker_name="loader-1.example",
         max_message_bytes=1_024,
+        oldest_days=0,
         http="[::1]:9465",
         sources=(SourceSettings(key="cdrs", source="pbx", take_from="left", forward_to="{cdrs}:crm"),),
     )

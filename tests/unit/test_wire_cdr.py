@@ -134,7 +134,7 @@ def test_a_cdr_is_a_cdr_on_any_list(key: str) -> None:
         (0, "0"),
         (-1, "-1"),
         (2**64, "18446744073709551616"),
-        (Decimal("9" * 4_300), "9" * 4_300),
+        (Decimal("9" * 512), "9" * 512),
         ("click-dial", "click-dial"),
         (" ", " "),
         ("Zoë \N{GRINNING FACE}", "Zoë \N{GRINNING FACE}"),
