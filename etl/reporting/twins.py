@@ -37,7 +37,7 @@ SELECT r.day FROM reporting.rolled_up r
 LEFT JOIN reporting.rolled_up n ON n.dataset = r.dataset AND n.day = r.day + 1
 WHERE r.dataset = 'cdrs' AND coalesce(r.twins_at < greatest(r.refreshed_at, n.refreshed_at), true) AND NOT {_DROPPED}
 ORDER BY r.day""")  # noqa: S608  # our own words
-_COUNT_OF = "SELECT count(*) FROM reporting.twins WHERE day = :day"
+_COUNT_OF = "SELECT count(*) FROM reporting.twins_on(:day)"
 _COUNT = sa.text(_COUNT_OF)
 _KEEP = sa.text(f"""
 UPDATE reporting.rolled_up r SET twins = ({_COUNT_OF}), twins_at = now()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.errors import ConfigurationError
-from etl.store import ledger
+from etl.store import ledger, partitions
 from etl.store.connection import rows
 from etl.store.ledger import Books
 from etl.store.tables import PARTITIONED, cdr_revisions, day_column, dead_letters, forgotten, json_as_text
@@ -81,15 +81,19 @@ def receipts(engine: sa.Engine, completed: bool = False) -> set[tuple[str, str, 
 
 
 def everybody(engine: sa.Engine, table: sa.Table) -> Iterator[dict[str, Any]]:
-    """The columns of each row in which people may be. Raises `Outage`."""
+    """The columns of each row in which people may be; of a table that has days, one day after the other, since a query
+    of all of them would lock them all. Raises `Outage`."""
     columns = [*_searched(table)]
     query = sa.select(*map(json_as_text, columns))
-    with (
-        engine.connect() as connection,
-        connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as found,
-    ):
-        for row in found:
-            yield dict(zip((column.name for column in columns), row, strict=True))
+    days = partitions.with_rows(engine, table, ()) if table.name in PARTITIONED else []
+    queries = [query.where(day_column(table) == day) for day in days] if table.name in PARTITIONED else [query]
+    for each in queries:
+        with (
+            engine.connect() as connection,
+            connection.execute(each, execution_options={"yield_per": _FETCH_ROWS}) as found,
+        ):
+            for row in found:
+                yield dict(zip((column.name for column in columns), row, strict=True))
 
 
 def complete(engine: sa.Engine, receipt: Receipt, person: Person | None) -> None:

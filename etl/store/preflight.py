@@ -37,7 +37,10 @@ _NEEDED = {
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "lake_drafts": ("SELECT", "INSERT", "DELETE"),
     "set_backs": ("SELECT", "INSERT"),
-    **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states", "twins")},
+    **{
+        f"reporting.{name}": ("SELECT",)
+        for name in ("settings", "calls_unmasked", "calls", "events", "agent_states", "twins", "lake_days")
+    },
     **{
         f"reporting.{name}": ("SELECT", "INSERT", "DELETE")
         for name in ("campaign_figures", "agent_call_figures", "agent_state_figures", "status_changes")
@@ -67,7 +70,9 @@ _FUNCTIONS = (
     "lock_partition(text, date)",
     "drop_day(text, date, integer, text)",
     "unite_legs(date, integer, uuid, text)",
+    "ledger_entries()",
     "reporting.index_contacts(date)",
+    "reporting.gaps_between(timestamptz, timestamptz)",
 )
 _LACKING_ELSEWHERE = sa.text(
     "SELECT lacks FROM (VALUES"
