@@ -8,6 +8,10 @@ from datetime import date
 import sqlalchemy as sa
 
 
+# In memory, not in files: a sort of two days' calls, a hash of a day's contacts, a sort of a month's states.
+ROOM = sa.text("SET LOCAL work_mem = '64MB'")
+
+
 def count(engine: sa.Engine, day: date) -> int:
     """Pairs whose first row is on that UTC day, counted in Postgres now. Raises `Outage` or `ConfigurationError`."""
     with engine.connect() as connection:
@@ -23,6 +27,7 @@ def keep(connection: sa.Connection, lock: sa.Executable) -> None:
     for day in days:
         with connection.begin():
             connection.execute(lock)
+            connection.execute(ROOM)
             connection.execute(sa.text("LOCK TABLE ONLY cdrs IN ACCESS SHARE MODE"))  # no day is dropped meanwhile
             connection.execute(_KEEP, {"day": day})
 
