@@ -86,7 +86,8 @@ def _connected(uri: str) -> Iterator[AdbcConnection]:
 def _database(uri: str) -> AdbcDatabase:
     """Without a connection. Making one reads the columns of all tables there are, and so of every day of the archive:
     once for a process, and not once for each day that it exports."""
-    return adbc_driver_postgresql.connect(uri)
+    database: AdbcDatabase = adbc_driver_postgresql.connect(uri)
+    return database
 
 
 @contextlib.contextmanager

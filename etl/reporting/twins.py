@@ -7,7 +7,6 @@ from datetime import date
 
 import sqlalchemy as sa
 
-
 # In memory, not in files: a sort of two days' calls, a hash of a day's contacts, a sort of a month's states.
 ROOM = sa.text("SET LOCAL work_mem = '64MB'")
 

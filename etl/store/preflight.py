@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
 from etl.findings import Finding, Line, asked, clock, encryption, reachable
-from etl.store import schema
+from etl.store import lock_table, schema
 from etl.store.connection import Engine
 from etl.store.tables import STAGING
 from etl.text import size
@@ -96,6 +96,7 @@ def findings(engine: Engine) -> Iterator[Finding]:
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
     yield from asked("Postgres schema", lambda: [_schema(engine)])
     yield from asked("Postgres rights", lambda: [_rights(engine)])
+    yield from asked("Postgres locks", lambda: [lock_table.finding(engine)])
     yield from asked("Postgres disk", lambda: [_space(engine)])
     yield from asked("clock of Postgres", lambda: [clock("Postgres", lambda: _clock(engine))])
 

@@ -18,9 +18,10 @@ SERVERS = ["10.0.0.5:6379/0", "10.0.0.6:6379/0"]
 
 
 def tell(archive: Archive, random: Random) -> None:
-    """Sessions of two servers in a fortnight, often overlapping, some without a name as of 0.1; and retirements."""
+    """Sessions of two servers in a fortnight, often overlapping, some without a name as of 0.1; and what ends them."""
     archive.rows("DELETE FROM listener_sessions RETURNING 1")
     archive.rows("DELETE FROM retired_servers RETURNING 1")
+    archive.rows("DELETE FROM set_backs RETURNING 1")
     for _ in range(random.randrange(14)):
         began = NOW - random.uniform(0, 14 * 24) * HOUR
         until = min(NOW, began + random.choice((0, 1, 5, 40)) * random.random() * HOUR)
@@ -37,6 +38,14 @@ def tell(archive: Archive, random: Random) -> None:
     for _ in range(random.randrange(3)):
         retired_at = NOW - random.uniform(0, 14 * 24) * HOUR
         archive.rows("INSERT INTO retired_servers VALUES (%s, %s) RETURNING 1", random.choice(SERVERS), retired_at)
+    for _ in range(random.randrange(2)):
+        lost_from = NOW - random.uniform(0, 14 * 24) * HOUR
+        archive.rows(
+            "INSERT INTO set_backs (source_key, server, first_claimed_at, last_claimed_at, recalled_claims,"
+            " recalled_messages, lost_claims, lost_messages, lost_from, lost_until)"
+            " VALUES ('etl:events', %s, %s, %s, 0, 0, 1, 1, %s, %s) RETURNING 1",
+            *(random.choice(SERVERS), lost_from, lost_from + HOUR, lost_from, lost_from + HOUR),
+        )
 
 
 def test_gaps_of_a_period_are_those_of_the_view(archive: Archive) -> None:
