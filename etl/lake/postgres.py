@@ -5,6 +5,7 @@ them half a second and 64 MB for each process.
 """
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import adbc_driver_manager
 import adbc_driver_postgresql
 import pyarrow as pa
-from adbc_driver_manager import AdbcConnection, AdbcStatement
+from adbc_driver_manager import AdbcConnection, AdbcDatabase, AdbcStatement
 
 from etl.errors import Outage
 from etl.store.tables import PIN_SESSION, STAGING
@@ -73,12 +74,20 @@ def ingest(uri: str, table: str, schema: pa.Schema, batches: Iterable[pa.RecordB
 @contextlib.contextmanager
 def _connected(uri: str) -> Iterator[AdbcConnection]:
     """In a transaction, which is rolled back unless it's committed."""
-    with adbc_driver_postgresql.connect(uri) as database, AdbcConnection(database) as connection:
+    with AdbcConnection(_database(uri)) as connection:
         with AdbcStatement(connection) as statement:
             statement.set_sql_query(PIN_SESSION)
             statement.execute_query()
         connection.set_autocommit(False)
         yield connection
+
+
+@functools.cache
+def _database(uri: str) -> AdbcDatabase:
+    """Without a connection. Making one reads the columns of all tables there are, and so of every day of the archive:
+    once for a process, and not once for each day that it exports."""
+    database: AdbcDatabase = adbc_driver_postgresql.connect(uri)
+    return database
 
 
 @contextlib.contextmanager

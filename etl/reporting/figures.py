@@ -29,6 +29,7 @@ class _Ask(NamedTuple):
     subject: str | None  # the column of the key by which there are totals over several days
     figures: Mapping[str, str]  # column → its aggregate
     also: Mapping[str, str] = MappingProxyType({})  # further columns → their expressions; null in totals
+    rows: str = ""  # where they are looked for, if not in the view
 
 
 def _ratio(part: str, whole: str, digits: int = 4) -> str:
@@ -91,6 +92,7 @@ _ASKS = {
             "absurd_durations": "count(*) FILTER (WHERE absurd_durations > 0)",
         },
         also={"disposition": "min(disposition)", "ended_by": "min(ended_by)"},
+        rows="calls_between(:first, :last)",  # the view would lock every partition there is
     ),
 }
 
@@ -117,7 +119,7 @@ class Report:
     total: Row | None  # None if there are no rows
     refreshed_at: datetime | None  # when the oldest of the kept figures was computed; None if none are kept
     books: list[Row]  # of reporting.load_days: the UTC days that the business days lie on
-    known: tuple[date, date] | None  # first and last day with figures
+    known: tuple[date, date] | None  # first and last day with figures, if there are no rows
     campaigns_there: list[str]  # some of the period's, if those that were asked for have no rows
     comments: dict[str, str]  # column → its comment in the view
 
@@ -137,8 +139,8 @@ def ask(engine: sa.Engine, asked: Asked) -> Report:
         found = [dict(row) for row in connection.execute(_statement(how, asked), _parameters(asked)).mappings()]
         apart = 0 * _DAY if zone == "UTC" else _DAY
         books = connection.execute(_BOOKS, {"first": asked.first - apart, "last": asked.last + apart}).mappings()
-        known = connection.execute(_KNOWN).one()
         empty = not any(row["calls_or_rows"] for row in found)
+        known = connection.execute(_KNOWN).one() if empty else None
         there = connection.scalars(_CAMPAIGNS, {**period, "examples": _EXAMPLES}) if empty and asked.campaigns else ()
         comments = connection.execute(_COMMENTS, {"view": f"reporting.{how.view}"})
         total = next((row for row in found if row["level"] == "all"), None)
@@ -151,7 +153,7 @@ def ask(engine: sa.Engine, asked: Asked) -> Report:
             total=None if empty or total is None else _row(total),
             refreshed_at=total["refreshed_at"] if total else None,
             books=[dict(row) for row in books],
-            known=None if known.first is None else (known.first, known.last),
+            known=None if known is None or known.first is None else (known.first, known.last),
             campaigns_there=list(there),
             comments={name: comment for name, comment in comments if comment},
         )
@@ -182,7 +184,7 @@ def _statement(how: _Ask, asked: Asked) -> sa.TextClause:
     query = f"""
 SELECT CASE WHEN grouping({how.key[0]}) = 0 THEN 'row' {subject} ELSE 'all' END AS level, count(*) AS calls_or_rows,
     {", ".join(how.key)}{local}, {listed}
-FROM reporting.{how.view}
+FROM reporting.{how.rows or how.view}
 WHERE day BETWEEN :first AND :last {"AND campaign_ref = ANY(:campaigns)" if asked.campaigns else ""}
 GROUP BY GROUPING SETS ({", ".join(sets)})
 ORDER BY {", ".join(order)}"""  # noqa: S608  # our own words
@@ -210,7 +212,7 @@ _BOOKS = sa.text("SELECT * FROM reporting.load_days WHERE day BETWEEN :first AND
 _KNOWN = sa.text(
     "SELECT least(c.first, a.first) AS first, greatest(c.last, a.last) AS last"
     " FROM (SELECT min(day) AS first, max(day) AS last FROM reporting.campaign_days) c,"
-    " (SELECT min(day) AS first, max(day) AS last FROM reporting.agent_days) a"
+    " (SELECT min(day) AS first, max(day) AS last FROM reporting.status_changes) a"  # agents', without adding them up
 )
 _CAMPAIGNS = sa.text(
     "SELECT campaign_ref FROM reporting.campaign_days WHERE day BETWEEN :first AND :last AND campaign_ref IS NOT NULL"

@@ -9,6 +9,9 @@ import sqlalchemy as sa
 
 from etl.reporting.left_out import LeftOut
 
+# In memory, not in files: a sort of two days' calls, a hash of a day's contacts, a sort of a month's states.
+ROOM = sa.text("SET LOCAL work_mem = '64MB'")
+
 
 def count(engine: sa.Engine, day: date) -> int:
     """Pairs whose first row is on that UTC day, counted in Postgres now. Raises `Outage` or `ConfigurationError`."""
@@ -25,6 +28,7 @@ def keep(connection: sa.Connection, lock: sa.Executable, left_out: LeftOut) -> N
     for day in days:
         with left_out.of("twins", day), connection.begin():
             connection.execute(lock)
+            connection.execute(ROOM)
             connection.execute(sa.text("LOCK TABLE ONLY cdrs IN ACCESS SHARE MODE"))  # no day is dropped meanwhile
             connection.execute(_KEEP, {"day": day})
 
@@ -39,7 +43,7 @@ SELECT r.day FROM reporting.rolled_up r
 LEFT JOIN reporting.rolled_up n ON n.dataset = r.dataset AND n.day = r.day + 1
 WHERE r.dataset = 'cdrs' AND coalesce(r.twins_at < greatest(r.refreshed_at, n.refreshed_at), true) AND NOT {_DROPPED}
 ORDER BY r.day""")  # noqa: S608  # our own words
-_COUNT_OF = "SELECT count(*) FROM reporting.twins WHERE day = :day"
+_COUNT_OF = "SELECT count(*) FROM reporting.twins_on(:day)"
 _COUNT = sa.text(_COUNT_OF)
 _KEEP = sa.text(f"""
 UPDATE reporting.rolled_up r SET twins = ({_COUNT_OF}), twins_at = now()

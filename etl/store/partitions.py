@@ -59,11 +59,16 @@ def with_rows(engine: sa.Engine, table: sa.Table, but: Collection[date]) -> list
     """The days whose partitions have any rows, but those of `but`, which aren't looked at. Raises `Outage`."""
     children = sa.text(
         "SELECT to_date(right(relname, 8), 'YYYYMMDD') FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-        " WHERE inhparent = to_regclass(:table) AND relname ~ '_[0-9]{8}$'"
+        " WHERE inhparent = to_regclass(:table) AND relname ~ '_[0-9]{8}$' AND pg_relation_size(inhrelid) > 0"
     )
     with engine.connect() as connection:
         days = [day for day in connection.scalars(children, {"table": table.name}) if day not in but]
-        return [day for day in days if connection.scalar(sa.select(sa.exists().where(next(iter(table.c)) == day)))]
+        return [day for day in days if _has_rows(connection, table, day)]
+
+
+def _has_rows(connection: sa.Connection, table: sa.Table, day: date) -> bool:
+    connection.rollback()  # a transaction for each, so that the locks of all of them aren't held at once
+    return bool(connection.scalar(sa.select(sa.exists().where(day_column(table) == day))))
 
 
 def name_of(table: sa.Table, day: date) -> str:

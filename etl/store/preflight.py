@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
 from etl.findings import Finding, Line, asked, clock, encryption, reachable
-from etl.store import schema
+from etl.store import lock_table, schema
 from etl.store.connection import Engine
 from etl.store.tables import STAGING
 from etl.text import size
@@ -37,7 +37,10 @@ _NEEDED = {
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "lake_drafts": ("SELECT", "INSERT", "DELETE"),
     "set_backs": ("SELECT", "INSERT"),
-    **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls_unmasked", "events", "agent_states", "twins")},
+    **{
+        f"reporting.{name}": ("SELECT",)
+        for name in ("settings", "calls_unmasked", "calls", "events", "agent_states", "twins", "lake_days")
+    },
     **{
         f"reporting.{name}": ("SELECT", "INSERT", "DELETE")
         for name in ("campaign_figures", "agent_call_figures", "agent_state_figures", "status_changes")
@@ -67,7 +70,9 @@ _FUNCTIONS = (
     "lock_partition(text, date)",
     "drop_day(text, date, integer, text)",
     "unite_legs(date, integer, uuid, text)",
+    "ledger_entries()",
     "reporting.index_contacts(date)",
+    "reporting.gaps_between(timestamptz, timestamptz)",
 )
 _LACKING_ELSEWHERE = sa.text(
     "SELECT lacks FROM (VALUES"
@@ -91,6 +96,7 @@ def findings(engine: Engine) -> Iterator[Finding]:
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
     yield from asked("Postgres schema", lambda: [_schema(engine)])
     yield from asked("Postgres rights", lambda: [_rights(engine)])
+    yield from asked("Postgres locks", lambda: [lock_table.finding(engine)])
     yield from asked("Postgres disk", lambda: [_space(engine)])
     yield from asked("clock of Postgres", lambda: [clock("Postgres", lambda: _clock(engine))])
 

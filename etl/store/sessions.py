@@ -29,9 +29,9 @@ class Gap(NamedTuple):
 
 def gaps(engine: sa.Engine, since: datetime, until: datetime) -> list[Gap]:
     """The gaps within [since, until], in order. Raises `Outage`."""
-    start = sa.func.greatest(audit_gaps.c.gap_from, since)
-    end = sa.func.least(audit_gaps.c.gap_until, until)
-    c = audit_gaps.c
+    near = sa.func.reporting.gaps_between(since, until)  # those of audit_gaps, and no more sessions than it takes
+    c = near.table_valued(*(sa.column(each.name, each.type) for each in audit_gaps.c)).c
+    start, end = sa.func.greatest(c.gap_from, since), sa.func.least(c.gap_until, until)
     query = sa.select(start, end, c.reason, c.server, c.patterns).where(start < end).order_by(start, c.server, end)
     return [Gap(*row) for row in rows(engine, query)]
 

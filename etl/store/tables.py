@@ -52,6 +52,8 @@ _PINNED = {
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "transaction_timeout": "0",
+    # A generic plan has no dates in it: just to make one, after a few executions, Postgres locks every partition.
+    "plan_cache_mode": "force_custom_plan",
 }
 # The statement that pins it, after connecting: poolers refuse options on the way in. Older servers skip what they lack.
 PIN_SESSION = (
@@ -232,7 +234,29 @@ load_batch_days = Table(
     comment="What each claim did to each day: the books of a day, and whether it changed since it was exported",
 )
 
+counted_days = Table(
+    "counted_days",
+    metadata,
+    Column("dataset", Text, nullable=False, comment="Table: cdrs or audit_events"),
+    Column("day", Date, nullable=False, comment="The partition's day"),
+    Column("entries", BigInteger, nullable=False, comment="Ledger entries (load_batch_days) of that day"),
+    Column(
+        "counted_until",
+        _time(),
+        nullable=False,
+        comment="Claims that were committed before it are counted; of all days, up to the latest of them",
+    ),
+    Column("recounted_at", _time(), nullable=False, comment="When the whole ledger was counted last"),
+    PrimaryKeyConstraint("dataset", "day"),
+    comment="How many entries the ledger has of each day, but for the last hours: kept by ledger_entries",
+)
+
 PARTITIONED = {"cdrs": cdrs, "audit_events": audit_events}
+
+# Sessions that are alike: of one server, and subscribed to the same.
+_ALIKE = "hashtextextended(coalesce(server, ''), hash_array_extended(coalesce(patterns, '{}'::text[]), 0))"
+_HEARD_UNTIL = "greatest(proven_until, subscribed_at)"
+_NAMED = "server IS NOT NULL AND patterns IS NOT NULL"
 
 listener_sessions = Table(
     "listener_sessions",
@@ -250,6 +274,16 @@ listener_sessions = Table(
     Column("server", Text, comment="The Redis server that was listened to, by its name; null: by an etl before 0.2"),
     Column("patterns", ARRAY(Text), comment="The PubSub patterns it was subscribed to; null: by an etl before 0.2"),
     Index("listener_sessions_proven_idx", "proven_until"),
+    # For reporting.gaps_between: see the migration.
+    Index("listener_sessions_heard_idx", text(_ALIKE), text(_HEARD_UNTIL), postgresql_where=text(_NAMED)),
+    Index("listener_sessions_began_idx", text(_ALIKE), "subscribed_at", postgresql_where=text(_NAMED)),
+    Index(
+        "listener_sessions_stretch_idx",
+        text(f"tstzrange(subscribed_at, {_HEARD_UNTIL}, '[]')"),
+        postgresql_using="gist",
+        postgresql_where=text(_NAMED),
+    ),
+    Index("listener_sessions_nameless_idx", "session_id", postgresql_where=text(f"NOT ({_NAMED})")),
     comment="Stretches of time in which a listener was subscribed, and how far it's proven that it heard all",
 )
 

@@ -64,7 +64,7 @@ BEGIN
         WHERE relowner <> 'etl_owner'::regrole AND relkind IN ('r', 'p', 'v') AND (
             relnamespace = 'reporting'::regnamespace
             OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
-                'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'dead_letters', 'exports', 'forgotten',
+                'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'counted_days', 'dead_letters', 'exports', 'forgotten',
                 'lake_drafts', 'listener_sessions', 'load_batch_days', 'load_batches', 'retired_servers', 'set_backs',
                 'united_days'
             )
@@ -79,7 +79,7 @@ BEGIN
         SELECT oid FROM pg_proc
         WHERE proowner <> 'etl_owner'::regrole AND (
             pronamespace = 'reporting'::regnamespace
-            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'drop_day', 'forget_day', 'unite_legs', 'refuse_old_etl', 'refuse_old_exports')
+            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'drop_day', 'forget_day', 'unite_legs', 'ledger_entries', 'refuse_old_etl', 'refuse_old_exports')
         )
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO etl_owner', function);
@@ -113,7 +113,7 @@ GRANT SELECT, INSERT ON set_backs TO etl_loader;
 GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;
 GRANT EXECUTE ON FUNCTION
     make_partition(text, date), lock_partition(text, date), drop_day(text, date, integer, text),
-    unite_legs(date, integer, uuid, text), forget_day(text, date, integer, text)
+    unite_legs(date, integer, uuid, text), forget_day(text, date, integer, text), ledger_entries()
     TO etl_loader;
 GRANT USAGE, CREATE ON SCHEMA etl_staging TO etl_loader;
 
@@ -124,13 +124,15 @@ GRANT INSERT, DELETE ON
     TO etl_loader;
 GRANT INSERT, UPDATE ON reporting.rolled_up TO etl_loader;
 GRANT EXECUTE ON FUNCTION reporting.index_contacts(date) TO etl_loader;
+GRANT EXECUTE ON FUNCTION reporting.gaps_between(timestamptz, timestamptz) TO etl_loader, etl_reporting;
 
--- The views read with their owner's rights, and mask what the asking user may not see.
+-- The views read with their owner's rights, and mask what the asking user may not see. Functions like calls_on read
+-- views only, with the asking user's rights: anybody may call them.
 GRANT SELECT ON
     reporting.settings, reporting.end_reasons, reporting.isdn_causes,
     reporting.calls, reporting.events, reporting.agent_states, reporting.campaign_days, reporting.campaign_hours,
     reporting.agent_days, reporting.agent_hours, reporting.contact_history, reporting.call_audit,
-    reporting.unmatched_calls, reporting.twins, reporting.load_days
+    reporting.unmatched_calls, reporting.twins, reporting.load_days, reporting.lake_days, reporting.status_changes
     TO etl_reporting;
 
 COMMIT;

@@ -89,7 +89,8 @@ def lay(mishap: Mishap) -> None:
         mishap.arrived_at("after_ack")
 
     def before_commit(connection: sa.Connection) -> None:
-        if connection.scalar(_IN_THE_LEDGER, {"batch_id": writing.batch_id}):
+        batch_id = getattr(writing, "batch_id", None)  # none in a thread that loads nothing
+        if batch_id and connection.scalar(_IN_THE_LEDGER, {"batch_id": batch_id}):
             mishap.arrived_at("before_commit")
 
     def offer(spooler: Spooler, original: Callable[..., Any], record: bytes) -> Any:

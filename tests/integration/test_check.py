@@ -410,9 +410,11 @@ def test_given_a_role_without_rights_then_each_is_named_until_it_has_them(checke
         connection.execute("GRANT USAGE ON SCHEMA reporting TO checker")
         assert "DELETE on reporting.campaign_figures" in findings(checked, database_url=url)["Postgres rights"].says
         connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA reporting TO checker")
-        lacks = "checker lacks EXECUTE on function reporting.index_contacts"
+        lacks = "checker lacks " + ", ".join(
+            f"EXECUTE on function reporting.{name}" for name in ("index_contacts", "gaps_between")
+        )
         assert findings(checked, database_url=url)["Postgres rights"].says == lacks
-        connection.execute("GRANT EXECUTE ON FUNCTION reporting.index_contacts TO checker")
+        connection.execute("GRANT EXECUTE ON FUNCTION reporting.index_contacts, reporting.gaps_between TO checker")
     found = findings(checked, database_url=url)
     assert (found["Postgres rights"].verdict, found["Postgres schema"].verdict) == ("fine", "fine")
     checked.push(cdr(1), cdr(1, call_time=42), b"junk", b'{"type": "status", "payload": {"status": "started"}}')

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from etl.reporting import rollup as figures_of
 from etl.reporting.rollup import rollup
 from etl.wire.spool import pack_heard, pack_session
 from etl.wire.times import from_datetime
@@ -107,22 +108,36 @@ def assert_kept_is_plain(archive: Archive) -> None:
     assert_equal(figures(archive), plain(archive))
 
 
+def assert_days_have_the_views_states(archive: Archive) -> None:
+    for first in (DAY + timedelta(days=n) for n in range(-1, 6)):
+        for last in (first, first + timedelta(days=2)):
+            of_view = (
+                f"SELECT s::text FROM reporting.agent_states s WHERE day BETWEEN '{first}' AND '{last}' ORDER BY 1"
+            )
+            of_function = f"SELECT s::text FROM reporting.agent_states_between('{first}', '{last}') s ORDER BY 1"
+            assert archive.rows(of_function) == archive.rows(of_view), (first, last)
+
+
 # -- rounds of random news
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_after_any_news_the_kept_figures_are_the_plain_ones(archive: Archive, database: sa.Engine, seed: int) -> None:
+def test_after_any_news_the_kept_figures_are_the_plain_ones(
+    archive: Archive, database: sa.Engine, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dice = Random(seed)
     listened(archive, (-200, 20), (21, 60), (60.5, 200))
     zones = ["UTC", "America/Los_Angeles", "Asia/Kolkata", "America/Los_Angeles", "Europe/London"]
     for number, zone in enumerate(zones):
         in_zone(archive, zone)
+        monkeypatch.setattr(figures_of, "_STRETCH_DAYS", 1 + number % 3)
         for key, messages in news(dice, number * 1_000).items():
             load(archive, *messages, key=key)
         since = datetime.now(UTC) - timedelta(hours=1) if number % 2 else None  # all of it was committed within that
         days = rollup(database, since=since)
         assert days == sorted(set(days))
         assert_kept_is_plain(archive)
+        assert_days_have_the_views_states(archive)
     assert archive.value("SELECT bool_and(figures_current) FROM reporting.load_days")
     settled = archive.value("SELECT count(*) FROM reporting.rolled_up")
     assert rollup(database) == []
