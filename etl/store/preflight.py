@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from etl.errors import ConfigurationError
 from etl.findings import Finding, Line, asked, clock, encryption, reachable
 from etl.store import schema
+from etl.store.blockers import Watchman
 from etl.store.connection import Engine
 from etl.store.tables import STAGING
 from etl.text import size
@@ -89,6 +90,7 @@ def findings(engine: Engine) -> Iterator[Finding]:
         return
     yield from asked("line to Postgres", lambda: [encryption("Postgres", _line(engine), "ETL_DATABASE_CA_FILE")])
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
+    yield from asked("Postgres locks", lambda: _locks(engine))
     yield from asked("Postgres schema", lambda: [_schema(engine)])
     yield from asked("Postgres rights", lambda: [_rights(engine)])
     yield from asked("Postgres disk", lambda: [_space(engine)])
@@ -132,6 +134,13 @@ def _time_zone(server: sa.Row[Any]) -> Finding:
         return Finding("Postgres time zone", "fine", server.time_zone)
     says = f"{server.time_zone}: days are UTC days, so dialed_at::date may differ from dialed_on in its sessions"
     return Finding("Postgres time zone", "warning", says, f"ALTER ROLE \"{server.me}\" SET timezone = 'UTC'")
+
+
+def _locks(engine: Engine) -> list[Finding]:
+    """Before the rest, which a lock may keep from its answer."""
+    about = "Postgres locks"
+    found = [Finding(about, "wrong", each.told(), each.way_out) for each in Watchman(engine).blockers()]
+    return found or [Finding(about, "fine", "nobody keeps others out of our tables")]
 
 
 def _schema(engine: Engine) -> Finding:

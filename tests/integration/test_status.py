@@ -17,7 +17,7 @@ from etl.app.stores import Stores
 from etl.ids import new_id
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
-from etl.inbox.preflight import memory
+from etl.inbox.memory import memory
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateCluster
 from etl.lake.datasets import DATASETS
