@@ -1,0 +1,86 @@
+"""Somebody publishes all tables, for a logical replica: whatever the archive does it still may, on every table."""
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from etl import __version__
+from tests.lake import with_lake
+from tests.person import KEY, forget
+from tests.world import Archive, api_cdr, cdr
+
+TABLES = """
+SELECT c.oid::regclass::text AS name, (
+    SELECT quote_ident(attname) FROM pg_attribute
+    WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND attgenerated = '' LIMIT 1
+) AS column
+FROM pg_class c WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+AND c.relnamespace IN ('public'::regnamespace, 'reporting'::regnamespace, 'etl_staging'::regnamespace) ORDER BY 1
+"""
+STATUS = b'{"type": "status", "payload": {"ref": "1002", "status": "available"}}'
+NUMBER = "0741484437"
+
+
+@pytest.fixture
+def published(archive: Archive, tmp_path: Path) -> Archive:
+    with psycopg.connect(archive.database_url, autocommit=True) as connection:
+        connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    archive.more = {**archive.more, "forget_key": KEY}
+    return with_lake(archive, tmp_path / "lake")
+
+
+def used(archive: Archive) -> None:
+    """What a day's life does to its rows: whatever is refused makes its command fail."""
+    archive.push(cdr(1), cdr(2), cdr(1, call_time=42), api_cdr(3), STATUS, b"junk")
+    archive.load()
+    archive.push(cdr(1, call_time=43))
+    for command in (
+        ("run",),
+        ("rollup",),
+        ("rollup", "--all"),
+        ("dead", "discard", "--reason", "not_json", "--because", "noise"),
+        ("reconcile", "--unite"),
+        ("export",),
+        ("prune", "--keep-days", "1"),
+        ("restore", "--day", "2015-02-19"),
+        ("export",),
+        ("reconcile",),
+    ):
+        result = archive.run(*command)
+        assert result.returncode == 0, (command, result.stdout, result.stderr)
+
+
+def test_given_a_publication_then_every_table_may_be_updated_and_deleted_from(published: Archive) -> None:
+    used(published)
+    tables = published.rows(TABLES)
+    names = {table["name"] for table in tables}
+    assert {"cdrs", "cdrs_20150219", "reporting.campaign_figures", "alembic_version", "united_days"} <= names
+
+    with psycopg.connect(published.database_url) as connection:
+        connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
+        for table in tables:
+            connection.execute("UPDATE {name} SET {column} = {column}".format(**table))
+            connection.execute("DELETE FROM {name}".format(**table))
+            connection.rollback()
+            connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
+
+
+def test_given_a_publication_then_a_person_is_forgotten_everywhere(published: Archive) -> None:
+    used(published)
+
+    forget(published, NUMBER)
+
+    assert published.value("SELECT count(*) FROM cdrs WHERE number = %s", NUMBER) == 0
+
+
+def test_given_a_publication_then_partitions_of_other_days_have_a_key_too(published: Archive) -> None:
+    published.push(*[cdr(day, dialed_at=1_424_379_960 + day * 86_400) for day in range(3)])
+    published.load()
+
+    keyless = published.rows(
+        "SELECT oid::regclass::text AS name FROM pg_class c WHERE relkind IN ('r', 'p') AND relpersistence = 'p'"
+        " AND relnamespace IN ('public'::regnamespace, 'reporting'::regnamespace) AND relreplident <> 'f'"
+        " AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)"
+    )
+    assert keyless == []
