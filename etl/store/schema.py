@@ -71,10 +71,14 @@ def _revision(connection: sa.Connection) -> str | None:
     return revision
 
 
+# Of those that have been there from the first revision on, names that nobody else would think of.
+_LEDGER = ("load_batches", "load_batch_days")
+
+
 def _is_ours(connection: sa.Connection, revision: str) -> bool:
-    """Others number theirs too: the ledger has been there from the first revision on."""
-    has_ledger = connection.scalar(sa.select(sa.func.to_regclass("load_batches"))) is not None
-    return has_ledger and re.fullmatch("[0-9]{4}", revision) is not None
+    """Others number their revisions too, and have none of our tables."""
+    has = (connection.scalar(sa.select(sa.func.to_regclass(name))) is not None for name in _LEDGER)
+    return re.fullmatch("[0-9]{4}", revision) is not None and any(has)
 
 
 def _check_known(revision: str | None) -> None:
