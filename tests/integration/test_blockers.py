@@ -20,6 +20,8 @@ from tests.lake import with_lake
 from tests.store import ROLES
 from tests.world import CAMPAIGNS, Archive, cdr, eventually
 
+pytestmark = pytest.mark.versions
+
 OURS = (
     "SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname IN ('public', 'reporting') AND c.relkind IN ('r', 'p') ORDER BY 1"

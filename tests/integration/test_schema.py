@@ -19,6 +19,8 @@ from etl.store.writer import Writer
 from tests.store import at_once, engine, write
 from tests.world import cdr
 
+pytestmark = pytest.mark.versions
+
 PAGE = Path(__file__).parents[2] / "docs/schema.md"
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 

@@ -30,6 +30,8 @@ from tests.lake import EVENTS, export, export_and_prune, heard, lake, load, with
 from tests.store import engine
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually
 
+pytestmark = pytest.mark.versions
+
 NOWHERE = "127.0.0.1:1"
 EVENT = b'{"type": "status", "payload": {"status": "busy", "ref": "1002"}}'
 LONG_AGO = timedelta(days=4_000)

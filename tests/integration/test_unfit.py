@@ -17,6 +17,8 @@ from tests.lake import load
 from tests.store import ROLES, engine
 from tests.world import Archive, cdr
 
+pytestmark = pytest.mark.versions
+
 
 def by_check(archive: Archive, database_url: str | None = None) -> dict[str, Finding]:
     archive.database_url = database_url or archive.database_url
