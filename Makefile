@@ -1,5 +1,6 @@
 # What one types here. Everything is installed into .venv and nowhere else; `make clean` takes it all away again.
 PYTHON ?= python3
+PG15 ?= /usr/lib/postgresql/15/bin
 BIN := .venv/bin
 
 # What each extra contains, itself included: having installed the larger one is having installed the smaller.
@@ -7,11 +8,11 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test nightly check audit faults fuzz bench soak proof screenshots wheel man clean
+.PHONY: help demo test test-pg15 nightly check audit faults fuzz bench soak proof screenshots wheel man clean
 .NOTPARALLEL:
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile
 
 demo: .venv/.has-embedded ## a dialler, the loader and a report, on private servers
 	@$(BIN)/etl demo
@@ -19,6 +20,9 @@ demo: .venv/.has-embedded ## a dialler, the loader and a report, on private serv
 # Most tests wait for servers and processes most of the time: four at once suit two cores.
 test: .venv/.has-test ## the whole test suite, on private servers
 	@$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal
+
+test-pg15: .venv/.has-test ## what depends on Postgres' version, on the oldest that will do: Debian's 15
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --timeout=600 --postgres=$(PG15) -m 'versions and not nightly' tests
 
 # The examples are new ones, and ten times as many. What it writes is committed.
 nightly: .venv/.has-test ## what is too heavy for every change: other examples, the benchmark, the soak

@@ -85,7 +85,17 @@ SET_BACK = Gauge(
     ("source_key", "fate"),
 )
 REDIS_UP = Gauge("etl_redis_up", "1 if Redis answers.")
-POSTGRES_UP = Gauge("etl_postgres_up", "1 if Postgres answers and has the schema that is needed.")
+POSTGRES_UP = Gauge(
+    "etl_postgres_up", "1 if Postgres answers, has the schema that is needed, and lets its tables be read."
+)
+BLOCKED = Gauge(
+    "etl_blocked_seconds", "For how long a session has had a lock that keeps others from our tables; 0 if none has."
+)
+LOOKED = Gauge(
+    "etl_last_look_timestamp_seconds",
+    "When a store was last looked at, well or in vain: its gauges are of that time. Before that, when etl began.",
+    ("store",),
+)
 
 COUNTED = (CLAIMED, INSERTED, UPDATED, UNCHANGED, EVENTS, DEAD, SET_ASIDE)
 # What loaders tell of themselves; each process of what it met.
@@ -102,6 +112,8 @@ ASKED = (
     SET_BACK,
     REDIS_UP,
     POSTGRES_UP,
+    BLOCKED,
+    LOOKED,
 )
 
 Labels = tuple[str, ...]

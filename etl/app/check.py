@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from etl import urls
-from etl.app.database import engine_of
+from etl.app.database import looking
 from etl.app.sources import decoders_of
 from etl.app.stores import redis_of
 from etl.errors import EtlError, LakeError
@@ -31,7 +31,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Everything that can be looked at, one by one. Raises `ConfigurationError` if a URL is wrong in itself."""
     inbox.connect(settings.inbox_url).close()  # lazy: it looks at the URL only
     target = Target(settings.export_url, settings.lake_file_mode)
-    with engine_of(settings) as engine:
+    with looking(settings) as engine:
         yield from _of_redis(settings)
         yield from store_preflight.findings(engine)
         yield from _of_clocks(settings, engine)

@@ -8,6 +8,7 @@ from etl.reporting import rollup as figures
 from etl.settings import Settings
 from etl.store import connection as store
 from etl.store import schema, sessions
+from etl.store.blockers import connect_to_look
 from etl.store.sessions import Gap
 
 
@@ -15,6 +16,16 @@ from etl.store.sessions import Gap
 def engine_of(settings: Settings) -> Iterator[store.Engine]:
     """Postgres alone, for commands that don't need Redis."""
     engine = store.connect(settings.sqlalchemy_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def looking(settings: Settings) -> Iterator[store.Engine]:
+    """Postgres alone, for who tells how it stands: nothing it's asked is waited for longer than some seconds."""
+    engine = connect_to_look(settings.sqlalchemy_url)
     try:
         yield engine
     finally:

@@ -9,7 +9,7 @@ from etl.app.stores import Stores, stores
 from etl.errors import ConfigurationError
 from etl.inbox.claims import Source
 from etl.inbox.kept import KeptClaims
-from etl.inbox.preflight import memory
+from etl.inbox.memory import memory
 from etl.inbox.watch import Watch
 from etl.jobs.recall import Looked, Recall, Window
 from etl.settings import Settings

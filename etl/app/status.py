@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal, TypeVar
 from uuid import UUID
 
-from etl.app.database import engine_of
+from etl.app.database import looking
 from etl.app.days import first_open_day
 from etl.app.sources import CLOCK_TOLERANCE, decoders_of, each_for_itself, let_in, source_lists, sources
 from etl.app.stores import Stores
@@ -22,7 +22,7 @@ from etl.ids import time_of
 from etl.inbox import connection as inbox
 from etl.inbox import rights
 from etl.inbox.claims import Lease, Source
-from etl.inbox.preflight import Memory, memory
+from etl.inbox.memory import Memory, memory
 from etl.inbox.watch import Watch
 from etl.jobs.clocks import Ahead, compared
 from etl.jobs.loader import Decode
@@ -30,6 +30,7 @@ from etl.jobs.runway import Runway, Sample
 from etl.settings import Settings
 from etl.store import connection as store
 from etl.store import days, history, schema, sessions, status
+from etl.store.blockers import Blocker, Watchman
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, changed
 from etl.store.history import Noticed
@@ -84,7 +85,8 @@ class RunningClaim:
 @dataclass(frozen=True, slots=True)
 class InRedis:
     """`memory` is None if this user may not know it, or a node is away; `backlog_grows` if that isn't known, or not
-    yet; only while it grows there is a runway."""
+    yet; only while it grows there is a runway. Where memory is full nothing gets in: the runway is 0, and growth isn't
+    known."""
 
     lists: list[WaitingList]
     claims: list[RunningClaim]
@@ -163,7 +165,7 @@ class InPostgres:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A half is None if its store couldn't be asked; its error is then set."""
+    """A half is None if its store couldn't be asked; its error is then set, and `blocked_by` may be the cause."""
 
     at: datetime
     redis: InRedis | None
@@ -171,6 +173,7 @@ class Status:
     postgres: InPostgres | None
     postgres_error: str | None
     clocks_ahead_seconds: Ahead | None = None  # None if a store couldn't be asked
+    blocked_by: Sequence[Blocker] = ()  # also those who only block others
 
     @property
     def lists(self) -> list[WaitingList]:
@@ -243,8 +246,8 @@ def in_redis(
     claimed, used = claims(there), None if away else memory(client)
     runway.add(Sample(time.monotonic(), sum(each.waiting_messages or 0 for each in waiting), used))
     lasts = runway.seconds()
-    grows = None if lasts is None else math.isfinite(lasts)
-    return InRedis(waiting, claimed, used, grows, lasts if grows else None)
+    grows = None if not lasts else math.isfinite(lasts)
+    return InRedis(waiting, claimed, used, grows, None if lasts == math.inf else lasts)
 
 
 def gaps(engine: Engine) -> Gaps:
@@ -274,42 +277,59 @@ class Reader:
         self._tries_rights = tries_rights
         self._engine = engine
         self._kept = kept
-        self._client: inbox.Client | None = None
+        self._opened: inbox.Client | None = None
         self._runway = Runway()
+        self._watchman = Watchman(engine)
         self._exports: Exports | None = None
         self._exports_until = 0.0
 
     def read(self) -> Status:
         at = datetime.now(UTC)
-        redis, postgres = _tried(self._redis), _tried(self._postgres)
-        ahead, _ = _tried(self._clocks) if redis[0] and postgres[0] else (None, None)
-        return Status(at, *redis, *postgres, ahead)
+        redis, (postgres, error, blockers) = self.redis(), self.postgres()
+        ahead = self.clocks() if redis[0] and postgres else None
+        return Status(at, *redis, postgres, error, ahead, blockers)
 
     def with_runway(self, status: Status) -> Status:
         """A moment later, Redis' half also has how long its memory lasts."""
         if status.redis is None:
             return status
         time.sleep(SAMPLE_SECONDS)
-        redis, error = _tried(self._redis)
+        redis, error = self.redis()
         return replace(status, redis=redis, redis_error=error)
 
+    def redis(self) -> tuple[InRedis | None, str | None]:
+        """What it has, or why it couldn't be asked."""
+        return _tried(self._redis)
+
+    def postgres(self) -> tuple[InPostgres | None, str | None, Sequence[Blocker]]:
+        """What it has, or why it couldn't be asked; and who keeps others from our tables. It takes some seconds at
+        most, whatever is locked."""
+        blockers, error = _tried(self._watchman.blockers)
+        return (None, error, ()) if blockers is None else (*_tried(self._postgres), blockers)
+
+    def clocks(self) -> Ahead | None:
+        """None if a store can't be asked."""
+        return _tried(self._clocks)[0]
+
+    def _client(self) -> inbox.Client:
+        if self._opened is None:
+            self._opened = inbox.connect(self._settings.inbox_url, self._settings.redis_cluster)
+            self._kept.callback(self._opened.close)
+        return self._opened
+
     def _redis(self) -> InRedis:
-        if self._client is None:
-            url = self._settings.redis_url.get_secret_value()
-            self._client = inbox.connect(url, self._settings.redis_cluster)
-            self._kept.callback(self._client.close)
-        lists = sources(self._settings, Stores(self._client, self._engine))
-        return in_redis(self._client, lists, decoders_of(self._settings), self._runway, self._refused)
+        client = self._client()
+        lists = sources(self._settings, Stores(client, self._engine))
+        return in_redis(client, lists, decoders_of(self._settings), self._runway, self._refused)
 
     def _refused(self, lists: Sequence[Source]) -> Mapping[str, EtlError]:
-        if self._client is None or not self._tries_rights:
+        if not self._tries_rights:
             return {}
         there = {source.key for source in lists}
-        return rights.refused(self._client, [each for each in source_lists(self._settings) if each.key in there])
+        return rights.refused(self._client(), [each for each in source_lists(self._settings) if each.key in there])
 
-    def _clocks(self) -> Ahead | None:
-        if (client := self._client) is None:
-            return None
+    def _clocks(self) -> Ahead:
+        client = self._client()
         return compared(lambda: inbox.unix_time(client), lambda: store.unix_time(self._engine))
 
     def _postgres(self) -> InPostgres:
@@ -338,7 +358,7 @@ class Reader:
 def reader(settings: Settings, tries_rights: bool = False) -> Iterator[Reader]:
     """Asks nothing yet. If it `tries_rights`, it also finds lists broken that this user may look at, and not load."""
     with contextlib.ExitStack() as kept:
-        yield Reader(settings, kept.enter_context(engine_of(settings)), kept, tries_rights)
+        yield Reader(settings, kept.enter_context(looking(settings)), kept, tries_rights)
 
 
 def _tried(read: Callable[[], T]) -> tuple[T | None, str | None]:

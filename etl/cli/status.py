@@ -79,6 +79,7 @@ def _rendered(found: Status) -> Group:
         parts.append(_away("Postgres", found.postgres_error))
     else:
         parts += _of_postgres(found.postgres, found.at)
+    parts += [Text(f"blocked: {each.told()} → {each.way_out}", style="bold red") for each in found.blocked_by]
     if trouble := found.clocks_ahead_seconds and found.clocks_ahead_seconds.told():
         parts.append(Text(trouble, style="bold red"))
     return Group(*parts)
@@ -136,6 +137,8 @@ def _memory(found: InRedis) -> str:
     limits = [each.limit_bytes for each in found.memory if each.limit_bytes is not None]
     of = "" if all(each.has_maxmemory for each in found.memory) else " (the machine's: maxmemory isn't set)"
     has = f"{size(used)} used of {size(sum(limits))}{of}" if limits else f"{size(used)} used, of how much isn't told"
+    if any(each.is_full for each in found.memory):
+        return f"{has}; it's full: the dialler's messages are refused"
     if found.runway_seconds is not None:
         return f"{has}; the backlog grows: at this rate it's full in {duration(found.runway_seconds)}"
     return f"{has}; the backlog isn't growing" if found.backlog_grows is False else has

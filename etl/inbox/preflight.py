@@ -1,5 +1,5 @@
 """Is Redis as the loader needs it, for `etl check`: what is asked, and what follows from the answers. Which rights it
-takes is in `etl.inbox.rights`; what waits is looked at in `etl.inbox.preflight_lists`. And how much memory it has.
+takes is in `etl.inbox.rights`; what waits is looked at in `etl.inbox.preflight_lists`; memory in `etl.inbox.memory`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +17,8 @@ from etl.errors import ConfigurationError, Forbidden
 from etl.findings import Finding, Line, Verdict, asked, clock, encryption, reachable
 from etl.inbox import rights
 from etl.inbox.connection import Client, translated
+from etl.inbox.each import of_each
+from etl.inbox.memory import memory, room
 from etl.inbox.preflight_lists import Dead, of_a_list, of_the_spool
 from etl.inbox.rights import Lacking, Needs
 from etl.keys import prefix_of
@@ -41,6 +43,7 @@ def findings(
         return
     yield encryption("Redis", line, "ETL_REDIS_CA_FILE")
     yield from asked("Redis", lambda: _settings(client, through_sentinel))
+    yield from asked("Redis memory", lambda: [room(memory(client))])
     yield from asked("Redis rights", lambda: [_rights(client, needs, user)])
     for each in needs.lists:
         yield from asked(f"list {each.key}", partial(of_a_list, client, each, dead[each.key]))
@@ -79,18 +82,6 @@ def _clock(client: Client) -> float:
     """Unix time by the server's clock. A cluster's first node answers for all."""
     seconds, micros = of_each(client, "time")[0][1]
     return float(seconds) + float(micros) / 1e6
-
-
-def of_each(client: Client, method: str, *arguments: Any) -> list[tuple[str, Any]]:
-    """The server's name and answer; of a cluster, those of each primary."""
-    connection: Any = client
-    with translated():
-        if not isinstance(client, redis.RedisCluster):
-            return [("Redis", getattr(connection, method)(*arguments))]
-        return [
-            (node.name, getattr(connection, method)(*arguments, target_nodes=node))
-            for node in connection.get_primaries()
-        ]
 
 
 # -- the server's settings
@@ -316,30 +307,3 @@ def _poppers(client: Client) -> list[dict[str, str]]:
 
 def _pops_on(client: dict[str, str]) -> bool:
     return "b" in client.get("flags", "") or int(client.get("idle", 0)) < _RECENTLY_SECONDS
-
-
-# -- memory
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Of one server. The limit is None if INFO lacks it; without maxmemory it's the machine's memory,
-    which others use too."""
-
-    server: str
-    used_bytes: int
-    limit_bytes: int | None
-    has_maxmemory: bool
-
-
-def memory(client: Client) -> list[Memory] | None:
-    """Of each server that takes writes; None if INFO is forbidden. Raises `Outage`."""
-    try:
-        return [_memory(name, about) for name, about in of_each(client, "info", "memory")]
-    except ConfigurationError:
-        return None
-
-
-def _memory(name: str, about: dict[str, Any]) -> Memory:
-    most, machine = int(about.get("maxmemory", 0)), int(about.get("total_system_memory", 0))
-    return Memory(name, int(about["used_memory"]), most or machine or None, bool(most))

@@ -118,8 +118,9 @@ class Lake(Survey):
             of_the_file = verify.shallow(self.target, name, dataset, about)
             if not of_the_file and deep and not books.revision.dropped:
                 books, of_the_file = self._deep(held, about)
-                if of_the_file and books.entries != about.entries:
-                    entries = (f"{about.entries} ledger entries", f"{books.entries} ledger entries")
+                contained = books.revision.entries if books.revision else 0
+                if of_the_file and books.entries != contained:
+                    entries = (f"{contained} ledger entries", f"{books.entries} ledger entries")
                     of_the_file = [Difference(dataset.name, day, "changes since", *entries), *of_the_file]
             found.wrong += of_the_file
             if not of_the_file:
@@ -162,7 +163,7 @@ class Lake(Survey):
                 books = snapshot.books
                 known = books.revision.about if books.revision else None
                 # The same ledger makes the same revision, and then the same rows make the same bytes.
-                same = known is not None and books.entries == known.entries
+                same = books.revision is not None and books.entries == books.revision.entries
                 about = self._write(held, snapshot, draft, known.revision if known and same else None, progress)
                 if known and about.sha256 == known.sha256 and not self._damage(held, known):
                     return outcome_of(books, "unchanged", why="the same bytes again")
@@ -233,10 +234,11 @@ class Lake(Survey):
                 f"{self.target.path(held.plain)}: these books know of no such file, and it doesn't say what it is:"
                 " look whose it is, and move it away",
             )
-        if known and known.entries > books.entries:
+        if books.revision and books.revision.entries > books.entries:
+            number, entries = books.revision.about.revision, books.revision.entries
             raise LakeError(
                 "ETL-507",
-                f"{held.dataset.name} {held.day.day}: revision {known.revision} contains {known.entries} ledger"
+                f"{held.dataset.name} {held.day.day}: revision {number} contains {entries} ledger"
                 f" entries, and Postgres has {books.entries} of them: was it set back?",
             )
 

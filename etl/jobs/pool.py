@@ -16,11 +16,12 @@ from typing import Any
 from etl.errors import EtlError, Outage
 from etl.inbox.watch import Answer, Watch
 from etl.jobs.fetcher import Fetcher
+from etl.jobs.linger import Lingering
 from etl.jobs.loader import Loader
 from etl.jobs.patience import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Stopped
 from etl.logs import OutageLog
 
-# How often all lists are looked at; of a Redis that is away, less often.
+# How often all lists are looked at, and whenever one of them is due; of a Redis that is away, less often.
 LOOK_SECONDS = 0.2
 LOOK_IN_VAIN_SECONDS = 1.0
 # How often it's looked whether there are claims that somebody may have abandoned.
@@ -40,25 +41,25 @@ class _State(Enum):
 class _Turn:
     """One list's place in the rotation."""
 
-    def __init__(self, loader: Loader, log: Any) -> None:
+    def __init__(self, loader: Loader, linger_seconds: float, log: Any) -> None:
         self.loader = loader
         self.state = _State.AT_REST
-        self.empty_at = float("-inf")  # when we last knew that nothing waits
-        self._resting_until = float("-inf")
+        self.lingering = Lingering(linger_seconds)
+        self.resting_until = float("-inf")
         self._pause = FIRST_PAUSE_SECONDS
         self._outage = OutageLog(log, "outage_began", "outage_ended")
         self._broken = OutageLog(log, "list_broken", "list_mended")
         self._is_broken = False
 
-    def is_due(self, waiting: Answer, claims: Answer, batch_size: int, linger_seconds: float) -> bool:
+    def is_due(self, waiting: Answer, claims: Answer, batch_size: int, asked_at: float) -> bool:
         now = time.monotonic()
-        if isinstance(waiting, Outage) or now < self._resting_until:
+        if isinstance(waiting, Outage) or now < self.resting_until:
             return False
         if waiting == 0:
-            self.empty_at = now
+            self.lingering.saw_none(asked_at)
         elif not isinstance(waiting, int):
             return True  # an error that the loader will meet, and tell
-        elif waiting >= batch_size or now >= self.empty_at + linger_seconds:
+        elif waiting >= batch_size or now >= self.lingering.due_at:
             return True
         return self.loader.is_recovering() or (claims != 0 and self.loader.is_to_adopt())
 
@@ -72,7 +73,7 @@ class _Turn:
             self._outage.succeeded()
             self._broken.failed(error)
             self._is_broken = True
-        self._resting_until = time.monotonic() + self._pause
+        self.resting_until = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def went_well(self) -> None:
@@ -86,7 +87,8 @@ class _Turn:
 
 class Pool:
     """Loads the lists of `loaders`, in so many `threads` that call `load`, while one more calls `watch`. `watching` has
-    the same lists in the same order. A claim of less than `batch_size` waits `linger_seconds` for more."""
+    the same lists in the same order. A claim of less than `batch_size` waits `linger_seconds` for more, and longer if
+    it follows another."""
 
     def __init__(
         self,
@@ -99,10 +101,9 @@ class Pool:
         log: Any,
     ) -> None:
         self._threads = threads
-        self._turns = [_Turn(loader, log.bind(source_key=loader.key)) for loader in loaders]
+        self._turns = [_Turn(loader, linger_seconds, log.bind(source_key=loader.key)) for loader in loaders]
         self._watching = watching
         self._batch_size = batch_size
-        self._linger_seconds = linger_seconds
         self._queue: SimpleQueue[_Turn] = SimpleQueue()
         self._claims: list[Answer] = [0] * len(loaders)
         self._claims_at = float("-inf")
@@ -111,7 +112,7 @@ class Pool:
     def watch(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
         while not stop.is_set():
-            stop.wait(LOOK_SECONDS if self._look() else LOOK_IN_VAIN_SECONDS)
+            stop.wait(self._look())
 
     def load(self, stop: threading.Event) -> None:
         """Until `stop` is set; then finish or give back the claims in hand. Raises no `EtlError`."""
@@ -128,23 +129,29 @@ class Pool:
         finally:
             fetcher.close()
 
-    def _look(self) -> bool:
-        """False if a server is away."""
+    def _look(self) -> float:
+        """Returns in how many seconds to look again."""
+        asked_at = time.monotonic()
         waiting = self._watching.waiting()
         if time.monotonic() >= self._claims_at:
             self._claims = self._watching.claims()
             self._claims_at = time.monotonic() + CLAIMS_SECONDS
+        next_look = asked_at + LOOK_SECONDS
         for turn, messages, claims in zip(self._turns, waiting, self._claims, strict=True):
             if turn.state is not _State.IN_HAND:
                 turn.loader.beat()
-            if turn.state is _State.AT_REST and turn.is_due(messages, claims, self._batch_size, self._linger_seconds):
+            if turn.state is not _State.AT_REST:
+                continue
+            if turn.is_due(messages, claims, self._batch_size, asked_at):
                 self._enqueue(turn)
+            elif messages:
+                next_look = min(next_look, max(turn.lingering.due_at, turn.resting_until))
         away = next((answer for answer in waiting if isinstance(answer, Outage)), None)
         if away:
             self._outage.failed(away)
-        else:
-            self._outage.succeeded()
-        return away is None
+            return LOOK_IN_VAIN_SECONDS
+        self._outage.succeeded()
+        return max(0.0, next_look - time.monotonic())
 
     def _enqueue(self, turn: _Turn) -> None:
         turn.state = _State.QUEUED
@@ -161,7 +168,6 @@ class Pool:
         except BaseException:
             turn.loader.give_back_ahead()
             raise
-        turn.empty_at = time.monotonic()
         if has_more:
             self._enqueue(turn)
         else:
@@ -171,9 +177,13 @@ class Pool:
         """Whether the list has more. What was fetched ahead is loaded in the same turn."""
         loader = turn.loader
         while True:
+            # What was fetched ahead, was so before; and what came since may have waited as long.
+            began = None if loader.has_ahead else time.monotonic()
             books = loader.run_once(None if self._others_wait() else fetcher)
             turn.went_well()
             has_more = books is not None and books.claimed >= self._batch_size
+            if began is not None and not has_more:
+                turn.lingering.saw_none(began) if books is None else turn.lingering.claimed(began)
             if stop.is_set():
                 loader.give_back_ahead()
                 return False

@@ -18,7 +18,7 @@ from typing import Any
 from etl.errors import ConfigurationError, EtlError
 from etl.ids import time_of
 from etl.inbox.kept import Acked, Kept, KeptClaims
-from etl.inbox.preflight import Memory
+from etl.inbox.memory import Memory
 from etl.inbox.watch import Watch
 from etl.store import history as ledger
 from etl.store.connection import Engine

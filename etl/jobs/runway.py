@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from etl.inbox.preflight import Memory
+from etl.inbox.memory import Memory
 
 # Between the samples that are compared: long enough that a claim's coming and going is no growth, short enough that an
 # outage's end is seen.
@@ -33,11 +33,14 @@ class Runway:
             self._samples.popleft()
 
     def seconds(self) -> float | None:
-        """Until the first server is full; infinity while the backlog doesn't grow, or no memory does with it. None if
-        it can't be known: before the second sample, or if no server's limit is known."""
+        """Until the first server is full: 0 if one is, whose backlog doesn't grow since nothing gets in. Infinity while
+        the backlog doesn't grow, or no memory does with it. None if it can't be known: before the second sample, or if
+        no server's limit is known."""
         if not self._samples:
             return None
         first, last = self._samples[0], self._samples[-1]
+        if any(node.is_full for node in last.memory or ()):
+            return 0.0
         elapsed = last.at - first.at
         if elapsed <= 0:
             return None

@@ -32,10 +32,12 @@ _DROP_WAIT_MS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One row of `exports`: what is said about its file, and where the lake was."""
+    """One row of `exports`: what is said about its file, and where the lake was. `entries` are those of this ledger
+    that the file contains; the manifest has those of the ledger that it was exported under."""
 
     about: Manifest
     url: str
+    entries: int
     published_at: datetime | None = None
     dropped: bool = False
     erased: bool = False  # its file must not stay
@@ -60,7 +62,7 @@ class DayBooks:
 
 def changed(books: DayBooks) -> bool:
     """The ledger knows more of the day than the lake."""
-    return books.entries > 0 and (books.revision is None or books.entries != books.revision.about.entries)
+    return books.entries > 0 and (books.revision is None or books.entries != books.revision.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,8 @@ class Day:
         """The staged rows of the lake's revision join those that are in Postgres. Nothing happens if Postgres has all
         that the ledger knows of.
 
-        If these books don't know the revision, they do from now on. Then the ledger is led beyond what the revision
-        contains: the next export makes the next one.
+        If these books don't know the revision, they do from now on, as one that contains what the ledger had before:
+        the entry for what came back is beyond that, so that the next export makes the next one.
         """
         with self._transaction() as connection:
             rows = load_back.keep_loaders_out(connection, self._table, self.day)
@@ -196,12 +198,12 @@ class Day:
                 return Reunited(0, 0, 0)
             met = load_back.load_back(connection, self._table, self.day, staging)
             if unknown:
-                connection.execute(insert(exports).values(_row(about, url) | {"published_at": sa.func.now()}))
+                of_these_books = {"entries": books.entries, "entries_then": about.entries}
+                row = _row(about, url) | of_these_books | {"published_at": sa.func.now()}
+                connection.execute(insert(exports).values(row))
                 counted = known.about.rows if known and dropped else 0
-                entries = max(1, about.entries + 1 - books.entries)
-                load_back.correct_the_ledger(
-                    connection, self._table.name, self.day, met, worker, met.returned - counted, entries
-                )
+                inserted = met.returned - counted
+                load_back.correct_the_ledger(connection, self._table.name, self.day, met, worker, inserted)
             elif dropped:
                 if met.met or met.renamed:  # while the day was away, those it met were counted as new
                     load_back.correct_the_ledger(connection, self._table.name, self.day, met, worker, -met.met)
@@ -309,4 +311,8 @@ def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> 
 
 def _revision(row: Any) -> Revision:
     about = Manifest(**{name: getattr(row, name) for name in Manifest.__struct_fields__})
-    return Revision(about, row.url, row.published_at, row.dropped_at is not None, row.erased_at is not None)
+    if row.entries_then is not None:
+        about = msgspec.structs.replace(about, entries=row.entries_then)
+    return Revision(
+        about, row.url, row.entries, row.published_at, row.dropped_at is not None, row.erased_at is not None
+    )

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.errors import ConfigurationError
-from etl.store import ledger, partitions
+from etl.store import ledger
 from etl.store.connection import rows
 from etl.store.ledger import Books
 from etl.store.tables import PARTITIONED, cdr_revisions, day_column, dead_letters, forgotten, json_as_text

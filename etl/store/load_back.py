@@ -7,7 +7,6 @@ All of it is one transaction, which keeps loaders out of the day: they wait, and
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -100,9 +99,9 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
 
 
 def correct_the_ledger(
-    connection: sa.Connection, dataset: str, day: date, met: Reunited, worker: str, inserted: int, entries: int = 1
+    connection: sa.Connection, dataset: str, day: date, met: Reunited, worker: str, inserted: int
 ) -> None:
-    """Enter so many rows of the day more, or less, than were counted. Of several `entries` all but one are empty."""
+    """Enter so many rows of the day more, or less, than were counted."""
     is_cdrs = dataset == "cdrs"
     books = Books(
         claimed=inserted + met.met,
@@ -111,10 +110,16 @@ def correct_the_ledger(
         unchanged=met.met - met.changed,
         events=0 if is_cdrs else inserted,
     )
-    of_the_lake = partial(ledger.correct, connection, dataset, day, source_key=ledger.LAKE_KEY, worker=worker)
-    of_the_lake(books=books, inserted=inserted, updated=met.changed + met.renamed)
-    for _ in range(entries - 1):
-        of_the_lake(books=Books())
+    ledger.correct(
+        connection,
+        dataset,
+        day,
+        source_key=ledger.LAKE_KEY,
+        worker=worker,
+        books=books,
+        inserted=inserted,
+        updated=met.changed + met.renamed,
+    )
 
 
 def copy_into(connection: sa.Connection, table: sa.Table, schema: str, staging: str) -> int:

@@ -24,7 +24,7 @@ SELECT (
 
 def finding(engine: Engine) -> Finding:
     """Raises `Outage`."""
-    about = "Postgres locks"
+    about = "Postgres lock table"
     with engine.connect() as connection:
         tables, each, times = connection.execute(_LOCKS).one()
     room = each * times

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
 from etl.findings import Finding, Line, asked, clock, encryption, reachable
-from etl.store import lock_table, schema
-from etl.store.connection import Engine
+from etl.store import lock_table, schema, server
+from etl.store.blockers import Watchman
+from etl.store.connection import Engine, rows
+from etl.store.server import Server
 from etl.store.tables import STAGING
 from etl.text import size
 
-OLDEST_MAJOR = 14  # pg_inherits.inhdetachpending
 SPACE_WRONG = 1 << 30  # bytes
 SPACE_WARNING = 0.1  # of the disk
 _UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Etc/UCT", "Zulu")
@@ -48,10 +49,19 @@ _NEEDED = {
     "reporting.rolled_up": ("SELECT", "INSERT", "UPDATE"),
 }
 
-_SERVER = sa.text(
-    "SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS number,"
-    " pg_is_in_recovery() AS is_standby, current_user::text AS me,"
-    " (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone') AS time_zone"  # what others of this role get
+# The functions of our own triggers.
+_TRIGGER_FUNCTIONS = ("refuse_old_etl", "refuse_old_exports", "hold_back_proofs")
+_TRIGGERS = sa.text(
+    "SELECT t.tgname::text || ' on ' || t.tgrelid::regclass::text"
+    " FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS f ON f.oid = t.tgfoid"
+    " WHERE NOT t.tgisinternal AND t.tgparentid = 0"
+    " AND c.relnamespace IN ((SELECT relnamespace FROM pg_class WHERE oid = to_regclass('cdrs')),"
+    "  to_regnamespace('reporting'))"
+    " AND NOT (f.pronamespace = c.relnamespace AND f.proname = ANY(:ours)) ORDER BY 1"
+)
+_DEFAULT_PARTITIONS = sa.text(
+    "SELECT partrelid::regclass::text AS parent, partdefid::regclass::text AS name FROM pg_partitioned_table"
+    " WHERE partdefid <> 0 AND partrelid IN (to_regclass('cdrs'), to_regclass('audit_events')) ORDER BY 1"
 )
 # A table that isn't there is the schema's fault.
 _LACKING_ON_TABLES = sa.text(
@@ -94,16 +104,19 @@ def findings(engine: Engine) -> Iterator[Finding]:
         return
     yield from asked("line to Postgres", lambda: [encryption("Postgres", _line(engine), "ETL_DATABASE_CA_FILE")])
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
+    yield from asked("Postgres locks", lambda: _locks(engine))
     yield from asked("Postgres schema", lambda: [_schema(engine)])
+    yield from asked("Postgres partitions", lambda: [_partitions(engine)])
+    yield from asked("Postgres triggers", lambda: [_triggers(engine)])
     yield from asked("Postgres rights", lambda: [_rights(engine)])
-    yield from asked("Postgres locks", lambda: [lock_table.finding(engine)])
+    yield from asked("Postgres lock table", lambda: [lock_table.finding(engine)])
     yield from asked("Postgres disk", lambda: [_space(engine)])
     yield from asked("clock of Postgres", lambda: [clock("Postgres", lambda: _clock(engine))])
 
 
-def _server(engine: Engine) -> sa.Row[Any]:
+def _server(engine: Engine) -> Server:
     with engine.connect() as connection:
-        return connection.execute(_SERVER).one()
+        return server.server(connection)
 
 
 def _line(engine: Engine) -> Line:
@@ -116,28 +129,34 @@ def _line(engine: Engine) -> Line:
         return "local" if not address or ip_address(address.decode()).is_loopback else "plain"
 
 
-def _of_server(server: sa.Row[Any]) -> list[Finding]:
-    return [_version(server), _role(server), _time_zone(server)]
+def _of_server(found: Server) -> list[Finding]:
+    facts = {"version": found.version, "encoding": found.encoding, "role": "primary"}
+    wrong = server.faults(found)
+    of_each = [
+        _with_way_out(f"Postgres {word}", wrong[word]) if word in wrong else Finding(f"Postgres {word}", "fine", fact)
+        for word, fact in facts.items()
+    ]
+    return [*of_each, _time_zone(found)]
 
 
-def _version(server: sa.Row[Any]) -> Finding:
-    if server.number // 10_000 < OLDEST_MAJOR:
-        advice = f"upgrade it to {OLDEST_MAJOR} or newer"
-        return Finding("Postgres version", "wrong", f"{server.version} is too old", advice)
-    return Finding("Postgres version", "fine", server.version)
+def _with_way_out(about: str, error: ConfigurationError) -> Finding:
+    """Of an error that ends with it."""
+    says, _, advice = error.text.rpartition(": ")
+    return Finding(about, "wrong", says, advice, error.code)
 
 
-def _role(server: sa.Row[Any]) -> Finding:
-    if server.is_standby:
-        return Finding("Postgres role", "wrong", "this is a standby: it takes no writes", "name the primary")
-    return Finding("Postgres role", "fine", "primary")
+def _time_zone(found: Server) -> Finding:
+    if found.time_zone in _UTC:
+        return Finding("Postgres time zone", "fine", found.time_zone)
+    says = f"{found.time_zone}: days are UTC days, so dialed_at::date may differ from dialed_on in its sessions"
+    return Finding("Postgres time zone", "warning", says, f"ALTER ROLE \"{found.me}\" SET timezone = 'UTC'")
 
 
-def _time_zone(server: sa.Row[Any]) -> Finding:
-    if server.time_zone in _UTC:
-        return Finding("Postgres time zone", "fine", server.time_zone)
-    says = f"{server.time_zone}: days are UTC days, so dialed_at::date may differ from dialed_on in its sessions"
-    return Finding("Postgres time zone", "warning", says, f"ALTER ROLE \"{server.me}\" SET timezone = 'UTC'")
+def _locks(engine: Engine) -> list[Finding]:
+    """Before the rest, which a lock may keep from its answer."""
+    about = "Postgres locks"
+    found = [Finding(about, "wrong", each.told(), each.way_out) for each in Watchman(engine).blockers()]
+    return found or [Finding(about, "fine", "nobody keeps others out of our tables")]
 
 
 def _schema(engine: Engine) -> Finding:
@@ -145,13 +164,33 @@ def _schema(engine: Engine) -> Finding:
     try:
         has = schema.current(engine)
     except ConfigurationError as error:
+        if error.code != "ETL-307":
+            return _with_way_out(about, error)
         return Finding(about, "wrong", error.text, "see the rights below", error.code)
     try:
         schema.check(engine)
     except ConfigurationError as error:
-        says, _, advice = error.text.rpartition(": ")  # it ends with the way out
-        return Finding(about, "wrong", says, advice, error.code)
+        return _with_way_out(about, error)
     return Finding(about, "fine", f"{has}, as needed")
+
+
+def _partitions(engine: Engine) -> Finding:
+    about = "Postgres partitions"
+    for parent, name in rows(engine, _DEFAULT_PARTITIONS):
+        says = f"{parent} has a DEFAULT partition, {name}: it gets the rows of days whose own one isn't there, which"
+        advice = f"ALTER TABLE {parent} DETACH PARTITION {name}, then load what is in it into the days' own partitions"
+        return Finding(about, "wrong", f"{says} nobody exports, and keeps these from being made", advice)
+    return Finding(about, "fine", "each is a day's")
+
+
+def _triggers(engine: Engine) -> Finding:
+    about = "Postgres triggers"
+    with engine.connect() as connection:
+        found = connection.scalars(_TRIGGERS, {"ours": [*_TRIGGER_FUNCTIONS]}).all()
+    if found:
+        says = f"not ours: {', '.join(found)}; they may change, refuse or hold up what is loaded or forgotten"
+        return Finding(about, "warning", says, "see what they do, and whether a view or a job could do it instead")
+    return Finding(about, "fine", "only ours")
 
 
 def _rights(engine: Engine) -> Finding:

@@ -4,6 +4,7 @@ The migrations travel inside the wheel as `etl/migrations`; in a checkout they l
 """
 
 import functools
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
-from etl.store import locks
+from etl.store import locks, server
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -41,8 +42,10 @@ def check(engine: sa.Engine) -> None:
 
 
 def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
-    """Bring the database to the needed revision; returns the revisions before and after. Raises as `current`."""
+    """Bring the database to the needed revision; returns the revisions before and after. Raises as `current`, and if
+    the server or the database is none for an archive."""
     with engine.begin() as connection:
+        server.check(server.server(connection))
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
         before = _revision(connection)
         _check_known(before)
@@ -55,8 +58,27 @@ def _revision(connection: sa.Connection) -> str | None:
         return None
     revisions = connection.scalars(sa.text("SELECT version_num FROM alembic_version")).all()
     if len(revisions) > 1:
-        raise ConfigurationError("ETL-312", f"table alembic_version isn't as we left it: {len(revisions)} revisions")
-    return next(iter(revisions), None)
+        heads = ", ".join(sorted(revisions))
+        raise ConfigurationError(
+            "ETL-312", f"table alembic_version has {len(revisions)} heads ({heads}), and of ours one: delete the others"
+        )
+    revision = next(iter(revisions), None)
+    if revision is not None and not _is_ours(connection, revision):
+        raise ConfigurationError(
+            "ETL-334",
+            f"table alembic_version is another program's (revision {revision}): give the archive a database of its own",
+        )
+    return revision
+
+
+# Of those that have been there from the first revision on, names that nobody else would think of.
+_LEDGER = ("load_batches", "load_batch_days")
+
+
+def _is_ours(connection: sa.Connection, revision: str) -> bool:
+    """Others number their revisions too, and have none of our tables."""
+    has = (connection.scalar(sa.select(sa.func.to_regclass(name))) is not None for name in _LEDGER)
+    return re.fullmatch("[0-9]{4}", revision) is not None and any(has)
 
 
 def _check_known(revision: str | None) -> None:

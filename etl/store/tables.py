@@ -325,6 +325,11 @@ exports = Table(
         _time(),
         comment="When its file had to go at once, as it may hold a person that was forgotten; null if not",
     ),
+    Column(
+        "entries_then",
+        Integer,
+        comment="Entries by the books that the file was exported under, if these took it over; null: they are the same",
+    ),
     PrimaryKeyConstraint("dataset", "day", "revision"),
     comment="The lake's books: one row per dataset, day and revision",
 )

@@ -93,6 +93,9 @@ def test_gauges_tell_how_the_stores_stand(archive: Archive, tmp_path: Path) -> N
         eventually(lambda: samples(at, "etl_runway_seconds"))
         told = {gauge.name: samples(at, gauge.name) for gauge in ASKED}
         assert abs(told.pop("etl_listener_proven_timestamp_seconds")[archive.settings().server,] - time.time()) < 60
+        looks = told.pop("etl_last_look_timestamp_seconds")
+        assert looks.keys() == {("Redis",), ("Postgres",)}
+        assert all(abs(moment - time.time()) < 60 for moment in looks.values())
 
     keys = {(key,): 0.0 for key in (*(source.key for source in archive.sources), SPOOL)}
     assert told == {
@@ -105,6 +108,7 @@ def test_gauges_tell_how_the_stores_stand(archive: Archive, tmp_path: Path) -> N
         "etl_postgres_set_back_claims": {},
         "etl_redis_up": {(): 1.0},
         "etl_postgres_up": {(): 1.0},
+        "etl_blocked_seconds": {(): 0.0},
     }
 
 
@@ -113,7 +117,7 @@ def test_a_backlog_is_told_with_the_age_of_its_oldest(archive: Archive) -> None:
     archive.redis.lpush(CAMPAIGNS, cdr(1, dialed_at=ended - 41), cdr(2, dialed_at=ended - 41), b"junk")
     archive.redis.lpush(CLICK2DIAL, b"junk")
     with status.reader(archive.settings()) as reading:
-        told = gauges.gauges(reading.read())
+        told = gauges.of_redis(reading.read().redis)
 
     waiting = dict.fromkeys(((source.key,) for source in archive.sources), 0)
     assert told[BACKLOG] == waiting | {(CAMPAIGNS,): 3, (CLICK2DIAL,): 1, (SPOOL,): 0}

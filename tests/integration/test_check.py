@@ -30,6 +30,8 @@ from etl.wire.spool import pack_heard
 from tests.integration.conftest import PASSWORD, Watched
 from tests.world import CAMPAIGNS, CLICK2DIAL, DIALED_AT, Archive, api_cdr, cdr, eventually
 
+pytestmark = pytest.mark.versions
+
 LIST = f"list {CAMPAIGNS}"
 NOWHERE = "127.0.0.1:1"
 HOUR = 3_600

@@ -13,6 +13,8 @@ import pytest
 from tests.lake import DAY, file, folder, in_postgres, load, refs, revision_file, with_lake
 from tests.world import Archive, cdr
 
+pytestmark = pytest.mark.versions
+
 NAMES = {"1": "Zoë Ž", "2": "日本 🎧", "3": "\u202eright to left", "4": "plain", "5": "naïve £ €"}
 SETTINGS = {
     "client_encoding": "LATIN1",

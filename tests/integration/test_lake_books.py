@@ -252,6 +252,31 @@ def test_given_postgres_set_back_then_no_export_until_rows_are_taken_over(
         assert_agrees(set_back)
 
 
+def test_given_many_claims_that_were_lost_then_one_entry_takes_them_over(
+    archive: Archive, postgres: PrivatePostgres
+) -> None:
+    load(archive, cdr("before"))
+    with a_backup(archive, postgres) as set_back:
+        for number in range(4):
+            load(archive, cdr(number))
+        export(archive)
+        entries = revision(archive)["entries"]
+
+        assert restore(set_back).what == "restored"
+
+        assert set_back.value("SELECT count(*) FROM load_batches WHERE source_key = 'lake'") == 1
+        with lake(set_back) as of_ours:
+            assert of_ours.verify(CALLS, DAY, deep=False).wrong == [], "the file says what it said"
+        # As many entries as it was exported under are still not those.
+        while set_back.value("SELECT count(*) FROM load_batch_days") < entries:
+            load(set_back, cdr(f"later {set_back.value('SELECT count(*) FROM load_batch_days')}"))
+        assert prune(set_back).what == "kept"
+        assert export(set_back).revision == revision(archive)["revision"] + 1
+        assert len(in_file(set_back)) == len(in_postgres(set_back))
+        assert prune(set_back).what == "dropped"
+        assert_agrees(set_back)
+
+
 def test_given_postgres_set_back_events_are_taken_over_too(archive: Archive, postgres: PrivatePostgres) -> None:
     load(archive, heard(1), key=SPOOL)
     export_and_prune(archive, dataset="audit_events")

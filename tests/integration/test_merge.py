@@ -19,6 +19,8 @@ from tests.budget import examples
 from tests.store import batch, engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 
+pytestmark = pytest.mark.versions
+
 DIALED_AT_EXACTLY = "2015-02-19T23:06:00.354+02:00"  # DIALED_AT with a fraction
 
 numbers = itertools.count(1)

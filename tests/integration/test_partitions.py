@@ -16,6 +16,8 @@ from etl.store.writer import Writer
 from tests.store import at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, cdr
 
+pytestmark = pytest.mark.versions
+
 DAY = 86_400  # seconds
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 

@@ -27,6 +27,8 @@ from tests.reporting import Call, Change, assert_equal, expected, figures, state
 from tests.store import at_once, engine
 from tests.world import Archive, api_cdr, cdr, eventually
 
+pytestmark = pytest.mark.versions
+
 MIDNIGHT = datetime(2015, 2, 19, tzinfo=UTC)
 FAR = datetime.max.replace(tzinfo=UTC)
 

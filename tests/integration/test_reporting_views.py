@@ -27,6 +27,8 @@ from tests.reporting import day_of, hour_of
 from tests.store import ROLES
 from tests.world import CDRS, CLICK2DIAL, DIALED_AT, Archive, api_cdr, cdr
 
+pytestmark = pytest.mark.versions
+
 ROOT = Path(__file__).parents[2]
 COOKBOOK = (ROOT / "docs/reports.md").read_text()
 

@@ -19,6 +19,8 @@ from etl.store.writer import Writer
 from tests.store import at_once, engine, write
 from tests.world import cdr
 
+pytestmark = pytest.mark.versions
+
 PAGE = Path(__file__).parents[2] / "docs/schema.md"
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 
@@ -149,12 +151,30 @@ def test_given_a_schema_of_tomorrow_then_neither_load_nor_upgrade_touch_it(migra
     assert schema.current(migrated) == "9999"
 
 
-def test_given_a_senseless_table_of_revisions_then_it_is_a_clear_error(migrated: sa.Engine) -> None:
-    set_revision(migrated, "0001", "0002")
+def test_given_two_heads_then_the_error_names_them(migrated: sa.Engine) -> None:
+    set_revision(migrated, "0001", "ae1027a6acf2")
 
     for step in (schema.current, schema.check, schema.upgrade):
-        with pytest.raises(ConfigurationError, match="alembic_version isn't as we left it"):
+        with pytest.raises(ConfigurationError, match=r"ETL-312: .* has 2 heads \(0001, ae1027a6acf2\)"):
             step(migrated)
+
+
+@pytest.mark.parametrize("revision", ["ae1027a6acf2", "0001", "0013", "9999"])
+def test_given_another_programs_revisions_then_nothing_is_touched(empty: sa.Engine, revision: str) -> None:
+    with empty.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
+    set_revision(empty, revision)
+
+    for step in (schema.current, schema.check, schema.upgrade):
+        with pytest.raises(ConfigurationError, match=rf"ETL-334: .* another program's \(revision {revision}\)"):
+            step(empty)
+
+
+def test_given_a_foreign_revision_beside_our_tables_then_it_is_named(migrated: sa.Engine) -> None:
+    set_revision(migrated, "ae1027a6acf2")
+
+    with pytest.raises(ConfigurationError, match="ETL-334"):
+        schema.upgrade(migrated)
 
 
 def test_the_revisions_by_the_files_names_are_those_of_alembic() -> None:

@@ -17,7 +17,7 @@ from etl.app.stores import Stores
 from etl.ids import new_id
 from etl.inbox.claims import Source
 from etl.inbox.connection import connect
-from etl.inbox.preflight import memory
+from etl.inbox.memory import memory
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateCluster
 from etl.lake.datasets import DATASETS
@@ -29,6 +29,8 @@ from etl.wire.times import from_datetime
 from tests.lake import EVENTS, export, export_and_prune, heard, lake, load, with_lake
 from tests.store import engine
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, cdr, eventually
+
+pytestmark = pytest.mark.versions
 
 NOWHERE = "127.0.0.1:1"
 EVENT = b'{"type": "status", "payload": {"status": "busy", "ref": "1002"}}'

