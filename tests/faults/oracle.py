@@ -21,9 +21,9 @@ class Forgotten(AssertionError):
     """Something that was confirmed is gone, or there twice."""
 
 
-def effects(server: PrivatePostgres) -> Effects:
+def effects(server: PrivatePostgres, database: str) -> Effects:
     """What this server has."""
-    return {kind: Counter(server.ask(question)) for kind, question in _QUESTIONS.items()}
+    return {kind: Counter(server.ask(question, database)) for kind, question in _QUESTIONS.items()}
 
 
 def pushed(dialler: Dialler, published: int) -> Effects:
@@ -36,6 +36,11 @@ def pushed(dialler: Dialler, published: int) -> Effects:
         "spool events": Counter(map(str, range(published))),
         "dead letters": Counter({message.raw.hex(): copies for message, copies in broken.items()}),
     }
+
+
+def lacking(wanted: Effects, has: Effects) -> dict[str, int]:
+    """How much of what is wanted isn't there."""
+    return {kind: (wanted[kind] - has[kind]).total() for kind in has}
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,7 @@ def judge(pushed: Effects, confirmed: Effects, now: Effects) -> Verdict:
         numbers(pushed),
         numbers(confirmed),
         numbers(now),
-        {kind: (pushed[kind] - now[kind]).total() for kind in now},
-        {kind: (confirmed[kind] - now[kind]).total() for kind in now},
-        {kind: (now[kind] - pushed[kind]).total() for kind in now},
+        lacking(pushed, now),
+        lacking(confirmed, now),
+        lacking(now, pushed),
     )
-
-
-def lacking(server: PrivatePostgres, confirmed: Effects) -> dict[str, int]:
-    """How much of what was confirmed this server never had: it shows that a fault is one."""
-    has = effects(server)
-    return {kind: (confirmed[kind] - has[kind]).total() for kind in has}
