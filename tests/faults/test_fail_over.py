@@ -22,7 +22,7 @@ not_yet = pytest.mark.xfail(
     strict=True, raises=Forgotten, reason="issue 18: list events and dead letters have no identity of their own yet"
 )
 BACKLOG = 500  # messages, of which each fault leaves many to be claimed
-# Above all: of the fail-over of a fail-over nobody learns anything.
+# What a killed process wrote is in the kernel.
 CONFIG = {"appendfsync": "no"}
 
 
@@ -117,6 +117,7 @@ def test_given_a_clean_fail_over_under_a_backlog_then_all_is_there_once(trial: F
 @not_yet
 def test_given_a_replica_that_lags_if_promoted_then_all_is_there_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log, listen=True) as worker:
+        worker.wait_for("listening")
         trial.load(worker)
         worker.freeze()
         trial.tell(BACKLOG)

@@ -49,8 +49,9 @@ def standby(house: House) -> Iterator[PrivateStandby]:
 
 @contextmanager
 def loader(house: House, log: Path) -> Iterator[Worker]:
-    """That also listens."""
+    """That also listens: what is published before its session begins isn't promised."""
     with Worker(house.archive, log, "--no-schedule", listen=True) as worker:
+        worker.wait_for("listening")
         yield worker
 
 
@@ -81,7 +82,6 @@ def test_a_lagging_standby_promoted_under_load_costs_and_doubles_nothing(
             fail_over(house, standby)
             worker.wait_for("outage_ended")
             worker.wait_for_more("loaded", 5)
-        house.publish()
         assert worker.stop() == 0
     house.assert_nothing_is_lost_or_doubled()
 
@@ -115,7 +115,7 @@ def test_a_set_back_is_noticed_and_mended_by_the_worker_that_goes_on(
         house.dialler.say(20)
         worker.wait_for("outage_ended")
         try:
-            eventually(house.is_whole, seconds=10)
+            eventually(house.is_whole)
         except AssertionError:
             raise Forgotten("the worker recalls nothing by itself") from None
         assert worker.stop() == 0
