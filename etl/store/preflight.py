@@ -9,8 +9,8 @@ import psycopg
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
-from etl.findings import Finding, Line, asked, clock, encryption, reachable
-from etl.store import schema
+from etl.findings import Finding, Line, RecallWindow, asked, clock, encryption, reachable
+from etl.store import preflight_standbys, schema
 from etl.store.connection import Engine
 from etl.store.tables import STAGING
 from etl.text import size
@@ -82,13 +82,14 @@ _LACKING_ELSEWHERE = sa.text(
 )
 
 
-def findings(engine: Engine) -> Iterator[Finding]:
+def findings(engine: Engine, window: RecallWindow) -> Iterator[Finding]:
     reached = reachable("Postgres", lambda: _server(engine), "ETL_DATABASE_URL")
     yield reached
     if reached.verdict == "wrong":
         return
     yield from asked("line to Postgres", lambda: [encryption("Postgres", _line(engine), "ETL_DATABASE_CA_FILE")])
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
+    yield from asked("Postgres standbys", lambda: preflight_standbys.findings(engine, window))
     yield from asked("Postgres schema", lambda: [_schema(engine)])
     yield from asked("Postgres rights", lambda: [_rights(engine)])
     yield from asked("Postgres disk", lambda: [_space(engine)])

@@ -55,7 +55,7 @@ def half_way(trial: FailOver, worker: Worker) -> None:
     trial.remember()
 
 
-def test_given_a_primary_killed_if_the_replica_has_all_then_all_is_there_once(trial: FailOver, log: Path) -> None:
+def test_given_a_primary_killed_then_each_message_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log) as worker:
         half_way(trial, worker)
         trial.sentinels.first.kill()
@@ -69,7 +69,7 @@ def test_given_a_primary_killed_if_the_replica_has_all_then_all_is_there_once(tr
     trial.assert_nothing_is_lost_or_doubled()
 
 
-def test_given_a_primary_frozen_if_its_workers_left_then_all_is_there_once(trial: FailOver, log: Path) -> None:
+def test_given_a_primary_frozen_and_left_then_each_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log) as worker:
         half_way(trial, worker)
         trial.sentinels.first.freeze()
@@ -85,7 +85,7 @@ def test_given_a_primary_frozen_if_its_workers_left_then_all_is_there_once(trial
 
 
 @not_yet
-def test_given_a_primary_thawed_under_its_workers_then_all_is_there_once(trial: FailOver, log: Path) -> None:
+def test_given_a_primary_thawed_in_use_then_each_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log) as worker:
         half_way(trial, worker)
         trial.sentinels.first.freeze()
@@ -101,7 +101,7 @@ def test_given_a_primary_thawed_under_its_workers_then_all_is_there_once(trial: 
 
 
 @not_yet
-def test_given_a_clean_fail_over_under_a_backlog_then_all_is_there_once(trial: FailOver, log: Path) -> None:
+def test_given_a_clean_fail_over_then_each_message_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log) as worker:
         half_way(trial, worker)
         trial.sentinels.fail_over()
@@ -115,7 +115,7 @@ def test_given_a_clean_fail_over_under_a_backlog_then_all_is_there_once(trial: F
 
 
 @not_yet
-def test_given_a_replica_that_lags_if_promoted_then_all_is_there_once(trial: FailOver, log: Path) -> None:
+def test_given_a_replica_that_lags_then_each_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log, listen=True) as worker:
         worker.wait_for("listening")
         trial.load(worker)

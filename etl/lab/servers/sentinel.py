@@ -11,7 +11,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from etl.errors import ConfigurationError
 from etl.lab.proxy import Proxy
 from etl.lab.servers.process import PrivateServer, wait_until
 from etl.lab.servers.redis import CommandRefused, PrivateRedis, command, find_binary, free_port, quoted
@@ -76,6 +75,10 @@ class PrivateSentinel(PrivateServer):
             return False
 
 
+class NoFailOver(Exception):
+    """The servers don't come to what they were to; the message says to what."""
+
+
 class PrivateSentinels:
     """`first` is the primary to begin with, `second` its replica, `wire` what the replica hears it by."""
 
@@ -96,7 +99,7 @@ class PrivateSentinels:
         return f"redis+sentinel://{hosts}/{SERVICE}/0"
 
     def start(self) -> None:
-        """Returns when the replica follows. Raises ConfigurationError if it doesn't."""
+        """Returns when the replica follows. Raises `NoFailOver` if it doesn't."""
         with ExitStack() as stack:
             stack.enter_context(self.first)
             self.wire = stack.enter_context(Proxy(self.first.port))
@@ -109,8 +112,8 @@ class PrivateSentinels:
             self._open = stack.pop_all()
 
     def watch(self) -> None:
-        """Start the sentinels; returns when they know each other and both servers. Raises ConfigurationError if they
-        don't come to."""
+        """Start the sentinels; returns when they know each other and both servers. Raises `NoFailOver` if they don't
+        come to."""
         for sentinel in self.sentinels:
             self._open.enter_context(sentinel)
         self._wait(self._agree, "the sentinels don't find each other")
@@ -183,7 +186,7 @@ class PrivateSentinels:
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         if not wait_until(condition, AGREE_SECONDS):
-            raise ConfigurationError("ETL-918", f"the private sentinels: {what} (log: {self.sentinels[0].log})")
+            raise NoFailOver(f"{what} (log: {self.sentinels[0].log})")
 
 
 def _replication(server: PrivateRedis, field: str) -> str:
