@@ -10,14 +10,11 @@ import pytest
 
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis, PrivateStandby
 from tests.faults import set_back
-from tests.faults.oracle import Forgotten
 from tests.faults.set_back import SETTINGS, SYNCHRONOUS, House
 from tests.faults.worker import Worker
 from tests.machine import postgres_bin
 from tests.store import at_once
 from tests.world import eventually, migrate
-
-not_yet = pytest.mark.xfail(strict=True, raises=Forgotten, reason="issue 18: nothing is recalled yet")
 
 WAITS_FOR_THE_STANDBY = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
@@ -70,7 +67,6 @@ def fail_over(house: House, standby: PrivateStandby) -> None:
     house.move_to(standby, "promote a standby that lags")
 
 
-@not_yet
 def test_a_lagging_standby_promoted_under_load_costs_and_doubles_nothing(
     house: House, standby: PrivateStandby, log: Path
 ) -> None:
@@ -86,7 +82,6 @@ def test_a_lagging_standby_promoted_under_load_costs_and_doubles_nothing(
     house.assert_nothing_is_lost_or_doubled()
 
 
-@not_yet
 def test_debians_postgres_promoted_while_it_lags_costs_and_doubles_nothing(
     session_folder: Path, own_redis: PrivateRedis, log: Path
 ) -> None:
@@ -105,7 +100,6 @@ def test_debians_postgres_promoted_while_it_lags_costs_and_doubles_nothing(
         house.assert_nothing_is_lost_or_doubled()
 
 
-@not_yet
 def test_a_set_back_is_noticed_and_mended_by_the_worker_that_goes_on(
     house: House, standby: PrivateStandby, log: Path
 ) -> None:
@@ -114,15 +108,11 @@ def test_a_set_back_is_noticed_and_mended_by_the_worker_that_goes_on(
         fail_over(house, standby)
         house.dialler.say(20)
         worker.wait_for("outage_ended")
-        try:
-            eventually(house.is_whole)
-        except AssertionError:
-            raise Forgotten("the worker recalls nothing by itself") from None
+        eventually(house.is_whole, what="it recalls nothing by itself")
         assert worker.stop() == 0
     house.assert_nothing_is_lost_or_doubled()
 
 
-@not_yet
 @pytest.mark.parametrize("forks", [True, False], ids=["in a new timeline", "in the same timeline"])
 def test_an_earlier_backup_restored_under_a_worker_costs_nothing(house: House, log: Path, forks: bool) -> None:
     with loader(house, log) as worker:
@@ -133,7 +123,6 @@ def test_an_earlier_backup_restored_under_a_worker_costs_nothing(house: House, l
     house.assert_nothing_is_lost_or_doubled()
 
 
-@not_yet
 def test_an_earlier_backup_restored_while_nobody_loads_costs_nothing(house: House, log: Path) -> None:
     with loader(house, log) as worker:
         take_back(house, worker, forks=True, stop=worker.stop)
@@ -154,7 +143,6 @@ def take_back(house: House, worker: Worker, forks: bool, stop: Callable[[], obje
     house.move_to(house.server, "restore an earlier backup")
 
 
-@not_yet
 @pytest.mark.parametrize("breaks", [True, False], ids=["all connections break", "no connection breaks"])
 def test_a_server_changed_behind_the_same_address_costs_nothing(
     house: House, standby: PrivateStandby, log: Path, breaks: bool
@@ -190,7 +178,6 @@ def waiting(house: House) -> int:
     return int(house.server.ask(WAITS_FOR_THE_STANDBY)[0])
 
 
-@not_yet
 def test_a_primary_restarted_while_a_commit_waits_costs_nothing(synchronous: House, log: Path) -> None:
     house = synchronous
     with set_back.standby(house) as standby:

@@ -18,9 +18,8 @@ from etl.lab.servers.redis import CommandRefused, PrivateRedis, command, find_bi
 SERVICE = "mymaster"
 SENTINELS = 3
 QUORUM = 2
-PATIENT_MS = 60_000
+PATIENT_MS = 600_000
 DOWN_AFTER_MS = 500  # a primary that is silent for so long is down
-FAIL_OVER_MS = 5_000  # after which a fail-over that stands still is given up, and tried again after twice that
 AGREE_SECONDS = 60.0
 _REPLICATED = {"repl-diskless-sync-delay": "0"}  # seconds that a first replica would wait for a second one
 
@@ -63,7 +62,7 @@ class PrivateSentinel(PrivateServer):
                 "set-proc-title": "no",
                 "sentinel monitor": f"{SERVICE} 127.0.0.1 {self._primary.port} {QUORUM}",
                 "sentinel down-after-milliseconds": f"{SERVICE} {PATIENT_MS}",
-                "sentinel failover-timeout": f"{SERVICE} {FAIL_OVER_MS}",
+                "sentinel failover-timeout": f"{SERVICE} {PATIENT_MS}",
             }
             file.write_text("".join(f"{name} {value}\n" for name, value in about.items()))
         self._launch([self._binary, file, "--sentinel"], None, self._is_ready)
@@ -117,7 +116,7 @@ class PrivateSentinels:
         for sentinel in self.sentinels:
             self._open.enter_context(sentinel)
         self._wait(self._agree, "the sentinels don't find each other")
-        self._tell("DEBUG", "TILT-TRIGGER", str(PATIENT_MS), "PUBLISH-PERIOD", str(PATIENT_MS))
+        self._tell("DEBUG", "TILT-TRIGGER", str(PATIENT_MS))
 
     def stop(self) -> None:
         for server in (self.first, self.second):
@@ -135,9 +134,12 @@ class PrivateSentinels:
     def promoted(self) -> None:
         """Returns when all sentinels say that the second is the primary, and it takes writes; the first has to be down
         for that."""
-        self._hurry()
+        self._expect_silence_of(DOWN_AFTER_MS)
+        # What sentinels do within ten seconds, they do within one from here on.
+        self._tell("DEBUG", "INFO-PERIOD", "1000", "PUBLISH-PERIOD", "250")
         self._wait(lambda: all(map(self._is_promoted_for, self.sentinels)), "there is no fail-over")
         self._wait(lambda: _replication(self.second, "role") == "master", "nobody was promoted")
+        self._expect_silence_of(PATIENT_MS)  # one fail-over is enough
 
     def fail_over(self) -> None:
         """An orderly one, as an administrator does it. Returns as `promoted`."""
@@ -152,9 +154,15 @@ class PrivateSentinels:
         self._wait(done, "the sentinels see no good replica")
         self.promoted()
 
+    def look_away(self) -> None:
+        """The sentinels are cut off: a former primary that comes back isn't told that it isn't one any more."""
+        for sentinel in self.sentinels:
+            sentinel.freeze()
+
     def gave_in(self) -> None:
         """Returns when the first, which runs again, was made the replica of the second and has all of it."""
-        self._hurry()
+        for sentinel in self.sentinels:
+            sentinel.thaw()
         self._wait(lambda: _replication(self.first, "role") == "slave", "the former primary isn't told")
         self._wait(lambda: _replication(self.first, "master_link_status") == "up", "the former primary can't follow")
 
@@ -165,10 +173,10 @@ class PrivateSentinels:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _hurry(self) -> None:
-        """What sentinels do within ten seconds, they do within one."""
-        self._tell("SET", SERVICE, "down-after-milliseconds", str(DOWN_AFTER_MS))
-        self._tell("DEBUG", "INFO-PERIOD", "1000", "PUBLISH-PERIOD", "250")
+    def _expect_silence_of(self, milliseconds: int) -> None:
+        """And nothing else is a dead primary."""
+        after = min(milliseconds * 10, PATIENT_MS)
+        self._tell("SET", SERVICE, "down-after-milliseconds", str(milliseconds), "failover-timeout", str(after))
 
     def _tell(self, *words: str) -> None:
         for sentinel in self.sentinels:
@@ -186,7 +194,7 @@ class PrivateSentinels:
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         if not wait_until(condition, AGREE_SECONDS):
-            raise NoFailOver(f"{what} (log: {self.sentinels[0].log})")
+            raise NoFailOver(f"{what} (logs: {self._folder}/*/*.log)")
 
 
 def _replication(server: PrivateRedis, field: str) -> str:
