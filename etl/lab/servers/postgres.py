@@ -157,10 +157,14 @@ class PrivatePostgres(PrivateServer):
             "port": str(PORT),
             "unix_socket_directories": quoted_sockets,
             "unix_socket_permissions": "0700",
-            "restore_command": "false",  # a backup has what it needs
+            **self._of_recovery(),
             **self._settings,
         }
         return [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
+
+    def _of_recovery(self) -> dict[str, str]:
+        """A backup has all the log that it needs."""
+        return {"restore_command": "false"} if (self.data / "recovery.signal").exists() else {}
 
     def _launch_when_alone(self, command: list[str | Path]) -> None:
         """After a crash the last backends hold the shared memory for a moment, and PostgreSQL refuses to start."""
