@@ -13,16 +13,16 @@ import os
 import pwd
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
 from etl.errors import ConfigurationError
+from etl.lab.servers.clients import run_client
 from etl.lab.servers.clock import Clock
 from etl.lab.servers.launcher import NOT_GIVEN
 from etl.lab.servers.process import Owner, PrivateServer, ServerExited, launch, log_tail, processes_in, wheel_folder
@@ -98,12 +98,12 @@ class PrivatePostgres(PrivateServer):
             query,
             self.database_url(database),
         ]
-        return run_tool(command).splitlines()
+        return run_client(command).splitlines()
 
     def back_up(self, folder: Path) -> None:
         """Leave a base backup in `folder`, which is made: all that was committed until now."""
         options = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--no-manifest"]
-        run_tool([self.bin / "pg_basebackup", f"--dbname={self.url}", f"--pgdata={folder}", *options])
+        run_client([self.bin / "pg_basebackup", f"--dbname={self.url}", f"--pgdata={folder}", *options])
 
     def restore(self, backup: Path, forks: bool = True) -> None:
         """Become what `backup` has, and forget the rest; call it when the server doesn't run. If it `forks`, as after a
@@ -242,19 +242,6 @@ class PrivatePostgres(PrivateServer):
             give(partial, self._owner)
             partial.rename(copy)
         return copy / INSTALLATION / "bin"
-
-
-class PostgresRefused(Exception):
-    """A program of Postgres' did not do what it was asked; the message is what it said."""
-
-
-def run_tool(command: Sequence[str | Path]) -> str:
-    """What a client of Postgres' prints. Raises `PostgresRefused` if it fails."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0:
-        raise PostgresRefused(done.stderr.strip())
-    return done.stdout
 
 
 def owner_of_servers() -> Owner | None:

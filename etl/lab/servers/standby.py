@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from etl.lab.proxy import Proxy
+from etl.lab.servers.clients import PostgresRefused
 from etl.lab.servers.clock import Clock
-from etl.lab.servers.postgres import PostgresRefused, PrivatePostgres, give
+from etl.lab.servers.postgres import PrivatePostgres, give
 from etl.lab.servers.process import wait_until
 
 NAME = "standby"  # for the primary's synchronous_standby_names
