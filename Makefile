@@ -1,6 +1,6 @@
 # What one types here. Everything is installed into .venv and nowhere else; `make clean` takes it all away again.
 PYTHON ?= python3
-PG15 ?= /usr/lib/postgresql/15/bin
+PG15 ?= /usr/lib/postgresql/15
 BIN := .venv/bin
 
 # What each extra contains, itself included: having installed the larger one is having installed the smaller.

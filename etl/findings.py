@@ -39,6 +39,21 @@ class Finding:
     code: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RecallWindow:
+    """For how long Redis keeps what was acknowledged; `most` says how much of it."""
+
+    hours: int
+    most: str
+
+    @property
+    def saves(self) -> str:
+        """What becomes of confirmed calls that Postgres forgets, as the end of a sentence."""
+        if not self.hours:
+            return "nothing brings them back, since ETL_RECALL_HOURS is 0"
+        return f"those of the last {self.hours} h come again by themselves (ETL_RECALL_HOURS), at most {self.most}"
+
+
 def reachable(about: str, ask: Callable[[], object], setting: str) -> Finding:
     try:
         ask()

@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--results", type=Path, metavar="FILE", help="write there when this ran, how long, and what failed"
     )
-    parser.addoption("--postgres", type=Path, metavar="DIR", help="the programs of another PostgreSQL than the wheel's")
+    parser.addoption("--postgres", type=Path, metavar="DIR", help="another PostgreSQL than the wheel's, with bin in it")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,11 +72,12 @@ def session_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(session_folder: Path, request: pytest.FixtureRequest) -> Iterator[PrivatePostgres]:
     """A Postgres whose database `template_etl` is migrated."""
-    programs: Path | None = request.config.getoption("--postgres")
+    installation: Path | None = request.config.getoption("--postgres")
     # fsync is what makes a commit survive the machine; the tests kill processes only, and are many. Without replicas, a
     # new database isn't written to the log, which halves what each test's own costs.
     lean = {"fsync": "off", "wal_level": "minimal", "max_wal_senders": "0"}
-    with PrivatePostgres(session_folder / "pg", {**lean, "max_connections": "200"}, programs=programs) as server:
+    settings = {**lean, "max_connections": "200"}
+    with PrivatePostgres(session_folder / "pg", settings, installation=installation) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE template_etl")
         migrate(server.database_url("template_etl"))

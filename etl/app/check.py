@@ -11,7 +11,7 @@ from etl.app.database import looking
 from etl.app.sources import decoders_of
 from etl.app.stores import redis_of
 from etl.errors import EtlError, LakeError
-from etl.findings import Finding, unreachable
+from etl.findings import Finding, RecallWindow, unreachable
 from etl.inbox import connection as inbox
 from etl.inbox import preflight as inbox_preflight
 from etl.inbox.preflight_lists import Dead
@@ -24,6 +24,7 @@ from etl.settings import Settings
 from etl.store import connection as store
 from etl.store import preflight as store_preflight
 from etl.store.connection import Engine
+from etl.text import size
 from etl.wire.faults import DeadLetter
 
 
@@ -33,9 +34,15 @@ def check(settings: Settings) -> Iterator[Finding]:
     target = Target(settings.export_url, settings.lake_file_mode)
     with looking(settings) as engine:
         yield from _of_redis(settings)
-        yield from store_preflight.findings(engine)
+        yield from store_preflight.findings(engine, _window(settings))
         yield from _of_clocks(settings, engine)
         yield _of_lake(target)
+
+
+def _window(settings: Settings) -> RecallWindow:
+    if settings.recall_bytes is None:
+        return RecallWindow(settings.recall_hours, "256 MiB or a tenth of Redis' maxmemory")
+    return RecallWindow(settings.recall_hours if settings.recall_bytes else 0, size(settings.recall_bytes))
 
 
 def _of_redis(settings: Settings) -> Iterator[Finding]:

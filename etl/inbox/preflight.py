@@ -1,10 +1,10 @@
 """Is Redis as the loader needs it, for `etl check`: what is asked, and what follows from the answers. Which rights it
-takes is in `etl.inbox.rights`; what waits is looked at in `etl.inbox.preflight_lists`; memory in `etl.inbox.memory`.
+takes is in `etl.inbox.rights`; what waits is looked at in `etl.inbox.preflight_lists`, how the server is set in
+`etl.inbox.preflight_settings`, memory in `etl.inbox.memory`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -20,10 +20,10 @@ from etl.inbox.connection import Client, translated
 from etl.inbox.each import of_each
 from etl.inbox.memory import memory, room
 from etl.inbox.preflight_lists import Dead, of_a_list, of_the_spool
+from etl.inbox.preflight_settings import settings
 from etl.inbox.rights import Lacking, Needs
 from etl.keys import prefix_of
 
-OLDEST_VERSION = (6, 2)  # that the tests run on
 # Claims that follow each other within a millisecond are dated a little ahead; a minute of that is a clock's fault.
 AHEAD_SECONDS = 60.0
 # What takes messages away, as CLIENT LIST names a last command. Our own loaders use EVALSHA instead (0.1: and BLMOVE).
@@ -42,7 +42,7 @@ def findings(
     if reached.verdict == "wrong":
         return
     yield encryption("Redis", line, "ETL_REDIS_CA_FILE")
-    yield from asked("Redis", lambda: _settings(client, through_sentinel))
+    yield from asked("Redis", lambda: settings(client, through_sentinel))
     yield from asked("Redis memory", lambda: [room(memory(client))])
     yield from asked("Redis rights", lambda: [_rights(client, needs, user)])
     for each in needs.lists:
@@ -82,125 +82,6 @@ def _clock(client: Client) -> float:
     """Unix time by the server's clock. A cluster's first node answers for all."""
     seconds, micros = of_each(client, "time")[0][1]
     return float(seconds) + float(micros) / 1e6
-
-
-# -- the server's settings
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One server that takes writes, or should, by its own account. What INFO lacks is None."""
-
-    name: str
-    version: str | None
-    is_replica: bool | None
-    appendonly: bool | None
-    appended: str | None  # how the last write to the append-only file went: "ok" or "err"
-    policy: str | None
-    replicas: int | None
-
-
-def _node(name: str, about: dict[str, Any]) -> Node:
-    def text(field: str) -> str | None:
-        return str(about[field]) if field in about else None
-
-    def flag(field: str, value: str) -> bool | None:
-        return str(about[field]) == value if field in about else None
-
-    return Node(
-        name=name,
-        version=text("redis_version"),
-        is_replica=flag("role", "slave"),
-        appendonly=flag("aof_enabled", "1"),
-        appended=text("aof_last_write_status"),
-        policy=text("maxmemory_policy"),
-        replicas=int(about["connected_slaves"]) if "connected_slaves" in about else None,
-    )
-
-
-def _settings(client: Client, through_sentinel: bool) -> list[Finding]:
-    try:
-        nodes = [_node(name, about) for name, about in of_each(client, "info", "all")]
-    except ConfigurationError:
-        says = "INFO is forbidden: version, appendonly, maxmemory-policy and replicas can't be seen"
-        return [Finding("Redis settings", "unknown", says, "grant +info to this user, or look yourself")]
-    versions = ", ".join(sorted({node.version or "" for node in nodes}))
-    return [
-        _worst(Finding("Redis version", "fine", versions), nodes, _version),
-        _worst(Finding("Redis appendonly", "fine", "yes"), nodes, _appendonly),
-        _worst(Finding("Redis maxmemory-policy", "fine", "noeviction"), nodes, _policy),
-        _replicas(nodes, through_sentinel),
-    ]
-
-
-def _worst(fine: Finding, nodes: Sequence[Node], look: Callable[[Node], Finding | None]) -> Finding:
-    """The first fault of a node, or else the first thing that isn't known, or else that all is fine."""
-    found = [finding for node in nodes if (finding := look(node))]
-    for verdict in ("wrong", "warning", "unknown"):
-        for finding in found:
-            if finding.verdict == verdict:
-                return finding
-    return fine
-
-
-def _version(node: Node) -> Finding | None:
-    if node.version is None:
-        return _unknown("Redis version", node)
-    numbers = tuple(int(part) for part in node.version.split(".")[:2] if part.isdecimal())
-    if numbers >= OLDEST_VERSION:
-        return None
-    says = f"{node.name} is {node.version}, which nobody has tried"
-    return Finding("Redis version", "wrong", says, "upgrade it to 6.2 or newer")
-
-
-def _appendonly(node: Node) -> Finding | None:
-    if node.appendonly is None:
-        return _unknown("Redis appendonly", node)
-    if not node.appendonly:
-        says = f"{node.name} doesn't log to disk: a restart loses what waits"
-        advice = _now_and_in_the_file("appendonly yes")
-        return Finding("Redis appendonly", "wrong", says, advice)
-    if node.appended not in ("ok", None):
-        says = f"{node.name} couldn't write to its append-only file"
-        return Finding("Redis appendonly", "wrong", says, "look for a full disk, and at Redis's own log")
-    return None
-
-
-def _now_and_in_the_file(line: str) -> str:
-    # Not CONFIG REWRITE: Redis 7.0 writes the users into redis.conf, too, and with an aclfile beside them never starts.
-    return f"CONFIG SET {line}, and the line `{line}` in redis.conf"
-
-
-def _policy(node: Node) -> Finding | None:
-    if node.policy is None:
-        return _unknown("Redis maxmemory-policy", node)
-    if node.policy == "noeviction":
-        return None
-    advice = _now_and_in_the_file("maxmemory-policy noeviction")
-    if node.policy.startswith("volatile-"):
-        # Of our keys only the listener's lock has a time to live.
-        says = f"{node.name} has {node.policy}: it throws away keys with a time to live; the lists have none"
-        return Finding("Redis maxmemory-policy", "warning", says, advice)
-    says = f"{node.name} has {node.policy}: when memory runs out it throws away whole lists"
-    return Finding("Redis maxmemory-policy", "wrong", says, advice)
-
-
-def _replicas(nodes: Sequence[Node], through_sentinel: bool) -> Finding:
-    about = "Redis replicas"
-    if any(node.is_replica for node in nodes):
-        return Finding(about, "wrong", "this Redis is a replica itself: it takes no writes", "name its master")
-    alone = [node.name for node in nodes if node.replicas == 0]
-    if any(node.replicas is None for node in nodes):
-        return Finding(about, "unknown", "not told by INFO")
-    if alone and (through_sentinel or len(nodes) > 1):
-        says = f"{', '.join(alone)} has none: nobody takes over when it fails"
-        return Finding(about, "warning", says, "give each master a replica")
-    count = sum(node.replicas or 0 for node in nodes)
-    return Finding(about, "fine", f"{count}" if count else "none: what waits is on one machine's disk")
-
-
-def _unknown(about: str, node: Node) -> Finding:
-    return Finding(about, "unknown", f"{node.name} doesn't tell it in INFO", "ask who runs it")
 
 
 # -- rights and other clients

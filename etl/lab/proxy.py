@@ -51,6 +51,11 @@ class Relay:
         """With a new client."""
         return Conversation()
 
+    def lead_to(self, server: Address) -> None:
+        """From here on new connections go there, as behind a virtual address that moved; the others stay where they
+        lead, unless `end_connections` ends them."""
+        self._server = server
+
     def end_connections(self) -> None:
         with self._lock:
             for connection in self._open:
@@ -192,7 +197,11 @@ def _connect(server: Address) -> socket.socket:
     if not isinstance(server, Path):
         return socket.create_connection(("127.0.0.1", server) if isinstance(server, int) else server)
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(server))
+    try:
+        connection.connect(str(server))
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 

@@ -9,8 +9,8 @@ import psycopg
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
-from etl.findings import Finding, Line, asked, clock, encryption, reachable
-from etl.store import lock_table, schema, server
+from etl.findings import Finding, Line, RecallWindow, asked, clock, encryption, reachable
+from etl.store import lock_table, preflight_standbys, schema, server
 from etl.store.blockers import Watchman
 from etl.store.connection import Engine, rows
 from etl.store.server import Server
@@ -97,13 +97,14 @@ _LACKING_ELSEWHERE = sa.text(
 )
 
 
-def findings(engine: Engine) -> Iterator[Finding]:
+def findings(engine: Engine, window: RecallWindow) -> Iterator[Finding]:
     reached = reachable("Postgres", lambda: _server(engine), "ETL_DATABASE_URL")
     yield reached
     if reached.verdict == "wrong":
         return
     yield from asked("line to Postgres", lambda: [encryption("Postgres", _line(engine), "ETL_DATABASE_CA_FILE")])
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
+    yield from asked("Postgres standbys", lambda: preflight_standbys.findings(engine, window))
     yield from asked("Postgres locks", lambda: _locks(engine))
     yield from asked("Postgres schema", lambda: [_schema(engine)])
     yield from asked("Postgres partitions", lambda: [_partitions(engine)])

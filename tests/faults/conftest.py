@@ -68,14 +68,20 @@ def own_redis(_own_redis: PrivateRedis) -> Iterator[PrivateRedis]:
 
 
 @pytest.fixture
-def own_archive(own_postgres: PrivatePostgres, own_redis: PrivateRedis) -> Iterator[Archive]:
-    """As `archive`, on servers whose life is the test's."""
+def own_database(own_postgres: PrivatePostgres) -> str:
+    """The name of a migrated, empty database of `own_postgres`."""
     name = f"fault_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(own_postgres.database_url("template1"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE postgres")
+    return name
+
+
+@pytest.fixture
+def own_archive(own_postgres: PrivatePostgres, own_database: str, own_redis: PrivateRedis) -> Iterator[Archive]:
+    """As `archive`, on servers whose life is the test's."""
     with (
         redis.Redis.from_url(own_redis.url) as client,
-        Archive(own_redis.url, own_postgres.database_url(name), client) as archive,
+        Archive(own_redis.url, own_postgres.database_url(own_database), client) as archive,
     ):
         yield archive
 

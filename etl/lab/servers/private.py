@@ -1,4 +1,5 @@
-"""Private servers out of wheels, for the demo and the tests: PostgreSQL 18, Valkey 9, a Redis Cluster of three.
+"""Private servers out of wheels, for the demo and the tests: PostgreSQL 18 and a standby, Valkey 9, a Redis Cluster of
+three, a replica with three sentinels.
 
 They need no container, no root and no system package, keep their data in a folder of yours, and end with your process.
 Import them from here; the modules beside it have each server and what they share.
@@ -6,5 +7,7 @@ Import them from here; the modules beside it have each server and what they shar
 
 from etl.lab.servers.postgres import PrivatePostgres
 from etl.lab.servers.redis import PrivateCluster, PrivateRedis
+from etl.lab.servers.sentinel import PrivateSentinels
+from etl.lab.servers.standby import PrivateStandby
 
-__all__ = ["PrivateCluster", "PrivatePostgres", "PrivateRedis"]
+__all__ = ["PrivateCluster", "PrivatePostgres", "PrivateRedis", "PrivateSentinels", "PrivateStandby"]
