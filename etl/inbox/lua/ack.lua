@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the claim's list
 -- KEYS[2]  the registry of claims of this source
--- KEYS[3]  the list that keeps the messages; see recall.lua
+-- KEYS[3]  the list that keeps the messages; see recall.lua. Without it and the following nothing is kept or noted
 -- KEYS[4]  the kept claims of this source: sorted set of "<batch_id>@<bytes>" by when they were acknowledged, server ms
 -- KEYS[5]  what was acknowledged: sorted set of "claims:<day>", "messages:<day>" and "kept bytes", scored by how many
 -- ARGV[1]  "<batch_id>@<worker>"
@@ -17,7 +17,7 @@
 
 local NOBODY = '\0' -- of no sorted set a member
 local claim, registry, list, kept, acked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local lasts = tonumber(ARGV[6])
+local lasts = list and tonumber(ARGV[6]) or 0
 
 local function is_refused(answer)
   return type(answer) == 'table' and answer.err ~= nil
@@ -70,10 +70,12 @@ local function add(member, number)
     redis.pcall('ZADD', acked, (tonumber(before or 0) or 0) + number, member)
   end
 end
-if now then
-  redis.pcall('ZADD', kept, now, ARGV[2] .. '@' .. bytes)
+if list then
+  if now then
+    redis.pcall('ZADD', kept, now, ARGV[2] .. '@' .. bytes)
+  end
+  add('claims:' .. ARGV[3], 1)
+  add('messages:' .. ARGV[3], ARGV[4])
+  add('kept bytes', bytes)
 end
-add('claims:' .. ARGV[3], 1)
-add('messages:' .. ARGV[3], ARGV[4])
-add('kept bytes', bytes)
-return is_kept and 1 or lasts > 0 and 3 or 2
+return is_kept and 1 or tonumber(ARGV[6]) > 0 and 3 or 2
