@@ -16,6 +16,7 @@ from functools import partial
 from typing import NamedTuple
 
 from etl import logs
+from etl.app.database import engine_of
 from etl.app.descriptors import affordable
 from etl.app.recall import recall_of
 from etl.app.sources import decoders_of, each_for_itself, let_in, sources, tally_of
@@ -110,7 +111,7 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         clients = patience.retry(lambda: stack.enter_context(stores(settings)))
         stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
         patience.retry(lambda: schema.check(clients.engine))
-        work = _loaders(settings, clients, tally, partial(Patience, log, stop, None))
+        work = _loaders(settings, clients, tally, partial(Patience, log, stop, None, gives_way=True))
         lists = [source for source, _ in work.loaders]
         patience.retry(lambda: let_in(lists))
         with heartbeat(settings, lists):
@@ -126,7 +127,9 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
             if schedule:
                 from etl.app.schedule import schedule_of  # noqa: PLC0415 (its library is nothing for a run from cron)
 
-                runs["schedule"] = schedule_of(settings, clients.engine).run
+                patient = stack.enter_context(engine_of(settings))
+                stack.enter_context(cancelling(stop, partial(cancel_running, patient)))
+                runs["schedule"] = schedule_of(settings, patient).run
             run_in_threads(runs, lists, stop)
             log.info("stopped", worker=settings.worker_name)
 

@@ -9,12 +9,13 @@ from etl.jobs.replay import replay as replay_groups
 from etl.settings import Settings
 from etl.store import dead_letters
 from etl.store.dead_letters import Wanted
+from etl.store.pinned import LOADING
 from etl.store.writer import Writer
 
 
 def replay_dead_letters(settings: Settings, wanted: Wanted, progress: Callable[[int], None]) -> Replayed:
     """Raises `Outage` and `ConfigurationError`; what was done until then is done."""
-    with database.opened(settings) as engine:
+    with database.opened(settings, LOADING) as engine:
         return replay_groups(
             dead_letters.groups(engine, wanted, settings.batch_size),
             decoders_of(settings),

@@ -99,6 +99,10 @@ class Claim:
         """End the lease, so that any worker can adopt the claim at once."""
         self._source._give_back(self)
 
+    def put_off(self) -> None:
+        """Let the lease run out: then any worker can adopt the claim."""
+        self._source._remove(self)
+
 
 class Lease(NamedTuple):
     """An entry of the registry. `seconds` are left of the lease; below zero, it ran out so long ago; zero, if it's from

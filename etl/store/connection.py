@@ -39,6 +39,9 @@ _WAIT_FOR_COMMITS = (
     "SELECT set_config(name, 'on', false) FROM pg_settings"
     " WHERE name = 'synchronous_commit' AND setting IN ('off', 'local') AND source <> 'client'"
 )
+# Every session has this advisory lock, shared: so others know that it's an etl's, whatever its role and its name. It's
+# in the register of `etl.store.locks`.
+_SESSION = 0x65746C_08
 
 # SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded.
 _DATA = ("22", "23", "54")
@@ -223,6 +226,7 @@ def _prepare(connection: psycopg.Connection[Any], pins: Sequence[str]) -> None:
     connection.execute(";".join(pins).encode())
     # The database knows 0.1 by the lack of this setting: that release may still load, and nothing else.
     connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
+    connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", [_SESSION])
     # A claim is acknowledged after the commit: one that a crash of Postgres can undo, or a fail-over to a standby that
     # was to be waited for, would lose it. Who sets it in the URL has said otherwise.
     connection.execute(_WAIT_FOR_COMMITS)

@@ -67,6 +67,8 @@ _FUNCTIONS = (
     "lock_partition(text, date)",
     "drop_day(text, date, integer, text)",
     "unite_legs(date, integer, uuid, text)",
+    "end_frozen(double precision)",
+    "end_frozen_of_the_owner(double precision)",
     "reporting.index_contacts(date)",
 )
 _LACKING_ELSEWHERE = sa.text(

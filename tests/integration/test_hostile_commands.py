@@ -47,6 +47,8 @@ JOURNEY = [
 ]
 # They start servers of their own, with roles of their own; every command begins by forgetting the environment's part.
 OF_THEIR_OWN = {"demo", "selftest"}
+# Thirty commands one after the other.
+pytestmark = pytest.mark.timeout(600)
 _numbers = itertools.count(1)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+import structlog
 
-from etl.errors import ConfigurationError, EtlError, LeaseLost, Outage
+from etl.errors import ConfigurationError, Contention, EtlError, LeaseLost, Outage
 from etl.jobs.patience import Patience, Stopped
 
 
@@ -180,3 +181,18 @@ def test_another_answer_is_passed_on_at_once_and_ends_the_outage(lines: Lines, e
 
     assert stop.lengths == [0.1, 0.2]
     assert [action for action, _ in lines.written] == ["outage_began", "outage_ended"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_who_gives_way_raises_a_contention_at_once_but_ends_if_stopped(stopped: bool) -> None:
+    stop, calls = threading.Event(), []
+
+    def step() -> None:
+        calls.append(1)
+        if stopped:
+            stop.set()
+        raise Contention("ETL-303", "a lock")
+
+    with pytest.raises(Stopped if stopped else Contention):
+        Patience(structlog.get_logger(), stop, gives_way=True).retry(step)
+    assert len(calls) == 1
