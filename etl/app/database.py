@@ -1,7 +1,7 @@
 """Postgres alone, from settings, and what is asked of it for the operator."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime
 
 from etl.reporting import rollup as figures
@@ -9,13 +9,14 @@ from etl.settings import Settings
 from etl.store import connection as store
 from etl.store import schema, sessions
 from etl.store.blockers import connect_to_look
+from etl.store.pinned import PATIENT
 from etl.store.sessions import Gap
 
 
 @contextlib.contextmanager
-def engine_of(settings: Settings) -> Iterator[store.Engine]:
+def engine_of(settings: Settings, timeouts: Mapping[str, str] = PATIENT) -> Iterator[store.Engine]:
     """Postgres alone, for commands that don't need Redis."""
-    engine = store.connect(settings.sqlalchemy_url)
+    engine = store.connect(settings.sqlalchemy_url, timeouts=timeouts)
     try:
         yield engine
     finally:
@@ -33,9 +34,9 @@ def looking(settings: Settings) -> Iterator[store.Engine]:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[store.Engine]:
+def opened(settings: Settings, timeouts: Mapping[str, str] = PATIENT) -> Iterator[store.Engine]:
     """Postgres alone, with the schema that we need. Raises `Outage`, and `ConfigurationError` with the way out."""
-    with engine_of(settings) as engine:
+    with engine_of(settings, timeouts) as engine:
         schema.check(engine)
         yield engine
 

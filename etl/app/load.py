@@ -16,6 +16,7 @@ from functools import partial
 from typing import NamedTuple
 
 from etl import logs
+from etl.app.database import engine_of
 from etl.app.descriptors import affordable
 from etl.app.recall import recall_of
 from etl.app.sources import decoders_of, each_for_itself, let_in, sources, tally_of
@@ -159,7 +160,7 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
         patience.retry(lambda: schema.check(clients.engine))
         clocks = _clocks(clients)
-        work = _loaders(settings, clients, tally, clocks, partial(Patience, log, stop, None))
+        work = _loaders(settings, clients, tally, clocks, partial(Patience, log, stop, None, gives_way=True))
         lists = [source for source, _ in work.loaders]
         watch = Watch(clients.redis, lists)
         patience.retry(lambda: let_in(watch.waiting()))
@@ -176,8 +177,10 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
             if schedule:
                 from etl.app.schedule import schedule_of  # noqa: PLC0415 (its library is nothing for a run from cron)
 
+                patient = stack.enter_context(engine_of(settings))
+                stack.enter_context(cancelling(stop, partial(cancel_running, patient)))
                 check_clock = partial(clocks.check_without_redis, partial(inbox.unix_time, clients.redis))
-                runs["schedule"] = schedule_of(settings, clients.engine, check_clock).run
+                runs["schedule"] = schedule_of(settings, patient, check_clock).run
             run_in_threads(runs, lists, stop)
             log.info("stopped", worker=settings.worker_name)
 

@@ -10,6 +10,7 @@ from etl.jobs.replay import replay as replay_groups
 from etl.settings import Settings
 from etl.store import dead_letters, partitions
 from etl.store.dead_letters import Wanted
+from etl.store.pinned import LOADING
 from etl.store.tables import cdrs
 from etl.store.writer import Writer
 
@@ -21,7 +22,7 @@ def replay_dead_letters(
     `Outage` and `ConfigurationError`; what was done until then is done."""
     if any_day is not None:
         settings = settings.model_copy(update={"oldest_days": 0})
-    with database.opened(settings) as engine:
+    with database.opened(settings, LOADING) as engine:
         return replay_groups(
             dead_letters.groups(engine, wanted, settings.batch_size),
             decoders_of(settings),

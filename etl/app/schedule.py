@@ -37,8 +37,14 @@ def schedule_of(settings: Settings, engine: Engine, check_clock: Callable[[], No
 
     def make_partitions(_stop: threading.Event) -> None:
         today = datetime.now(UTC).date()
+        failures: list[EtlError] = []
         for each in PARTITIONED.values():
-            partitions.ensure(engine, each, [today + timedelta(days=n) for n in range(DAYS_AHEAD + 1)])
+            try:
+                partitions.ensure(engine, each, [today + timedelta(days=n) for n in range(DAYS_AHEAD + 1)])
+            except EtlError as error:  # of one table: the other's days are made all the same
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def unite(stop: threading.Event) -> None:
         for day in legs.due(engine):

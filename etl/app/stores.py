@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from etl.inbox import connection as inbox
 from etl.settings import Settings
 from etl.store import connection as store
+from etl.store.pinned import LOADING
 
-# To Postgres: one for each thread that loads, two for a scheduled job and its lock, and some to spare.
-CONNECTIONS = 10
+# To Postgres: one for each thread that loads, and some to spare. Scheduled jobs have their own.
+CONNECTIONS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class Stores:
 
 @contextlib.contextmanager
 def stores(settings: Settings) -> Iterator[Stores]:
-    """Both stores, closed at the end. Neither is asked anything yet, but for a cluster's slots."""
-    engine = store.connect(settings.sqlalchemy_url, connections=CONNECTIONS)
+    """Both stores, closed at the end, for whoever loads. Neither is asked anything yet, but for a cluster's slots."""
+    engine = store.connect(settings.sqlalchemy_url, connections=CONNECTIONS, timeouts=LOADING)
     try:
         with redis_of(settings) as redis:
             yield Stores(redis, engine)

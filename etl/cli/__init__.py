@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from etl import __version__
 from etl.errors import ConfigurationError, EtlError
+from etl.store.pinned import forget_environment
 
 if TYPE_CHECKING:
     from etl.settings import Settings
@@ -145,6 +146,7 @@ def _plain(value: object) -> object:
 
 def main() -> None:
     """The console script. An error is one line on stderr; a traceback is a bug."""
+    forget_environment(os.environ)
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:  # an unknown option or the like

@@ -23,7 +23,7 @@ from uuid import UUID
 import redis
 from redis.crc import key_slot
 
-from etl.errors import ConfigurationError, LeaseLost, Outage
+from etl.errors import ConfigurationError, Forbidden, LeaseLost, Outage
 from etl.ids import time_of, unix_ms_of, uuid7
 from etl.inbox.connection import Client
 from etl.inbox.scripts import Script, of_node
@@ -97,6 +97,10 @@ class Claim:
     def give_back(self) -> None:
         """End the lease, so that any worker can adopt the claim at once."""
         self._source._give_back(self)
+
+    def put_off(self) -> None:
+        """Let the lease run out: then any worker can adopt the claim."""
+        self._source._remove(self)
 
 
 class Lease(NamedTuple):

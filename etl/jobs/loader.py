@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from etl import logs
-from etl.errors import ConfigurationError, EtlError, LeaseLost
+from etl.errors import ConfigurationError, Contention, EtlError, LeaseLost
 from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
 from etl.jobs.fetcher import Fetcher
@@ -147,7 +147,8 @@ class Loader:
 
         Raises `Outage` if Redis is away, after which the next call goes on where this one ended; after the longest
         allowed outage of Postgres; `Stopped`, or another `EtlError` if the list is broken. Of these the claim is given
-        back, unless it's committed: then the next call acknowledges it.
+        back, or put off if another holds a lock that it needs, unless it's committed: then the next call acknowledges
+        it.
         """
         taken = retry(self._take)
         if taken is None:
@@ -187,6 +188,12 @@ class Loader:
         except LeaseLost:  # while it was read: it's in the ledger by now
             self._log.warning("lease_lost")
             return Books()
+        except Contention:
+            # Somebody keeps a lock that this claim needs, and others may not: on with the list's next ones. Nobody
+            # tries this one again until its lease has run out.
+            claim.put_off()
+            self._log.warning("claim_put_off", claimed=claim.count)
+            raise
         except BaseException:
             with contextlib.suppress(EtlError):
                 claim.give_back()

@@ -9,14 +9,17 @@ import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import adbc_driver_manager
 import adbc_driver_postgresql
 import pyarrow as pa
 from adbc_driver_manager import AdbcConnection, AdbcDatabase, AdbcStatement
 
+from etl import urls
 from etl.errors import Outage
-from etl.store.tables import PIN_SESSION, STAGING
+from etl.store.pinned import PATIENT, pinning
+from etl.store.tables import STAGING
 
 # A few thousand rows: what is in flight is little memory, and Postgres is never kept waiting.
 BATCH_BYTES = 4 * 1024 * 1024
@@ -74,10 +77,10 @@ def ingest(uri: str, table: str, schema: pa.Schema, batches: Iterable[pa.RecordB
 @contextlib.contextmanager
 def _connected(uri: str) -> Iterator[AdbcConnection]:
     """In a transaction, which is rolled back unless it's committed."""
-    with AdbcConnection(_database(uri)) as connection:
-        with AdbcStatement(connection) as statement:
-            statement.set_sql_query(PIN_SESSION)
-            statement.execute_query()
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(_pinned(uri))
+        if not _knows_types(connection):
+            connection = stack.enter_context(_pinned(_with_names_as_they_are(uri)))
         connection.set_autocommit(False)
         yield connection
 
@@ -88,6 +91,33 @@ def _database(uri: str) -> AdbcDatabase:
     once for a process, and not once for each day that it exports."""
     database: AdbcDatabase = adbc_driver_postgresql.connect(uri)
     return database
+
+
+@contextlib.contextmanager
+def _pinned(uri: str) -> Iterator[AdbcConnection]:
+    with AdbcConnection(_database(uri)) as connection:
+        for pin in pinning(PATIENT):
+            with AdbcStatement(connection) as statement:
+                statement.set_sql_query(pin)
+                statement.execute_update()
+        yield connection
+
+
+def _knows_types(connection: AdbcConnection) -> bool:
+    """The driver learns Postgres' types by their functions' names in a session of its own, which nobody can pin."""
+    with AdbcStatement(connection) as statement:
+        statement.set_sql_query("SELECT 1::int4, ''::text, date '2000-01-01', timestamptz '2000-01-01 00:00Z'")
+        rows, _ = statement.execute_query()
+        with pa.RecordBatchReader.from_stream(rows) as reader:
+            return bool(reader.schema.types == [pa.int32(), pa.string(), pa.date32(), pa.timestamp("us", "UTC")])
+
+
+def _with_names_as_they_are(uri: str) -> str:
+    """Where a role or database quotes or hides those names, its sessions are told otherwise on the way in. Not always,
+    since poolers refuse that."""
+    said = urls.split(uri).options.get("options", [""])[-1]
+    options = quote(f"{said} -c quote_all_identifiers=off -c search_path=pg_catalog".strip())
+    return f"{uri}{'&' if '?' in uri else '?'}options={options}"
 
 
 @contextlib.contextmanager

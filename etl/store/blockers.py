@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import psycopg
 import sqlalchemy as sa
 
 from etl.store.connection import Engine, connect, rows
+from etl.store.pinned import PATIENT
 from etl.store.tables import STAGING
 from etl.text import duration, printable
 
@@ -131,12 +131,5 @@ class Watchman:
 
 def connect_to_look(url: str) -> Engine:
     """As `etl.store.connection.connect`; but what waits for a lock, or takes long, is an `Outage` soon."""
-    engine = connect(url)
-    sa.event.listen(engine, "connect", _be_brief)
-    return engine
-
-
-def _be_brief(connection: "psycopg.Connection[tuple[object, ...]]", _record: object) -> None:
-    connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
-    connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
-    connection.commit()
+    brief = {"lock_timeout": f"{LOCK_TIMEOUT_MS}ms", "statement_timeout": f"{STATEMENT_TIMEOUT_MS}ms"}
+    return connect(url, timeouts={**PATIENT, **brief})

@@ -3,9 +3,10 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -17,7 +18,7 @@ from psycopg.pq import Format
 
 from etl import __version__
 from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused, StatementRefused
-from etl.store.tables import PIN_SESSION
+from etl.store.pinned import PATIENT, forget_environment, pinning
 
 Engine = sa.Engine
 
@@ -38,6 +39,9 @@ _WAIT_FOR_COMMITS = (
     "SELECT set_config(name, 'on', false) FROM pg_settings"
     " WHERE name = 'synchronous_commit' AND setting IN ('off', 'local') AND source <> 'client'"
 )
+# Every session has this advisory lock, shared: so others know that it's an etl's, whatever its role and its name. It's
+# in the register of `etl.store.locks`.
+_SESSION = 0x65746C_08
 
 # SQLSTATE classes: data exception, integrity constraint violation. Not 54, program limit exceeded: a server that comes
 # near the wraparound of its transaction ids says that of every statement.
@@ -50,8 +54,10 @@ _CANCELED = "57014"
 _CHECK_VIOLATION = "23514"
 
 
-def connect(url: str, connections: int = 5) -> sa.Engine:
-    """A lazy engine for a `postgresql+psycopg://` URL; at most `connections` are open at a time."""
+def connect(url: str, connections: int = 5, timeouts: Mapping[str, str] = PATIENT) -> sa.Engine:
+    """A lazy engine for a `postgresql+psycopg://` URL; at most `connections` are open at a time. `timeouts` are those
+    of `etl.store.pinned`."""
+    forget_environment(os.environ)
     engine = sa.create_engine(
         url,
         poolclass=_Pool,
@@ -64,14 +70,19 @@ def connect(url: str, connections: int = 5) -> sa.Engine:
     )
     opened: WeakSet[_Connection] = WeakSet()
     _opened[engine] = opened
+    pins = pinning(timeouts)
 
     def open_one(_dialect: object, _record: object, arguments: Sequence[Any], options: dict[str, Any]) -> _Connection:
         connection = _Connection.connect(*arguments, **options)
+        try:
+            _prepare(connection, pins)
+        except BaseException:
+            connection.close()
+            raise
         opened.add(connection)
         return connection
 
     sa.event.listen(engine, "do_connect", open_one)
-    sa.event.listen(engine, "connect", _prepare)
     sa.event.listen(engine, "handle_error", _translate)
     # Of a connection that breaks, psycopg logs the second error, after it has raised the first.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
@@ -218,15 +229,18 @@ class _JsonText(Dumper):
         return b"\x01" + bytes(obj)
 
 
-def _prepare(connection: psycopg.Connection[Any], _record: object) -> None:
+def _prepare(connection: psycopg.Connection[Any], pins: Sequence[str]) -> None:
+    """Before anything else asks or stores: SQLAlchemy asks each new server for its version and schema."""
     connection.adapters.register_dumper(_Json, _JsonText)
-    connection.execute(PIN_SESSION)
+    connection.autocommit = True  # or a timeout of the role's could end the transaction before the pins end it
+    connection.execute(";".join(pins).encode())
     # The database knows 0.1 by the lack of this setting: that release may still load, and nothing else.
     connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
+    connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", [_SESSION])
     # A claim is acknowledged after the commit: one that a crash of Postgres can undo, or a fail-over to a standby that
     # was to be waited for, would lose it. Who sets it in the URL has said otherwise.
     connection.execute(_WAIT_FOR_COMMITS)
-    connection.commit()
+    connection.autocommit = False
 
 
 class _Json(bytes):

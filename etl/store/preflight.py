@@ -81,6 +81,8 @@ _FUNCTIONS = (
     "drop_day(text, date, integer, text)",
     "unite_legs(date, integer, uuid, text)",
     "ledger_entries()",
+    "end_frozen(double precision)",
+    "end_frozen_of_the_owner(double precision)",
     "reporting.index_contacts(date)",
     "reporting.gaps_between(timestamptz, timestamptz)",
 )

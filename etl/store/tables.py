@@ -36,31 +36,6 @@ metadata = MetaData(
     }
 )
 
-# What every session must have, whatever its role, database, server and environment say: what is stored and read depends
-# on it. No timeout of the server's may end a session: each may hold a lock, or lend its snapshot, for as long as a day
-# takes, and a server that has gone is found by `tcp_user_timeout`.
-_PINNED = {
-    "client_encoding": "UTF8",
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "postgres",
-    "TimeZone": "UTC",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "standard_conforming_strings": "on",
-    "statement_timeout": "0",
-    "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "idle_session_timeout": "0",
-    "transaction_timeout": "0",
-    # A generic plan has no dates in it: just to make one, after a few executions, Postgres locks every partition.
-    "plan_cache_mode": "force_custom_plan",
-}
-# The statement that pins it, after connecting: poolers refuse options on the way in. Older servers skip what they lack.
-PIN_SESSION = (
-    "SELECT set_config(name, value, false) FROM (VALUES "  # noqa: S608  (words of our own)
-    + ", ".join(f"('{name}', '{value}')" for name, value in _PINNED.items())
-    + ") AS pinned (name, value) WHERE current_setting(name, true) IS NOT NULL"
-)
 # The schema of the tables through which a day comes back from the lake.
 STAGING = "etl_staging"
 # The advisory lock of whoever computes figures; here, since reporting may not import the register `etl.store.locks`.

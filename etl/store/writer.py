@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
 from etl.store import history, ledger, locks, merge
 from etl.store.copy import copy_rows
+from etl.store.frozen import Net
 from etl.store.history import History
 from etl.store.ledger import Books
 from etl.store.merge import Merged
@@ -36,9 +37,6 @@ ATTEMPTS = 5
 # A row that another worker is writing is most likely a duplicate, and two that wait for each other deadlock: so the
 # fast way doesn't wait for long. The merge way does: all workers take rows in the same order.
 FAST_WAIT_MS = 200
-# If Postgres has waited this long for a worker's next statement, the worker is frozen or its host is gone, and others
-# wait for the locks it holds. A healthy one takes a second.
-FROZEN_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,7 @@ class Writer:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self.history: History | None = None  # what the last claim was written into
+        self._net = Net(engine)
         # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again: so is
         # most likely the next one, and the fast way costs a COPY before it fails.
         self._repeating: set[str] = set()
@@ -93,22 +92,21 @@ class Writer:
                 return self._attempt(batch.batch_id, write)
             except Contention as error:
                 trouble: EtlError = error
-                self._end_frozen_workers()
+                self._net.end_frozen()
             except MissingPartition as error:
                 trouble = error
                 self._make_partitions(batch.records, alive)
-        raise Outage("ETL-308", f"gave up after {ATTEMPTS} attempts: {trouble.text}") from trouble
+        raise Contention("ETL-308", f"gave up after {ATTEMPTS} attempts: {trouble.text}") from trouble
 
     def _make_partitions(self, claim: Decodable, alive: Callable[[], None]) -> None:
         for records in claim.pieces():
             decoded = records.finish()
-            ensure_partitions(self._engine, cdrs, count_days(decoded.cdrs), alive)
-            ensure_partitions(self._engine, audit_events, count_days(decoded.events), alive)
-
-    def _end_frozen_workers(self) -> None:
-        """Their claims are adopted when their leases run out; one that thaws finds its claim in the ledger."""
-        with self._engine.begin() as connection:
-            connection.execute(_END_FROZEN_WORKERS, {"turn": locks.TURN, "seconds": FROZEN_SECONDS})
+            for table, days in ((cdrs, count_days(decoded.cdrs)), (audit_events, count_days(decoded.events))):
+                try:
+                    ensure_partitions(self._engine, table, days, alive)
+                except Contention:  # the next attempt goes on where this one ended
+                    if not self._net.end_frozen():
+                        raise
 
     def _attempt(self, batch_id: UUID, write: Callable[[sa.Connection], Books]) -> Books | None:
         try:
@@ -215,11 +213,6 @@ _TAKE_TURN = sa.text(
 )
 # A transaction that changes nothing, and still writes to the log that standbys follow: its commit waits as any does.
 _WRITE_NOTHING = sa.text("SELECT pg_logical_emit_message(true, 'etl', '')")
-_END_FROZEN_WORKERS = sa.text(
-    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
-    " WHERE locktype = 'advisory' AND classid = :turn AND objsubid = 2 AND granted AND datname = current_database()"
-    " AND wait_event = 'ClientRead' AND state_change < now() - make_interval(secs => :seconds)"
-)
 
 
 def _bury(connection: sa.Connection, batch: Batch, dead: Sequence[DeadLetter]) -> None:

@@ -79,7 +79,7 @@ BEGIN
         SELECT oid FROM pg_proc
         WHERE proowner <> 'etl_owner'::regrole AND (
             pronamespace = 'reporting'::regnamespace
-            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'drop_day', 'forget_day', 'unite_legs', 'ledger_entries', 'refuse_old_etl', 'refuse_old_exports')
+            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'drop_day', 'forget_day', 'unite_legs', 'ledger_entries', 'has_partition', 'end_frozen', 'end_frozen_of_the_owner', 'hold_back_proofs', 'refuse_old_etl', 'refuse_old_exports')
         )
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO etl_owner', function);
@@ -113,7 +113,8 @@ GRANT SELECT, INSERT ON set_backs TO etl_loader;
 GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;
 GRANT EXECUTE ON FUNCTION
     make_partition(text, date), lock_partition(text, date), drop_day(text, date, integer, text),
-    unite_legs(date, integer, uuid, text), forget_day(text, date, integer, text), ledger_entries()
+    unite_legs(date, integer, uuid, text), forget_day(text, date, integer, text), ledger_entries(),
+    end_frozen(double precision), end_frozen_of_the_owner(double precision)
     TO etl_loader;
 GRANT USAGE, CREATE ON SCHEMA etl_staging TO etl_loader;
 

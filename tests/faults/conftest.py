@@ -11,6 +11,7 @@ import redis
 
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.faults import tally
+from tests.faults.sleepers import Sleepers, sleepers_in
 from tests.world import Archive, migrate
 
 
@@ -84,6 +85,12 @@ def own_archive(own_postgres: PrivatePostgres, own_database: str, own_redis: Pri
         Archive(own_redis.url, own_postgres.database_url(own_database), client) as archive,
     ):
         yield archive
+
+
+@pytest.fixture(scope="session")
+def sleepers(session_folder: Path) -> Iterator[Sleepers]:
+    with sleepers_in(session_folder) as started:
+        yield started
 
 
 @pytest.fixture

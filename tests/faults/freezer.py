@@ -1,8 +1,9 @@
-"""Where exporters come from that freeze at their n-th step: real `etl` processes, each forked from one that has
+"""Where processes come from that freeze at their n-th step: real `etl` processes, each forked from one that has
 imported everything. A step is the beginning or the end of any method by which a file of the lake or its books change,
-as the classes themselves list them; and each group of rows that is written.
+as the classes themselves list them, and each group of rows that is written; or, of `statements`, the end of each after
+which the session holds a lock on the archive's tables that is more than a reader's.
 
-It reads lines of JSON: {"at": n, "arguments": …, "environment": …, "log": …} answers with a process id, and
+It reads lines of JSON: {"at": n, "steps": …, "arguments": …, "environment": …, "log": …} answers with a process id, and
 {"end": pid} with that process's exit code, and the number of steps that it took.
 """
 
@@ -12,13 +13,16 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
+import psycopg
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 
 import etl.app  # noqa: F401  (what every process imports)
-from etl.cli import lake  # noqa: F401
+from etl.cli import dead, forget, lake, rollup  # noqa: F401
 from etl.jobs.held_day import HeldDay
 from etl.lake.target import Target
 from etl.store.days import Day
@@ -53,12 +57,26 @@ class Freezer:
         return wrapped
 
 
-def run(at: int, arguments: list[str], environment: dict[str, str], log: str) -> NoReturn:
+IN_THE_WAY = b"""
+SELECT FROM pg_locks JOIN pg_class c ON c.oid = relation
+WHERE pid = pg_backend_pid() AND relnamespace = 'public'::regnamespace AND mode <> 'AccessShareLock'
+"""
+
+
+def _step_if_in_the_way(freezer: Freezer, connection: sa.Connection, *_: object) -> None:
+    session = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    if session.execute(IN_THE_WAY).fetchall():
+        freezer.step()
+
+
+def run(at: int, steps: str, arguments: list[str], environment: dict[str, str], log: str) -> NoReturn:
     """As a program of its own."""
 
     def prepare() -> None:
         freezer = Freezer(at, Path(f"{log}.{os.getpid()}"))
-        for owner in STEPS:
+        if steps == "statements":
+            sa.event.listen(sa.Engine, "after_cursor_execute", partial(_step_if_in_the_way, freezer))
+        for owner in STEPS if steps == "lake" else ():
             freezer.wrap(owner)
 
     become_etl(arguments, environment, log, prepare)

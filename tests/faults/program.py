@@ -21,7 +21,7 @@ def become_etl(arguments: list[str], environment: dict[str, str], log: str, prep
     try:
         cli.main()
     except SystemExit as ended:
-        os._exit(ended.code if isinstance(ended.code, int) else 1)
+        os._exit(ended.code if isinstance(ended.code, int) else ended.code is not None)
     except BaseException:
         traceback.print_exc()
     os._exit(1)

@@ -59,7 +59,7 @@ def test_a_worker_frozen_before_its_commit_is_passed_by_and_lets_go(
         sleeper.wait_until_frozen()
         let_leases_run_out(archive)
         monkeypatch.setattr("etl.store.merge.WAIT_MS", 200)
-        monkeypatch.setattr("etl.store.writer.FROZEN_SECONDS", 0.2)
+        monkeypatch.setattr("etl.store.frozen.SECONDS", 0.2)
 
         assert archive.load(worker_name="rescuer") == Books(6, inserted=2, events=2, dead=2)
 

@@ -90,7 +90,8 @@ def test_given_a_deadlock_then_the_one_who_gives_way_meets_contention(database_u
             with engine(database_url) as connections, connections.begin() as own:
                 attempt(own, "SET LOCAL deadlock_timeout = '100ms'", f"SELECT pg_advisory_xact_lock({first})")
                 held = sa.text(
-                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = "
+                    "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND locktype = 'advisory' AND granted "
+                    "AND database = "
                     "(SELECT oid FROM pg_database WHERE datname = current_database())"
                 )
                 eventually(lambda: own.scalar(held) == 2)

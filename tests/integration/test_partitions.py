@@ -4,17 +4,18 @@ import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
 
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, Contention
 from etl.store import tables
 from etl.store.ledger import Books
 from etl.store.partitions import ensure
 from etl.store.writer import Writer
 from tests.store import at_once, batch, engine, write
-from tests.world import DIALED_AT, Archive, cdr
+from tests.world import CAMPAIGNS, CDRS, DIALED_AT, Archive, cdr, eventually
 
 pytestmark = pytest.mark.versions
 
@@ -137,3 +138,50 @@ def test_given_many_days_then_each_partition_has_its_own_transaction(archive: Ar
         "SELECT count(DISTINCT xmin::text) FROM pg_class WHERE starts_with(relname, 'cdrs_2') AND relkind = 'r'"
     )
     assert archive.value(transactions) == 8
+
+
+# -- locks of others
+
+
+@pytest.fixture
+def analyzed(archive: Archive) -> Iterator["psycopg.Connection[Any]"]:
+    """Somebody who has analysed both tables, and hasn't committed: nobody may attach a partition meanwhile."""
+    with psycopg.connect(archive.database_url, autocommit=True) as administrator:
+        administrator.execute("ALTER FUNCTION make_partition(text, date) SET lock_timeout = '200ms'")
+    with psycopg.connect(archive.database_url) as other:
+        other.execute("ANALYZE cdrs")
+        yield other
+
+
+def test_given_an_open_analyze_then_a_new_day_waits_as_in_an_outage(
+    archive: Archive, analyzed: "psycopg.Connection[Any]"
+) -> None:
+    """Real `etl run --follow`: the list of the new day waits, and says so; the others go on."""
+    archive.push(cdr("new day"), key=CAMPAIGNS)
+    with archive.process("run", "--follow", "--no-listen", "--no-schedule", ETL_LEASE_SECONDS="10") as process:
+        assert process.stderr
+        seen = []
+        for line in process.stderr:
+            seen.append(line)
+            if '"outage_began"' in line:
+                break
+        assert "ETL-303" in "".join(seen[-1:]), seen
+        archive.push(EVENT, key=CDRS)
+        eventually(lambda: archive.value("SELECT count(*) FROM audit_events") == 1)
+        assert archive.value("SELECT count(*) FROM cdrs") == 0
+        analyzed.commit()
+        eventually(lambda: archive.value("SELECT count(*) FROM cdrs") == 1)
+        eventually(lambda: not archive.claims())
+    assert archive.value("SELECT count(*) FROM dead_letters") == 0
+    archive.assert_books_balance()
+
+
+@pytest.mark.usefixtures("analyzed")
+def test_given_an_open_analyze_then_days_that_are_there_need_no_lock(archive: Archive, database_url: str) -> None:
+    with engine(database_url) as connections:
+        with pytest.raises(Contention):
+            ensure(connections, tables.cdrs, [date(2015, 2, 19)])
+        ensure(connections, tables.audit_events, [date(2015, 2, 19)])
+        ensure(connections, tables.audit_events, [date(2015, 2, 19)])
+
+    assert (partitions(archive), partitions(archive, "audit_events")) == ([], ["audit_events_20150219"])

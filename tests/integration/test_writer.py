@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from etl.errors import Outage
 from etl.ids import new_id
+from etl.store import frozen as frozen_ones
 from etl.store import ledger, merge
 from etl.store import rows as loading
-from etl.store import writer as writing
 from etl.store.copy import copy_rows
 from etl.store.ledger import Books
 from etl.store.writer import Writer
@@ -135,7 +135,7 @@ def test_given_a_worker_frozen_in_its_transaction_then_others_get_past_it(
     write(writer, cdr("the day's partition"))
     frozen, thawed = threading.Event(), threading.Event()
     monkeypatch.setattr(merge, "WAIT_MS", 300)
-    monkeypatch.setattr(writing, "FROZEN_SECONDS", 0.2)
+    monkeypatch.setattr(frozen_ones, "SECONDS", 0.2)
 
     def freeze() -> None:
         frozen.set()

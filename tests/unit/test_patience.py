@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+import structlog
 
-from etl.errors import ConfigurationError, EtlError, LeaseLost, Outage
+from etl.errors import ConfigurationError, Contention, EtlError, LeaseLost, Outage
 from etl.jobs.patience import Patience, Stopped
 
 
@@ -202,3 +203,18 @@ def test_a_long_step_keeps_the_pulse_and_sees_the_stop_signal(lines: Lines) -> N
     stop.set()
     with pytest.raises(Stopped):
         patience.go_on()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_who_gives_way_raises_a_contention_at_once_but_ends_if_stopped(stopped: bool) -> None:
+    stop, calls = threading.Event(), []
+
+    def step() -> None:
+        calls.append(1)
+        if stopped:
+            stop.set()
+        raise Contention("ETL-303", "a lock")
+
+    with pytest.raises(Stopped if stopped else Contention):
+        Patience(structlog.get_logger(), stop, gives_way=True).retry(step)
+    assert len(calls) == 1

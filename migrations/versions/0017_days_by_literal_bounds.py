@@ -13,8 +13,8 @@ from types import ModuleType
 import sqlalchemy as sa
 from alembic import context, op
 
-revision = "0018"
-down_revision = "0017"  # which says more of audit_gaps: the gaps of a period are that view's
+revision = "0017"
+down_revision = "0016"  # which says more of audit_gaps: the gaps of a period are that view's
 branch_labels = None
 depends_on = None
 
