@@ -288,9 +288,6 @@ def _uses_of_a_list(source: SourceList) -> list[_Use]:
         _Use(_ours(source.key, "claims"), _OF_A_REGISTRY),
         # A script with a forbidden key is refused as a whole, also for what it could do without.
         _Use(_ours(source.key, "last"), _OF_THE_LAST_TIME),
-        _Use(_ours(source.key, _KEPT_LIST), ("unlink",)),
-        _Use(_ours(source.key, "kept"), ("zscore",)),
-        _Use(_ours(source.key, "acked"), ("zscore",)),
     ]
     if source.forward_to:
         push = "rpush" if source.take_from == "left" else "lpush"

@@ -219,6 +219,7 @@ class Loader:
             except LeaseLost:
                 self._log.warning("lease_lost")
             self._unacknowledged = None
+            self._tell_what_is_refused()
 
     def _take(self) -> _Taken | None:
         self._acknowledge()

@@ -342,10 +342,11 @@ def test_given_a_list_without_rights_if_granted_then_all_is_there_once(as_loader
     assert_all_is_there_once(archive, "first")
 
 
-BESIDE = ("claims", "claim:*", "last", "forward", "kept", "kept:*", "acked")
+NEEDED, KEPT = ("claims", "claim:*", "last", "forward"), ("kept", "kept:*", "acked")
+BESIDE = (*NEEDED, *KEPT)
 
 
-@pytest.mark.parametrize("suffix", BESIDE)
+@pytest.mark.parametrize("suffix", NEEDED)
 def test_given_no_right_to_a_key_beside_a_list_then_that_is_told(as_loader: Archive, suffix: str) -> None:
     archive = as_loader
     archive.sources = archive.sources[-1:]
@@ -361,6 +362,27 @@ def test_given_no_right_to_a_key_beside_a_list_then_that_is_told(as_loader: Arch
     assert archive.run("run").returncode == 0
     assert told_broken(archive) == set()
     assert_all_is_there_once(archive, "first")
+
+
+@pytest.mark.parametrize("suffix", KEPT)
+def test_given_no_right_to_what_is_kept_then_it_loads_and_says_so(as_loader: Archive, log: Path, suffix: str) -> None:
+    archive = as_loader
+    archive.sources = archive.sources[-1:]
+    beside = [f"~{{{WHOLE}}}:{each}" for each in BESIDE if each != suffix]
+    allow(archive.redis, f"~{WHOLE}", *beside, f"~{SPOOL}", f"~{{{SPOOL}}}:*")
+    push(archive, "first", WHOLE)
+    push(archive, "second", WHOLE)
+
+    with Worker(archive, log, "--no-schedule", constants=QUICK) as worker:
+        worker.wait_for("claiming_without")
+        eventually(lambda: loaded(archive, "second") == {WHOLE})
+        assert worker.lines("claiming_without")[0]["refused"] == ["kept"]
+        assert worker.count("list_broken") == 0
+        assert worker.stop() == 0
+    assert told_broken(archive) == set()
+    checked = json.loads(archive.run("check", "--json").stdout)["findings"]
+    assert [each["verdict"] for each in checked if each["about"] == "Redis rights"] == ["warning"]
+    assert_all_is_there_once(archive, "first", "second")
 
 
 @pytest.mark.parametrize("lacking", ["channels", "psubscribe", "publish"])

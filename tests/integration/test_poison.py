@@ -173,9 +173,7 @@ def test_a_day_of_the_longest_numbers_can_be_kept_and_forgotten(archive: Archive
 LONG = random_text(9_000)
 
 
-def test_a_stored_reference_of_any_length_is_exported_restored_merged_and_forgotten(
-    archive: Archive, tmp_path_factory: Json
-) -> None:
+def test_a_stored_reference_of_any_length_goes_all_the_way(archive: Archive, tmp_path_factory: Json) -> None:
     with_lake(archive, tmp_path_factory.mktemp("lake"))
     compressible = "7" * 9_000
     long = row(compressible) | dict.fromkeys(("campaign_ref", "contact_ref", "extension", "uuid"), LONG)
@@ -198,7 +196,7 @@ def test_a_stored_reference_of_any_length_is_exported_restored_merged_and_forgot
 
 
 @pytest.mark.parametrize("column", ["campaign_ref", "extension"])
-def test_a_stored_reference_that_no_index_takes_stops_no_other_days_figures(archive: Archive, column: str) -> None:
+def test_a_reference_that_no_index_takes_stops_no_other_days_figures(archive: Archive, column: str) -> None:
     store(archive, row("bad") | {column: LONG})
     load(archive, on(-1, "before"), on(3, "after"))
 
