@@ -6,7 +6,7 @@ from functools import partial
 from etl import logs
 from etl.app.sources import sources
 from etl.app.stores import Stores, stores
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, NotLetIn
 from etl.inbox.claims import Source
 from etl.inbox.kept import KeptClaims
 from etl.inbox.memory import memory
@@ -48,6 +48,8 @@ def look(settings: Settings, dry_run: bool, broken: Callable[[str, Configuration
         for source in lists:
             try:
                 yield recall.look_at(KeptClaims(source), only_look=dry_run, though_new=True)
+            except NotLetIn:
+                raise
             except ConfigurationError as error:
                 broken(source.key, error)
 

@@ -21,6 +21,8 @@ SHUTDOWN_SECONDS = 25.0
 # again: a claim that makes thousands of partitions runs a statement for each.
 FINISH_SECONDS = 10.0
 CANCEL_AGAIN_SECONDS = 0.5
+# What works beside the loading is in the middle of a call to a store when it ends.
+BESIDE_SECONDS = 3.0
 # For giving back: Redis may not answer.
 GIVE_BACK_SECONDS = 2.0
 # How late, at worst, the main thread handles a signal.
@@ -97,13 +99,16 @@ def cancelling(stop: threading.Event, cancel: Callable[[], None]) -> Iterator[No
 
 @contextlib.contextmanager
 def beside(name: str, work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Calls `work` in a thread of its own, with an event that is set when the context ends."""
+    """Calls `work` in a thread of its own, with an event that is set when the context ends; then it's waited for, as
+    long as a store may take to answer."""
     done = threading.Event()
-    threading.Thread(target=work, args=(done,), name=name, daemon=True).start()
+    thread = threading.Thread(target=work, args=(done,), name=name, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
+        thread.join(BESIDE_SECONDS)
 
 
 def run_in_thread(work: Callable[[], None], name: str, sources: list[Source], stop: threading.Event) -> None:

@@ -33,7 +33,7 @@ WITH told AS MATERIALIZED (
     FROM reporting.status_changes s WHERE s.day BETWEEN $1 AND $2 + 1
     WINDOW so_on AS (PARTITION BY s.extension ORDER BY s.at, s.event_id)
 ), states AS MATERIALIZED (
-    SELECT t.day, t.extension, t.status, t.campaign_ref, t.at, t.origin, t.server, t.channels,
+    SELECT t.day, t.extension, t.status, t.campaign_ref, t.at, t.event_id, t.origin, t.server, t.channels,
         coalesce(t.next_at, n.at) AS next_at, coalesce(t.next_status, n.status) AS next_status
     FROM told t
     LEFT JOIN LATERAL (
@@ -52,7 +52,8 @@ WITH told AS MATERIALIZED (
 SELECT s.day, s.extension, s.status, s.campaign_ref, s.at,
     CASE WHEN g.gap_from IS NOT NULL THEN greatest(g.gap_from, s.at) ELSE s.next_at END,
     CASE WHEN g.gap_from IS NOT NULL THEN 'gap' WHEN s.next_at IS NULL THEN 'open'
-        WHEN s.next_status = 'logging_in' THEN 'login' ELSE 'status' END
+        WHEN s.next_status = 'logging_in' THEN 'login' ELSE 'status' END,
+    s.event_id
 FROM states s
 LEFT JOIN LATERAL (
     SELECT gaps.gap_from FROM gaps
@@ -243,12 +244,18 @@ LEFT JOIN reporting.rolled_up w ON w.dataset = 'cdrs' AND w.day = b.day
 """
 
 
+IN_ORDER = "ORDER BY s.state_from, s.event_id"
+
+
 def upgrade() -> None:
-    first, later = (context.script.get_revision(number).module for number in ("0006", "0011"))
+    first, gaps_of_each_server, later = (
+        context.script.get_revision(number).module for number in ("0006", "0009", "0011")
+    )
     _gaps()
     _execute(LOAD_DAYS)
     _ledger()
     _more_of_calls(first, later)
+    _order_states(gaps_of_each_server)
     for view, body in _bodies(first, later).items():
         _functions(view, body)
         if view != "agent_states":  # which reads status_changes, and no partitions
@@ -340,6 +347,15 @@ def _more_of_calls(first: ModuleType, later: ModuleType) -> None:
     _let_ask("status_changes", as_="agent_states")
 
 
+def _order_states(gaps_of_each_server: ModuleType) -> None:
+    """Of two statuses at one moment the first is a state of no length, and which that is was left to chance."""
+    closed = "ELSE 'status' END AS closed_by"
+    _execute(_swap(gaps_of_each_server.STATES, closed, f"{closed},\n    s.event_id AS event_id"))
+    _tell("agent_states", {"event_id": ("", "The status event with which it began: later ones have larger ids")})
+    words = op.get_bind().exec_driver_sql("SELECT pg_get_viewdef('reporting.call_audit'::regclass)").scalar_one()
+    _execute(f"CREATE OR REPLACE VIEW reporting.call_audit AS {_swap(words, 'ORDER BY s.state_from', IN_ORDER)}")
+
+
 def _bodies(first: ModuleType, later: ModuleType) -> dict[str, str]:
     """What each function selects: business days from $1 to $2, and UTC days of the twins."""
     calls = "day BETWEEN $1 AND $2 AND dialed_on BETWEEN $1 - 1 AND $2 + 1"
@@ -359,6 +375,7 @@ def _bodies(first: ModuleType, later: ModuleType) -> dict[str, str]:
 def _audit(first: ModuleType, later: ModuleType) -> str:
     states, comment = first.AUDIT["agent_states"]
     states = _swap(states, "coalesce(c.ended_at,", f"coalesce({later._after_dialing('c.ended_at', 'c.dialed_at')},")
+    states = _swap(states, "ORDER BY s.state_from", IN_ORDER)
     body = _bounded(first.AUDIT_FROM, ("calls", 0), ("events", 0), ("events", 1))
     return f"SELECT\n    {first._listed(first.AUDIT | {'agent_states': (states, comment)})}\n{body}"
 

@@ -37,6 +37,7 @@ WAIT_SECONDS = 60
 PERSON = "0700000042"
 PRUNE_ALL = ("prune", "--keep-days", "1")
 FORGET = ("forget", "--number", PERSON, "--yes")
+LOADED = "SELECT count(*) FROM load_batches WHERE worker = %s"
 SPOKEN = b'{"type": "status", "payload": {"status": "busy", "ref": "%d"}}'
 
 # Days of 0.1's archive: Postgres has forgotten the first, which is far enough from the other for `prune` to tell.
@@ -276,6 +277,10 @@ def test_given_an_upgrade_then_a_loader_of_01_goes_on_beside_a_new(site: Install
         site.tell(*(next(refs) for _ in range(400)))
         site.push(*(SPOKEN % number for number in range(statuses, statuses + 30)), key=CDRS)
         statuses += 30
+        while not site.value(LOADED, worker):  # who is quicker takes all of a trickle
+            site.tell(*(next(refs) for _ in range(1_000)))
+            eventually(lambda: not site.redis.llen(CAMPAIGNS))
+        site.tell(*(next(refs) for _ in range(400)))
         left = dice.randrange(50, 350)
         eventually(lambda: site.redis.llen(CAMPAIGNS) <= left)
         while worker not in site.holders():
@@ -288,9 +293,8 @@ def test_given_an_upgrade_then_a_loader_of_01_goes_on_beside_a_new(site: Install
         victim.ended()
         site.leases_run_out(worker)
         eventually(lambda: not site.redis.llen(CAMPAIGNS) and not site.holders(), what=f"{survivor} doesn't go on")
-        loaded = "SELECT count(*) FROM load_batches WHERE worker = %s"
-        assert site.value(loaded, worker)
-        assert site.value(loaded, survivor)
+        assert site.value(LOADED, worker)
+        assert site.value(LOADED, survivor)
         site.assert_every_call_once()
 
     with site.running("0.1", *FOLLOW, worker="old") as old:

@@ -27,7 +27,7 @@ NOBODY_LISTENS = 1  # a port
 # All that the loader needs; every key of a source begins with it, or has it in braces. The spool is one of them.
 RIGHTS = (
     f"~{CAMPAIGNS} ~{{{CAMPAIGNS}}}:* ~etl:events ~{{etl:events}}:* "
-    "+blmove +evalsha +exists +llen +lpush +lrange +ltrim +memory|usage +rename +scan "
+    "+evalsha +exists +info +llen +lpush +lrange +ltrim +persist +pexpire +rename +scan "
     "+script|load +sort +time +unlink +zadd +zcard +zrange +zrangebyscore +zrem +zscore"
 ).split()
 

@@ -136,8 +136,12 @@ def test_every_type_of_column_has_a_form_to_compare() -> None:
 
 
 def test_given_hostile_values_an_export_is_equal_to_its_day(archive: Archive) -> None:
+    def contact(text: str) -> str | None:
+        return text if len(text.encode()) <= 512 else None  # a longer one never comes so far
+
     load(
-        archive, *(cdr(n, number=text, contact_ref=text, **{text[:20] or "f": text}) for n, text in enumerate(HOSTILE))
+        archive,
+        *(cdr(n, number=text, contact_ref=contact(text), **{text[:20] or "f": text}) for n, text in enumerate(HOSTILE)),
     )
     load(archive, *(heard(n, note=text) for n, text in enumerate(HOSTILE)), key=SPOOL)
     for dataset in DATASETS.values():

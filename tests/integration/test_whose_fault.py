@@ -183,7 +183,8 @@ def test_given_most_rows_of_a_claim_refused_then_that_is_linear_and_beats(
         beats.append(counts)
 
     monkeypatch.setattr(Counts, "beat", beat)
-    guarded.push(*(cdr(n, score=0).replace(b'"score": 0', b'"score": 1e200000') for n in range(5_000)))
+    refuse(guarded, "P0001", "evil")
+    guarded.push(*(cdr(n, number="evil") for n in range(5_000)))
 
     assert guarded.load(batch_size=5_000) == Books(claimed=5_000, dead=5_000)
     assert len(beats) >= 5_000 / PART

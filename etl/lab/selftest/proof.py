@@ -4,6 +4,7 @@ Each verdict has what was to be proved and what was found, with a few examples o
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -252,8 +253,9 @@ def days_balance(settings: Settings) -> Iterator[Proof]:
 
 
 def quiet(left: Iterable[str], forwards: Iterable[str]) -> Proof:
-    """Redis has no message, claim or lock left; only the forwarded lists, and the time of each list's last claim."""
-    rest = sorted(key for key in {*left} - {*forwards} if not key.endswith(":last"))
+    """Redis has no message, claim or lock left; only the forwarded lists, the time of each list's last claim, and what
+    was acknowledged."""
+    rest = sorted(key for key in {*left} - {*forwards} if not re.search(":(last|acked|kept(:[^:]*)?)$", key))
     found = "nothing is left" if not rest else _examples({"left": list(rest)}).removeprefix("; ")
     return Proof(not rest, "no message and no claim is left behind in Redis", found)
 
