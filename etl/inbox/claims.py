@@ -33,7 +33,7 @@ from etl.keys import prefix_of
 End = Literal["left", "right"]
 T = TypeVar("T")
 
-_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop")
+_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop", "notice", "settle")
 _OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
@@ -285,8 +285,8 @@ class Source:
 
     def _rescue(self, orphan: bytes, name: bytes) -> int:
         """Under its own batch_id, by which the ledger knows whether it was loaded; under a new one if it has none."""
-        if claimed_as := _claimed_as(name.decode(errors="replace")):
-            return self._register(orphan, name, claimed_as, "")
+        if batch_id := claimed_as(name.decode(errors="replace")):
+            return self._register(orphan, name, batch_id, "")
         return self._in_turn(lambda unix_ms: self._register(orphan, name, uuid7(unix_ms), unix_ms))
 
     def _register(self, orphan: bytes, name: bytes, batch_id: UUID, noted: int | str) -> int:
@@ -436,10 +436,10 @@ class _Entry(NamedTuple):
 
 def _parse(member: bytes) -> _Entry:
     text, _, worker = member.decode(errors="replace").partition("@")
-    return _Entry(member, _claimed_as(text), worker)
+    return _Entry(member, claimed_as(text), worker)
 
 
-def _claimed_as(text: str) -> UUID | None:
+def claimed_as(text: str) -> UUID | None:
     """The batch_id, if it has the form of ours; None otherwise, since only ours contain the time of the claim."""
     try:
         batch_id = UUID(text)
