@@ -13,6 +13,7 @@ set. `{source}:last` keeps the time of the last claim. Loaders of 0.1 use their 
 """
 
 import contextlib
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,6 +53,8 @@ OVERTAKEN_TIMES = 100
 # What a message takes in Redis beyond its own bytes, and a kept list beyond its messages; by MEMORY USAGE.
 MESSAGE_OVERHEAD_BYTES = 8
 LIST_OVERHEAD_BYTES = 400
+# Entries of the registry that are read at once.
+FEW_ENTRIES = 100
 # The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
 LATEST_MS = 4_102_444_800_000
 
@@ -172,11 +175,7 @@ class Source:
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
-        with self.translated():
-            now = self.now()
-            expired = self.client.zrangebyscore(self.registry, "-inf", now)
-            expired += self.client.zrangebyscore(self.registry, f"({now + LONGEST_LEASE_MS}", "+inf")
-        entries = map(_parse, expired)
+        entries = map(_parse, self._expired())
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
 
     def adopt_own(self) -> Claim | None:
@@ -328,6 +327,18 @@ class Source:
             self._renew(claim, 0)
         finally:
             self._remove(claim)  # even so: its lease isn't renewed any more, and runs out
+
+    def _expired(self) -> Iterator[bytes]:
+        """The registry's entries, some at a time: after a set-back there may be a hundred thousand."""
+        with self.translated():
+            now = self.now()
+        for between in (("-inf", now), (f"({now + LONGEST_LEASE_MS}", "+inf")):
+            for first in itertools.count(0, FEW_ENTRIES):
+                with self.translated():
+                    found = self.client.zrangebyscore(self.registry, *between, start=first, num=FEW_ENTRIES)
+                yield from found
+                if len(found) < FEW_ENTRIES:
+                    break
 
     def _renew(self, claim: Claim, lease_ms: int) -> bool:
         return bool(self.run("renew", [self.registry], [self._member(claim.batch_id), lease_ms]))
