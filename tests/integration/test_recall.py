@@ -540,3 +540,31 @@ def test_given_a_look_that_waits_then_the_window_still_gives_way(small: Archive,
     finally:
         small._connection.execute("ROLLBACK")
     assert len(kept(small)) < 8
+
+
+def test_given_entries_of_nothing_kept_then_those_behind_give_way(archive: Archive) -> None:
+    """As after a time without a window, or of a full Redis."""
+    for number in range(3):
+        archive.push(cdr(number))
+        archive.load()
+    entries = {f"01991000-0000-7000-8000-{number:012}@0": number + 1 for number in range(350)}
+    archive.redis.zadd(f"{{{CAMPAIGNS}}}:kept", entries)
+
+    with recall(archive, recall_bytes=1) as window:
+        window.trim()
+
+    assert kept(archive) == []
+    assert acked(archive)["kept bytes"] == 0
+
+
+def test_given_no_look_yet_then_only_short_memory_makes_room(archive: Archive) -> None:
+    """Postgres may be away, and have forgotten what a shorter window would drop."""
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+
+    with recall(archive, recall_hours=0, recall_bytes=0) as window:
+        window.trim(only_if_short=True)
+        assert len(kept(archive)) == 2
+        window.look()
+        window.trim()
+
+    assert kept(archive) == []
