@@ -37,6 +37,8 @@ EXPIRE_SECONDS = 60.0
 ASK_SECONDS = 10.0
 LOOK_SECONDS = 3_600.0
 REFUSED_SECONDS = 60.0
+# How often what is lost is counted again since others recalled meanwhile.
+COUNT_TIMES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,8 @@ class Recall:
         lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or times[0]
         between = {"lost_from": lost_from, "lost_until": max(gone, default=times[0])}
         if told := self._tell_lost(kept, partial(replace, set_back, **between), times[0].date(), since, is_new):
+            if not any(entry.bytes for entry in forgotten):
+                self._log.warning("postgres_set_back", forgotten=len(forgotten), **about)
             return told
         if not back:
             return None
@@ -200,7 +204,7 @@ class Recall:
     ) -> SetBack | None:
         """Note what is neither in the ledger nor kept any more, once, however many look: who dies on the way or comes
         second finds it noticed at the same moment. None if there is nothing, or another has noted it."""
-        while True:
+        for _ in range(COUNT_TIMES):
             # Recalled claims aren't counted as acknowledged until they are again; and the ledger is asked afterwards.
             account = kept.acked()
             lacks = self._lacking(kept, _days(account, since, is_new), first)
@@ -212,6 +216,7 @@ class Recall:
                 is_first = ledger.note(self._engine, set_back, noticed)
                 kept.settle(noticed, lacks)
                 return set_back if is_first else None
+        return None  # the next look will
 
     def _lacking(self, kept: KeptClaims, acked: dict[date, Acked], first: date) -> dict[date, Acked]:
         """What was acknowledged and isn't in the ledger, by day: from the latest back to the first on which nothing is
