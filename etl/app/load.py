@@ -95,7 +95,7 @@ def drain(
             for key, why in losses.away.items():
                 _tell(broken, key, why)
 
-        with heartbeat(settings, lists), beside("recall", recall.run):
+        with heartbeat(settings, lists), beside("recall", recall.run), beside("window", recall.make_room):
             run_in_thread(drain_all, "drain", lists, stop)
 
 
@@ -164,11 +164,13 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         lists = [source for source, _ in work.loaders]
         watch = Watch(clients.redis, lists)
         patience.retry(lambda: let_in(watch.waiting()))
+        recall = _recall(settings, clients, work)
         with heartbeat(settings, lists):
             log.info("started", worker=settings.worker_name, redis=redacted(settings.redis_url.get_secret_value()))
             runs = {
                 **_loading(settings, watch, work),
-                "recall": _recall(settings, clients, work).run,
+                "recall": recall.run,
+                "window": recall.make_room,
                 "commits": CommitWatch(partial(store.waiting_for_standby, clients.engine), log).run,
             }
             if listen:

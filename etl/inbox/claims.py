@@ -13,6 +13,7 @@ set. `{source}:last` keeps the time of the last claim. Loaders of 0.1 use their 
 """
 
 import contextlib
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ from etl.keys import prefix_of
 End = Literal["left", "right"]
 T = TypeVar("T")
 
-_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop")
+_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop", "notice", "settle")
 _OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
@@ -52,6 +53,8 @@ OVERTAKEN_TIMES = 100
 # What a message takes in Redis beyond its own bytes, and a kept list beyond its messages; by MEMORY USAGE.
 MESSAGE_OVERHEAD_BYTES = 8
 LIST_OVERHEAD_BYTES = 400
+# Entries of the registry that are read at once.
+FEW_ENTRIES = 100
 # The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
 LATEST_MS = 4_102_444_800_000
 
@@ -172,11 +175,7 @@ class Source:
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
-        with self.translated():
-            now = self.now()
-            expired = self.client.zrangebyscore(self.registry, "-inf", now)
-            expired += self.client.zrangebyscore(self.registry, f"({now + LONGEST_LEASE_MS}", "+inf")
-        entries = map(_parse, expired)
+        entries = map(_parse, self._expired())
         return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
 
     def adopt_own(self) -> Claim | None:
@@ -285,8 +284,8 @@ class Source:
 
     def _rescue(self, orphan: bytes, name: bytes) -> int:
         """Under its own batch_id, by which the ledger knows whether it was loaded; under a new one if it has none."""
-        if claimed_as := _claimed_as(name.decode(errors="replace")):
-            return self._register(orphan, name, claimed_as, "")
+        if batch_id := claimed_as(name.decode(errors="replace")):
+            return self._register(orphan, name, batch_id, "")
         return self._in_turn(lambda unix_ms: self._register(orphan, name, uuid7(unix_ms), unix_ms))
 
     def _register(self, orphan: bytes, name: bytes, batch_id: UUID, noted: int | str) -> int:
@@ -328,6 +327,18 @@ class Source:
             self._renew(claim, 0)
         finally:
             self._remove(claim)  # even so: its lease isn't renewed any more, and runs out
+
+    def _expired(self) -> Iterator[bytes]:
+        """The registry's entries, some at a time: after a set-back there may be a hundred thousand."""
+        with self.translated():
+            now = self.now()
+        for between in (("-inf", now), (f"({now + LONGEST_LEASE_MS}", "+inf")):
+            for first in itertools.count(0, FEW_ENTRIES):
+                with self.translated():
+                    found = self.client.zrangebyscore(self.registry, *between, start=first, num=FEW_ENTRIES)
+                yield from found
+                if len(found) < FEW_ENTRIES:
+                    break
 
     def _renew(self, claim: Claim, lease_ms: int) -> bool:
         return bool(self.run("renew", [self.registry], [self._member(claim.batch_id), lease_ms]))
@@ -436,10 +447,10 @@ class _Entry(NamedTuple):
 
 def _parse(member: bytes) -> _Entry:
     text, _, worker = member.decode(errors="replace").partition("@")
-    return _Entry(member, _claimed_as(text), worker)
+    return _Entry(member, claimed_as(text), worker)
 
 
-def _claimed_as(text: str) -> UUID | None:
+def claimed_as(text: str) -> UUID | None:
     """The batch_id, if it has the form of ours; None otherwise, since only ours contain the time of the claim."""
     try:
         batch_id = UUID(text)

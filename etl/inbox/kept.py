@@ -8,18 +8,21 @@ A recalled claim is one whose lease has run out: it's adopted and loaded under i
 it after all takes effect once. The entries and numbers that outlive the messages say what can't be recalled.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from etl.ids import time_of
-from etl.inbox.claims import Source
+from etl.inbox.claims import Source, claimed_as
 
 # Entries that are read or deleted at once.
 CHUNK = 1_000
 FEW = 100
 KEPT_BYTES = "kept bytes"
+_SIZE = re.compile("0|[1-9][0-9]{0,15}")
 
 
 class Kept(NamedTuple):
@@ -37,6 +40,13 @@ class Acked(NamedTuple):
     messages: int
 
 
+class Account(NamedTuple):
+    """What was acknowledged, by the UTC day of the claim. `version` changes when something is recalled or settled."""
+
+    version: int
+    days: dict[date, Acked]
+
+
 class KeptClaims:
     """Those of one source. Every method may raise `Outage` and `ConfigurationError`."""
 
@@ -49,27 +59,30 @@ class KeptClaims:
 
     def chunks(self) -> Iterator[list[Kept]]:
         """All of them in the order of acknowledging, whether their messages are still there or not."""
-        seen: set[UUID] = set()
+        seen: set[bytes] = set()
         start = "-inf"
         while True:
             with self._source.translated():
                 found = self._client.zrangebyscore(
                     self._entries, start, "+inf", start=0, num=CHUNK + len(seen), withscores=True
                 )
-            entries = [entry for member, at in found if (entry := _parse(member, at))]
-            fresh = [entry for entry in entries if entry.batch_id not in seen]
+            fresh = [(member, at) for member, at in found if member not in seen]
             if not fresh:
                 return
-            yield fresh
+            yield [entry for member, at in fresh if (entry := _parse(member, at))]
             # By time, not by place: meanwhile the oldest may be deleted. Those of the last moment are met twice.
-            start = repr(fresh[-1].acked_ms)
-            seen = {entry.batch_id for entry in entries if entry.acked_ms == fresh[-1].acked_ms}
+            start = repr(fresh[-1][1])
+            seen = {member for member, at in found if at == fresh[-1][1]}
 
     def oldest(self) -> list[Kept]:
         """A few."""
-        with self._source.translated():
-            found = self._client.zrange(self._entries, 0, FEW - 1, withscores=True)
-        return [entry for member, at in found if (entry := _parse(member, at))]
+        for first in itertools.count(0, FEW):
+            with self._source.translated():
+                found = self._client.zrange(self._entries, first, first + FEW - 1, withscores=True)
+            entries = [entry for member, at in found if (entry := _parse(member, at))]
+            if entries or not found:
+                return entries
+        raise AssertionError
 
     def count(self) -> int:
         """Of the entries."""
@@ -81,26 +94,33 @@ class KeptClaims:
         with self._source.translated():
             return int(self._client.zscore(self._numbers, KEPT_BYTES) or 0)
 
-    def acked(self) -> dict[date, Acked]:
-        """By the UTC day of the claim."""
+    def acked(self) -> Account:
+        """What was, and isn't recalled or settled."""
         with self._source.translated():
             found: list[tuple[bytes, float]] = self._client.zrange(self._numbers, 0, -1, withscores=True)
         numbers = {member.decode(errors="replace"): int(number) for member, number in found}
         days = {
             day for member in numbers for what, _, day in [member.partition(":")] if what == "claims" and _is_day(day)
         }
-        return {
-            date.fromisoformat(day): Acked(numbers[f"claims:{day}"], numbers.get(f"messages:{day}", 0)) for day in days
-        }
+        acked = {day: Acked(numbers[f"claims:{day}"], numbers.get(f"messages:{day}", 0)) for day in days}
+        return Account(numbers.get("version", 0), {date.fromisoformat(day): each for day, each in acked.items()})
 
-    def settle(self, day: date, acked: Acked) -> None:
-        """From now on these are the numbers of that day: what is missing was told."""
-        numbers = {f"claims:{day}": acked.claims, f"messages:{day}": acked.messages}
-        with self._source.translated():
-            self._client.zadd(self._numbers, numbers, xx=True)
+    def notice(self, account: Account) -> int | None:
+        """Unix microseconds at which it was noticed that some of this is lost: the same for everybody until it's
+        settled. None if something was recalled or settled since."""
+        return int(self._source.run("notice", [self._numbers], [account.version])) or None
+
+    def settle(self, noticed: int, lacks: Mapping[date, Acked]) -> None:
+        """What is lacking was told: it isn't counted any more, unless another process has settled it."""
+        lowered = [
+            part
+            for day, each in lacks.items()
+            for part in (each.claims, f"claims:{day}", each.messages, f"messages:{day}")
+        ]
+        self._source.run("settle", [self._numbers], [noticed, *lowered])
 
     def recall(self, entry: Kept) -> int:
-        """Make it a claim again; returns how many messages that has, 0 if they are gone."""
+        """Make it a claim again; returns how many messages that has, 0 if they are gone, -1 if it is one already."""
         batch_id = entry.batch_id
         keys = [
             self._source.kept_list(batch_id),
@@ -132,12 +152,12 @@ def _member(entry: Kept) -> str:
 
 
 def _parse(member: bytes, at: float) -> Kept | None:
-    """None if another program wrote it."""
+    """None if another program wrote it: only what is spelled as ours is can be deleted as ours."""
     text, _, size = member.decode(errors="replace").partition("@")
-    try:
-        return Kept(UUID(text), int(size), at)
-    except ValueError:
+    batch_id = claimed_as(text)
+    if batch_id is None or not _SIZE.fullmatch(size):
         return None
+    return Kept(batch_id, int(size), at)
 
 
 def _is_day(text: str) -> bool:

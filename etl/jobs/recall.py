@@ -3,7 +3,7 @@
 Whoever loads looks whether the ledger has every kept claim: when it starts, hourly, and when Postgres turns out to have
 another history, since it was promoted, restored or replaced. First the kept claims are read and then the ledger: what
 is acknowledged meanwhile can't look forgotten. And since the Redis is the dialler's, the window gives way, the oldest
-first, when it's full or memory gets short.
+first, when it's full or memory gets short: in a thread of its own, since a look may have to wait for Postgres.
 """
 
 import contextlib
@@ -11,13 +11,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
 from typing import Any
 
 from etl.errors import ConfigurationError, EtlError
 from etl.ids import time_of
-from etl.inbox.kept import Acked, Kept, KeptClaims
+from etl.inbox.kept import Account, Acked, Kept, KeptClaims
 from etl.inbox.memory import Memory
 from etl.inbox.watch import Watch
 from etl.store import history as ledger
@@ -36,6 +37,8 @@ EXPIRE_SECONDS = 60.0
 ASK_SECONDS = 10.0
 LOOK_SECONDS = 3_600.0
 REFUSED_SECONDS = 60.0
+# How often what is lost is counted again since others recalled meanwhile.
+COUNT_TIMES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a look at one list's acknowledged claims found. `is_new` if the ledger never knew this list: it isn't the
-    one that they were written into, or was emptied."""
+    """What a look at one list's acknowledged claims found. `is_new` if some were made before the first that the ledger
+    knows of this list: it isn't the one that they were written into, or was emptied."""
 
     source_key: str
     kept_claims: int
@@ -95,8 +98,13 @@ class Recall:
         while not stop.is_set():
             with contextlib.suppress(EtlError):
                 self._look_if_due()
+            stop.wait(TRIM_SECONDS)
+
+    def make_room(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Needs Redis only, so that the dialler's pushes never wait for Postgres."""
+        while not stop.is_set():
             with contextlib.suppress(EtlError):
-                self.trim()
+                self.trim(only_if_short=not self.first_look.is_set())
             stop.wait(TRIM_SECONDS)
 
     def look(self) -> None:
@@ -114,32 +122,43 @@ class Recall:
         self.first_look.set()
 
     def look_at(self, kept: KeptClaims, only_look: bool = False, though_new: bool = False) -> Looked:
-        """At one list; recalls unless `only_look`. Of a ledger that never knew it, only with `though_new`: it's another
-        one. Raises `EtlError`."""
-        acked = kept.acked()  # before the ledger is asked
+        """At one list; recalls unless `only_look`. What was made before the first claim that the ledger knows, only
+        with `though_new`: it was another ledger's. Raises `EtlError`."""
         claims, size, forgotten = 0, 0, []
         for chunk in kept.chunks():
             claims, size = claims + len(chunk), size + sum(entry.bytes for entry in chunk)
             unknown = ledger.unknown(self._engine, [entry.batch_id for entry in chunk])
             forgotten += [entry for entry in chunk if entry.batch_id in unknown]
-        is_new = bool(forgotten) and not ledger.knows(self._engine, kept.key)
+        first = ledger.first_known(self._engine, kept.key) if forgotten else None
+        ours = [entry for entry in forgotten if first and entry.batch_id > first]
+        is_new = len(ours) < len(forgotten)
         set_back = None
-        if forgotten and not only_look and (though_new or not is_new):
-            set_back = self._recall(kept, forgotten, acked)
+        if (going := forgotten if though_new else ours) and not only_look:
+            since = None if though_new or first is None else time_of(first).date()
+            set_back = self._recall(kept, going, since, is_new)
         return Looked(kept.key, claims, size, len(forgotten), is_new, set_back)
 
-    def trim(self) -> None:
-        """Make room. Raises `EtlError`."""
-        if time.monotonic() >= self._expire_at:
+    def trim(self, only_if_short: bool = False) -> None:
+        """Make room; with `only_if_short` only if memory is. Raises `EtlError`."""
+        if time.monotonic() >= self._expire_at and not only_if_short:
             self._drop_expired()
             self._expire_at = time.monotonic() + EXPIRE_SECONDS
         sizes = [answer if isinstance(answer, int) else 0 for answer in self._watch.kept_bytes()]
-        if any(sizes) and (excess := self._excess(sum(sizes))) > 0:
+        if any(sizes) and (excess := self._excess(sum(sizes), only_if_short)) > 0:
             self._drop(excess)
 
     def drop_all(self) -> int:
-        """Keep nothing of what was acknowledged until now; returns how many bytes that frees, about."""
-        return sum(self._drop_of(kept, lambda _: True) for kept in self._lists)
+        """Keep nothing of what was acknowledged until now; returns how many bytes that frees, about. What is wrong with
+        one list keeps no other's from being dropped, and is raised at the end."""
+        freed, wrong = 0, None
+        for kept in self._lists:
+            try:
+                freed += self._drop_of(kept, lambda _: True)
+            except ConfigurationError as error:
+                wrong = error
+        if wrong:
+            raise wrong
+        return freed
 
     def _look_if_due(self) -> None:
         now, written = time.monotonic(), self._written_into()
@@ -158,32 +177,46 @@ class Recall:
 
     # -- what was forgotten
 
-    def _recall(self, kept: KeptClaims, forgotten: Sequence[Kept], acked: dict[date, Acked]) -> SetBack | None:
-        """None if there is nothing to recall, and the loss was told before."""
-        lacks = self._lacking(kept, acked, min(time_of(entry.batch_id).date() for entry in forgotten))
+    def _recall(self, kept: KeptClaims, forgotten: Sequence[Kept], since: date | None, is_new: bool) -> SetBack | None:
+        """None if there is nothing to recall, and the loss was told before. See `_days` for the rest."""
         times = sorted(time_of(entry.batch_id) for entry in forgotten)
         about = {"source_key": kept.key, "first_claimed_at": str(times[0]), "last_claimed_at": str(times[-1])}
-        if any(entry.bytes for entry in forgotten) or any(each.claims for each in lacks.values()):
+        if any(entry.bytes for entry in forgotten):
             self._log.warning("postgres_set_back", forgotten=len(forgotten), **about)
         counts = {entry: kept.recall(entry) for entry in forgotten}
-        recalled = Acked(sum(map(bool, counts.values())), sum(counts.values()))
+        back = [count for count in counts.values() if count > 0]
         kept.drop([entry for entry, count in counts.items() if not count and entry.bytes])
-        for day, (claims, messages) in lacks.items():
-            kept.settle(day, Acked(acked[day].claims - claims, acked[day].messages - messages))
-        lost = Acked(
-            max(0, sum(each.claims for each in lacks.values()) - recalled.claims),
-            max(0, sum(each.messages for each in lacks.values()) - recalled.messages),
-        )
-        if not recalled.claims and not lost.claims:
+        set_back = SetBack(kept.key, self._server, times[0], times[-1], len(back), sum(back), 0, 0)
+        gone = [time_of(entry.batch_id) for entry, count in counts.items() if not count]
+        lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or times[0]
+        between = {"lost_from": lost_from, "lost_until": max(gone, default=times[0])}
+        if told := self._tell_lost(kept, partial(replace, set_back, **between), times[0].date(), since, is_new):
+            if not any(entry.bytes for entry in forgotten):
+                self._log.warning("postgres_set_back", forgotten=len(forgotten), **about)
+            return told
+        if not back:
             return None
-        between: tuple[datetime, ...] = ()
-        if lost.claims:
-            gone = [time_of(entry.batch_id) for entry, count in counts.items() if not count]
-            lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or times[0]
-            between = lost_from, max(gone, default=times[0])
-        set_back = SetBack(kept.key, self._server, times[0], times[-1], *recalled, *lost, *between)
         ledger.note(self._engine, set_back)
         return set_back
+
+    def _tell_lost(
+        self, kept: KeptClaims, lost: Callable[..., SetBack], first: date, since: date | None, is_new: bool
+    ) -> SetBack | None:
+        """Note what is neither in the ledger nor kept any more, once, however many look: who dies on the way or comes
+        second finds it noticed at the same moment. None if there is nothing, or another has noted it."""
+        for _ in range(COUNT_TIMES):
+            # Recalled claims aren't counted as acknowledged until they are again; and the ledger is asked afterwards.
+            account = kept.acked()
+            lacks = self._lacking(kept, _days(account, since, is_new), first)
+            total = Acked(*(sum(each[part] for each in lacks.values()) for part in (0, 1)))
+            if not total.claims:
+                return None
+            if noticed := kept.notice(account):
+                set_back = lost(lost_claims=total.claims, lost_messages=total.messages)
+                is_first = ledger.note(self._engine, set_back, noticed)
+                kept.settle(noticed, lacks)
+                return set_back if is_first else None
+        return None  # the next look will
 
     def _lacking(self, kept: KeptClaims, acked: dict[date, Acked], first: date) -> dict[date, Acked]:
         """What was acknowledged and isn't in the ledger, by day: from the latest back to the first on which nothing is
@@ -199,11 +232,11 @@ class Recall:
 
     def _tell(self, looked: Looked) -> None:
         if looked.is_new:
-            text = "this ledger never knew the list: if it's the right one, `etl recall` loads what was acknowledged"
+            text = "this ledger never knew what was acknowledged before: if it's the right one, `etl recall` loads that"
             if self._is_news(looked.source_key, text):
                 about = {"source_key": looked.source_key, "forgotten": looked.forgotten_claims}
                 self._log.warning("recall_waits", error=text, **about)
-        elif found := looked.set_back:
+        if found := looked.set_back:
             self.recalled.add(found.source_key)
             self._log.warning(
                 "recalled",
@@ -221,11 +254,11 @@ class Recall:
 
     # -- making room
 
-    def _excess(self, size: int) -> int:
+    def _excess(self, size: int, only_if_short: bool) -> int:
         """How many bytes must go."""
         memory = self._memory()
         limits = [node.limit_bytes for node in memory or () if node.has_maxmemory and node.limit_bytes]
-        most = self._window.bytes
+        most = size if only_if_short else self._window.bytes
         if most is None:
             most = min([MOST_BYTES, *(int(limit * MOST_OF_MEMORY) for limit in limits)])
         short = [
@@ -236,20 +269,28 @@ class Recall:
         return max(size - most, min(size, max(short, default=0)))
 
     def _drop(self, excess: int) -> None:
-        """The oldest of all lists."""
-        heads = {kept: kept.oldest() for kept in self._lists}
-        while excess > 0:
-            heads = {kept: entries for kept, entries in heads.items() if any(entry.bytes for entry in entries)}
-            if not heads:
-                return
+        """The oldest of all lists; what is wrong with one keeps no other from giving way."""
+        heads: dict[KeptClaims, list[Kept]] = {}
+
+        def drop(kept: KeptClaims, entries: Sequence[Kept]) -> int:
+            freed = 0
+            heads.pop(kept, None)
+            with contextlib.suppress(EtlError):
+                freed = kept.drop(entries)
+                if not _is_spent(oldest := kept.oldest()):
+                    heads[kept] = oldest
+            return freed
+
+        for kept in self._lists:
+            drop(kept, [])  # which sets the sum right where nothing is kept
+        while excess > 0 and heads:
             kept, *others = sorted(heads, key=lambda each: heads[each][0].acked_ms)
             until = heads[others[0]][0].acked_ms if others else math.inf
-            excess -= kept.drop(_as_many(heads[kept], excess, until))
-            heads[kept] = kept.oldest()
+            excess -= drop(kept, _as_many(heads[kept], excess, until))
 
     def _drop_expired(self) -> None:
         for kept in self._lists:
-            with contextlib.suppress(ConfigurationError):
+            with contextlib.suppress(EtlError):
                 before = kept.now_ms() - self._window.keep_ms
                 self._drop_of(kept, lambda entry, before=before: entry.acked_ms < before)  # type: ignore[misc]
 
@@ -258,9 +299,26 @@ class Recall:
         while True:
             entries = kept.oldest()
             going = [entry for entry in entries if is_to_go(entry)]
-            if not going or (len(entries) == 1 and not going[0].bytes):  # the last entry stays
+            if not going or _is_spent(entries):
                 return freed
             freed += kept.drop(going)
+
+
+def _days(account: Account, since: date | None, is_new: bool) -> dict[date, Acked]:
+    """Of these days it's known how much the ledger must have. `since` is the first that it knows, None if it must have
+    all; on that day itself another ledger was written into before, if there was one: `is_new`, or there are earlier
+    days."""
+    days = account.days
+    if since is None:
+        return days
+    if not is_new and since <= min(days, default=since):
+        return days
+    return {day: acked for day, acked in days.items() if day > since}
+
+
+def _is_spent(entries: Sequence[Kept]) -> bool:
+    """Nothing is kept: the last entry stays, so that it can be asked for."""
+    return not entries or (len(entries) == 1 and not entries[0].bytes)
 
 
 def _as_many(entries: Sequence[Kept], size: int, until_ms: float) -> list[Kept]:

@@ -6,12 +6,13 @@ A server that was promoted, restored, or replaced by another may lack commits th
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from etl.ids import uuid7
+from etl.store import locks
 from etl.store.connection import Engine, rows
 from etl.store.tables import load_batches, set_backs
 
@@ -75,11 +76,13 @@ def unknown(engine: Engine, batch_ids: Collection[UUID]) -> set[UUID]:
         return {*batch_ids} - {*connection.scalars(known)}
 
 
-def knows(engine: Engine, source_key: str) -> bool:
-    """Whether the ledger has any claim of this list. One that never had is new, or another archive's."""
-    any_claim = sa.select(sa.literal(1)).where(load_batches.c.source_key == source_key).limit(1)
+def first_known(engine: Engine, source_key: str) -> UUID | None:
+    """The first claim of this list that the ledger has. What was made before it was another archive's, or this one's
+    before it was emptied; None: all was."""
+    c = load_batches.c
+    first = sa.select(c.batch_id).where(c.source_key == source_key).order_by(c.batch_id).limit(1)
     with engine.connect() as connection:
-        return connection.scalar(any_claim) is not None
+        return connection.scalar(first)
 
 
 def last_claimed(engine: Engine, source_key: str, before: UUID) -> datetime | None:
@@ -100,9 +103,18 @@ def counted(engine: Engine, source_key: str, day: date) -> Counted:
     return Counted(claims, int(messages))
 
 
-def note(engine: Engine, set_back: SetBack) -> None:
+def note(engine: Engine, set_back: SetBack, noticed_us: int | None = None) -> bool:
+    """False if one of that list is noted already that was noticed then, in Unix microseconds; now, if it's None."""
     with engine.begin() as connection:
-        connection.execute(sa.insert(set_backs).values(asdict(set_back)))
+        values: dict[str, Any] = asdict(set_back)
+        if noticed_us is not None:
+            values["noticed_at"] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=noticed_us)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SET_BACK, 0)))
+            same = (set_backs.c.source_key == set_back.source_key) & (set_backs.c.noticed_at == values["noticed_at"])
+            if connection.scalar(sa.select(sa.exists().where(same))):
+                return False
+        connection.execute(sa.insert(set_backs).values(values))
+        return True
 
 
 def lately(engine: Engine, period: timedelta) -> list[Noticed]:

@@ -18,6 +18,7 @@ DAY_LOCKS = {
 }  # and the day: for export, restore and drop
 JOBS = 0x65746C_06  # and the job's name: of several hosts with one schedule, one acts
 MIDNIGHT = 0x65746C_07  # and the day that begins: calls that may be on either side of it
+SET_BACK = 0x65746C_09  # who note that claims were lost do it one after the other
 
 
 @contextmanager

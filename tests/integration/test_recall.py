@@ -6,6 +6,8 @@ are in tests/faults."""
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ import redis
 from etl.app.recall import recall_of
 from etl.app.sources import sources
 from etl.app.stores import stores
+from etl.inbox.kept import KeptClaims
 from etl.jobs.recall import Recall
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateRedis
+from etl.store.history import SetBack, note
 from tests.faults.worker import Worker
+from tests.store import at_once
 from tests.world import CAMPAIGNS, CDRS, Archive, cdr, eventually
 
 TABLES = (
@@ -325,3 +330,241 @@ def test_given_events_lost_for_good_then_there_is_a_gap(archive: Archive) -> Non
             "patterns": ["enigma:*"],
         }
     ]
+
+
+# -- two at once, and what others wrote
+
+
+WAIT_FOR_THE_LEDGER = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'load_batches'::regclass"
+
+
+def look_at_once(archive: Archive, windows: int) -> None:
+    """Each has read what is kept before any has asked the ledger."""
+
+    def look(each: int) -> None:
+        with recall(archive, worker_name=f"test-{each}") as window:
+            window.look()
+
+    def let_them() -> None:
+        try:
+            eventually(lambda: archive.value(WAIT_FOR_THE_LEDGER) == windows)
+        finally:
+            archive._connection.execute("COMMIT")
+
+    archive._connection.execute("BEGIN; LOCK TABLE load_batches")
+    at_once(*(partial(look, each) for each in range(windows)), let_them)
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+def test_given_two_looks_at_once_then_none_calls_lost_what_is_not(archive: Archive, gone: int) -> None:
+    load_in_claims(archive, *([cdr(number), EVENT] for number in range(40)))
+    before = counts(archive)
+    forget_since(archive, 1)
+    for key in kept(archive)[1 : 1 + gone]:
+        archive.redis.delete(key)
+
+    look_at_once(archive, windows=3)
+
+    assert sum(each["lost_claims"] for each in set_backs(archive)) == gone
+    assert sum(each["lost_messages"] for each in set_backs(archive)) == 2 * gone
+    assert sum(each["recalled_claims"] for each in set_backs(archive)) == 39 - gone
+    archive.load()
+    assert counts(archive)["cdrs"] == before["cdrs"] - gone
+    assert len(kept(archive)) == 40 - gone, "what came back is kept again"
+    archive.load()
+    assert sum(each["lost_claims"] for each in set_backs(archive)) == gone, "it's told once"
+    archive.assert_books_balance()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_given_a_death_while_a_loss_is_told_then_it_is_told_once(archive: Archive, steps: int) -> None:
+    """After each step of it."""
+    load_in_claims(archive, [cdr(1)], [cdr(2)], [cdr(3)])
+    forget_since(archive, 1)
+    for key in kept(archive)[1:]:
+        archive.redis.delete(key)
+    settings = archive.settings()
+    with stores(settings) as clients:
+        source = next(each for each in sources(settings, clients) if each.key == CAMPAIGNS)
+        noticed = KeptClaims(source).notice(KeptClaims(source).acked())
+        if steps > 1:
+            now = datetime.now(UTC)
+            told = SetBack(CAMPAIGNS, settings.server, now, now, 0, 0, 2, 2, now, now)
+            assert note(clients.engine, told, noticed)
+
+    archive.load()
+    archive.load()
+
+    assert [(each["recalled_claims"], each["lost_claims"]) for each in set_backs(archive)] == [(0, 2)]
+
+
+def test_given_many_recalled_claims_then_one_is_found_in_a_few(archive: Archive) -> None:
+    registry = f"{{{CAMPAIGNS}}}:claims"
+    archive.redis.zadd(registry, {f"another's {number}": 0 for number in range(250)})
+    load_in_claims(archive, [cdr(1)], [cdr(2)], [cdr(3)])
+    forget_since(archive, 1)
+
+    archive.load()
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 3
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "ffffffff-ffff-7fff-bfff-ffffffffffff@10",  # of the year 10889
+        "00000000-0000-4000-8000-000000000000@10",
+        "01991000-0000-7000-8000-00000000000A@10",
+        "01991000-0000-7000-8000-00000000000b@010",
+        "01991000-0000-7000-8000-00000000000c@-10",
+        "anything",
+    ],
+)
+def test_given_an_entry_that_another_wrote_then_it_stops_nothing(archive: Archive, member: str) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+    forget_since(archive, 1)
+    archive.redis.zadd(f"{{{CAMPAIGNS}}}:kept", {member: 1})
+
+    archive.load()
+    with recall(archive, recall_bytes=0) as window:
+        window.trim()
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 2
+    assert kept(archive) == []
+
+
+def test_given_a_thousand_entries_of_another_then_ours_are_seen(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+    forget_since(archive, 1)
+    archive.redis.zadd(f"{{{CAMPAIGNS}}}:kept", {f"another's {number}": number for number in range(1_500)})
+
+    archive.load()
+    with recall(archive, recall_bytes=0) as window:
+        window.trim()
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 2
+    assert kept(archive) == []
+
+
+def test_given_a_kept_key_that_is_no_list_then_the_rest_is_recalled(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2)], [cdr(3)])
+    forget_since(archive, 1)
+    archive.redis.set(kept(archive)[1], "no list")
+
+    archive.load()
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 2
+    assert [(each["recalled_claims"], each["lost_claims"]) for each in set_backs(archive)] == [(1, 1)]
+
+
+def test_given_a_broken_list_then_the_others_make_room(archive: Archive) -> None:
+    for number in range(3):
+        archive.push(cdr(number), key=CDRS)
+        archive.load()
+    archive.redis.delete(f"{{{CAMPAIGNS}}}:kept")
+    archive.redis.set(f"{{{CAMPAIGNS}}}:kept", "no sorted set")
+
+    with recall(archive, recall_bytes=1) as window:
+        window.trim()
+
+    assert kept(archive, CDRS) == []
+
+
+def test_given_a_broken_list_then_what_the_others_keep_is_dropped(archive: Archive) -> None:
+    archive.push(cdr(1), key=CDRS)
+    archive.load()
+    archive.redis.set(f"{{{CAMPAIGNS}}}:kept", "no sorted set")
+
+    assert archive.run("recall", "--drop").returncode != 0
+    assert kept(archive, CDRS) == []
+
+
+def test_given_entries_deleted_by_another_then_the_window_opens_again(archive: Archive) -> None:
+    """What the lists take is known by a sum, which must not go on being too high."""
+    load_in_claims(archive, *([cdr(number)] for number in range(5)))
+    archive.redis.delete(f"{{{CAMPAIGNS}}}:kept")
+
+    with recall(archive, recall_bytes=1_000) as window:
+        window.trim()
+        load_in_claims(archive, [cdr("new")])
+        window.trim()
+
+    assert acked(archive)["kept bytes"] < 1_000
+    newest = archive.value("SELECT max(batch_id::text) FROM load_batches")
+    assert f"{{{CAMPAIGNS}}}:kept:{newest}" in kept(archive)
+
+
+def test_given_another_ledger_that_loads_then_it_is_told_to_recall(archive: Archive) -> None:
+    """What was acknowledged before its first claim of the list isn't its own: also an hour later."""
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+    forget_since(archive, 0)
+    with recall(archive) as window:
+        window.look()
+        archive.push(cdr(3))
+        archive.load()
+        window.look()
+    assert (archive.value("SELECT count(*) FROM cdrs"), set_backs(archive)) == (1, [])
+
+    assert archive.run("recall").returncode == 0
+    archive.load()
+    assert archive.value("SELECT count(*) FROM cdrs") == 3
+
+
+def test_given_another_ledgers_claims_then_a_set_back_counts_its_own(archive: Archive) -> None:
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+    forget_since(archive, 0)
+    load_in_claims(archive, [cdr(3)], [cdr(4)])
+    forget_since(archive, 1)
+
+    archive.load()
+
+    assert archive.value("SELECT count(*) FROM cdrs") == 2
+    assert [(each["recalled_claims"], each["lost_claims"]) for each in set_backs(archive)] == [(1, 0)]
+
+
+def test_given_a_look_that_waits_then_the_window_still_gives_way(small: Archive, tmp_path: Path) -> None:
+    """Postgres hangs as the worker starts, and keeps its look for a minute."""
+    for number in range(8):
+        small.push(*(cdr(f"{number}-{each}", extra="x" * 1_000) for each in range(1_000)))
+        small.load(recall_bytes=1 << 30)
+    assert len(kept(small)) == 8
+    small._connection.execute("BEGIN; LOCK TABLE load_batches")
+    try:
+        with Worker(small, tmp_path / "log", ETL_RECALL_BYTES=str(1 << 30)):
+            eventually(lambda: small.value(WAIT_FOR_THE_LEDGER))
+            for _ in range(300):
+                small.redis.lpush("the dialler's own", "x" * 50_000)  # raises if it's refused
+                eventually(lambda: small.redis.info("memory")["used_memory"] < 0.95 * (24 << 20) or not kept(small))
+                if not kept(small):
+                    break
+    finally:
+        small._connection.execute("ROLLBACK")
+    assert len(kept(small)) < 8
+
+
+def test_given_entries_of_nothing_kept_then_those_behind_give_way(archive: Archive) -> None:
+    """As after a time without a window, or of a full Redis."""
+    for number in range(3):
+        archive.push(cdr(number))
+        archive.load()
+    entries = {f"01991000-0000-7000-8000-{number:012}@0": number + 1 for number in range(350)}
+    archive.redis.zadd(f"{{{CAMPAIGNS}}}:kept", entries)
+
+    with recall(archive, recall_bytes=1) as window:
+        window.trim()
+
+    assert kept(archive) == []
+    assert acked(archive)["kept bytes"] == 0
+
+
+def test_given_no_look_yet_then_only_short_memory_makes_room(archive: Archive) -> None:
+    """Postgres may be away, and have forgotten what a shorter window would drop."""
+    load_in_claims(archive, [cdr(1)], [cdr(2)])
+
+    with recall(archive, recall_hours=0, recall_bytes=0) as window:
+        window.trim(only_if_short=True)
+        assert len(kept(archive)) == 2
+        window.look()
+        window.trim()
+
+    assert kept(archive) == []

@@ -24,5 +24,10 @@ if last and redis.call('ZCARD', KEYS[1]) == 0 then
   redis.call('ZADD', KEYS[1], at, string.match(last, '^[^@]*') .. '@0')
 end
 local all = tonumber(redis.call('ZSCORE', KEYS[2], 'kept bytes') or 0)
+-- Where nothing is kept the sum is zero, whatever it was: somebody may have deleted the entries.
+local left = redis.call('ZRANGE', KEYS[1], 0, 1)
+if #left == 0 or (#left == 1 and string.match(left[1], '@0$')) then
+  all = 0
+end
 redis.call('ZADD', KEYS[2], 'XX', math.max(0, all - freed), 'kept bytes')
 return freed

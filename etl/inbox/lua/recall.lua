@@ -9,15 +9,24 @@
 -- ARGV[2]  "<batch_id>@recalled"
 -- ARGV[3]  the UTC day of the claim
 --
--- Returns how many messages came back; 0 if they are gone, or back already.
+-- Returns how many messages came back; 0 if they are gone, -1 if they are back already.
 
 local NOBODY = '\0' -- of no sorted set a member
 local list, claim, registry, kept, acked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
-if redis.call('EXISTS', list) == 0 or redis.call('EXISTS', claim) == 1 then
+if redis.call('EXISTS', claim) == 1 then
+  return -1
+end
+local count = redis.pcall('LLEN', list)
+if type(count) == 'table' then
+  if not string.find(count.err, 'WRONGTYPE', 1, true) then
+    return count
+  end
+  count = 0 -- another program's
+end
+if count == 0 then
   return 0
 end
-local count = redis.call('LLEN', list)
 local bytes = tonumber(string.match(ARGV[1], '@(%d+)$')) or 0
 
 local function counted(member)
@@ -37,4 +46,5 @@ redis.call('ZREM', kept, ARGV[1])
 redis.call('ZADD', acked, 'XX', math.max(0, claims - 1), 'claims:' .. ARGV[3])
 redis.call('ZADD', acked, 'XX', math.max(0, messages - count), 'messages:' .. ARGV[3])
 redis.call('ZADD', acked, 'XX', math.max(0, all - bytes), 'kept bytes')
+redis.call('ZADD', acked, counted('version') + 1, 'version') -- see notice.lua
 return count
