@@ -157,7 +157,13 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
     patience = Patience(log, stop, None, tally.beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         clients = patience.retry(lambda: stack.enter_context(stores(settings)))
-        stack.enter_context(cancelling(stop, partial(cancel_running, clients.engine)))
+        engines = [clients.engine]
+
+        def cancel_all() -> None:
+            for engine in engines:
+                cancel_running(engine)
+
+        stack.enter_context(cancelling(stop, cancel_all))
         patience.retry(lambda: schema.check(clients.engine))
         clocks = _clocks(clients)
         work = _loaders(settings, clients, tally, clocks, partial(Patience, log, stop, None, gives_way=True))
@@ -180,7 +186,7 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
                 from etl.app.schedule import schedule_of  # noqa: PLC0415 (its library is nothing for a run from cron)
 
                 patient = stack.enter_context(engine_of(settings))
-                stack.enter_context(cancelling(stop, partial(cancel_running, patient)))
+                engines.append(patient)
                 check_clock = partial(clocks.check_without_redis, partial(inbox.unix_time, clients.redis))
                 runs["schedule"] = schedule_of(settings, patient, check_clock).run
             run_in_threads(runs, lists, stop)

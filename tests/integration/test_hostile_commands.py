@@ -26,8 +26,9 @@ EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 KEY = "k" * 32
 # Each command with what it's given, in the order of a day's life. Those without a word follow, and are ended.
 JOURNEY = [
-    *("db upgrade", "db current", "db check", "files {folder}", "check", "status --json", "run", "gaps --json"),
+    *("db upgrade", "db current", "db check", "files {folder}", "check", "status --json", "run", "recall --json"),
     *(
+        "gaps --json",
         "dead list --json",
         "dead show 1 --json",
         "dead replay --json",
@@ -42,6 +43,7 @@ JOURNEY = [
         "simulate --cdrs 30 --days 2 --broken 0.1 --json",
         "listen",
         "run --follow",
+        "run --json",  # what the signal made it give back
         "status",
     ),
 ]
