@@ -57,6 +57,7 @@ def half_way(trial: FailOver, worker: Worker) -> None:
     trial.dialler.say(BACKLOG)
     worker.wait_for("loaded", times=5)
     worker.freeze()
+    trial.dialler.say(BACKLOG)  # it may have been quicker than the signal
     trial.sentinels.catch_up()
     trial.remember()
 
