@@ -1,6 +1,5 @@
 """`etl recall`: what Postgres has forgotten, from what Redis keeps of it."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -39,7 +38,7 @@ def recall(
 
     found = [*window.look(configured(config), dry_run, note)]
     if as_json:
-        print_json({"lists": [asdict(each) for each in found], "broken": broken})
+        print_json({"lists": found, "broken": broken})
     else:
         print_rows(
             ("list", "kept claims", "bytes", "forgotten", "recalled", "lost"), [_row(each, dry_run) for each in found]

@@ -311,8 +311,7 @@ class Source:
         keys = [self.claim_list(batch_id), self.registry]
         keeping = [self.kept_list(batch_id), self.kept_registry, self.acked]
         size = claim.size + claim.count * MESSAGE_OVERHEAD_BYTES + LIST_OVERHEAD_BYTES
-        day = time_of(batch_id).date().isoformat()
-        noted = [self._member(batch_id), str(batch_id), day, claim.count, size, self.keep_ms]
+        noted = [self._member(batch_id), str(batch_id), day_of(batch_id), claim.count, size, self.keep_ms]
         try:
             acknowledged = _Acknowledged(self.run("ack", keys + keeping, noted))
         except Forbidden:  # a script with a key that this user may not touch is refused as a whole
@@ -448,6 +447,11 @@ class _Entry(NamedTuple):
 def _parse(member: bytes) -> _Entry:
     text, _, worker = member.decode(errors="replace").partition("@")
     return _Entry(member, claimed_as(text), worker)
+
+
+def day_of(batch_id: UUID) -> str:
+    """The UTC day of a claim."""
+    return time_of(batch_id).date().isoformat()
 
 
 def claimed_as(text: str) -> UUID | None:

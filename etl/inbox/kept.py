@@ -15,8 +15,7 @@ from datetime import date
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from etl.ids import time_of
-from etl.inbox.claims import Source, claimed_as
+from etl.inbox.claims import Source, claimed_as, day_of
 
 # Entries that are read or deleted at once.
 CHUNK = 1_000
@@ -84,16 +83,6 @@ class KeptClaims:
                 return entries
         raise AssertionError
 
-    def count(self) -> int:
-        """Of the entries."""
-        with self._source.translated():
-            return int(self._client.zcard(self._entries))
-
-    def bytes(self) -> int:
-        """What all messages take, about."""
-        with self._source.translated():
-            return int(self._client.zscore(self._numbers, KEPT_BYTES) or 0)
-
     def acked(self) -> Account:
         """What was, and isn't recalled or settled."""
         with self._source.translated():
@@ -140,11 +129,6 @@ class KeptClaims:
         """By Redis' clock."""
         with self._source.translated():
             return float(self._source.now())
-
-
-def day_of(batch_id: UUID) -> str:
-    """The UTC day of a claim."""
-    return time_of(batch_id).date().isoformat()
 
 
 def _member(entry: Kept) -> str:

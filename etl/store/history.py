@@ -11,7 +11,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from etl.ids import uuid7
 from etl.store import locks
 from etl.store.connection import Engine, rows
 from etl.store.tables import load_batches, set_backs
@@ -130,7 +129,7 @@ def lately(engine: Engine, period: timedelta) -> list[Noticed]:
 
 def uuid7_floor(moment: datetime) -> UUID:
     """No version 7 identifier of that moment or later sorts before it."""
-    return UUID(int=uuid7(int(moment.timestamp() * 1_000)).int >> 80 << 80)
+    return UUID(int=int(moment.timestamp() * 1_000) << 80)
 
 
 _IDS = sa.ARRAY(sa.Uuid)
