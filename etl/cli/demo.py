@@ -54,7 +54,7 @@ def demo(
         heading("etl gaps: when nobody listened")
         gaps = running.gaps(since, until)
         if gaps:
-            print_rows(("from (UTC)", "until (UTC)", "reason"), gaps)
+            print_rows(("from (UTC)", "until (UTC)", "reason"), [gap[:3] for gap in gaps])
         else:
             out.print(f"no gap between {since:%H:%M:%S} and {until:%H:%M:%S} UTC, from the first event to the last")
         heading("Dead letters: kept whole, with the reason")

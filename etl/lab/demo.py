@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from etl.store.sessions import Gap
 
 CDRS = 20_000
 FIRST_REPORT_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
+LAST_EVENT_SECONDS = 30.0  # until it lies on the spool
+CLOCKS_DIFFER_SECONDS = 0.25
 
 DEMO_SOURCES = (
     SourceSettings(key="enigma:notifications:campaigns", source="dialler"),
@@ -131,10 +134,17 @@ class Demo:
                 since = datetime.now(UTC)
                 result = meanwhile()
                 until = datetime.now(UTC)
+                # The last proof must be later than that by the listener's clock, too, which is behind ours by as long
+                # as Redis took to tell the time; and it comes behind all that is still to be heard.
+                wait_until(lambda: self._has_heard(result), LAST_EVENT_SECONDS)
+                time.sleep(CLOCKS_DIFFER_SECONDS)
             finally:
                 stop.set()
             listening.result()
         return result, since, until
+
+    def _has_heard(self, tally: SimulatorTally) -> bool:
+        return (self.waiting()[SPOOL] or 0) > tally.published.total()
 
     def gaps(self, since: datetime, until: datetime) -> list[Gap]:
         return gaps(self.settings, since, until)
