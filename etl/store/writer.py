@@ -25,7 +25,7 @@ from etl.store.history import History
 from etl.store.ledger import Books
 from etl.store.merge import Merged
 from etl.store.partitions import ensure as ensure_partitions
-from etl.store.rows import CDRS, EVENTS, Rows, count_days
+from etl.store.rows import CDRS, EVENTS, Loaded, Rows, count_days
 from etl.store.sessions import record_sessions
 from etl.store.tables import audit_events, cdrs, dead_letters
 from etl.wire.decode import Decodable, Records
@@ -165,7 +165,10 @@ def _write_piece(
     """Gives what became a dead letter, and adds the rest to `written`."""
     calls = Rows(connection, CDRS, batch.source_key, alive).load(records.stream, fast)
     decoded = records.finish()
-    events = Rows(connection, EVENTS, batch.source_key, alive).load(lambda: decoded.events)
+    # Most claims have none, and each round trip is felt.
+    events = (
+        Rows(connection, EVENTS, batch.source_key, alive).load(lambda: decoded.events) if decoded.events else Loaded()
+    )
     record_sessions(connection, decoded.sessions, batch.batch_id)
     decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
     written.calls += calls.merged

@@ -25,7 +25,7 @@ end
 -- As many short messages as Redis answers with from a buffer that it has anyway. Of the largest, this many must fit
 -- into memory.
 local CHUNK = 32
-local SAMPLES = 64 -- messages whose lengths are looked at where there is little doubt
+local SAMPLES = 16 -- messages whose lengths are looked at where there is little doubt
 local NOBODY = '\0' -- of no sorted set a member
 local source, claim, registry, last, forward = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local member, from_left = ARGV[1], ARGV[5] == 'left'
