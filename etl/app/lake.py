@@ -18,7 +18,7 @@ from etl.lake.datasets import DATASETS
 from etl.lake.target import Target
 from etl.settings import Settings
 from etl.store import connection as store
-from etl.store import schema
+from etl.store import identities, schema
 
 log = logs.get()
 
@@ -56,11 +56,16 @@ def sweep_lake(settings: Settings, lake: Lake) -> Swept:
 
 
 def sweep_after_export(settings: Settings, lake: Lake) -> None:
-    """What comes of it changes nothing about the export: the log has it."""
-    try:
-        sweep_lake(settings, lake)
-    except EtlError as error:
-        log.error("job_failed", job="sweep", error=error.text, code=error.code)
+    """And what else a schedule does every night, for hosts that only have cron. What comes of it changes nothing about
+    the export: the log has it."""
+    for job, act in (
+        ("sweep", lambda: sweep_lake(settings, lake)),
+        ("identities", lambda: identities.forget(lake.engine)),
+    ):
+        try:
+            act()
+        except EtlError as error:
+            log.error("job_failed", job=job, error=error.text, code=error.code)
 
 
 def prune(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from etl.errors import EtlError
 from etl.jobs.schedule import POLL_SECONDS, Schedule, table
 from etl.reporting import rollup as figures
 from etl.settings import Settings
-from etl.store import locks, partitions
+from etl.store import identities, locks, partitions
 from etl.store import unite as legs
 from etl.store.connection import Engine
 from etl.store.tables import PARTITIONED
@@ -61,18 +61,24 @@ def schedule_of(settings: Settings, engine: Engine, check_clock: Callable[[], No
     def rollup(_stop: threading.Event) -> None:
         figures.rollup(engine, since=datetime.now(UTC) - LATELY)
 
+    def forget_identities(_stop: threading.Event) -> None:
+        identities.forget(engine)
+
     def complete(_stop: threading.Event) -> None:
         figures.refresh(engine, datetime.now(UTC).date())
 
     jobs = table(
-        export=partial(_aside, "export", settings),
-        sweep=partial(_aside, "sweep", settings),
-        prune=partial(_aside, "prune", settings) if settings.keep_days else None,
-        partitions=make_partitions,
-        unite=unite,
-        prove=partial(_aside, "prove", settings),
-        rollup=rollup,
-        figures=complete,
+        {
+            "export": partial(_aside, "export", settings),
+            "sweep": partial(_aside, "sweep", settings),
+            "prune": partial(_aside, "prune", settings) if settings.keep_days else None,
+            "partitions": make_partitions,
+            "unite": unite,
+            "prove": partial(_aside, "prove", settings),
+            "rollup": rollup,
+            "identities": forget_identities,
+            "figures": complete,
+        }
     )
     return Schedule(jobs, partial(locks.alone, engine), log, check_clock=check_clock)
 

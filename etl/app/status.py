@@ -45,6 +45,7 @@ RATES_SECONDS = (60, 3_600)
 GAPS_PERIOD = timedelta(days=1)
 SET_ASIDE_SECONDS = 86_400
 SET_BACKS_PERIOD = timedelta(days=1)
+MAY_REPEAT_SECONDS = 86_400
 SHOWN_DAYS = 7
 # Of one look at the backlog, two of which make its growth.
 SAMPLE_SECONDS = 1.0
@@ -151,6 +152,15 @@ class SetBacks:
 
 
 @dataclass(frozen=True, slots=True)
+class MayRepeat:
+    """In the last `period_seconds`, how many claims were loaded that not all of Redis' replicas had: after a fail-over
+    they may come again."""
+
+    period_seconds: int
+    claims: int
+
+
+@dataclass(frozen=True, slots=True)
 class InPostgres:
     rates: list[Rate]
     last_cdr: LastCdr
@@ -160,6 +170,7 @@ class InPostgres:
     open_dead_letters: list[OpenLetters]
     set_aside: SetAside
     set_backs: SetBacks
+    may_repeat: MayRepeat
     exports: Exports
 
 
@@ -344,6 +355,7 @@ class Reader:
             open_dead_letters=status.open_letters(self._engine),
             set_aside=SetAside(SET_ASIDE_SECONDS, status.set_aside(self._engine, SET_ASIDE_SECONDS)),
             set_backs=SetBacks(SET_BACKS_PERIOD.total_seconds(), history.lately(self._engine, SET_BACKS_PERIOD)),
+            may_repeat=MayRepeat(MAY_REPEAT_SECONDS, status.may_repeat(self._engine, MAY_REPEAT_SECONDS)),
             exports=self._exports_lately(),
         )
 

@@ -198,6 +198,7 @@ def reconcile(
     with open_lake(configured(config)) as lake:
         united = lake.unite(*period) if unite else []
         work = [(each, books) for each in _datasets(dataset) for books in lake.books(each, *period)]
+        may_repeat = lake.may_repeat(*period)
         found = []
         with _advancing("reconciling", work, as_json) as progress:
             for each, books in work:
@@ -205,7 +206,7 @@ def reconcile(
                 progress(books.rows)
     if as_json:
         united_days = {"united": [asdict(each) for each in united]} if unite else {}
-        print_json({"days": [asdict(each) for each in found], **united_days})
+        print_json({"days": [asdict(each) for each in found], "claims_that_may_repeat": may_repeat, **united_days})
     elif found:
         for day in united:
             out.print(f"{day.day}: {day.renamed:,} rows of leg 1 are leg 0 now, {day.united:,} more joined theirs")
@@ -218,6 +219,8 @@ def reconcile(
             )
     else:
         out.print("no day has any rows yet")
+    if may_repeat and not as_json:
+        out.print(f"{may_repeat:,} claims may come again after a fail-over: not all of Redis' replicas had them")
     raise typer.Exit(FAILED if any(each.verdict in WRONG for each in found) else 0)
 
 

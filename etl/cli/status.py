@@ -175,6 +175,8 @@ def _of_postgres(found: InPostgres, at: datetime) -> Iterator[RenderableType]:
             f" {back.lost_claims:,} lost",
             style="bold red",
         )
+    if claims := found.may_repeat.claims:
+        yield _line("may repeat", f"{claims:,} claims of the last day, which not all of Redis' replicas had")
     yield from _exported(found.exports, at)
 
 

@@ -10,6 +10,9 @@ Each arrow is one Lua script, so each message is in exactly one list at any mome
 The order of claiming decides which version of a call is the newer one. So the time in a claim's batch_id comes from
 Redis and, within a list, is later than that of every earlier claim, whatever worker made it and wherever clocks were
 set. `{source}:last` keeps the time of the last claim. Loaders of 0.1 use their own host's time and keep none.
+
+Of a message that a list was given back, by a replica that didn't know the claim or from a backup, only its place in the
+list is known: its running number, which `{source}:last` keeps too. See claim.lua.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 from uuid import UUID
 
@@ -27,6 +31,7 @@ from redis.crc import key_slot
 from etl.errors import ConfigurationError, Forbidden, LeaseLost, Outage
 from etl.ids import time_of, unix_ms_of, uuid7
 from etl.inbox.connection import Client
+from etl.inbox.replicas import Confirmation, Replicas
 from etl.inbox.scripts import Script, of_node
 from etl.inbox.wrong_type import naming_wrong_types
 from etl.keys import prefix_of
@@ -34,7 +39,7 @@ from etl.keys import prefix_of
 End = Literal["left", "right"]
 T = TypeVar("T")
 
-_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop", "notice", "settle")
+_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop", "notice", "settle", "sweep")
 _OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
@@ -55,6 +60,8 @@ MESSAGE_OVERHEAD_BYTES = 8
 LIST_OVERHEAD_BYTES = 400
 # Entries of the registry that are read at once.
 FEW_ENTRIES = 100
+# What `{source}:last` has beside the numbers of claims.
+_LAST, _NEXT = b"last", b"next"
 # The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
 LATEST_MS = 4_102_444_800_000
 
@@ -64,11 +71,20 @@ class Claim:
     and never change."""
 
     def __init__(
-        self, batch_id: UUID, source: "Source", size: int, pieces: Sequence[int], read: Sequence[bytes] | None = None
+        self,
+        batch_id: UUID,
+        source: "Source",
+        number: int | None,
+        confirmation: Confirmation,
+        size: int,
+        pieces: Sequence[int],
+        read: Sequence[bytes] | None = None,
     ):
-        """`size` is the bytes of all messages, `pieces` how many messages each piece has; `read` are the messages, if
-        they were read."""
+        """`number` is the running number of the first message, `size` the bytes of all messages, `pieces` how many
+        messages each piece has; `read` are the messages, if they were read."""
         self.batch_id = batch_id
+        self.number = number
+        self.confirmation = confirmation
         self.count = sum(pieces)
         self.size = size
         self.adopted = read is None
@@ -91,6 +107,11 @@ class Claim:
         for count in self._pieces:
             yield self._source._piece(self, first, count)
             first += count
+
+    def is_replicated(self) -> bool:
+        """Whether all of Redis' replicas that followed have the claim, so that it won't come again when one takes over;
+        true if there were none. May wait a second for them. Raises nothing."""
+        return self.confirmation.wait()
 
     def ack(self) -> None:
         """The claim is no longer one: its messages are kept for a while, or deleted. Call it after the commit only.
@@ -147,9 +168,10 @@ class Source:
         self.registry = f"{self._prefix}:claims"
         self.kept_registry = f"{self._prefix}:kept"
         self.acked = f"{self._prefix}:acked"
-        self._last = f"{self._prefix}:last"
+        self.last = f"{self._prefix}:last"
         self._check_slots(client)
         self._scripts = {name: Script(client, name) for name in _VERBS}
+        self._replicas = Replicas(client, key)
         self._prepared = False
         self._largest: int | None = None  # bytes of the largest message of the last claim
         self._claiming_without: frozenset[str] = frozenset()
@@ -163,15 +185,22 @@ class Source:
         Nothing is taken that couldn't be read, renewed and acknowledged.
         """
         self._prepare()
-        batch_id = self._in_turn(self._try_to_claim)
-        if batch_id is None:
+        claimed = self._in_turn(self._try_to_claim)
+        if claimed is None:
             return None
-        with self.translated():
-            messages = self.client.lrange(self.claim_list(batch_id), 0, -1)
+        batch_id, number, confirmation = claimed
+        try:
+            with self.translated():
+                messages = self.client.lrange(self.claim_list(batch_id), 0, -1)
+        except BaseException:
+            confirmation.drop()
+            raise
         lengths = [*map(len, messages)]
         self._largest = max(lengths, default=None)
-        # Empty if this process slept for longer than the lease: then the claim was adopted and loaded.
-        return self._add(Claim(batch_id, self, sum(lengths), [len(messages)], messages)) if messages else None
+        if not messages:  # this process slept for longer than the lease: the claim was adopted and loaded
+            confirmation.drop()
+            return None
+        return self._add(Claim(batch_id, self, number, confirmation, sum(lengths), [len(messages)], messages))
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
@@ -194,19 +223,23 @@ class Source:
         start = f"{self._prefix}:claim:".encode()
         with self.translated():
             lists = list(self._scan(start))
-        return sum(self._rescue(key, key.removeprefix(start)) for key in lists)
+        rescued = sum(self._rescue(key, key.removeprefix(start)) for key in lists)
+        self._sweep()
+        return rescued
 
     @property
     def without(self) -> frozenset[str]:
         """What the server refused lately and is done without: "sort", by which copying is faster; "last", which keeps
-        ids in the order of claiming where clocks are set back; "kept", what was acknowledged."""
-        return self._claiming_without if self._keeps else self._claiming_without | {"kept"}
+        ids in the order of claiming where clocks are set back, and numbers messages; "kept", what was acknowledged;
+        "wait", by which it's known what replicas have."""
+        more = {"kept": not self._keeps, "wait": self._replicas.is_refused}
+        return self._claiming_without.union(name for name in more if more[name])
 
     def check(self) -> None:
         """Raises the `ConfigurationError` that names the first key of this source that holds something else than it
         must, or what may not be read and must be."""
         with self.translated():
-            self.client.zscore(self._last, "last")
+            self.client.zscore(self.last, "last")
             self.client.llen(self.key)
             self.client.zcard(self.registry)
             if self._forward_to:
@@ -261,18 +294,21 @@ class Source:
         for claim in self._holding():
             self._give_back(claim)
 
-    def _try_to_claim(self, unix_ms: int) -> UUID | None:
+    def _try_to_claim(self, unix_ms: int) -> tuple[UUID, int | None, Confirmation] | None:
         """None if nothing is waiting."""
         batch_id = uuid7(unix_ms)
-        keys = [self.key, self.claim_list(batch_id), self.registry, self._last]
+        keys = [self.key, self.claim_list(batch_id), self.registry, self.last]
         if self._forward_to:
             keys.append(self._forward_to)
         limits = [self._batch_size, MAX_CLAIM_BYTES, self._lease_ms]
-        seen = [] if self._largest is None else [self._largest]
-        claimed, *without = self.run("claim", keys, [self._member(batch_id), *limits, self._old_end, unix_ms, *seen])
-        if claimed:
-            self._claiming_without = frozenset(map(bytes.decode, without))
-        return batch_id if claimed else None
+        seen = "" if self._largest is None else self._largest
+        args = [self._member(batch_id), *limits, self._old_end, unix_ms, seen, str(batch_id)]
+        (claimed, *about), confirmation = self._run_followed("claim", keys, args)
+        if not claimed:
+            return None
+        number, *without = about
+        self._claiming_without = frozenset(map(bytes.decode, without))
+        return batch_id, _number(number), confirmation
 
     def _prepare(self) -> None:
         """Once in a process: a server that has the script that claims, but takes no others, must give nothing."""
@@ -289,17 +325,35 @@ class Source:
         return self._in_turn(lambda unix_ms: self._register(orphan, name, uuid7(unix_ms), unix_ms))
 
     def _register(self, orphan: bytes, name: bytes, batch_id: UUID, noted: int | str) -> int:
-        keys = [orphan, self.claim_list(batch_id), self.registry, self._last]
+        keys = [orphan, self.claim_list(batch_id), self.registry, self.last]
         return int(self.run("rescue", keys, [name, f"{batch_id}@rescued", noted]))
+
+    def _sweep(self) -> None:
+        """Loaders of 0.1 acknowledge claims, and leave their numbers. Where it's refused, they stay."""
+        with contextlib.suppress(ConfigurationError), self.translated():
+            self._sweep_numbers()
+
+    def _sweep_numbers(self) -> None:
+        numbered: set[bytes] = {*self.client.zrange(self.last, 0, -1)} - {_LAST, _NEXT}
+        if not numbered:
+            return
+        known = [*self.client.zrange(self.registry, 0, -1)]
+        # One that was just recalled isn't kept any more; the script looks again.
+        known += self.client.zrange(self.kept_registry, 0, -1)
+        gone = sorted(numbered - {member.partition(b"@")[0] for member in known})
+        for first in range(0, len(gone), FEW_ENTRIES):
+            ids = [each.decode(errors="replace") for each in gone[first : first + FEW_ENTRIES]]
+            lists = [f"{self._prefix}:{kind}:{each}" for each in ids for kind in ("claim", "kept")]
+            self.run("sweep", [self.last, *lists], ids)
 
     def _in_turn(self, step: Callable[[int], T]) -> T:
         """Run `step` with a time later than that of every earlier claim; again if another worker claimed meanwhile."""
         for _ in range(OVERTAKEN_TIMES):
-            unix_ms = int(self.run("next", [self._last], []))
+            unix_ms = int(self.run("next", [self.last], []))
             if not 0 < unix_ms < LATEST_MS:
                 raise ConfigurationError(
                     "ETL-218",
-                    f"{self._last} notes that the last claim was made beyond the year 2100: see that Redis' clock is"
+                    f"{self.last} notes that the last claim was made beyond the year 2100: see that Redis' clock is"
                     " right, and delete that key",
                 )
             with contextlib.suppress(_OvertakenError):
@@ -309,7 +363,7 @@ class Source:
     def _ack(self, claim: Claim) -> None:
         batch_id = claim.batch_id
         keys = [self.claim_list(batch_id), self.registry]
-        keeping = [self.kept_list(batch_id), self.kept_registry, self.acked]
+        keeping = [self.kept_list(batch_id), self.kept_registry, self.acked, self.last]
         size = claim.size + claim.count * MESSAGE_OVERHEAD_BYTES + LIST_OVERHEAD_BYTES
         noted = [self._member(batch_id), str(batch_id), day_of(batch_id), claim.count, size, self.keep_ms]
         try:
@@ -346,11 +400,12 @@ class Source:
         for entry in entries:
             if entry.batch_id is None:  # another program wrote to our registry
                 continue
-            keys = [self.claim_list(entry.batch_id), self.registry]
-            args = [entry.member, self._member(entry.batch_id), self._lease_ms, which, PIECE_BYTES]
-            if found := self.run("adopt", keys, args):
-                size, *pieces = found
-                return self._add(Claim(entry.batch_id, self, size, pieces))
+            keys = [self.claim_list(entry.batch_id), self.registry, self.last]
+            args = [entry.member, self._member(entry.batch_id), self._lease_ms, which, PIECE_BYTES, str(entry.batch_id)]
+            found, confirmation = self._run_followed("adopt", keys, args)
+            if found:
+                size, number, *pieces = found
+                return self._add(Claim(entry.batch_id, self, _number(number), confirmation, size, pieces))
         return None
 
     def _piece(self, claim: Claim, first: int, count: int) -> list[bytes]:
@@ -369,6 +424,7 @@ class Source:
     def _remove(self, claim: Claim) -> None:
         with self._lock:
             self._live.pop(claim.batch_id, None)
+        claim.confirmation.drop()
 
     def _holding(self) -> list[Claim]:
         with self._lock:
@@ -376,14 +432,19 @@ class Source:
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
         """Redis' errors become ours."""
-        return naming_wrong_types(
-            self.client, list=(self.key, self._forward_to), sorted_set=(self.registry, self._last)
-        )
+        return naming_wrong_types(self.client, list=(self.key, self._forward_to), sorted_set=(self.registry, self.last))
 
     def run(self, script: str, keys: list[Any], args: list[Any]) -> Any:
+        return self._ran(partial(self._scripts[script], keys, args))
+
+    def _run_followed(self, script: str, keys: list[Any], args: list[Any]) -> Any:
+        """And whether the replicas have what it wrote."""
+        return self._ran(partial(self._replicas.follow, partial(self._scripts[script], keys, args)))
+
+    def _ran(self, script: Callable[[], Any]) -> Any:
         with self.translated():
             try:
-                return self._scripts[script](keys=keys, args=args)
+                return script()
             except redis.ResponseError as error:
                 if str(error).startswith(_OVERTAKEN):
                     raise _OvertakenError from error
@@ -416,6 +477,11 @@ class Source:
                 raise ConfigurationError(
                     "ETL-210", f"{key} and {self.key} lie in different slots of the cluster: {advice}"
                 )
+
+
+def _number(found: int | bytes) -> int | None:
+    """As a script tells it."""
+    return found if isinstance(found, int) else None
 
 
 def _left(ms: float) -> float:

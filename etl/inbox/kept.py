@@ -123,7 +123,8 @@ class KeptClaims:
     def drop(self, entries: Sequence[Kept]) -> int:
         """Delete their messages and what is noted of them; returns how many bytes that frees, about."""
         lists = [self._source.kept_list(entry.batch_id) for entry in entries]
-        return int(self._source.run("drop", [self._entries, self._numbers, *lists], [*map(_member, entries)]))
+        keys = [self._entries, self._numbers, self._source.last, *lists]
+        return int(self._source.run("drop", keys, [*map(_member, entries)]))
 
     def now_ms(self) -> float:
         """By Redis' clock."""

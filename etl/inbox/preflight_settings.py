@@ -150,7 +150,7 @@ def _replicas(nodes: Sequence[Node], through_sentinel: bool) -> Finding:
         return Finding(about, "warning", says, "give each master a replica")
     count = sum(node.replicas or 0 for node in nodes)
     if count and not all(node.waits for node in nodes):
-        says = f"{count}, and no push waits for them: a fail-over may lose the last ones, and repeat list events"
+        says = f"{count}, and no push waits for them: a fail-over may lose the last ones"
         advice = f"to bound that to ten seconds: {_now_and_in_the_file('min-replicas-to-write 1')}"
         return Finding(about, "warning", says, advice)
     return Finding(about, "fine", f"{count}" if count else "none: what waits is on one machine's disk")

@@ -53,8 +53,8 @@ _OF_A_LOCK = ("del", "get", "pexpire", "set")
 # By which a lock whose time Redis' clock has left behind is known.
 _EXTRA_OF_A_LOCK = ("pttl",)
 _OF_THE_LAST_TIME = ("zadd", "zscore")
-# What loading does without where it's refused: fast copies, the rescue of claims that no entry names, and what was
-# acknowledged, in case Postgres forgets it.
+# What loading does without where it's refused: fast copies, the rescue of claims that no entry names, what was
+# acknowledged, in case Postgres forgets it, and what replicas have.
 _EXTRA_OF_A_SOURCE = ("sort",)
 _EXTRA_OF_A_CLAIM = ("lpush", "rename", "sort")
 _KEPT_LIST = "kept:00000000-0000-7000-8000-000000000000"
@@ -68,9 +68,11 @@ WITHOUT_KEY = {
     "scan": ["0"],
     "script|load": ["return 1"],
     "time": [],
+    "wait": ["0", "0"],
 }
 _ALWAYS = ("evalsha", "script|load", "time")
-_EXTRA = ("scan",)
+_EXTRA_OF_THE_LAST_TIME = ("zrange", "zrem")
+_EXTRA = ("scan", "wait")
 _OF_THE_STATUS = ("info",)
 _OF_A_SUBSCRIPTION = ("psubscribe", "publish", "subscribe")
 # To see who else pops the lists. Nothing else needs it, so only that finding reports its lack.
@@ -302,6 +304,7 @@ def _uses_of_extras(needs: Needs) -> list[_Use]:
         for use in (
             _Use(_key(key), _EXTRA_OF_A_SOURCE),
             _Use(_claim_of(key), _EXTRA_OF_A_CLAIM),
+            _Use(_ours(key, "last"), _EXTRA_OF_THE_LAST_TIME),
             _Use(_ours(key, _KEPT_LIST), _EXTRA_OF_A_KEPT_LIST),
             _Use(_ours(key, "kept"), _EXTRA_OF_WHAT_IS_KEPT),
             _Use(_ours(key, "acked"), _EXTRA_OF_WHAT_WAS_ACKED),

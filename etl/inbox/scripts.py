@@ -32,9 +32,11 @@ class Script:
         """Onto the server that has this key."""
         self._client.execute_command("SCRIPT LOAD", self._text, **of_node(self._client, key))
 
-    def __call__(self, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    def __call__(self, keys: Sequence[Any], args: Sequence[Any], connection: Any = None) -> Any:
+        """Over this `connection` of the server that has the keys, if one is given."""
+        client = connection or self._client
         try:
-            return self._client.evalsha(self._sha, len(keys), *keys, *args)
+            return client.evalsha(self._sha, len(keys), *keys, *args)
         except NoScriptError:  # it has restarted, or is another one
             self.load(keys[0])
-            return self._client.evalsha(self._sha, len(keys), *keys, *args)
+            return client.evalsha(self._sha, len(keys), *keys, *args)

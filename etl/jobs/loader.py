@@ -286,6 +286,8 @@ class Loader:
             claim.count,
             records,
             server=self._options.server,
+            number=claim.number,
+            is_replicated=claim.is_replicated,
         )
 
     def _decode(self, batch_id: UUID, captured_at: int, messages: Sequence[bytes], first: int = 0) -> Records:

@@ -6,6 +6,7 @@
     partitions   hourly, for the days ahead, so that midnight's first claim needn't make one
     unite        hourly, calls that 0.1 stored as leg 1 become the first leg's rows; nothing to do after that
     rollup       every ten minutes, the figures of what was loaded lately
+    identities   nightly, what was loaded so long ago that it won't be claimed again is forgotten
     figures      nightly, whatever `rollup` missed; and days that are over get an index of contacts
     prove        weekly, a day of the lake is restored aside and thrown away, to prove that it could be
 
@@ -14,7 +15,7 @@ Abandoned claims aren't here: the loaders look for them every few seconds.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,20 +45,22 @@ class Job:
     act: Act
 
 
-def table(
-    *, export: Act, sweep: Act, prune: Act | None, partitions: Act, unite: Act, prove: Act, rollup: Act, figures: Act
-) -> list[Job]:
-    """The jobs; `prune` is None where Postgres keeps everything."""
-    return [
-        Job("partitions", "5 * * * *", partitions),
-        Job("unite", "35 * * * *", unite),
-        Job("rollup", "*/10 * * * *", rollup),
-        Job("figures", "55 1 * * *", figures),
-        Job("export", "15 2 * * *", export),
-        Job("sweep", "50 * * * *", sweep),
-        *([Job("prune", "45 2 * * *", prune)] if prune else []),
-        Job("prove", "30 3 * * sun", prove),
-    ]
+_TIMES = {
+    "partitions": "5 * * * *",
+    "unite": "35 * * * *",
+    "rollup": "*/10 * * * *",
+    "identities": "20 1 * * *",
+    "figures": "55 1 * * *",
+    "export": "15 2 * * *",
+    "sweep": "50 * * * *",
+    "prune": "45 2 * * *",
+    "prove": "30 3 * * sun",
+}
+
+
+def table(acts: Mapping[str, Act | None]) -> list[Job]:
+    """The jobs, by name; that of `prune` is None where Postgres keeps everything."""
+    return [Job(name, cron, act) for name, cron in _TIMES.items() if (act := acts[name])]
 
 
 class Schedule:

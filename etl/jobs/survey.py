@@ -12,7 +12,7 @@ from etl.lake.datasets import Dataset
 from etl.lake.receipts import Receipt
 from etl.lake.target import Target
 from etl.reporting import twins
-from etl.store import days, forget, partitions
+from etl.store import days, forget, ledger, partitions
 from etl.store.connection import Engine
 from etl.store.days import DayBooks, changed
 from etl.store.tables import cdrs
@@ -37,6 +37,10 @@ class Survey:
             if first <= day <= last:
                 known[day] = DayBooks(dataset.name, day, 0, 0)
         return [known[day] for day in sorted(known)]
+
+    def may_repeat(self, first: date, last: date) -> int:
+        """How many claims of the period's UTC days not all of Redis' replicas had when they were loaded."""
+        return ledger.may_repeat(self.engine, first, last)
 
     def due(self, dataset: Dataset, before: date) -> list[DayBooks]:
         """The days before `before` that an export is due for, or must fail for: changed, left half-way, unknown to the

@@ -43,6 +43,14 @@ def has(connection: sa.Connection, batch_id: UUID) -> bool:
     return bool(connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch_id)))
 
 
+def may_repeat(engine: sa.Engine, first: date, last: date) -> int:
+    """How many claims of these UTC days not all of Redis' replicas had when they were loaded. Raises `Outage`."""
+    day = sa.cast(sa.func.timezone("UTC", load_batches.c.committed_at), sa.Date)
+    query = sa.select(sa.func.count()).where(load_batches.c.may_repeat, day.between(first, last))
+    with engine.connect() as connection:
+        return int(connection.scalar(query) or 0)
+
+
 def enter(connection: sa.Connection, claim: Mapping[str, Any], books: Books) -> bool:
     """Enter a claim; False if the ledger has it already. Waits for another transaction that is entering the same claim,
     and gives way to it if it commits."""

@@ -141,6 +141,14 @@ def set_aside(engine: Engine, seconds: int) -> dict[str, int]:
     return dict(rows(engine, query))
 
 
+def may_repeat(engine: Engine, seconds: int) -> int:
+    """How many claims were loaded in the last so many seconds that not all of Redis' replicas had."""
+    c = load_batches.c
+    since = sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    ((claims,),) = rows(engine, sa.select(sa.func.count()).where(c.may_repeat, c.committed_at > since))
+    return int(claims)
+
+
 def open_letters(engine: Engine) -> list[OpenLetters]:
     """By reason, the most frequent first."""
     c = dead_letters.c

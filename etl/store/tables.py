@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -176,7 +177,12 @@ load_batches = Table(
     Column("claimed", Integer, nullable=False, comment="Messages in the claim"),
     Column("inserted", Integer, nullable=False, comment="CDRs that were new"),
     Column("updated", Integer, nullable=False, comment="CDRs that completed or replaced a stored one"),
-    Column("unchanged", Integer, nullable=False, comment="CDRs that said nothing new"),
+    Column(
+        "unchanged",
+        Integer,
+        nullable=False,
+        comment="CDRs that said nothing new; events and dead letters of the list that an earlier claim had brought",
+    ),
     Column("events", Integer, nullable=False, comment="Messages that were events"),
     Column("dead", Integer, nullable=False, comment="Messages that became dead letters"),
     Column("claimed_at", _time(), nullable=False, comment="When it was taken off the list"),
@@ -189,11 +195,35 @@ load_batches = Table(
     Column(
         "set_aside", JSONB(none_as_null=True), comment="Values that were set aside in extra, counted by field; or null"
     ),
+    Column(
+        "may_repeat",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Not all of Redis' replicas had the claim when it was loaded: after a fail-over it may come again",
+    ),
     CheckConstraint("claimed = inserted + updated + unchanged + events + dead", name="books_balance"),
     Index("load_batches_committed_idx", "committed_at"),
     Index("load_batches_nameless_idx", "committed_at", postgresql_where=text("server IS NULL")),
+    Index("load_batches_may_repeat_idx", "committed_at", postgresql_where=text("may_repeat")),
     Index("load_batches_cdrs_idx", "committed_at", postgresql_where=text("inserted + updated + unchanged > 0")),
     comment="The ledger: one row per claim, committed together with the claim's rows, so a claim takes effect once",
+)
+
+list_identities = Table(
+    "list_identities",
+    metadata,
+    Column(
+        "identity",
+        Uuid,
+        primary_key=True,
+        comment="Digest (SHA-256, shortened) of Redis server, list, running number in that list, and message",
+    ),
+    Column("batch_id", Uuid, nullable=False, comment="The claim that brought it first; see load_batches"),
+    Column("claimed_at", _time(), nullable=False, comment="When that was"),
+    Index("list_identities_claimed_idx", "claimed_at", postgresql_using="brin"),
+    comment="Events and dead letters of lists, for 30 days: one that is claimed again after a fail-over of Redis is"
+    " known by it. Not those of claims that an etl before 0.2 made or loaded",
 )
 
 load_batch_days = Table(

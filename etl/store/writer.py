@@ -9,7 +9,7 @@ other.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +18,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
-from etl.store import history, ledger, locks, merge
+from etl.store import history, identities, ledger, locks, merge
 from etl.store.copy import copy_rows
 from etl.store.frozen import Net
 from etl.store.history import History
@@ -42,7 +42,9 @@ FAST_WAIT_MS = 200
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A claim of `claimed` messages, whose `records` are decoded as they are read. `server` is the name of the Redis
-    server that it was taken from; None if that isn't known."""
+    server that it was taken from; None if that isn't known. `number` is the running number of its first message in that
+    list; None if it has none. `is_replicated` is asked before the commit: it may wait until Redis' replicas have the
+    claim, and says whether they do."""
 
     batch_id: UUID
     worker: str
@@ -51,6 +53,8 @@ class Batch:
     claimed: int
     records: Decodable
     server: str | None = None
+    number: int | None = None
+    is_replicated: Callable[[], bool] = lambda: True
 
 
 class Writer:
@@ -165,22 +169,41 @@ def _write_piece(
     """Gives what became a dead letter, and adds the rest to `written`."""
     calls = Rows(connection, CDRS, batch.source_key, alive).load(records.stream, fast)
     decoded = records.finish()
-    # Most claims have none, and each round trip is felt.
-    events = (
-        Rows(connection, EVENTS, batch.source_key, alive).load(lambda: decoded.events) if decoded.events else Loaded()
-    )
-    record_sessions(connection, decoded.sessions, batch.batch_id)
     decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
-    written.calls += calls.merged
-    written.events += events.merged
-    written.known += len(decoded.cdrs) - len(calls.refused)
-    written.told += len(decoded.events) - len(events.refused) + len(decoded.sessions)
-    written.set_aside += decoded.set_aside
-    return [
+    dead = [
         *decoded.dead,
         *(records.refused(decoded.cdrs_at[index], detail) for index, detail in calls.refused.items()),
-        *(records.refused(decoded.events_at[index], detail) for index, detail in events.refused.items()),
     ]
+    of_list = (at for at, event in zip(decoded.events_at, decoded.events, strict=True) if event.origin == "list")
+    repeated = _repeated(connection, batch, records, [*of_list, *(letter.position for letter in dead)])
+    new = [(at, event) for at, event in zip(decoded.events_at, decoded.events, strict=True) if at not in repeated]
+    # Most claims have none, and each round trip is felt.
+    events = (
+        Rows(connection, EVENTS, batch.source_key, alive).load(lambda: (event for _, event in new)) if new else Loaded()
+    )
+    dead += [records.refused(new[index][0], detail) for index, detail in events.refused.items()]
+    heard = [new[index][0] for index in events.refused if new[index][1].origin != "list"]
+    decoded.repeated_at = repeated | _repeated(connection, batch, records, heard)
+    record_sessions(connection, decoded.sessions, batch.batch_id)
+    written.calls += calls.merged
+    written.events += events.merged
+    written.known += len(decoded.cdrs) - len(calls.refused) + len(decoded.repeated_at)
+    written.told += len(new) - len(events.refused) + len(decoded.sessions)
+    written.set_aside += decoded.set_aside
+    return [letter for letter in dead if letter.position not in decoded.repeated_at]
+
+
+def _repeated(connection: sa.Connection, batch: Batch, records: Records, places: Collection[int]) -> set[int]:
+    """Those of the places whose messages an earlier claim of the list had brought. Asked for events of the list and for
+    dead letters: CDRs, and what a listener heard, have ids of their own."""
+    if not places or batch.number is None or batch.server is None:
+        return set()
+    of_places = {
+        at: identities.identity(batch.server, batch.source_key, batch.number + at, records.message(at))
+        for at in sorted(places)
+    }
+    new = identities.enter(connection, [*of_places.values()], batch.batch_id, batch.claimed_at)
+    return {at for at, identity in of_places.items() if identity not in new}
 
 
 @dataclass(slots=True)
@@ -189,8 +212,8 @@ class _Written:
 
     calls: Merged = field(default_factory=Merged)
     events: Merged = field(default_factory=Merged)
-    known: int = 0  # CDRs that are stored, by these messages or others
-    told: int = 0  # events and sessions, those that were there already among them
+    known: int = 0  # CDRs that are stored, by these messages or others; and what an earlier claim had brought
+    told: int = 0  # events and sessions, those that a listener told twice among them
     dead: int = 0
     left_dead: int = 0  # letters that stay what they were
     set_aside: Counter[str] = field(default_factory=Counter)
@@ -253,6 +276,7 @@ def _enter(connection: sa.Connection, batch: Batch, books: Books, set_aside: Cou
         "claimed_at": batch.claimed_at,
         "server": batch.server,
         "set_aside": set_aside or None,
+        "may_repeat": not batch.is_replicated(),
     }
     if not ledger.enter(connection, claim, books):
         raise _LoadedAlreadyError

@@ -43,6 +43,8 @@ class Decoded:
     set_aside_at: dict[int, list[str]] = field(default_factory=dict)
     # Positions of what Postgres refused when it was last written: these CDRs became dead letters.
     refused_at: Collection[int] = ()
+    # Positions of events and dead letters that an earlier claim had brought, when they were last written.
+    repeated_at: Collection[int] = ()
 
     @property
     def set_aside(self) -> Counter[str]:
@@ -54,7 +56,7 @@ class Decoded:
 @dataclass(slots=True)
 class Summary:
     """What is counted of a claim's messages when they themselves may be gone: when the calls were dialled, dead letters
-    by reason (without those that Postgres refused), values set aside by field."""
+    by reason (without those that Postgres refused, and those of an earlier claim), values set aside by field."""
 
     dialed_at: list[int] = field(default_factory=list)
     dead: Counter[str] = field(default_factory=Counter)
@@ -62,7 +64,7 @@ class Summary:
 
     def add(self, decoded: Decoded) -> None:
         self.dialed_at.extend(cdr.dialed_at for cdr in decoded.cdrs)
-        self.dead.update(str(letter.reason) for letter in decoded.dead)
+        self.dead.update(str(dead.reason) for dead in decoded.dead if dead.position not in decoded.repeated_at)
         self.set_aside.update(decoded.set_aside)
 
 
@@ -129,9 +131,13 @@ class Records(Decodable):
     def stream(self) -> Iterator[Cdr]:
         """All CDRs, in order. Each is decoded once, however often this is read from the start."""
 
+    def message(self, position: int) -> bytes:
+        """The message at `position` of the claim, as it was claimed."""
+        return self._messages[position - self._first]
+
     def refused(self, position: int, detail: str) -> DeadLetter:
         """The dead letter that the message at `position` becomes if Postgres refuses its row."""
-        return DeadLetter(position, Reason.REFUSED_BY_DATABASE, detail, self._messages[position - self._first])
+        return DeadLetter(position, Reason.REFUSED_BY_DATABASE, detail, self.message(position))
 
     def pieces(self) -> Iterator["Records"]:
         yield self
@@ -236,7 +242,7 @@ class SpoolDecoding(Records):
         yield from ()
 
     def refused(self, position: int, detail: str) -> DeadLetter:
-        heard = spool.unpack(self._messages[position - self._first])
+        heard = spool.unpack(self.message(position))
         letter = super().refused(position, detail)
         return letter._replace(raw=heard.message, channel=heard.channel) if isinstance(heard, Heard) else letter
 

@@ -65,7 +65,7 @@ BEGIN
             relnamespace = 'reporting'::regnamespace
             OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
                 'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'counted_days', 'dead_letters', 'exports', 'forgotten',
-                'lake_drafts', 'listener_sessions', 'load_batch_days', 'load_batches', 'retired_servers', 'set_backs',
+                'lake_drafts', 'list_identities', 'listener_sessions', 'load_batch_days', 'load_batches', 'retired_servers', 'set_backs',
                 'united_days'
             )
             OR oid IN (
@@ -109,6 +109,7 @@ GRANT UPDATE ( -- and never the key
 ) ON cdrs TO etl_loader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_loader; -- a revision that never came to its place is taken back
 GRANT SELECT, INSERT, DELETE ON lake_drafts TO etl_loader;
+GRANT SELECT, INSERT, UPDATE, DELETE ON list_identities TO etl_loader; -- digests, for 30 days
 GRANT SELECT, INSERT ON set_backs TO etl_loader;
 GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;
 GRANT EXECUTE ON FUNCTION

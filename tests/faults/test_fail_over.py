@@ -12,15 +12,11 @@ import redis
 
 from etl.lab.servers.private import PrivatePostgres, PrivateSentinels
 from tests.faults import tally
-from tests.faults.oracle import Forgotten
 from tests.faults.sample import SMALL_CLAIMS
 from tests.faults.trial import Trial
 from tests.faults.worker import Worker
 from tests.world import CAMPAIGNS, Archive
 
-not_yet = pytest.mark.xfail(
-    strict=True, raises=Forgotten, reason="issue 18: list events and dead letters have no identity of their own yet"
-)
 BACKLOG = 500  # messages, of which each fault leaves many to be claimed
 # What a killed process wrote is in the kernel.
 CONFIG = {"appendfsync": "no"}
@@ -91,7 +87,6 @@ def test_given_a_primary_frozen_and_left_then_each_takes_effect_once(trial: Fail
     trial.assert_nothing_is_lost_or_doubled()
 
 
-@not_yet
 def test_given_a_primary_thawed_in_use_then_each_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log) as worker:
         half_way(trial, worker)
@@ -104,7 +99,6 @@ def test_given_a_primary_thawed_in_use_then_each_takes_effect_once(trial: FailOv
     trial.assert_nothing_is_lost_or_doubled()
 
 
-@not_yet
 def test_given_a_clean_fail_over_then_each_message_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log) as worker:
         half_way(trial, worker)
@@ -123,7 +117,6 @@ def go_on_at_the_former_primary(trial: FailOver, worker: Worker) -> None:
     assert worker.stop() == 0
 
 
-@not_yet
 def test_given_a_replica_that_lags_then_each_takes_effect_once(trial: FailOver, log: Path) -> None:
     with Worker(trial.archive, log, listen=True) as worker:
         worker.wait_for("listening")

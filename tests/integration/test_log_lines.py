@@ -101,8 +101,8 @@ def fragile(archive: Archive, lines_that_break: tuple[Proxy, Proxy], tmp_path: P
 
 
 def is_an_ack(said_to_redis: bytes) -> bool:
-    """EVALSHA of a script with five keys and six arguments."""
-    return b"*14\r\n$7\r\nEVALSHA" in said_to_redis and b"\r\n$1\r\n5\r\n" in said_to_redis
+    """EVALSHA of a script with six keys and six arguments."""
+    return b"*15\r\n$7\r\nEVALSHA" in said_to_redis and b"\r\n$1\r\n6\r\n" in said_to_redis
 
 
 def test_given_a_batch_with_troubles_then_its_lines_have_its_id_no_data(

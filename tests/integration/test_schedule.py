@@ -47,6 +47,7 @@ def test_the_table_says_when(archive: Archive, database: sa.Engine) -> None:
         "partitions": datetime(2026, 11, 23, 12, 5, tzinfo=UTC),
         "unite": datetime(2026, 11, 23, 12, 35, tzinfo=UTC),
         "rollup": datetime(2026, 11, 23, 12, 0, tzinfo=UTC),
+        "identities": datetime(2026, 11, 24, 1, 20, tzinfo=UTC),
         "figures": datetime(2026, 11, 24, 1, 55, tzinfo=UTC),
         "export": datetime(2026, 11, 24, 2, 15, tzinfo=UTC),
         "sweep": datetime(2026, 11, 23, 12, 50, tzinfo=UTC),

@@ -35,7 +35,7 @@ def keys_in_redis(key: str) -> Iterator[str]:
     """What the inbox really keeps for a list, by its own word."""
     source = claims.Source(connect("redis://127.0.0.1:1"), key, worker="w")
     yield source.registry
-    yield source._last
+    yield source.last
     yield source.claim_list(CLAIM)
     yield source.kept_list(CLAIM)
     yield source.kept_registry

@@ -5,6 +5,7 @@
 -- KEYS[3]  the list that keeps the messages; see recall.lua. Without it and the following nothing is kept or noted
 -- KEYS[4]  the kept claims of this source: sorted set of "<batch_id>@<bytes>" by when they were acknowledged, server ms
 -- KEYS[5]  what was acknowledged: sorted set of "claims:<day>", "messages:<day>" and "kept bytes", scored by how many
+-- KEYS[6]  what was claimed last; see claim.lua. A kept claim's number stays in it; without it sweep.lua finds what is left
 -- ARGV[1]  "<batch_id>@<worker>"
 -- ARGV[2]  the batch_id
 -- ARGV[3]  the UTC day of the claim
@@ -16,7 +17,7 @@
 -- Else 1 if the messages are kept; 2 if they aren't and weren't to be; 3 if the server refused.
 
 local NOBODY = '\0' -- of no sorted set a member
-local claim, registry, list, kept, acked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local claim, registry, list, kept, acked, last = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local lasts = list and tonumber(ARGV[6]) or 0
 
 local function is_refused(answer)
@@ -60,6 +61,9 @@ if is_kept then
   redis.call('PEXPIRE', list, lasts)
 else
   redis.call('UNLINK', claim)
+  if last then
+    redis.pcall('ZREM', last, ARGV[2])
+  end
 end
 redis.call('ZREM', registry, ARGV[1])
 

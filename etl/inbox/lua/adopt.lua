@@ -2,14 +2,17 @@
 --
 -- KEYS[1]  the claim's list
 -- KEYS[2]  the registry of claims of this source
+-- KEYS[3]  what was claimed last; see claim.lua
 -- ARGV[1]  "<batch_id>@<worker>" as it stands in the registry
 -- ARGV[2]  "<batch_id>@<worker>" of the new holder
 -- ARGV[3]  the lease, ms
 -- ARGV[4]  "any" to adopt before the deadline too (the worker's own, from an earlier life), else "expired"
 -- ARGV[5]  the most bytes of a piece (one message may exceed it)
+-- ARGV[6]  the batch_id
 --
--- Returns how many bytes all messages have, and then how many messages each piece has, by which the new holder reads the
--- claim, the oldest first; nil if the claim isn't there to be adopted any more.
+-- Returns how many bytes all messages have, the running number of the first ("" if it has none), and then how many
+-- messages each piece has, by which the new holder reads the claim, the oldest first; nil if the claim isn't there to be
+-- adopted any more.
 
 -- The longest lease that there is, ms. A deadline further ahead is from before this server's clock was set back.
 local LONGEST_LEASE = 3600000
@@ -56,8 +59,9 @@ if length == 0 then -- gone, or never a list
   return nil
 end
 pieces[#pieces + 1] = count
+local number = redis.pcall('ZSCORE', KEYS[3], ARGV[6])
 redis.call('ZADD', KEYS[2], now + tonumber(ARGV[3]), ARGV[2])
 if ARGV[2] ~= ARGV[1] then
   redis.call('ZREM', KEYS[2], ARGV[1])
 end
-return {all, unpack(pieces)}
+return {all, number and type(number) ~= 'table' and tonumber(number) or '', unpack(pieces)}

@@ -3,7 +3,8 @@
 -- KEYS[1]  the source list
 -- KEYS[2]  the claim's list, which must not exist
 -- KEYS[3]  the registry of claims of this source: sorted set of "<batch_id>@<worker>" by lease deadline, server ms
--- KEYS[4]  of which claim the time was last: sorted set with the one member "last", scored by Unix ms
+-- KEYS[4]  what was claimed last: sorted set of "last", the time of the last claim, scored by Unix ms; "next", scored by
+--          the running number of the oldest waiting message; and "<batch_id>", by that of the claim's first message
 -- KEYS[5]  optional: the list that every message is passed on to
 -- ARGV[1]  "<batch_id>@<worker>"
 -- ARGV[2]  the most messages
@@ -11,10 +12,16 @@
 -- ARGV[4]  the lease, ms
 -- ARGV[5]  the old end of the source list: "left" or "right"
 -- ARGV[6]  the time in the batch_id, Unix ms, as next.lua gave it
--- ARGV[7]  optional: how many bytes the largest message of this worker's last claim had
+-- ARGV[7]  how many bytes the largest message of this worker's last claim had; "" if it made none
+-- ARGV[8]  the batch_id
 --
 -- Returns first how many are in the claim's list now, the oldest first; 0 if none were waiting, and then there is no
--- claim. Behind it, what the server refused and was done without: "sort", "last".
+-- claim. Then the running number of the first, those of the others follow it; "" if it has none. Behind it, what the
+-- server refused and was done without: "sort", "last".
+--
+-- By the running number a message is known that falls back into this list, because a replica that didn't know the claim
+-- took over, or an earlier state was restored: the numbers fall back with it.
+--
 -- Who wants the messages reads that list: as strings of this script they would cost three times as much.
 
 if redis.call('EXISTS', KEYS[2]) == 1 or redis.call('ZSCORE', KEYS[3], ARGV[1]) then
@@ -66,7 +73,7 @@ end
 -- Whether it's safe to say that so many of the oldest have no more than so many bytes. To look at each costs Redis more
 -- than all the rest of a claim does; the list itself has no length in bytes that every server tells.
 local function are_small(count, most_bytes)
-  local largest = tonumber(ARGV[7] or most_bytes + 1)
+  local largest = tonumber(ARGV[7]) or most_bytes + 1
   local stride = math.floor(count / SAMPLES)
   if stride < 2 or largest * count > most_bytes then
     return false
@@ -102,6 +109,13 @@ end
 local count = within_limits(math.min(tonumber(ARGV[2]), waiting), tonumber(ARGV[3]))
 local time = redis.call('TIME')
 local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[4])
+
+-- A list that has no number yet, or has lost it, begins with the time in microseconds: no list takes a million messages a
+-- second for long, so no number comes twice. Numbers are exact up to 2^53, which is the year 2255.
+local number = not refused and tonumber(redis.call('ZSCORE', last, 'next') or nil)
+if not number or number < 0 or number > 2 ^ 53 - count or number ~= math.floor(number) then
+  number = time[1] * 1000000 + time[2]
+end
 
 -- A script isn't undone where it fails. So whatever a server may refuse is tried first, on the key it's meant for, and in
 -- a way that changes nothing; also what will be needed to read, to renew and to acknowledge the claim.
@@ -159,11 +173,12 @@ if forward then
 end
 redis.call('ZADD', registry, deadline, member)
 if not refused then
-  redis.call('ZADD', last, ARGV[6], 'last')
+  local first, following = string.format('%.0f', number), string.format('%.0f', number + count)
+  redis.call('ZADD', last, ARGV[6], 'last', following, 'next', first, ARGV[8])
 end
 if from_left then
   redis.call('LTRIM', source, count, -1)
 else
   redis.call('LTRIM', source, 0, -(count + 1))
 end
-return {count, unpack(without)}
+return {count, not refused and number or '', unpack(without)}

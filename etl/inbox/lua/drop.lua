@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the kept claims of this source; see ack.lua
 -- KEYS[2]  what was acknowledged; see ack.lua
--- KEYS[3…] the lists that keep the messages
+-- KEYS[3]  what was claimed last; see claim.lua
+-- KEYS[4…] the lists that keep the messages
 -- ARGV[1…] their entries in KEYS[1], "<batch_id>@<bytes>", in the same order
 --
 -- The last one's entry stays, so that it can be asked for.
@@ -12,7 +13,8 @@ redis.call('ZREM', KEYS[1], '\0')
 redis.call('ZADD', KEYS[2], 'XX', 0, '\0')
 local freed, last, at = 0, nil, nil
 for i = 1, #ARGV do
-  redis.call('UNLINK', KEYS[i + 2])
+  redis.call('UNLINK', KEYS[i + 3])
+  redis.pcall('ZREM', KEYS[3], string.match(ARGV[i], '^[^@]*'))
   local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
   if score then
     last, at = ARGV[i], score

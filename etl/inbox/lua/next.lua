@@ -1,6 +1,6 @@
 -- next: the time for the id of a claim: later than that of every claim before, also where the clock was set back.
 --
--- KEYS[1]  of which claim the time was last: sorted set with the one member "last", scored by Unix ms
+-- KEYS[1]  what was claimed last; see claim.lua
 --
 -- Returns Unix ms, and writes nothing: who claims first with it notes it, and others ask again. Where what is noted may
 -- not be read, Redis' own time.

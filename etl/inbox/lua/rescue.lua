@@ -3,7 +3,7 @@
 -- KEYS[1]  the orphaned list, "<…>:claim:<batch_id>"
 -- KEYS[2]  the list it becomes: itself, or another if its name is no batch_id of ours
 -- KEYS[3]  the registry of claims of this source
--- KEYS[4]  of which claim the time was last: sorted set with the one member "last", scored by Unix ms
+-- KEYS[4]  what was claimed last; see claim.lua
 -- ARGV[1]  the batch_id of the orphaned list
 -- ARGV[2]  "<batch_id>@<worker>" of the new claim
 -- ARGV[3]  the time in the new batch_id, Unix ms, as next.lua gave it; "" if it's that of the orphan's batch_id
