@@ -5,15 +5,14 @@ are patient here until something is expected of them, so that a busy machine isn
 they don't send the replica, which follows at another address than theirs, back to the primary itself.
 """
 
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from etl.lab.proxy import Proxy
-from etl.lab.servers.process import PrivateServer, wait_until
-from etl.lab.servers.redis import CommandRefused, PrivateRedis, command, find_binary, free_port, quoted
+from etl.lab.servers.process import wait_until
+from etl.lab.servers.redis import CommandRefused, PrivateRedis, ValkeyServer, command, quoted
 
 SERVICE = "mymaster"
 SENTINELS = 3
@@ -24,19 +23,14 @@ AGREE_SECONDS = 60.0
 _REPLICATED = {"repl-diskless-sync-delay": "0"}  # seconds that a first replica would wait for a second one
 
 
-class PrivateSentinel(PrivateServer):
+class PrivateSentinel(ValkeyServer):
     """A sentinel that watches `primary`, and keeps in its file what it learns of others."""
 
     name = "sentinel"
-    program = "valkey-server"
-    stop_signal = signal.SIGTERM
-    death_signal = signal.SIGKILL
 
     def __init__(self, folder: Path, primary: PrivateRedis) -> None:
         super().__init__(folder)
         self._primary = primary
-        self._binary = find_binary()
-        self.port = free_port()
 
     def knows(self) -> str:
         """Its line about the service: who is the primary, and how many replicas and sentinels there are."""
@@ -48,13 +42,9 @@ class PrivateSentinel(PrivateServer):
         address = self.knows().partition("address=")[2].partition(",")[0]
         return int(address.rpartition(":")[2])
 
-    @property
-    def _workplace(self) -> Path:
-        return self.folder
-
-    def _boot(self) -> None:
+    def _write_config(self) -> Sequence[str | Path]:
         file = self.folder / "sentinel.conf"
-        if not file.exists():
+        if not self._port_is_ours:  # it was never up
             about = {
                 "port": str(self.port),
                 "bind": "127.0.0.1",
@@ -65,13 +55,7 @@ class PrivateSentinel(PrivateServer):
                 "sentinel failover-timeout": f"{SERVICE} {PATIENT_MS}",
             }
             file.write_text("".join(f"{name} {value}\n" for name, value in about.items()))
-        self._launch([self._binary, file, "--sentinel"], None, self._is_ready)
-
-    def _is_ready(self, pid: int) -> bool:
-        try:
-            return f"process_id:{pid}\r\n" in command(self.port, "INFO", "server")
-        except (OSError, CommandRefused):
-            return False
+        return [file, "--sentinel"]
 
 
 class NoFailOver(Exception):
@@ -179,8 +163,9 @@ class PrivateSentinels:
         self._tell("SET", SERVICE, "down-after-milliseconds", str(milliseconds), "failover-timeout", str(after))
 
     def _tell(self, *words: str) -> None:
+        """Each of them; again if it doesn't answer in time: it answers nobody while the disk takes what it learned."""
         for sentinel in self.sentinels:
-            command(sentinel.port, "SENTINEL", *words)
+            self._wait(lambda at=sentinel.port: command(at, "SENTINEL", *words) == "OK", f"a sentinel is deaf: {words}")  # type: ignore[misc]
 
     def _is_promoted_for(self, sentinel: PrivateSentinel) -> bool:
         return sentinel.primary_port() == self.second.port
