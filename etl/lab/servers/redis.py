@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from etl.errors import ConfigurationError
 from etl.lab.servers.clock import Clock
@@ -158,6 +158,20 @@ class PrivateCluster:
         for node in self.nodes:
             node.stop()
 
+    def move_slot(self, slot: int, source: PrivateRedis, target: PrivateRedis) -> int:
+        """Its keys move one by one, whoever uses them meanwhile, as a cluster's administrator does it; returns how many
+        they were."""
+        names = {node: command(node.port, "CLUSTER", "MYID") for node in (source, target)}
+        command(target.port, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", names[source])
+        command(source.port, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", names[target])
+        moved, to = 0, ("127.0.0.1", str(target.port))
+        while key := command(source.port, "CLUSTER", "GETKEYSINSLOT", str(slot), "1"):
+            command(source.port, "MIGRATE", *to, key, "0", str(int(START_SECONDS * 1_000)))
+            moved += 1
+        for node in (target, source, *self.nodes):
+            command(node.port, "CLUSTER", "SETSLOT", str(slot), "NODE", names[target])
+        return moved
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -183,7 +197,8 @@ class CommandRefused(Exception):
 
 
 def command(port: int, *words: str) -> str:
-    """Sends one command to a server on this machine; returns its answer, a simple or a bulk string or a number.
+    """Sends one command to a server on this machine; returns its answer: a simple or a bulk string, a number, or of an
+    array the elements, a line each.
 
     Raises CommandRefused for an error, OSError if nothing answers there.
     """
@@ -191,14 +206,20 @@ def command(port: int, *words: str) -> str:
     with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as connection:
         connection.sendall(request.encode())
         with connection.makefile("rb") as answer:
-            line = answer.readline().decode().rstrip("\r\n")
-            if not line:
-                raise ConnectionError("the server closed the connection")
-            if line.startswith("-"):
-                raise CommandRefused(line[1:])
-            if line.startswith("$"):
-                return answer.read(int(line[1:])).decode()
-            return line[1:]
+            return _parsed(answer)
+
+
+def _parsed(answer: IO[bytes]) -> str:
+    line = answer.readline().decode().rstrip("\r\n")
+    if not line:
+        raise ConnectionError("the server closed the connection")
+    if line.startswith("-"):
+        raise CommandRefused(line[1:])
+    if line.startswith("*"):
+        return "\n".join(_parsed(answer) for _ in range(int(line[1:])))
+    if line.startswith("$"):
+        return answer.read(int(line[1:]) + 2).decode().removesuffix("\r\n")
+    return line[1:]
 
 
 def find_binary() -> Path:
