@@ -44,7 +44,8 @@ def test_given_faults_of_many_kinds_then_nothing_is_lost_in_the_report(
     assert len({fault.split()[0] for fault in told["faults"]}) >= 3
     assert told["said"]["calls"] > 500
     assert all(verdict["ok"] for verdict in told["verdicts"] if "memory" not in verdict["what"])
-    assert len(told["verdicts"]) >= 14
+    assert len(told["verdicts"]) >= 16
+    assert told["set_backs"]["made"] >= told["set_backs"]["to_tell"] == told["set_backs"]["told"]
     assert {"loader-0", "listener-0"} <= {each["name"] for each in told["memory"]}
     text = page.read_text()
     assert text.startswith("# Nothing was lost, and nothing is there twice\n")

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import redis
 
+from etl.lab.oracle import Effects, lacking
 from etl.lab.servers.private import PrivatePostgres
 from etl.settings import SourceSettings
-from tests.faults.oracle import Effects, effects, judge, lacking
+from tests.faults.oracle import effects, judge
 from tests.world import Archive, cdr, eventually
 
 # One of each node at least, whichever has the spool.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from etl.lab.proxy import Proxy
+from etl.lab.servers.clock import Clock
 from etl.lab.servers.process import wait_until
 from etl.lab.servers.redis import CommandRefused, PrivateRedis, ValkeyServer, command, quoted
 
@@ -63,16 +64,24 @@ class NoFailOver(Exception):
 
 
 class PrivateSentinels:
-    """`first` is the primary to begin with, `second` its replica, `wire` what the replica hears it by."""
+    """`first` is the primary to begin with, and may be there already; `second` is its replica, `wire` what the replica
+    hears it by."""
 
-    def __init__(self, folder: Path, config: Mapping[str, str] | None = None) -> None:
-        config = {**_REPLICATED, **(config or {})}
-        self._config = config
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, str] | None = None,
+        first: PrivateRedis | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._config = {**(config or {}), **_REPLICATED}
         self._folder = folder
-        self.first = PrivateRedis(folder / "first", config)
+        self._clock = clock
+        self.first = first or PrivateRedis(folder / "first", self._config, clock=clock)
         self.second: PrivateRedis
         self.wire: Proxy
         self.sentinels: list[PrivateSentinel] = []
+        self._servers = [self.first]
         self._open = ExitStack()
 
     @property
@@ -83,16 +92,19 @@ class PrivateSentinels:
 
     def start(self) -> None:
         """Returns when the replica follows. Raises `NoFailOver` if it doesn't."""
-        with ExitStack() as stack:
-            stack.enter_context(self.first)
-            self.wire = stack.enter_context(Proxy(self.first.port))
+        with ExitStack() as on_failure:
+            on_failure.callback(self.stop)
+            self.first.start()
+            self.wire = self._open.enter_context(Proxy(self.first.port))
             following = {**self._config, "replicaof": f"127.0.0.1 {self.wire.port}"}
-            self.second = stack.enter_context(PrivateRedis(self._folder / "second", following))
+            self.second = PrivateRedis(self._folder / "second", following, clock=self._clock)
+            self._servers.append(self.second)
+            self.second.start()
             self._wait(self._follows, "the replica doesn't follow")
             self.sentinels = [
                 PrivateSentinel(self._folder / f"sentinel-{number}", self.first) for number in range(1, SENTINELS + 1)
             ]
-            self._open = stack.pop_all()
+            on_failure.pop_all()
 
     def watch(self) -> None:
         """Start the sentinels; returns when they know each other and both servers. Raises `NoFailOver` if they don't
@@ -103,9 +115,17 @@ class PrivateSentinels:
         self._tell("DEBUG", "TILT-TRIGGER", str(PATIENT_MS))
 
     def stop(self) -> None:
-        for server in (self.first, self.second):
-            server.thaw()
+        """Whatever of it is frozen, too."""
         self._open.close()
+        for server in self._servers:
+            server.stop()
+
+    def hand_over(self) -> PrivateRedis:
+        """Returns the second, which was promoted, and from now on goes on by itself; everything else ends."""
+        self._servers.remove(self.second)
+        self.stop()
+        self.second.leads()
+        return self.second
 
     def catch_up(self) -> None:
         """Returns when the replica has all that the primary did until now."""
