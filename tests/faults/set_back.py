@@ -46,7 +46,6 @@ def house(
     """Its Postgres begins with what `backup` has."""
     service = PostgresService(folder / f"house-{next(_numbers)}", settings, SETTINGS, installation)
     first = service.server
-    first.folder.mkdir(parents=True)
     first.restore(backup, forks=False)
     with ExitStack() as stack:
         stack.callback(first.remove)

@@ -44,7 +44,7 @@ _DECKS: dict[str, tuple[tuple[float, float], list[tuple[str, tuple[float, float]
     LISTENER: ((8.0, 20.0), [("kill", _A_MOMENT), ("kill", _A_MOMENT), ("stop", _A_MOMENT), ("freeze", _A_WHILE)]),
     EXPORTER: ((3.0, 8.0), [("kill", _LIFE_OF_AN_EXPORT), ("kill", _LIFE_OF_AN_EXPORT), ("freeze", _A_WHILE)]),
     REDIS: ((8.0, 20.0), [*_SERVER, ("fill", _A_WHILE), (FAIL_OVER, _AT_ONCE)]),
-    POSTGRES: ((8.0, 20.0), [*_SERVER, *((kind, _A_WHILE) for kind in SET_BACKS)]),
+    POSTGRES: ((6.0, 16.0), [*_SERVER, *((kind, _A_WHILE) for kind in SET_BACKS)]),
     REDIS_WIRE: (
         (4.0, 12.0),
         [*_WIRE, *((f"lose the {what} of {verb}", _UNTIL_IT_IS_SENT)

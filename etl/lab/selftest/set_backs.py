@@ -26,10 +26,12 @@ RESTARTS = 3
 COMMIT_SECONDS = 8.0  # until a commit waits for the standby
 TOLD_AS = b"postgres_set_back"
 
+# Not of the days that may be pruned meanwhile: a clock that is set back stamps events with such a day.
+_EVENTS = "SELECT payload ->> 'serial' FROM audit_events WHERE captured_on >= (now() AT TIME ZONE 'UTC')::date - 1"
 _QUESTIONS = {
     "claims": "SELECT batch_id FROM load_batches WHERE source_key <> 'lake'",
-    "list events": "SELECT payload ->> 'serial' FROM audit_events WHERE origin = 'list'",
-    "published events": "SELECT payload ->> 'serial' FROM audit_events WHERE origin = 'pubsub'",
+    "list events": f"{_EVENTS} AND origin = 'list'",
+    "published events": f"{_EVENTS} AND origin = 'pubsub'",
     "dead letters": "SELECT encode(raw, 'hex') FROM dead_letters",
 }
 
