@@ -71,11 +71,15 @@ class SetBacks:
             self._redis.fail_over()
         return self._redis is not None
 
-    def after(self, kind: str, service: PostgresService, change: Callable[[], None]) -> None:
-        """Change the server, and hold it against what the former one has confirmed."""
+    def after(
+        self, kind: str, service: PostgresService, change: Callable[[], None], standby: PrivatePostgres | None = None
+    ) -> None:
+        """Change the server, and hold it against what the former one has confirmed. A `standby`, which doesn't hear of
+        anything new, is asked before: loaders may recall as soon as they can reach it."""
         told, acked, confirmed = self._told(), self._acknowledged(), _effects(service.server)
+        noted, had = _noted(standby or service.server), _effects(standby) if standby else None
         change()
-        noted, has = _noted(service.server), _effects(service.server)
+        has = had or _effects(service.server)
         lacked = lacking(confirmed, has)
         if not any(lacked.values()):
             return
@@ -111,7 +115,7 @@ def _promote(of: SetBacks, service: PostgresService, fault: Fault) -> bool:
     standby = service.follow()
     standby.wire.blackhole()
     of.lag(service, fault.seconds, _claims(standby))
-    of.after(fault.kind, service, lambda: service.fail_over(standby))
+    of.after(fault.kind, service, lambda: service.fail_over(standby), standby)
     return True
 
 
@@ -128,7 +132,7 @@ def _restart_and_promote(of: SetBacks, service: PostgresService, fault: Fault) -
         if _claims(service.server) > has:  # else somebody else's commit waited
             break
     time.sleep(fault.seconds)
-    of.after(fault.kind, service, lambda: service.fail_over(standby))
+    of.after(fault.kind, service, lambda: service.fail_over(standby), standby)
     return happened
 
 
