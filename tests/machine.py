@@ -35,9 +35,9 @@ from pathlib import Path
 import psycopg
 import redis
 
+from etl.lab.servers.ports import free_port
 from etl.lab.servers.postgres import owner_of_servers
 from etl.lab.servers.process import Owner, launch
-from etl.lab.servers.redis import free_port
 from tests.tools import missing, tool
 
 SECRET = "secret"  # what the documents put where a password of one's own belongs

@@ -33,6 +33,7 @@ def page() -> str:
 def _lost(soak: Json, faults: Json) -> Iterator[str]:
     in_soak, in_tests = sum(soak["faults"].values()), sum(fault["times"] for fault in faults["faults"])
     is_fine = soak["ok"] and not faults["failed"]
+    set_backs = soak.get("set_backs", {}).get("made", 0)
     yield from ("# Proof", "")
     yield from _paragraph(
         "What this archive promises, and the figures for it, with the commands that made them. `make proof` writes this"
@@ -41,7 +42,8 @@ def _lost(soak: Json, faults: Json) -> Iterator[str]:
     yield from ("## Nothing is lost, and nothing is there twice" if is_fine else "## SOMETHING IS WRONG", "")
     yield from _paragraph(
         f"**{in_soak + in_tests:,} faults were injected, and {'nothing was' if is_fine else 'SOMETHING WAS'} lost or"
-        f" doubled**: {in_soak:,} in a soak of {soak['minutes']:g} minutes ({soak['date']}, {soak['machine']}),"
+        f" doubled**: {in_soak:,} in a soak of {soak['minutes']:g} minutes, {set_backs:,} of them set-backs of Postgres"
+        f" ({soak['date']}, {soak['machine']}),"
         f" {in_tests:,} in the {faults['tests']:,} tests of tests/faults ({faults['date']}, {faults['machine']})."
         " The product has no code for it: tests wrap its public methods from outside, the wires between it and the"
         " stores are cut on the way, and servers and processes are real and get real signals."
@@ -198,7 +200,7 @@ def _again(soak: Json) -> Iterator[str]:
     yield from ("## Again", "")
     yield from _paragraph("On private servers, from a fresh clone; nothing of yours is touched:")
     commands = {
-        "make soak": "ten minutes; its report is ops/SOAK.md",
+        "make soak": "ten minutes, or MINUTES=45; its report is ops/SOAK.md",
         soak["command"]: "the same messages and faults as above",
         "make faults": "the tests of every step, counted",
         "make fuzz": "five minutes of looking for a message that breaks the decoder",

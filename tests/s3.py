@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 from pyarrow import fs
 
 from etl.lab.proxy import Conversation, Relay
+from etl.lab.servers.ports import free_port
 from etl.lab.servers.process import launch
-from etl.lab.servers.redis import free_port
 from tests.world import eventually
 
 KEY, SECRET = "lake-user", "hunter2hunter2"

@@ -43,9 +43,9 @@ def selftest(
     """Torment a whole installation on private servers, and prove that nothing was lost and nothing is there twice.
 
     Producers push known CDRs and events while loaders, listeners, exporter, Redis and Postgres are killed, frozen,
-    restarted, cut off and filled up. Your own servers aren't touched, unless you name test instances here: those are
-    cut off, but never harmed, and keep what was loaded. Exits with 1 if anything is wrong; then servers' data and logs
-    are kept.
+    restarted, cut off, filled up, failed over and set back. Your own servers aren't touched, unless you name test
+    instances here: those are cut off, but never harmed, and keep what was loaded. Exits with 1 if anything is wrong;
+    then servers' data and logs are kept.
     """
     logs.configure(level="error")
     if report is not None and not report.parent.is_dir():
@@ -80,4 +80,5 @@ def _print(found: SelftestReport) -> None:
     heading("Nothing was lost, and nothing is there twice" if found.ok else "SOMETHING IS WRONG")
     if not found.ok:
         out.print(f"Servers' data and logs are kept in {found.folder}", soft_wrap=True)
-    out.print(f"{found.faults.total():,} faults; the same again: [bold]{found.command}[/bold]", soft_wrap=True)
+    told = f"{found.faults.total():,} faults, {len(found.set_backs):,} of them set-backs of Postgres"
+    out.print(f"{told}; the same again: [bold]{found.command}[/bold]", soft_wrap=True)

@@ -15,6 +15,7 @@ from datetime import date
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from etl.ids import unix_ms_of
 from etl.inbox.claims import Source, claimed_as, day_of
 
 # Entries that are read or deleted at once.
@@ -40,10 +41,23 @@ class Acked(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What was acknowledged, by the UTC day of the claim. `version` changes when something is recalled or settled."""
+    """What was acknowledged, by the UTC day of the claim, and how many claims were recalled and aren't settled yet.
+    `version` changes when something is recalled or settled."""
 
     version: int
     days: dict[date, Acked]
+    recalled_claims: int
+
+
+class Noticed(NamedTuple):
+    """That something was recalled or lost was noticed `at` this time, in Unix microseconds; by then so much was
+    recalled, and not settled, made from `first_ms` to `last_ms`, in Unix ms; 0 if nothing was."""
+
+    at: int
+    claims: int
+    messages: int
+    first_ms: int
+    last_ms: int
 
 
 class KeptClaims:
@@ -92,15 +106,18 @@ class KeptClaims:
             day for member in numbers for what, _, day in [member.partition(":")] if what == "claims" and _is_day(day)
         }
         acked = {day: Acked(numbers[f"claims:{day}"], numbers.get(f"messages:{day}", 0)) for day in days}
-        return Account(numbers.get("version", 0), {date.fromisoformat(day): each for day, each in acked.items()})
+        recalled = numbers.get("recalled claims", 0) + numbers.get("noticed claims", 0)
+        days_acked = {date.fromisoformat(day): each for day, each in acked.items()}
+        return Account(numbers.get("version", 0), days_acked, recalled)
 
-    def notice(self, account: Account) -> int | None:
-        """Unix microseconds at which it was noticed that some of this is lost: the same for everybody until it's
-        settled. None if something was recalled or settled since."""
-        return int(self._source.run("notice", [self._numbers], [account.version])) or None
+    def notice(self, account: Account) -> Noticed | None:
+        """The same for everybody until it's settled. None if something was recalled or settled since."""
+        found = self._source.run("notice", [self._numbers], [account.version])
+        return Noticed(*map(int, found)) if found else None
 
     def settle(self, noticed: int, lacks: Mapping[date, Acked]) -> None:
-        """What is lacking was told: it isn't counted any more, unless another process has settled it."""
+        """What was recalled and what is lacking was told: it isn't counted any more, unless another process has
+        settled it. `noticed` as `notice` gave it."""
         lowered = [
             part
             for day, each in lacks.items()
@@ -118,7 +135,8 @@ class KeptClaims:
             self._entries,
             self._numbers,
         ]
-        return int(self._source.run("recall", keys, [_member(entry), f"{batch_id}@recalled", day_of(batch_id)]))
+        about = [_member(entry), f"{batch_id}@recalled", day_of(batch_id), unix_ms_of(batch_id)]
+        return int(self._source.run("recall", keys, about))
 
     def drop(self, entries: Sequence[Kept]) -> int:
         """Delete their messages and what is noted of them; returns how many bytes that frees, about."""

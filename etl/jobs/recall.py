@@ -12,13 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
-from functools import partial
+from datetime import UTC, date, datetime
 from typing import Any
 
 from etl.errors import ConfigurationError, EtlError
 from etl.ids import time_of
-from etl.inbox.kept import Account, Acked, Kept, KeptClaims
+from etl.inbox.kept import Account, Acked, Kept, KeptClaims, Noticed
 from etl.inbox.memory import Memory
 from etl.inbox.watch import Watch
 from etl.store import history as ledger
@@ -136,6 +135,8 @@ class Recall:
         if (going := forgotten if though_new else ours) and not only_look:
             since = None if though_new or first is None else time_of(first).date()
             set_back = self._recall(kept, going, since, is_new)
+        elif not only_look:
+            set_back = self._note_recalled(kept)
         return Looked(kept.key, claims, size, len(forgotten), is_new, set_back)
 
     def trim(self, only_if_short: bool = False) -> None:
@@ -180,41 +181,51 @@ class Recall:
     def _recall(self, kept: KeptClaims, forgotten: Sequence[Kept], since: date | None, is_new: bool) -> SetBack | None:
         """None if there is nothing to recall, and the loss was told before. See `_days` for the rest."""
         times = sorted(time_of(entry.batch_id) for entry in forgotten)
-        about = {"source_key": kept.key, "first_claimed_at": str(times[0]), "last_claimed_at": str(times[-1])}
-        if any(entry.bytes for entry in forgotten):
-            self._log.warning("postgres_set_back", forgotten=len(forgotten), **about)
-        counts = {entry: kept.recall(entry) for entry in forgotten}
-        back = [count for count in counts.values() if count > 0]
-        kept.drop([entry for entry, count in counts.items() if not count and entry.bytes])
-        set_back = SetBack(kept.key, self._server, times[0], times[-1], len(back), sum(back), 0, 0)
-        gone = [time_of(entry.batch_id) for entry, count in counts.items() if not count]
-        lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or times[0]
-        between = {"lost_from": lost_from, "lost_until": max(gone, default=times[0])}
-        if told := self._tell_lost(kept, partial(replace, set_back, **between), times[0].date(), since, is_new):
-            if not any(entry.bytes for entry in forgotten):
-                self._log.warning("postgres_set_back", forgotten=len(forgotten), **about)
-            return told
-        if not back:
-            return None
-        ledger.note(self._engine, set_back)
-        return set_back
+        first, last = times[0], times[-1]
 
-    def _tell_lost(
-        self, kept: KeptClaims, lost: Callable[..., SetBack], first: date, since: date | None, is_new: bool
+        def say() -> None:
+            about = {"source_key": kept.key, "first_claimed_at": str(first), "last_claimed_at": str(last)}
+            self._log.warning("postgres_set_back", forgotten=len(forgotten), **about)
+
+        if has_any := any(entry.bytes for entry in forgotten):
+            say()
+        counts = {entry: kept.recall(entry) for entry in forgotten}
+        gone = [time_of(entry.batch_id) for entry, count in counts.items() if not count]
+        lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or first
+        set_back = SetBack(kept.key, self._server, first, last, 0, 0, 0, 0, lost_from, max(gone, default=first))
+        told = self._note(
+            kept, set_back, lambda account: self._lacking(kept, _days(account, since, is_new), first.date())
+        )
+        # Only now: who finds these entries after our death tells what is lost.
+        kept.drop([entry for entry, count in counts.items() if not count and entry.bytes])
+        if told and told.lost_claims and not has_any:
+            say()
+        return told
+
+    def _note_recalled(self, kept: KeptClaims) -> SetBack | None:
+        """What somebody recalled who died before it was noted."""
+        if not kept.acked().recalled_claims:
+            return None
+        now = datetime.now(UTC)  # in place of what is known of them
+        return self._note(kept, SetBack(kept.key, self._server, now, now, 0, 0, 0, 0), lambda _: {})
+
+    def _note(
+        self, kept: KeptClaims, about: SetBack, lacking: Callable[[Account], dict[date, Acked]]
     ) -> SetBack | None:
-        """Note what is neither in the ledger nor kept any more, once, however many look: who dies on the way or comes
-        second finds it noticed at the same moment. None if there is nothing, or another has noted it."""
+        """Note what was recalled, and what is neither in the ledger nor kept any more, once, however many look: who
+        dies on the way or comes second finds it noticed at the same moment. None if there is nothing, or another has
+        noted it."""
         for _ in range(COUNT_TIMES):
             # Recalled claims aren't counted as acknowledged until they are again; and the ledger is asked afterwards.
             account = kept.acked()
-            lacks = self._lacking(kept, _days(account, since, is_new), first)
-            total = Acked(*(sum(each[part] for each in lacks.values()) for part in (0, 1)))
-            if not total.claims:
+            lacks = lacking(account)
+            lost = Acked(*(sum(each[part] for each in lacks.values()) for part in (0, 1)))
+            if not lost.claims and not account.recalled_claims:
                 return None
             if noticed := kept.notice(account):
-                set_back = lost(lost_claims=total.claims, lost_messages=total.messages)
-                is_first = ledger.note(self._engine, set_back, noticed)
-                kept.settle(noticed, lacks)
+                set_back = _counted(about, noticed, lost)
+                is_first = ledger.note(self._engine, set_back, noticed.at)
+                kept.settle(noticed.at, lacks)
                 return set_back if is_first else None
         return None  # the next look will
 
@@ -302,6 +313,26 @@ class Recall:
             if not going or _is_spent(entries):
                 return freed
             freed += kept.drop(going)
+
+
+def _counted(about: SetBack, noticed: Noticed, lost: Acked) -> SetBack:
+    """With what was noticed, and between which times, if nothing else is known of it."""
+    first, last = about.first_claimed_at, about.last_claimed_at
+    if noticed.claims:
+        of_recalled = [datetime.fromtimestamp(ms / 1_000, UTC) for ms in (noticed.first_ms, noticed.last_ms)]
+        is_known = about.lost_from is not None
+        first, last = (min(first, of_recalled[0]), max(last, of_recalled[1])) if is_known else of_recalled
+    return replace(
+        about,
+        first_claimed_at=first,
+        last_claimed_at=last,
+        recalled_claims=noticed.claims,
+        recalled_messages=noticed.messages,
+        lost_claims=lost.claims,
+        lost_messages=lost.messages,
+        lost_from=about.lost_from if lost.claims else None,
+        lost_until=about.lost_until if lost.claims else None,
+    )
 
 
 def _days(account: Account, since: date | None, is_new: bool) -> dict[date, Acked]:

@@ -14,6 +14,8 @@ from etl.lab.selftest.processes import Program
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.world import CAMPAIGNS, Archive, eventually
 
+PATIENT = 400.0  # seconds: a set-back may take two minutes on a busy machine until all is there again
+
 
 def selftest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
@@ -22,11 +24,12 @@ def selftest(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
         env=environment | {"TMPDIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENT,
         check=False,
     )
 
 
+@pytest.mark.timeout(PATIENT + 60)
 def test_given_faults_of_many_kinds_then_nothing_is_lost_in_the_report(
     session_folder: Path,
 ) -> None:
@@ -44,7 +47,8 @@ def test_given_faults_of_many_kinds_then_nothing_is_lost_in_the_report(
     assert len({fault.split()[0] for fault in told["faults"]}) >= 3
     assert told["said"]["calls"] > 500
     assert all(verdict["ok"] for verdict in told["verdicts"] if "memory" not in verdict["what"])
-    assert len(told["verdicts"]) >= 14
+    assert len(told["verdicts"]) >= 16
+    assert told["set_backs"]["made"] >= told["set_backs"]["to_tell"] == told["set_backs"]["told"]
     assert {"loader-0", "listener-0"} <= {each["name"] for each in told["memory"]}
     text = page.read_text()
     assert text.startswith("# Nothing was lost, and nothing is there twice\n")

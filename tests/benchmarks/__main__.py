@@ -2,6 +2,7 @@
 
 load     the limit, etl with one worker and two, duplicates, both dialects; what each costs of the CPU
 steps    where the loader's time goes
+recall   what the recall window costs, beside none
 rest     memory, a loader with nothing to do, the latency of one CDR
 rivals   what one would write or pick instead
 growth   the rate beside millions of stored rows
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from etl import logs
-from tests.benchmarks import export, growth, listen, load, rivals, steps
+from tests.benchmarks import export, growth, listen, load, recall, rivals, steps
 from tests.benchmarks.figures import Figure, write
 from tests.benchmarks.load import Bench, servers
 
@@ -32,6 +33,7 @@ def main(words: Sequence[str]) -> None:
     parts: dict[str, Callable[[], list[Figure]]] = {
         "load": lambda: load.measure(bench, arguments.runs),
         "steps": lambda: steps.measure(bench, arguments.runs),
+        "recall": lambda: recall.measure(bench, arguments.runs),
         "rest": lambda: load.measure_rest(bench, arguments.latencies, REST_SECONDS),
         "rivals": lambda: rivals.measure(bench, arguments.runs),
         "growth": lambda: growth.measure(bench, arguments.runs, arguments.stored),
@@ -59,7 +61,7 @@ def main(words: Sequence[str]) -> None:
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("tests.benchmarks", description=__doc__, formatter_class=formatter)
-    names = ["load", "steps", "rest", "rivals", "growth", "days", "export", "listen"]
+    names = ["load", "steps", "recall", "rest", "rivals", "growth", "days", "export", "listen"]
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all of them if none is named: {', '.join(names)}")
     parser.add_argument("--cdrs", type=int, default=200_000, help="that wait on the list")
     parser.add_argument("--runs", type=int, default=3)

@@ -24,7 +24,7 @@ from tests.world import CAMPAIGNS, DIALED_AT, Archive, api_cdr, cdr, eventually,
 
 BATCH = 5_000
 FILL = 10_000  # messages a push
-LISTS = 2  # that a worker waits for at rest: the campaigns' and the spool
+_LOOKS = ("llen", "zcard")  # the last of them was a connection's last command, if its worker waits
 LIMIT = "the limit"
 
 Runs = dict[str, list["Measured"]]
@@ -132,12 +132,13 @@ class Bench:
             eventually(
                 lambda: self.archive.value("SELECT count(*) FROM load_batches") > batches, what="it never started"
             )
-            eventually(self._waiting(LISTS * workers), what="not all of its workers started")
+            eventually(self._waiting(workers), what="not all of its workers started")
             yield process
 
-    def _waiting(self, threads: int) -> Callable[[], bool]:
+    def _waiting(self, workers: int) -> Callable[[], bool]:
+        """All of them look what waits on the lists."""
         clients: Any = self.redis
-        return lambda: clients.info("clients")["blocked_clients"] >= threads
+        return lambda: sum(each["cmd"] in _LOOKS for each in clients.client_list()) >= workers
 
     def fill(self, messages: Sequence[bytes], key: str = CAMPAIGNS) -> None:
         for first in range(0, len(messages), FILL):

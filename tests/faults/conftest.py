@@ -3,14 +3,18 @@
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import redis
 
-from etl.lab.servers.private import PrivatePostgres, PrivateRedis
+from etl.inbox.connection import connect
+from etl.lab.servers.private import PrivateCluster, PrivatePostgres, PrivateRedis
 from tests.faults import tally
+from tests.faults.cluster import LISTS, ClusterTrial
 from tests.faults.sleepers import Sleepers, sleepers_in
 from tests.world import Archive, migrate
 
@@ -85,6 +89,33 @@ def own_archive(own_postgres: PrivatePostgres, own_database: str, own_redis: Pri
         Archive(own_redis.url, own_postgres.database_url(own_database), client) as archive,
     ):
         yield archive
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCluster]:
+    cluster = PrivateCluster(tmp_path_factory.mktemp("cluster"))
+    for node in cluster.nodes:
+        # Else the others refuse everything; and what is acknowledged is to be there after a kill.
+        node._config |= {"cluster-require-full-coverage": "no", "appendfsync": "always"}
+    with cluster:
+        yield cluster
+
+
+@pytest.fixture
+def clustered(own_cluster: PrivateCluster, database_url: str) -> Iterator[Archive]:
+    with connect(own_cluster.url, cluster=True) as client:
+        administrator: Any = client
+        administrator.flushall()
+        more = {"redis_cluster": True, "redis_name": "cluster"}
+        with Archive(own_cluster.url, database_url, administrator, LISTS, more) as archive:
+            yield archive
+
+
+@pytest.fixture
+def cluster_trial(clustered: Archive, own_postgres: PrivatePostgres, own_database: str) -> Iterator[ClusterTrial]:
+    url = own_postgres.database_url(own_database)
+    with replace(clustered, database_url=url) as archive:
+        yield ClusterTrial(archive, own_postgres, own_database)
 
 
 @pytest.fixture(scope="session")

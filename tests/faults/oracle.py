@@ -1,10 +1,12 @@
 """Remembers what was pushed and what Postgres confirmed, and says after a store forgot what is lost and what is there
-twice. It asks the servers with psql, and shares nothing with the loader."""
+twice."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from etl.lab import oracle
+from etl.lab.oracle import Effects, lacking
 from etl.lab.servers.private import PrivatePostgres
 from tests.faults.dialler import Dialler
 
@@ -14,7 +16,6 @@ _QUESTIONS = {
     "spool events": "SELECT payload ->> 'n' FROM audit_events WHERE origin = 'pubsub'",
     "dead letters": "SELECT encode(raw, 'hex') FROM dead_letters",
 }
-Effects = Mapping[str, Counter[str]]  # by kind, how often each is there
 
 
 class Forgotten(AssertionError):
@@ -23,7 +24,7 @@ class Forgotten(AssertionError):
 
 def effects(server: PrivatePostgres, database: str) -> Effects:
     """What this server has."""
-    return {kind: Counter(server.ask(question, database)) for kind, question in _QUESTIONS.items()}
+    return oracle.effects(server, _QUESTIONS, database)
 
 
 def pushed(dialler: Dialler, published: int) -> Effects:
@@ -36,11 +37,6 @@ def pushed(dialler: Dialler, published: int) -> Effects:
         "spool events": Counter(map(str, range(published))),
         "dead letters": Counter({message.raw.hex(): copies for message, copies in broken.items()}),
     }
-
-
-def lacking(wanted: Effects, has: Effects) -> dict[str, int]:
-    """How much of what is wanted isn't there."""
-    return {kind: (wanted[kind] - has[kind]).total() for kind in has}
 
 
 @dataclass(frozen=True)

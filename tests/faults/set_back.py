@@ -7,10 +7,10 @@ from pathlib import Path
 
 import redis
 
-from etl.lab.proxy import Proxy
-from etl.lab.servers.private import PrivatePostgres, PrivateRedis, PrivateStandby
+from etl.lab.oracle import lacking
+from etl.lab.servers.private import PostgresService, PrivateRedis, PrivateStandby
 from tests.faults import tally
-from tests.faults.oracle import effects, lacking
+from tests.faults.oracle import effects
 from tests.faults.sample import SMALL_CLAIMS
 from tests.faults.trial import Trial
 from tests.world import Archive
@@ -24,20 +24,19 @@ _numbers = itertools.count(1)
 
 
 class House(Trial):
-    """The archive is reached through `door`."""
+    """The archive is reached through the door of `service`."""
 
-    def __init__(self, archive: Archive, server: PrivatePostgres, door: Proxy) -> None:
-        super().__init__(archive, server, DATABASE)
-        self.door = door
+    def __init__(self, archive: Archive, service: PostgresService) -> None:
+        super().__init__(archive, service.server, DATABASE)
+        self.service = service
 
-    def move_to(self, server: PrivatePostgres, what: str) -> None:
-        """From here on, new connections get there. It must lack something, or nothing would be proved."""
-        lacks = lacking(self.confirmed, effects(server, DATABASE))
+    def moved(self, what: str) -> None:
+        """The server that serves now must lack something, or nothing would be proved."""
+        self.server = self.service.server
+        lacks = lacking(self.confirmed, effects(self.server, DATABASE))
         assert any(lacks.values()), "it has all that was confirmed"
         print(f"{what}: it lacks {lacks}")
         tally.note(what, "postgres", "while loading")
-        self.server = server
-        self.door.lead_to(server.socket)
 
 
 @contextmanager
@@ -45,25 +44,21 @@ def house(
     folder: Path, backup: Path, store: PrivateRedis, settings: dict[str, str], installation: Path | None = None
 ) -> Iterator[House]:
     """Its Postgres begins with what `backup` has."""
-    server = PrivatePostgres(folder / f"primary-{next(_numbers)}", settings, installation=installation)
-    server.folder.mkdir()
-    server.restore(backup, forks=False)
+    service = PostgresService(folder / f"house-{next(_numbers)}", settings, SETTINGS, installation)
+    first = service.server
+    first.restore(backup, forks=False)
     with ExitStack() as stack:
-        stack.callback(server.remove)
-        stack.enter_context(server)
-        door = stack.enter_context(Proxy(server.socket))
+        stack.callback(first.remove)
+        stack.enter_context(service)
         client = stack.enter_context(redis.Redis.from_url(store.url))
-        url = f"postgresql://postgres@127.0.0.1:{door.port}/{DATABASE}"
-        yield House(Archive(store.url, url, client, more=SMALL_CLAIMS), server, door)
+        yield House(Archive(store.url, service.url, client, more=SMALL_CLAIMS), service)
 
 
 @contextmanager
 def standby(house: House) -> Iterator[PrivateStandby]:
     """Of the house's server; it has all that is there now."""
-    follower = PrivateStandby(house.server.folder.with_name(f"standby-{next(_numbers)}"), house.server, SETTINGS)
+    follower = house.service.follow()
     try:
-        with follower:
-            follower.catch_up()
-            yield follower
+        yield follower
     finally:
         follower.remove()

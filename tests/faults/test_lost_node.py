@@ -2,7 +2,6 @@
 is back everything is there, once (promise 10)."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,13 @@ from typing import Any
 import pytest
 import redis
 
-from etl.inbox.connection import connect
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
-from etl.settings import SourceSettings
+from tests.faults.cluster import LISTS
 from tests.faults.worker import Worker
 from tests.scrape import address, get, samples
 from tests.world import Archive, cdr, eventually
 
-# One of each node at least, whichever has the spool.
-LISTS = tuple(SourceSettings(key=f"calls-{number}", source=f"calls-{number}") for number in range(12))
 KEYS = {each.key for each in LISTS}
 PATIENT = 120.0  # seconds: a node that doesn't answer costs a timeout at every look
 QUICK = {
@@ -27,26 +23,6 @@ QUICK = {
     "etl.app.load.DRAIN_PATIENCE_SECONDS": 1.0,
     "etl.jobs.loader.ADOPT_EVERY_SECONDS": 0.5,
 }
-
-
-@pytest.fixture(scope="module")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCluster]:
-    cluster = PrivateCluster(tmp_path_factory.mktemp("cluster"))
-    for node in cluster.nodes:
-        # Else the others refuse everything; and what is acknowledged is to be there after a kill.
-        node._config |= {"cluster-require-full-coverage": "no", "appendfsync": "always"}
-    with cluster:
-        yield cluster
-
-
-@pytest.fixture
-def clustered(own_cluster: PrivateCluster, database_url: str) -> Iterator[Archive]:
-    with connect(own_cluster.url, cluster=True) as client:
-        administrator: Any = client
-        administrator.flushall()
-        more = {"redis_cluster": True, "redis_name": "cluster"}
-        with Archive(own_cluster.url, database_url, administrator, LISTS, more) as archive:
-            yield archive
 
 
 class Loss:

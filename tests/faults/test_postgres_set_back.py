@@ -16,8 +16,6 @@ from tests.machine import postgres_bin
 from tests.store import at_once
 from tests.world import eventually, migrate
 
-WAITS_FOR_THE_STANDBY = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-
 
 def migrated_backup(folder: Path, installation: Path | None = None) -> Path:
     """A base backup of a migrated, empty archive."""
@@ -62,9 +60,8 @@ def let_it_lag(house: House, standby: PrivateStandby, worker: Worker) -> None:
 
 
 def fail_over(house: House, standby: PrivateStandby) -> None:
-    house.server.kill()
-    standby.promote()
-    house.move_to(standby, "promote a standby that lags")
+    house.service.fail_over(standby)
+    house.moved("promote a standby that lags")
 
 
 def test_a_lagging_standby_promoted_under_load_costs_and_doubles_nothing(
@@ -132,15 +129,12 @@ def test_an_earlier_backup_restored_while_nobody_loads_costs_nothing(house: Hous
 def take_back(house: House, worker: Worker, forks: bool, stop: Callable[[], object] = lambda: None) -> None:
     """Postgres becomes what it was in the middle of this."""
     house.load(worker)
-    backup = house.server.folder / "backup"
-    house.server.back_up(backup)
+    backup = house.service.back_up()
     house.load(worker)
     house.remember()
     stop()
-    house.server.kill()
-    house.server.restore(backup, forks)
-    house.server.start()
-    house.move_to(house.server, "restore an earlier backup")
+    house.service.restore(backup, forks)
+    house.moved("restore an earlier backup")
 
 
 @pytest.mark.parametrize("breaks", [True, False], ids=["all connections break", "no connection breaks"])
@@ -151,9 +145,10 @@ def test_a_server_changed_behind_the_same_address_costs_nothing(
         let_it_lag(house, standby, worker)
         standby.promote()
         former = house.server
-        house.move_to(standby, "lead to a standby that lags")
+        house.service.move_to(standby)
+        house.moved("lead to a standby that lags")
         if breaks:
-            house.door.end_connections()
+            house.service.door.end_connections()
         house.dialler.say(100)
         # Who was connected before may go on for a while, and confirm what the new primary never hears of.
         worker.wait_for_more("loaded", 3)
@@ -173,11 +168,6 @@ def synchronous(session_folder: Path, migrated: Path, own_redis: PrivateRedis) -
         yield house
 
 
-def waiting(house: House) -> int:
-    """How many commits wait for the standby."""
-    return int(house.server.ask(WAITS_FOR_THE_STANDBY)[0])
-
-
 def test_a_primary_restarted_while_a_commit_waits_costs_nothing(synchronous: House, log: Path) -> None:
     house = synchronous
     with set_back.standby(house) as standby:
@@ -185,11 +175,11 @@ def test_a_primary_restarted_while_a_commit_waits_costs_nothing(synchronous: Hou
             house.load(worker)
             standby.wire.blackhole()
             house.dialler.say(20)
-            eventually(lambda: waiting(house))
+            eventually(house.service.waiting)
             house.server.kill()
             house.server.start()
             # Without the standby the claim is visible now, and is found in the ledger.
-            eventually(lambda: waiting(house) or worker.count("already_loaded"))
+            eventually(lambda: house.service.waiting() or worker.count("already_loaded"))
             house.remember()
             fail_over(house, standby)
             house.dialler.say(20)
@@ -215,11 +205,11 @@ def test_a_message_in_the_log_waits_for_the_standby_as_a_commit_does(synchronous
 
     def look() -> None:
         try:
-            eventually(lambda: waiting(house) == 1)
+            eventually(lambda: house.service.waiting() == 1)
             commit("SELECT 1")()  # writes nothing, and so has nothing to wait for
             commit(says.replace("true", "false"))()  # is no part of a transaction
             commit(says.replace("etl", "local"), synchronous_commit="local")()
-            assert waiting(house) == 1
+            assert house.service.waiting() == 1
             assert says not in returned
         finally:
             follower.wire.heal()

@@ -5,9 +5,10 @@ import json
 from dataclasses import replace
 
 from etl.keys import SPOOL
+from etl.lab.oracle import Effects, lacking
 from etl.lab.servers.private import PrivatePostgres
 from tests.faults.dialler import Dialler
-from tests.faults.oracle import Effects, effects, judge, lacking, pushed
+from tests.faults.oracle import effects, judge, pushed
 from tests.faults.sample import SEED
 from tests.faults.worker import Worker
 from tests.world import Archive, eventually

@@ -11,9 +11,10 @@ from typing import Self
 import pytest
 import redis
 
+from etl.lab.servers.ports import free_port
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
 from etl.lab.servers.process import launch
-from etl.lab.servers.redis import find_binary, free_port
+from etl.lab.servers.redis import find_binary
 from tests.world import eventually
 
 SERVICE = "mymaster"

@@ -26,8 +26,8 @@ from etl.inbox.connection import Client, connect
 from etl.inbox.lock import Lock
 from etl.jobs.clocks import Clocks
 from etl.lab.servers.clock import SEEN_WITHIN_SECONDS, Clock
+from etl.lab.servers.ports import free_port
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
-from etl.lab.servers.redis import free_port
 from etl.store.connection import unix_time
 from tests.clocks import DAY, HOUR, settable, step
 from tests.faults.worker import Worker

@@ -18,8 +18,9 @@ from etl.errors import Outage
 from etl.inbox.connection import connect
 from etl.inbox.preflight import line
 from etl.inbox.producer import push
+from etl.lab.servers.ports import free_port
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
-from etl.lab.servers.redis import command, free_port
+from etl.lab.servers.redis import command
 from etl.settings import Settings
 from etl.store import connection as store
 from tests.integration.conftest import PASSWORD, SERVICE, Sentinel, Watched

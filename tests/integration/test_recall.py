@@ -21,6 +21,7 @@ from etl.inbox.kept import KeptClaims
 from etl.jobs.recall import Recall
 from etl.keys import SPOOL
 from etl.lab.servers.private import PrivateRedis
+from etl.store import history
 from etl.store.history import SetBack, note
 from tests.faults.worker import Worker
 from tests.store import at_once
@@ -387,15 +388,66 @@ def test_given_a_death_while_a_loss_is_told_then_it_is_told_once(archive: Archiv
     with stores(settings) as clients:
         source = next(each for each in sources(settings, clients) if each.key == CAMPAIGNS)
         noticed = KeptClaims(source).notice(KeptClaims(source).acked())
+        assert noticed
         if steps > 1:
             now = datetime.now(UTC)
             told = SetBack(CAMPAIGNS, settings.server, now, now, 0, 0, 2, 2, now, now)
-            assert note(clients.engine, told, noticed)
+            assert note(clients.engine, told, noticed.at)
 
     archive.load()
     archive.load()
 
     assert [(each["recalled_claims"], each["lost_claims"]) for each in set_backs(archive)] == [(0, 2)]
+
+
+class Killed(BaseException):
+    """As by SIGKILL: whatever was about to follow doesn't."""
+
+
+STEPS = [
+    (KeptClaims, "recall"),
+    (KeptClaims, "notice"),
+    (history, "note"),
+    (KeptClaims, "settle"),
+    (KeptClaims, "drop"),
+]
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("owner", "step"), STEPS, ids=[step for _, step in STEPS])
+def test_given_a_death_while_recalling_then_all_of_it_is_noted_once(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, is_done: bool, gone: int
+) -> None:
+    load_in_claims(archive, *([cdr(number), EVENT] for number in range(6)))
+    before = counts(archive)
+    forget_since(archive, 1)
+    for key in kept(archive)[1 : 1 + gone]:
+        archive.redis.delete(key)
+    original = getattr(owner, step)
+
+    def dies(*arguments: Any) -> Any:
+        if is_done:
+            original(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patched, recall(archive) as window, suppress(Killed):
+        patched.setattr(owner, step, dies)
+        window.look()
+    archive.load()
+    archive.load()
+
+    found = set_backs(archive)
+    assert {name: sum(each[name] for each in found) for name in found[0] if name != "source_key"} == {
+        "recalled_claims": 5 - gone,
+        "recalled_messages": 2 * (5 - gone),
+        "lost_claims": gone,
+        "lost_messages": 2 * gone,
+    }
+    assert archive.value("SELECT min(first_claimed_at) > now() - interval '1 h' FROM set_backs")
+    assert archive.value("SELECT count(*) FROM set_backs WHERE first_claimed_at > last_claimed_at") == 0
+    assert counts(archive)["cdrs"] == before["cdrs"] - gone
+    archive.assert_books_balance()
 
 
 def test_given_many_recalled_claims_then_one_is_found_in_a_few(archive: Archive) -> None:

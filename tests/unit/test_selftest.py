@@ -4,8 +4,10 @@ from itertools import pairwise
 
 import pytest
 
+from etl.lab.selftest import proof
 from etl.lab.selftest.memory import MemoryWatch
-from etl.lab.selftest.plan import POSTGRES, REDIS, REDIS_WIRE, plan
+from etl.lab.selftest.plan import POSTGRES, PROMOTE, REDIS, REDIS_WIRE, SET_BACKS, plan
+from etl.lab.selftest.set_backs import SetBack
 
 
 def test_the_same_seed_makes_the_same_plan_and_another_one_another() -> None:
@@ -27,6 +29,28 @@ def test_in_five_minutes_a_store_suffers_everything_there_is(target: str) -> Non
 
     assert kinds == {fault.kind for seed in range(20) for fault in plan(seed, 600) if fault.target == target}
     assert len(kinds) >= 3
+
+
+def test_a_soak_of_45_minutes_has_the_faults_that_the_proof_names() -> None:
+    for seed in range(20):
+        faults = plan(seed, 45 * 60)
+        assert len(faults) >= 1_500
+        assert sum(fault.kind in SET_BACKS for fault in faults) >= 60, "some find nothing to take back, or come late"
+
+
+@pytest.mark.parametrize("lost", [{}, {"claims": 2, "dead letters": 0}])
+@pytest.mark.parametrize("told", [True, False, None])
+def test_a_set_back_is_proved_if_nothing_is_lost_and_it_is_told(lost: dict[str, int], told: bool | None) -> None:
+    made = [SetBack(PROMOTE, {"claims": 3, "dead letters": 1}, lost, told), SetBack(PROMOTE, {"claims": 4}, {}, True)]
+
+    whole, reported = proof.set_backs(made)
+
+    assert (whole.ok, reported.ok) == (not lost, told is not False)
+    assert whole.found.startswith("2 set-backs; they lacked 7 claims, 1 dead letters")
+
+
+def test_given_no_set_back_then_nothing_is_wrong() -> None:
+    assert all(verdict.ok for verdict in proof.set_backs([]))
 
 
 @pytest.mark.parametrize(("end", "seconds", "flat"), [(101.0, 600, True), (140.0, 600, False), (140.0, 100, None)])

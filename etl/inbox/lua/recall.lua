@@ -8,7 +8,9 @@
 -- ARGV[1]  the entry in KEYS[4], "<batch_id>@<bytes>"
 -- ARGV[2]  "<batch_id>@recalled"
 -- ARGV[3]  the UTC day of the claim
+-- ARGV[4]  when it was made, Unix ms
 --
+-- What came back is counted in KEYS[5] until settle.lua is told that it's noted; see notice.lua.
 -- Returns how many messages came back; 0 if they are gone, -1 if they are back already.
 
 local NOBODY = '\0' -- of no sorted set a member
@@ -47,4 +49,9 @@ redis.call('ZADD', acked, 'XX', math.max(0, claims - 1), 'claims:' .. ARGV[3])
 redis.call('ZADD', acked, 'XX', math.max(0, messages - count), 'messages:' .. ARGV[3])
 redis.call('ZADD', acked, 'XX', math.max(0, all - bytes), 'kept bytes')
 redis.call('ZADD', acked, counted('version') + 1, 'version') -- see notice.lua
+local before, made = counted('recalled claims'), tonumber(ARGV[4])
+redis.call('ZADD', acked, before + 1, 'recalled claims')
+redis.call('ZADD', acked, counted('recalled messages') + count, 'recalled messages')
+redis.call('ZADD', acked, before > 0 and math.min(counted('recalled first'), made) or made, 'recalled first')
+redis.call('ZADD', acked, before > 0 and math.max(counted('recalled last'), made) or made, 'recalled last')
 return count

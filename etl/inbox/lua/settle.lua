@@ -1,4 +1,4 @@
--- settle: what was lost is noted in Postgres: don't count it as acknowledged any more.
+-- settle: what was recalled or lost is noted in Postgres: don't count what is lost as acknowledged any more.
 --
 -- KEYS[1]  what was acknowledged; see ack.lua
 -- ARGV[1]  when it was noticed, as notice.lua gave it
@@ -15,6 +15,7 @@ if counted('noticed') ~= tonumber(ARGV[1]) then
   return 0
 end
 redis.call('ZADD', acked, 0, 'noticed')
+redis.call('ZADD', acked, 0, 'noticed claims')
 redis.call('ZADD', acked, counted('version') + 1, 'version')
 for i = 2, #ARGV, 2 do
   redis.call('ZADD', acked, 'XX', math.max(0, counted(ARGV[i + 1]) - ARGV[i]), ARGV[i + 1])

@@ -6,7 +6,6 @@ plan ──▶ faults ──▶ site ◀── producers
                quiet, then:    proof ──▶ report
 """
 
-import shutil
 import tempfile
 import threading
 import time
@@ -40,9 +39,8 @@ from etl.lab.selftest.processes import repeating
 from etl.lab.selftest.producers import DIALLERS, Dialler, Switchboard, Truth
 from etl.lab.selftest.proof import Proof
 from etl.lab.selftest.report import SelftestReport
-from etl.lab.selftest.servers import Servers, owned, private
+from etl.lab.selftest.servers import Servers, owned, private, remove
 from etl.lab.selftest.site import FORWARD, SELFTEST_SOURCES, Site, site
-from etl.lab.servers.private import PrivatePostgres
 from etl.lab.servers.process import wait_until
 from etl.lake.datasets import DATASETS
 from etl.settings import Settings
@@ -71,10 +69,10 @@ def run(
         with nullcontext(owned(*lent)) if lent else private(folder) as servers:
             report = _run(minutes, seed, servers, folder, progress)
     except BaseException:
-        _remove(folder)
+        remove(folder)
         raise
     if report.ok:
-        _remove(folder)
+        remove(folder)
     return report
 
 
@@ -92,13 +90,11 @@ def _run(
             with saboteur.at_work(plan(seed, minutes * 60, spared)), _producing(running, truth):
                 _pass_time(minutes * 60, progress)
             waited = _come_to_rest(running)
-        verdicts = [_lively(waited), *_prove(running, truth), *_of_the_processes(running, folder, memory)]
-    return SelftestReport(seed, minutes, spared, truth, saboteur.suffered, waited, verdicts, memory.growth(), folder)
-
-
-def _remove(folder: Path) -> None:
-    PrivatePostgres(folder / "postgres").remove()  # which may have had to put its data elsewhere
-    shutil.rmtree(folder, ignore_errors=True)
+        made = saboteur.set_backs.made
+        verdicts = [_lively(waited), *_prove(running, truth), *proof.set_backs(made)]
+        verdicts += _of_the_processes(running, folder, memory)
+    faults, growth = saboteur.suffered, memory.growth()
+    return SelftestReport(seed, minutes, spared, truth, faults, made, waited, verdicts, growth, folder)
 
 
 def _start(running: Site) -> None:
@@ -153,7 +149,7 @@ def _pids(running: Site) -> dict[str, int | None]:
     pids = {name: each.pid for name, each in running.programs.items()}
     with suppress(RuntimeError):  # it's down just now
         if redis := running.servers.redis:
-            pids[redis.name] = redis.pid
+            pids[redis.server.name] = redis.server.pid
     return pids
 
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +17,7 @@ from etl.errors import EtlError
 from etl.lab.proxy import Proxy, Recognises
 from etl.lab.selftest.calls import CDRS
 from etl.lab.selftest.plan import (
+    FAIL_OVER,
     HOST_CLOCK,
     LAKE_TARGET,
     POSTGRES,
@@ -24,10 +25,12 @@ from etl.lab.selftest.plan import (
     REDIS,
     REDIS_CLOCK,
     REDIS_WIRE,
+    SET_BACKS,
     SOURCE_KEY,
     Fault,
 )
 from etl.lab.selftest.processes import Exporter
+from etl.lab.selftest.set_backs import SetBacks
 from etl.lab.selftest.site import Site
 from etl.lab.servers.clock import SEEN_WITHIN_SECONDS
 from etl.lab.servers.process import wait_until
@@ -35,6 +38,7 @@ from etl.lab.servers.process import wait_until
 # More than a day: with the host's clock so slow every call of yesterday lies too far ahead.
 STEP_SECONDS = 3 * 86_400.0
 MEND_SECONDS = 60.0  # Redis may be down just then
+LATE_SECONDS = 5.0  # a fault whose turn comes later than that doesn't take place: else many would follow at once
 
 
 class Victim(Protocol):
@@ -53,6 +57,10 @@ class Saboteur:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._enough = threading.Event()
+        self.set_backs = SetBacks(site, self._enough)
+        # From the moment that a store may lack something until it's whole again. Meanwhile nothing befalls Redis that
+        # rightly costs what it keeps of acknowledged claims: no full memory, and no clock by which their time is over.
+        self._is_forgetting = threading.Lock()
         self.suffered: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
@@ -76,7 +84,11 @@ class Saboteur:
         for fault in faults:
             if self._enough.wait(max(0.0, began + fault.at - time.monotonic())):
                 return
-            if self._carry_out(fault):
+            with self._is_forgetting if _is_exclusive(fault) else nullcontext():
+                if time.monotonic() - began - fault.at > LATE_SECONDS:
+                    continue
+                took_place = self._carry_out(fault)
+            if took_place:
                 self.suffered[fault.target, fault.kind] += 1
 
     def _carry_out(self, fault: Fault) -> bool:
@@ -91,6 +103,8 @@ class Saboteur:
         }
         if fault.target in special:
             return special[fault.target](fault)
+        if fault.kind in (*SET_BACKS, FAIL_OVER):
+            return self.set_backs.carry_out(fault)
         if fault.kind == "fill":
             return self._fill_redis(fault.seconds)
         victim = self._victim(fault.target)
@@ -107,7 +121,9 @@ class Saboteur:
         return True
 
     def _victim(self, target: str) -> Victim:
-        servers: dict[str, Victim | None] = {REDIS: self._site.servers.redis, POSTGRES: self._site.servers.postgres}
+        redis, postgres = self._site.servers.redis, self._site.servers.postgres
+        servers: dict[str, Victim] = {REDIS: redis.server} if redis else {}
+        servers |= {POSTGRES: postgres.server} if postgres else {}
         return servers.get(target) or self._site.programs[target]
 
     def _fill_redis(self, seconds: float) -> bool:
@@ -171,6 +187,10 @@ class Saboteur:
         self._enough.wait(fault.seconds)
         wire.heal()
         return True
+
+
+def _is_exclusive(fault: Fault) -> bool:
+    return fault.kind in (*SET_BACKS, FAIL_OVER, "fill") or fault.target == REDIS_CLOCK
 
 
 def _script(name: str) -> Recognises:

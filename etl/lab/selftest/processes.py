@@ -102,11 +102,14 @@ class Program(_Command):
 
 
 class Exporter(_Command):
-    """`etl export` and `etl prune`, one after the other, over and over; harmed by the same methods as a `Program`."""
+    """`etl export`, `etl restore --all-missing`, as after a set-back, and `etl prune`, one after the other, over and
+    over; harmed by the same methods as a `Program`."""
 
     def __init__(self, name: str, environment: Mapping[str, str], folder: Path) -> None:
         super().__init__(name, environment, folder)
-        self._commands = [["export", "--json"], ["export", "--json"], ["prune", "--keep-days", "1", "--json"]]
+        export = ["export", "--json"]
+        restore, prune = ["restore", "--all-missing", "--json"], ["prune", "--keep-days", "1", "--json"]
+        self._commands = [export, restore, export, prune]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name)
         self._is_killed = False

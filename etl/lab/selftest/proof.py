@@ -16,6 +16,7 @@ from etl.app.lake import open_lake
 from etl.errors import LakeError
 from etl.lab.selftest.calls import CDR_COLUMNS, CDR_TIMES, KnownCall
 from etl.lab.selftest.producers import Published, Truth
+from etl.lab.selftest.set_backs import SetBack
 from etl.lake.datasets import DATASETS
 from etl.settings import Settings
 from etl.store import connection as store
@@ -247,6 +248,25 @@ def days_balance(settings: Settings) -> Iterator[Proof]:
     yield Proof(not unequal, what, f"{number} days, {rows:,} rows" + _examples(unequal))
     what = "the lake equals Postgres, compared row by row"
     yield Proof(not different, what, f"{number} files" + _examples(different))
+
+
+# -- after each set-back
+
+
+def set_backs(made: Sequence[SetBack]) -> Iterator[Proof]:
+    """Of those whose server lacked something that was confirmed."""
+    lacked: Counter[str] = sum((Counter(each.lacked) for each in made), Counter())
+    lost = {f"{kind} lost": [each.kind for each in made if each.lost.get(kind)] for kind in lacked}
+    found = "they lacked " + ", ".join(f"{n:,} {kind}" for kind, n in lacked.items()) if made else "nothing was lacking"
+    found = f"{len(made):,} set-backs; {found}" + _examples({kind: each for kind, each in lost.items() if each})
+    what = "after every set-back of Postgres all that it had confirmed is there again"
+    yield Proof(not any(lost.values()), what, found)
+
+    due = [each for each in made if each.told is not None]
+    hidden = [each.kind for each in due if not each.told]
+    found = f"{len(due) - len(hidden):,} of {len(due):,}" + _examples({"not reported": hidden} if hidden else {})
+    what = "every set-back of what was acknowledged is reported: postgres_set_back in the log, and for `etl status`"
+    yield Proof(not hidden, what, found)
 
 
 # -- the rest

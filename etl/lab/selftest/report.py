@@ -15,6 +15,7 @@ from etl import __version__
 from etl.lab.selftest.memory import ENOUGH_SECONDS, Growth
 from etl.lab.selftest.producers import Truth
 from etl.lab.selftest.proof import Proof
+from etl.lab.selftest.set_backs import SetBack
 
 LINE_WIDTH = 120
 _MARKS = {True: "proved", False: "WRONG", None: "unknown"}
@@ -27,6 +28,7 @@ class SelftestReport:
     spared: Sequence[str]  # servers that suffered nothing: the user's own
     truth: Truth
     faults: Counter[tuple[str, str]]  # by target and kind
+    set_backs: Sequence[SetBack]  # of the faults those after which Postgres lacked something
     waited: float  # seconds until all was quiet
     verdicts: Sequence[Proof]
     memory: Sequence[Growth]
@@ -69,12 +71,19 @@ class SelftestReport:
             "seed": self.seed,
             "minutes": self.minutes,
             "faults": {f"{kind} {target}": n for target, kind, n in self.faults_by_kind},
+            "set_backs": self._set_backs,
             "said": dict(self.produced),
             "seconds_until_quiet": round(self.waited, 1),
             "verdicts": [verdict._asdict() for verdict in self.verdicts],
             "memory": [growth._asdict() for growth in self.memory],
             "folder": None if self.ok else str(self.folder),
         }
+
+    @property
+    def _set_backs(self) -> dict[str, int]:
+        """`to_tell` are those that took back what was acknowledged."""
+        told = [each.told for each in self.set_backs]
+        return {"made": len(told), "to_tell": len(told) - told.count(None), "told": told.count(True)}
 
     def as_markdown(self, command: str) -> str:
         return "\n".join(self._lines(command))
@@ -91,7 +100,8 @@ class SelftestReport:
         servers = (
             "a Postgres and a Redis that were lent, and suffered nothing themselves."
             if self.spared
-            else "a private Postgres and a private Redis (`appendfsync always`: what it confirms, it has)."
+            else "a private Postgres, with standbys and backups, and a private Redis (`appendfsync always`: what it"
+            " confirms, it has), with replicas and sentinels."
         )
         yield from _paragraph(
             f"Three loaders, two listeners and an exporter, which also prunes, worked on {servers} Three diallers"
@@ -102,7 +112,8 @@ class SelftestReport:
         )
         yield from _table(("proof", "verdict", "found"), [(v.what, _MARKS[v.ok], v.found) for v in self.verdicts])
         yield from _table(("said", "number"), self.produced)
-        yield f"{self.faults.total():,} faults; all was quiet {self.waited:.0f} s after the last."
+        yield f"{self.faults.total():,} faults, {len(self.set_backs):,} of them set-backs of Postgres;"
+        yield f"all was quiet {self.waited:.0f} s after the last."
         yield ""
         yield from _table(("fault", "befell", "times"), [(kind, target, n) for target, kind, n in self.faults_by_kind])
         yield "Resident memory in MiB, of the longest life of each:"

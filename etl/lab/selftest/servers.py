@@ -1,5 +1,7 @@
-"""The servers of a selftest: private ones, which may be harmed, or the user's test instances, only cut off."""
+"""The servers of a selftest: private ones, which may be harmed and made to forget, or the user's test instances, only
+cut off."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from etl.errors import ConfigurationError
 from etl.inbox import connection as inbox
 from etl.lab.proxy import Address
 from etl.lab.servers.clock import Clock
-from etl.lab.servers.private import PrivatePostgres, PrivateRedis
+from etl.lab.servers.private import PostgresService, PrivatePostgres, RedisService
 from etl.settings import Settings
 
 REDIS_PORT, POSTGRES_PORT = 6379, 5432
@@ -22,15 +24,14 @@ REDIS_PORT, POSTGRES_PORT = 6379, 5432
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The stores' URLs, and the addresses that a wire to each connects to. `database_by_tcp` takes a wire's port."""
+    """The stores' URLs, and the addresses that a wire to each connects to."""
 
     redis_url: str
     database_url: str
-    database_by_tcp: str
     redis_at: Address
     postgres_at: Address
-    redis: PrivateRedis | None = None
-    postgres: PrivatePostgres | None = None
+    redis: RedisService | None = None
+    postgres: PostgresService | None = None
     redis_clock: Clock | None = None
 
 
@@ -38,11 +39,18 @@ class Servers:
 def private(folder: Path) -> Iterator[Servers]:
     clock = Clock(folder / "redis-clock")
     with (
-        PrivatePostgres(folder / "postgres") as postgres,
-        PrivateRedis(folder / "redis", {"appendfsync": "always"}, clock=clock) as redis,
+        PostgresService(folder) as postgres,
+        RedisService(folder, {"appendfsync": "always"}, clock) as redis,
     ):
-        by_tcp = "postgresql://postgres@localhost/postgres"
-        yield Servers(redis.url, postgres.url, by_tcp, redis.port, postgres.socket, redis, postgres, clock)
+        yield Servers(redis.url, postgres.url, redis.door.port, postgres.door.port, redis, postgres, clock)
+
+
+def remove(folder: Path) -> None:
+    """What `private` left there; a Postgres may have had to put its data elsewhere."""
+    for kind in ("postgres", "standby"):
+        for each in folder.glob(f"{kind}-*"):
+            PrivatePostgres(each).remove()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def owned(redis_url: str, database_url: str) -> Servers:
@@ -61,7 +69,7 @@ def owned(redis_url: str, database_url: str) -> Servers:
         raise ConfigurationError(
             "ETL-908", "this Postgres has an archive already: a selftest takes an empty test database"
         )
-    return Servers(redis_url, database_url, database_url, redis_at, postgres_at)
+    return Servers(redis_url, database_url, redis_at, postgres_at)
 
 
 def through(url: str, port: int) -> str:

@@ -3,6 +3,8 @@
 diallers, switchboard ──▶ Redis ◀──redis wire──┐
                                                ├── loader-0, -1, -2, listener-0, -1, exporter
                           Postgres ◀──wire─────┘
+
+Which server Redis and Postgres are just then, a private one's door knows: one that fails over goes on as another.
 """
 
 import json
@@ -16,6 +18,7 @@ from pydantic import SecretStr
 
 from etl.app.database import upgrade
 from etl.inbox import connection as inbox
+from etl.keys import SPOOL
 from etl.lab.proxy import Proxy
 from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
 from etl.lab.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
@@ -59,6 +62,7 @@ class Site:
     redis_wire: Proxy
     programs: dict[str, Program | Exporter]
     host_clock: Clock
+    folder: Path  # of the processes' logs
 
     def limit_redis(self, memory: int) -> None:
         """The most memory that Redis may use, in bytes; 0: no limit."""
@@ -74,6 +78,13 @@ class Site:
     def keys(self) -> set[str]:
         """All keys in Redis."""
         return {key.decode() for key in self._ask("KEYS", "*")}
+
+    def acknowledged(self) -> set[str]:
+        """The claims that Redis keeps, or notes at least."""
+        kept = (
+            self._ask("ZRANGE", f"{{{key}}}:kept", 0, -1) for key in (SPOOL, *(each.key for each in SELFTEST_SOURCES))
+        )
+        return {member.partition(b"@")[0].decode() for members in kept for member in members}
 
     def length(self, key: str) -> int:
         return int(self._ask("LLEN", key))
@@ -106,13 +117,13 @@ def site(servers: Servers, folder: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         redis_wire = stack.enter_context(Proxy(servers.redis_at))
         postgres_wire = stack.enter_context(Proxy(servers.postgres_at))
-        urls = through(servers.redis_url, redis_wire.port), through(servers.database_by_tcp, postgres_wire.port)
+        urls = through(servers.redis_url, redis_wire.port), through(servers.database_url, postgres_wire.port)
         host_clock = Clock(folder / "host-clock")
         stack.callback(host_clock.tidy)
         programs = _programs(_environment(settings, *urls), folder, host_clock)
         for program in programs.values():
             stack.callback(_end, program)
-        yield Site(settings, servers, postgres_wire, redis_wire, programs, host_clock)
+        yield Site(settings, servers, postgres_wire, redis_wire, programs, host_clock, folder)
 
 
 def _programs(environment: dict[str, str], folder: Path, clock: Clock) -> dict[str, Program | Exporter]:

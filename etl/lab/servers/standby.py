@@ -47,8 +47,9 @@ class PrivateStandby(PrivatePostgres):
             raise PostgresRefused(f"the standby doesn't follow its primary (log: {self.log})")
 
     def promote(self) -> None:
-        """Cut the wire, and take writes from here on, in a new timeline. Returns when it does."""
-        self.wire.part()
+        """Cut the wire for good, and take writes from here on, in a new timeline. Returns when it does; when it's
+        started again, it's a primary like others."""
+        self.wire.__exit__()
         self.ask(f"SELECT pg_promote(true, {PROMOTE_SECONDS})")
         if self.ask("SELECT pg_is_in_recovery()") != ["f"]:
             raise PostgresRefused(f"the standby can't be promoted (log: {self.log})")
@@ -68,6 +69,8 @@ class PrivateStandby(PrivatePostgres):
         super()._boot()
 
     def _arguments(self) -> list[str]:
+        if not (self.data / "standby.signal").exists():
+            return super()._arguments()
         settings = {
             "primary_conninfo": f"host=127.0.0.1 port={self.wire.port} user=postgres application_name={NAME}",
             "wal_retrieve_retry_interval": "100ms",  # after a restart of the primary
