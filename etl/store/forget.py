@@ -17,7 +17,7 @@ from etl.errors import ConfigurationError
 from etl.store import ledger
 from etl.store.connection import rows
 from etl.store.ledger import Books
-from etl.store.tables import PARTITIONED, cdr_revisions, day_column, dead_letters, forgotten, json_as_text
+from etl.store.tables import PARTITIONED, cdr_revisions, cdrs, day_column, dead_letters, forgotten, json_as_text
 from etl.wire.erasure import KEPT, Person, in_json
 
 # Tables that aren't partitioned: changed in one transaction.
@@ -122,6 +122,8 @@ def erase(
 ) -> int:
     """Rewrite the person's rows; returns how many there were. Raises `Outage`."""
     with engine.begin() as connection:
+        if table is cdrs:  # or what is erased would be kept as a version
+            connection.execute(sa.select(sa.func.leave_no_trace("etl forget")))
         changes = [*_changes(connection, table, person, day, to_change=True)]
         for key, values in changes:
             connection.execute(sa.update(table).where(*key).values(values))
