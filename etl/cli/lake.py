@@ -23,6 +23,7 @@ from etl.lake.export import Progress
 from etl.store.days import DayBooks
 
 MIB = 1 << 20
+LONGEST_REASON = 500  # characters: people read it in a table
 
 
 class Which(StrEnum):
@@ -58,12 +59,22 @@ def export(
         bool,
         typer.Option("--force", help="Also days that aren't closed or haven't changed, or whose books don't balance."),
     ] = False,
+    because: Annotated[
+        str | None,
+        typer.Option(
+            "--because",
+            metavar="TEXT",
+            help="With --force: why rows were changed of which the ledger knows no change. The revision keeps it.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
     settings = configured(config)
     period = _period(day, first, last)
+    why = _because(because, force)
     open_day = first_open_day(settings)
     if period and period[1] >= open_day and not force:
         raise typer.BadParameter(
@@ -78,7 +89,7 @@ def export(
         try:
             _do(
                 work,
-                lambda each, on, progress: lake.export(each, on, progress, force),
+                lambda each, on, progress: lake.export(each, on, progress, force, why),
                 "exporting",
                 as_json,
                 lake.would_export if dry_run else None,
@@ -219,6 +230,16 @@ def reconcile(
     else:
         out.print("no day has any rows yet")
     raise typer.Exit(FAILED if any(each.verdict in WRONG for each in found) else 0)
+
+
+def _because(because: str | None, force: bool) -> str:
+    if because is None:
+        return ""
+    if not force:
+        raise typer.BadParameter("--because goes with --force")
+    if not because.strip() or len(because) > LONGEST_REASON or not because.isprintable():
+        raise typer.BadParameter(f"--because takes 1 to {LONGEST_REASON} printable characters on one line")
+    return because.strip()
 
 
 def _period(day: date | None, first: date | None, last: date | None) -> tuple[date, date] | None:

@@ -34,9 +34,10 @@ def _loses(column: str) -> str:
     return f"({lost})"
 
 
-# Of the key, but not what `unite_legs` does.
+# Of the key; but legs 0 and 1 are both the first one, which `unite_legs` goes by.
 KEY_LOST = (
-    "((OLD.source, OLD.call_ref) <> (NEW.source, NEW.call_ref) OR OLD.leg <> NEW.leg AND (OLD.leg, NEW.leg) <> (1, 0))"
+    "((OLD.source, OLD.call_ref) <> (NEW.source, NEW.call_ref)"
+    " OR OLD.leg <> NEW.leg AND greatest(OLD.leg, NEW.leg) > 1)"
 )
 LOST = " OR ".join([KEY_LOST, *(_loses(column) for column in VALUES if column != "extra")])
 # A field of `extra` that is null may get a value: that is looked at in the function, as a WHEN may not ask.

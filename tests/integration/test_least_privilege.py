@@ -105,8 +105,8 @@ def keeper(archive: Archive) -> str:
 
 @pytest.fixture
 def guarded(server: PrivateRedis, database_url: str, tmp_path: Path) -> Iterator[Archive]:
-    """An archive whose etl is `etl` in Redis, and in Postgres `etl_loader`, or `etl_keeper` for the lake; the test itself
-    may do anything."""
+    """An archive whose etl is `etl` in Redis, and in Postgres `etl_loader`, or `etl_keeper` for the lake; the test
+    itself may do anything."""
     with psycopg.connect(database_url, autocommit=True) as administrator:
         for _ in range(2):  # it can be run again
             administrator.execute(ROLES)
