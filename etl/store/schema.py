@@ -49,6 +49,9 @@ def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
         before = _revision(connection)
         _check_known(before)
+        if before not in (None, needed()):
+            # Before any other lock, as loaders do: else each might wait for the other.
+            connection.execute(sa.text("LOCK TABLE ONLY cdrs IN SHARE ROW EXCLUSIVE MODE"))
         _migrate(connection)
     return before, needed()
 

@@ -52,18 +52,23 @@ ONLY_ITS_CLAIM = (
 
 # Its WHEN keeps rows that only gain from it. What a writer replaces it has kept in this very transaction, whole: then
 # nothing is left to do. (By the row's contents, and not by who asks: a setting can be set by anybody. An erasure says
-# so in a row of untraced_changes, which only leave_no_trace writes.) A claim that the ledger knows may become a row's
-# without changing it: so unite_legs does.
+# so in a row of untraced_changes, which only leave_no_trace writes.) A later claim that the ledger knows may become a
+# row's without changing it, now: so unite_legs does. One plan does for all rows, by the index: a loader's session would
+# make another for each, which costs more than all that is merged.
 KEEP_VERSION = f"""
 CREATE FUNCTION {{schema}}.keep_version() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
+    PERFORM FROM {{schema}}.cdr_revisions r
+    WHERE r.dialed_on = OLD.dialed_on AND r.source = OLD.source AND r.call_ref = OLD.call_ref AND r.leg = OLD.leg
+    AND r.replaced_at = now() AND r.batch_id = OLD.batch_id
+    AND {_row("r", ("loaded_at", *VALUES))} IS NOT DISTINCT FROM {_row("OLD", ("loaded_at", *VALUES))}
+    LIMIT 1;
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
     IF EXISTS (
-        SELECT FROM {{schema}}.cdr_revisions r
-        WHERE r.dialed_on = OLD.dialed_on AND r.source = OLD.source AND r.call_ref = OLD.call_ref AND r.leg = OLD.leg
-        AND r.replaced_at = now() AND r.batch_id = OLD.batch_id
-        AND {_row("r", ("loaded_at", *VALUES))} IS NOT DISTINCT FROM {_row("OLD", ("loaded_at", *VALUES))}
-    ) OR EXISTS (
         SELECT FROM {{schema}}.untraced_changes u
         WHERE u.transaction = pg_current_xact_id()::text::bigint AND u.began_at = now()
     ) THEN
@@ -72,8 +77,10 @@ BEGIN
     IF NOT ({LOST}) AND NOT coalesce(NEW.extra || (
         SELECT jsonb_object_agg(key, value) FROM jsonb_each(OLD.extra) WHERE value <> 'null'
     ) <> NEW.extra, NEW.extra IS NULL AND OLD.extra IS NOT NULL) THEN
-        IF NOT {ONLY_ITS_CLAIM} OR NEW.batch_id > OLD.batch_id AND EXISTS (
-            SELECT FROM {{schema}}.load_batches b WHERE b.batch_id = NEW.batch_id
+        IF NOT {ONLY_ITS_CLAIM} OR NEW.loaded_at = now() AND (
+            NEW.batch_id = OLD.batch_id OR NEW.batch_id > OLD.batch_id AND EXISTS (
+                SELECT FROM {{schema}}.load_batches b WHERE b.batch_id = NEW.batch_id
+            )
         ) THEN
             RETURN NULL;
         END IF;
