@@ -71,7 +71,8 @@ def export(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
+    """Write closed days to the lake as Parquet: without dates, all that changed since their last export. Logs in by
+    ETL_LAKE_DATABASE_URL, if that is set."""
     settings = configured(config)
     period = _period(day, first, last)
     why = _because(because, force)
@@ -109,7 +110,8 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
+    """Read files back from where they live and compare them with the books. Exit code 1 if anything differs. Logs in
+    by ETL_LAKE_DATABASE_URL, if that is set."""
     with open_lake(configured(config)) as lake:
         work = [
             (each, books)
@@ -156,7 +158,8 @@ def restore(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again."""
+    """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again. Logs
+    in by ETL_LAKE_DATABASE_URL, if that is set."""
     if into and prove:
         raise typer.BadParameter("either --into or --prove")
     if (day is None) != all_missing:
@@ -185,7 +188,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Drop days older than that from Postgres, each after its file was compared with it row by row. Others stay, and
-    the reason is printed."""
+    the reason is printed. Logs in by ETL_LAKE_DATABASE_URL, if that is set."""
     with open_lake(configured(config)) as lake:
         last = last_day_to_drop(keep_days)
         work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, last)]
@@ -204,7 +207,7 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Print each day's rows by the ledger, in Postgres and in the lake, and how many calls look like one in two rows.
-    Exit code 1 if the books don't balance."""
+    Exit code 1 if the books don't balance. Logs in by ETL_LAKE_DATABASE_URL, if that is set."""
     period = _period(None, first, last) or (date.min, date.max)
     with open_lake(configured(config)) as lake:
         united = lake.unite(*period) if unite else []

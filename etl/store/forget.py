@@ -33,8 +33,10 @@ _FIGURES = (
 )
 
 _LACKING = sa.text(
-    "SELECT 'UPDATE on ' || name FROM unnest(cast(:names AS text[])) WITH ORDINALITY AS needed (name, number)"
-    " WHERE NOT has_table_privilege(to_regclass(name), 'UPDATE') ORDER BY number"
+    "SELECT 'UPDATE on ' || name, number FROM unnest(cast(:names AS text[])) WITH ORDINALITY AS needed (name, number)"
+    " WHERE NOT has_table_privilege(to_regclass(name), 'UPDATE')"
+    " UNION ALL SELECT 'EXECUTE on function leave_no_trace', 99"
+    " WHERE NOT has_function_privilege(to_regprocedure('leave_no_trace(text)'), 'EXECUTE') ORDER BY number"
 )
 
 
@@ -51,7 +53,7 @@ class Receipt:
 def check_rights(engine: sa.Engine) -> None:
     """Raises `ConfigurationError`, with the way out, unless this user may rewrite rows, which loaders may not."""
     names = ["cdrs", *(table.name for table in UNDATED), "audit_events", "forgotten"]
-    lacking = [name for (name,) in rows(engine, _LACKING, {"names": names})]
+    lacking = [name for name, _ in rows(engine, _LACKING, {"names": names})]
     if lacking:
         raise ConfigurationError(
             "ETL-314",
