@@ -74,8 +74,9 @@ BEGIN
     ) THEN
         RETURN NULL;
     END IF;
-    IF NOT ({LOST}) AND NOT coalesce(NEW.extra || (
-        SELECT jsonb_object_agg(key, value) FROM jsonb_each(OLD.extra) WHERE value <> 'null'
+    IF NOT ({LOST}) AND coalesce(jsonb_typeof(OLD.extra) = 'object', true) AND NOT coalesce(NEW.extra || (
+        SELECT jsonb_object_agg(key, value)
+        FROM jsonb_each(CASE jsonb_typeof(OLD.extra) WHEN 'object' THEN OLD.extra END) WHERE value <> 'null'
     ) <> NEW.extra, NEW.extra IS NULL AND OLD.extra IS NOT NULL) THEN
         IF NOT {ONLY_ITS_CLAIM} OR NEW.loaded_at = now() AND (
             NEW.batch_id = OLD.batch_id OR NEW.batch_id > OLD.batch_id AND EXISTS (

@@ -142,6 +142,14 @@ def test_given_a_field_filled_in_then_no_version_is_kept(stored: Archive, name: 
     assert len(kept(stored)) == 1, "of the time before"
 
 
+@pytest.mark.parametrize("extra", ["[1]", "7", "null", '"x"'])
+def test_given_an_extra_that_is_no_object_then_it_is_kept_as_well(stored: Archive, extra: str) -> None:
+    """By hand, as etl never writes one."""
+    as_loader(stored, f"UPDATE cdrs SET extra = '{extra}'")
+    as_loader(stored, "UPDATE cdrs SET extra = '{\"x\": 1}'")
+    assert len(kept(stored)) == 2
+
+
 def test_given_many_changes_in_a_transaction_then_each_version_is_kept(stored: Archive) -> None:
     old = version(stored.cdr(1))
 
