@@ -184,6 +184,9 @@ class Settings(BaseModel):
     database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] = Field(
         default=SecretStr("postgresql://127.0.0.1:5432/etl"), description="a postgresql:// URL"
     )
+    lake_database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = Field(
+        default=None, description="a postgresql:// URL"
+    )
     database_ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = Field(
         default=None, description="a file of CA certificates"
     )
@@ -243,8 +246,13 @@ class Settings(BaseModel):
         return f"postgresql+psycopg://{self._database}"
 
     @property
+    def of_the_lake(self) -> "Settings":
+        """The same for who moves days between Postgres and the lake: `database_url` is the keeper's."""
+        return self.model_copy(update={"database_url": self.lake_database_url}) if self.lake_database_url else self
+
+    @property
     def libpq_url(self) -> str:
-        """The same for libpq itself."""
+        """`sqlalchemy_url` for libpq itself."""
         return f"postgresql://{self._database}"
 
     @property
@@ -272,8 +280,7 @@ class Settings(BaseModel):
     @field_validator("database_ca_file")
     @classmethod
     def _database_has_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        url = info.data.get("database_url")
-        if path and url:
+        for url in filter(None, (info.data.get("database_url"), info.data.get("lake_database_url")) if path else ()):
             options = urls.split(url.get_secret_value()).options
             if options.get("sslmode", ["verify-full"])[-1] not in _VERIFYING:
                 raise ValueError(
@@ -393,7 +400,7 @@ def _problems(error: ErrorDetails, environ: Collection[str], config: Path | None
 def _refused(field: str, text: str) -> ConfigurationError:
     """By one of our own validators."""
     match field:
-        case "redis_url" | "database_url":
+        case "redis_url" | "database_url" | "lake_database_url":
             return ConfigurationError("ETL-104", text)
         case "sources":
             return ConfigurationError("ETL-105", text)

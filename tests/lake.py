@@ -130,9 +130,9 @@ def told(_: int) -> None:
     """For who doesn't want to know of progress."""
 
 
-def export(archive: Archive, day: date = DAY, dataset: str = "cdrs", force: bool = False) -> Outcome:
+def export(archive: Archive, day: date = DAY, dataset: str = "cdrs", force: bool = False, because: str = "") -> Outcome:
     with lake(archive) as opened:
-        return unless_busy(lambda: opened.export(DATASETS[dataset], day, told, force), dataset, day)
+        return unless_busy(lambda: opened.export(DATASETS[dataset], day, told, force, because), dataset, day)
 
 
 def unless_busy(operation: Callable[[], Outcome], dataset: str, day: date) -> Outcome:

@@ -1,7 +1,7 @@
 """What `etl check` looks at, from settings: Redis, Postgres and the export target. pyarrow comes with the last."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from urllib.parse import unquote
 from uuid import UUID
@@ -34,9 +34,15 @@ def check(settings: Settings) -> Iterator[Finding]:
     target = Target(settings.export_url, settings.lake_file_mode)
     with looking(settings) as engine:
         yield from _of_redis(settings)
-        yield from store_preflight.findings(engine, _window(settings))
+        yield from _of_postgres(settings, engine)
         yield from _of_clocks(settings, engine)
         yield _of_lake(target)
+
+
+def _of_postgres(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    with ExitStack() as stack:
+        lake = stack.enter_context(looking(settings.of_the_lake)) if settings.lake_database_url else None
+        yield from store_preflight.findings(engine, _window(settings), lake)
 
 
 def _window(settings: Settings) -> RecallWindow:

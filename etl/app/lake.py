@@ -25,7 +25,8 @@ log = logs.get()
 
 @contextlib.contextmanager
 def open_lake(settings: Settings) -> Iterator[Lake]:
-    """The archive's lake. Raises `Outage` and `ConfigurationError`."""
+    """The archive's lake, as the login that may let days go. Raises `Outage` and `ConfigurationError`."""
+    settings = settings.of_the_lake
     target = Target(settings.export_url, settings.lake_file_mode)
     engine = store.connect(settings.sqlalchemy_url)
     try:

@@ -84,7 +84,8 @@ def schedule_of(settings: Settings, engine: Engine, check_clock: Callable[[], No
 
 
 def _aside(job: Literal["export", "sweep", "prune", "prove"], settings: Settings, stop: threading.Event) -> None:
-    """Run a job in a process of its own. When `stop` is set it's terminated, which is safe at any moment."""
+    """Run a job in a process of its own, which alone logs in as the lake's keeper, if there is one. When `stop` is set
+    it's terminated, which is safe at any moment."""
     process = _spawn.Process(target=_perform, args=(job, settings), name=f"{settings.worker_name} {job}")
     process.start()
     while process.is_alive() and not stop.is_set():

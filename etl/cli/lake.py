@@ -23,6 +23,7 @@ from etl.lake.export import Progress
 from etl.store.days import DayBooks
 
 MIB = 1 << 20
+LONGEST_REASON = 500  # characters: people read it in a table
 
 
 class Which(StrEnum):
@@ -58,12 +59,23 @@ def export(
         bool,
         typer.Option("--force", help="Also days that aren't closed or haven't changed, or whose books don't balance."),
     ] = False,
+    because: Annotated[
+        str | None,
+        typer.Option(
+            "--because",
+            metavar="TEXT",
+            help="With --force: why rows were changed of which the ledger knows no change. The revision keeps it.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write closed days to the lake as Parquet: without dates, all that changed since their last export."""
+    """Write closed days to the lake as Parquet: without dates, all that changed since their last export. Logs in by
+    ETL_LAKE_DATABASE_URL, if that is set."""
     settings = configured(config)
     period = _period(day, first, last)
+    why = _because(because, force)
     open_day = first_open_day(settings)
     if period and period[1] >= open_day and not force:
         raise typer.BadParameter(
@@ -78,7 +90,7 @@ def export(
         try:
             _do(
                 work,
-                lambda each, on, progress: lake.export(each, on, progress, force),
+                lambda each, on, progress: lake.export(each, on, progress, force, why),
                 "exporting",
                 as_json,
                 lake.would_export if dry_run else None,
@@ -98,7 +110,8 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read files back from where they live and compare them with the books. Exit code 1 if anything differs."""
+    """Read files back from where they live and compare them with the books. Exit code 1 if anything differs. Logs in
+    by ETL_LAKE_DATABASE_URL, if that is set."""
     with open_lake(configured(config)) as lake:
         work = [
             (each, books)
@@ -145,7 +158,8 @@ def restore(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again."""
+    """Bring a day's rows from the lake back into Postgres. Those that are there already stay: safe to run again. Logs
+    in by ETL_LAKE_DATABASE_URL, if that is set."""
     if into and prove:
         raise typer.BadParameter("either --into or --prove")
     if (day is None) != all_missing:
@@ -174,7 +188,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Drop days older than that from Postgres, each after its file was compared with it row by row. Others stay, and
-    the reason is printed."""
+    the reason is printed. Logs in by ETL_LAKE_DATABASE_URL, if that is set."""
     with open_lake(configured(config)) as lake:
         last = last_day_to_drop(keep_days)
         work = [(each, books) for each in _datasets(dataset) for books in lake.prunable(each, last)]
@@ -193,7 +207,7 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Print each day's rows by the ledger, in Postgres and in the lake, and how many calls look like one in two rows.
-    Exit code 1 if the books don't balance."""
+    Exit code 1 if the books don't balance. Logs in by ETL_LAKE_DATABASE_URL, if that is set."""
     period = _period(None, first, last) or (date.min, date.max)
     with open_lake(configured(config)) as lake:
         united = lake.unite(*period) if unite else []
@@ -222,6 +236,16 @@ def reconcile(
     if may_repeat and not as_json:
         out.print(f"{may_repeat:,} claims may come again after a fail-over: not all of Redis' replicas had them")
     raise typer.Exit(FAILED if any(each.verdict in WRONG for each in found) else 0)
+
+
+def _because(because: str | None, force: bool) -> str:
+    if because is None:
+        return ""
+    if not force:
+        raise typer.BadParameter("--because goes with --force")
+    if not because.strip() or len(because) > LONGEST_REASON or not because.isprintable():
+        raise typer.BadParameter(f"--because takes 1 to {LONGEST_REASON} printable characters on one line")
+    return because.strip()
 
 
 def _period(day: date | None, first: date | None, last: date | None) -> tuple[date, date] | None:

@@ -56,9 +56,12 @@ class Lake(Survey):
         with self.hold(dataset, day) as held:
             held.erase_history()
 
-    def export(self, dataset: Dataset, day: date, progress: Progress, force: bool = False) -> Outcome:
+    def export(
+        self, dataset: Dataset, day: date, progress: Progress, force: bool = False, because: str = ""
+    ) -> Outcome:
         """Bring the lake's revision of the day up to date. With `force` although nothing changed, and although rows
-        are missing that the ledger knows of."""
+        are missing that the ledger knows of. Where rows changed of which the ledger knows no change, only if it is said
+        why, in `because`: the revision has it, and its file."""
         self._check_receipts()
         with self.hold(dataset, day) as held:
             books = held.books()
@@ -71,7 +74,7 @@ class Lake(Survey):
                 return outcome_of(books, "unchanged")
             if books.revision and books.revision.dropped:
                 self._bring_back(held, books.revision.about, progress)
-            return self._export(held, progress, force)
+            return self._export(held, progress, force, because)
 
     def restore(self, dataset: Dataset, day: date, progress: Progress, into: str | None = None) -> Outcome:
         """Bring the file's rows back into their partition, or into a schema of their own."""
@@ -156,7 +159,7 @@ class Lake(Survey):
             return outcome_of(books, "kept", why="loaders were at work in the table; try again")
         return outcome_of(books, "dropped") if dropped else outcome_of(books, "kept", why="something arrived meanwhile")
 
-    def _export(self, held: HeldDay, progress: Progress, force: bool) -> Outcome:
+    def _export(self, held: HeldDay, progress: Progress, force: bool, because: str) -> Outcome:
         dataset, day = held.dataset, held.day.day
         with held.draft() as draft:
             with held.day.snapshot() as snapshot:
@@ -168,7 +171,10 @@ class Lake(Survey):
                 if known and about.sha256 == known.sha256 and not self._damage(held, known):
                     return outcome_of(books, "unchanged", why="the same bytes again")
                 if known and about.revision == known.revision:  # a revision never becomes another
-                    about = self._write(held, snapshot, draft, None, progress)
+                    changed_by_hand = about.sha256 != known.sha256 and self._rows_changed(held, known, draft.place)
+                    if changed_by_hand and not because:
+                        raise _unsaid(known)
+                    about = self._write(held, snapshot, draft, None, progress, because if changed_by_hand else "")
             if about.rows != books.rows and not force:
                 raise LakeError(
                     "ETL-504",
@@ -180,19 +186,35 @@ class Lake(Survey):
         return outcome_of(held.books(), "exported")
 
     def _write(
-        self, held: HeldDay, snapshot: Snapshot, draft: Draft, number: int | None, progress: Progress
+        self,
+        held: HeldDay,
+        snapshot: Snapshot,
+        draft: Draft,
+        number: int | None,
+        progress: Progress,
+        because: str = "",
     ) -> Manifest:
+        about = Manifest(
+            held.dataset.name,
+            held.day.day,
+            number or snapshot.next_number,
+            rows=0,
+            entries=snapshot.books.entries,
+            schema_fingerprint=held.dataset.fingerprint(),
+            because=because,
+        )
         with self._naming_rows(held):
-            return export.write(
-                self._uri,
-                snapshot.id,
-                held.dataset,
-                held.day.day,
-                draft.place,
-                revision=number or snapshot.next_number,
-                entries=snapshot.books.entries,
-                progress=progress,
-            )
+            return export.write(self._uri, snapshot.id, held.dataset, about, draft.place, progress)
+
+    def _rows_changed(self, held: HeldDay, known: Manifest, place: str) -> bool:
+        """Unless the revision proves to have the same rows as the file at `place`: with another version of its writer
+        they make other bytes."""
+        try:
+            with self.target.fetched(held.name(known)) as earlier:
+                verify.check(earlier, self.target.path(held.name(known)), known)
+                return not verify.same_rows(earlier, place, held.dataset)
+        except LakeError:
+            return True
 
     @contextmanager
     def _naming_rows(self, held: HeldDay) -> Iterator[None]:
@@ -291,7 +313,11 @@ class Lake(Survey):
             return snapshot.books, witness.compare(place, held.dataset, held.day.day, copied)
 
     def _look_around(self, held: HeldDay, books: DayBooks, found: Findings) -> None:
-        """Files of the day that the books don't know."""
+        """Files of the day that the books don't know, and revisions for which somebody had to say why."""
+        for each in held.day.revisions():
+            if each.about.because:
+                what, said = f"revision {each.about.revision}", f"exported by force, because: {each.about.because}"
+                found.notes.append(Difference(held.dataset.name, held.day.day, what, "a change in the ledger", said))
         known = books.revision.about.revision if books.revision else 0
         for stranger in held.strangers():
             newer = stranger.about.revision > known
@@ -316,3 +342,13 @@ class Lake(Survey):
             held.dataset.name, held.day.day, layout.PLAIN, f"revision {books.revision.about.revision}", said[state]
         )
         (found.wrong if state == "damaged" else found.notes).append(difference)
+
+
+def _unsaid(known: Manifest) -> LakeError:
+    return LakeError(
+        "ETL-380",
+        f"{known.dataset} {known.day}: rows aren't what revision {known.revision} has, and the ledger knows of no"
+        " change:"
+        ' somebody changed them by hand. `etl restore --into …` shows what the lake has; --force --because "…" exports'
+        " what is there, and the revision says why",
+    )

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 
 import msgspec
 import pyarrow as pa
@@ -24,17 +23,16 @@ _LOOKED_FOR = "call_ref"
 Progress = Callable[[int], None]
 
 
-def write(
-    uri: str, snapshot: str, dataset: Dataset, day: date, place: str, *, revision: int, entries: int, progress: Progress
-) -> Manifest:
-    """Write the day, as it was in the snapshot, to `place`, and read it back. `progress` gets each group's rows.
+def write(uri: str, snapshot: str, dataset: Dataset, about: Manifest, place: str, progress: Progress) -> Manifest:
+    """Write the day of `about`, as it was in the snapshot, to `place`, and read it back. `progress` gets each group's
+    rows. Gives `about` with what the rows and the file tell.
 
     Raises `Outage` for Postgres and `LakeError` for the file.
     """
     rows, first, last = 0, None, None
     try:
         with (
-            stream(uri, snapshot, dataset.query(day)) as reader,
+            stream(uri, snapshot, dataset.query(about.day)) as reader,
             pq.ParquetWriter(place, dataset.schema, **_options(dataset)) as writer,
         ):
             for group in row_groups(reader, ROW_GROUP):
@@ -44,7 +42,7 @@ def write(
                 rows += group.num_rows
                 progress(group.num_rows)
                 del group  # before the next one is gathered
-            about = Manifest(dataset.name, day, revision, rows, entries, dataset.fingerprint(), first, last)
+            about = msgspec.structs.replace(about, rows=rows, first_time=first, last_time=last)
             writer.add_key_value_metadata({FOOTER_KEY: msgspec.json.encode(about).decode()})
         return _read_back(place, about)
     except (OSError, pa.ArrowException) as error:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import msgspec
 import pyarrow as pa
@@ -56,6 +57,12 @@ def rows(place: str, dataset: Dataset) -> Iterator[pa.Table]:
     with pq.ParquetFile(place, page_checksum_verification=True, pre_buffer=False) as parquet:
         batches = (_plain(batch, dataset) for batch in parquet.iter_batches(_PIECE))
         yield from row_groups(batches, _PIECE)
+
+
+def same_rows(one: str, other: str, dataset: Dataset) -> bool:
+    """Whether two files have the same rows in the same order, whoever wrote them."""
+    pairs = zip_longest(rows(one, dataset), rows(other, dataset))
+    return all(a is not None and b is not None and a.equals(b) for a, b in pairs)
 
 
 def _plain(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:

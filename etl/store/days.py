@@ -283,7 +283,8 @@ def _is(about: Manifest) -> list[sa.ColumnElement[bool]]:
 
 
 def _row(about: Manifest, url: str) -> dict[str, Any]:
-    return msgspec.structs.asdict(about) | {"url": url, "release": __version__}
+    more = {"url": url, "release": __version__, "because": about.because or None}
+    return msgspec.structs.asdict(about) | more
 
 
 def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> Iterator[DayBooks]:
@@ -310,7 +311,8 @@ def _books(connection: sa.Connection, dataset: str, first: date, last: date) -> 
 
 
 def _revision(row: Any) -> Revision:
-    about = Manifest(**{name: getattr(row, name) for name in Manifest.__struct_fields__})
+    about = Manifest(**{name: getattr(row, name) for name in Manifest.__struct_fields__ if name != "because"})
+    about = msgspec.structs.replace(about, because=row.because or "")
     if row.entries_then is not None:
         about = msgspec.structs.replace(about, entries=row.entries_then)
     return Revision(

@@ -17,7 +17,7 @@ from etl.errors import ConfigurationError
 from etl.store import ledger
 from etl.store.connection import rows
 from etl.store.ledger import Books
-from etl.store.tables import PARTITIONED, cdr_revisions, day_column, dead_letters, forgotten, json_as_text
+from etl.store.tables import cdr_revisions, cdrs, day_column, dead_letters, forgotten, json_as_text
 from etl.wire.erasure import KEPT, Person, in_json
 
 # Tables that aren't partitioned: changed in one transaction.
@@ -33,8 +33,10 @@ _FIGURES = (
 )
 
 _LACKING = sa.text(
-    "SELECT 'UPDATE on ' || name FROM unnest(cast(:names AS text[])) WITH ORDINALITY AS needed (name, number)"
-    " WHERE NOT has_table_privilege(to_regclass(name), 'UPDATE') ORDER BY number"
+    "SELECT 'UPDATE on ' || name, number FROM unnest(cast(:names AS text[])) WITH ORDINALITY AS needed (name, number)"
+    " WHERE NOT has_table_privilege(to_regclass(name), 'UPDATE')"
+    " UNION ALL SELECT 'EXECUTE on function leave_no_trace', 99"
+    " WHERE NOT has_function_privilege(to_regprocedure('leave_no_trace(text)'), 'EXECUTE') ORDER BY number"
 )
 
 
@@ -50,8 +52,8 @@ class Receipt:
 
 def check_rights(engine: sa.Engine) -> None:
     """Raises `ConfigurationError`, with the way out, unless this user may rewrite rows, which loaders may not."""
-    names = [*PARTITIONED, *(table.name for table in UNDATED), "forgotten"]
-    lacking = [name for (name,) in rows(engine, _LACKING, {"names": names})]
+    names = ["cdrs", *(table.name for table in UNDATED), "audit_events", "forgotten"]
+    lacking = [name for name, _ in rows(engine, _LACKING, {"names": names})]
     if lacking:
         raise ConfigurationError(
             "ETL-314",
@@ -122,6 +124,8 @@ def erase(
 ) -> int:
     """Rewrite the person's rows; returns how many there were. Raises `Outage`."""
     with engine.begin() as connection:
+        if table is cdrs:  # or what is erased would be kept as a version
+            connection.execute(sa.select(sa.func.leave_no_trace("etl forget")))
         changes = [*_changes(connection, table, person, day, to_change=True)]
         for key, values in changes:
             connection.execute(sa.update(table).where(*key).values(values))

@@ -10,47 +10,18 @@ import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
 from etl.findings import Finding, Line, RecallWindow, asked, clock, encryption, reachable
-from etl.store import lock_table, preflight_standbys, schema, server
+from etl.store import lock_table, preflight_rights, preflight_standbys, schema, server
 from etl.store.blockers import Watchman
 from etl.store.connection import Engine, rows
 from etl.store.server import Server
-from etl.store.tables import STAGING
 from etl.text import size
 
 SPACE_WRONG = 1 << 30  # bytes
 SPACE_WARNING = 0.1  # of the disk
 _UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Etc/UCT", "Zulu")
 
-# The rights on each table that loading, merging, exporting, loading a day back and computing figures take. A change
-# here needs the same change in `ops/postgres/roles.sql`, which grants them.
-_NEEDED = {
-    "alembic_version": ("SELECT",),
-    "cdrs": ("SELECT", "INSERT"),
-    "cdr_revisions": ("SELECT", "INSERT"),
-    "audit_events": ("SELECT", "INSERT", "UPDATE"),
-    "audit_gaps": ("SELECT",),
-    "dead_letters": ("SELECT", "INSERT"),
-    "load_batches": ("SELECT", "INSERT"),
-    "load_batch_days": ("SELECT", "INSERT"),
-    "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
-    "united_days": ("SELECT",),
-    "retired_servers": ("SELECT", "INSERT"),
-    "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "lake_drafts": ("SELECT", "INSERT", "DELETE"),
-    "set_backs": ("SELECT", "INSERT"),
-    **{
-        f"reporting.{name}": ("SELECT",)
-        for name in ("settings", "calls_unmasked", "calls", "events", "agent_states", "twins", "lake_days")
-    },
-    **{
-        f"reporting.{name}": ("SELECT", "INSERT", "DELETE")
-        for name in ("campaign_figures", "agent_call_figures", "agent_state_figures", "status_changes")
-    },
-    "reporting.rolled_up": ("SELECT", "INSERT", "UPDATE"),
-}
-
 # The functions of our own triggers.
-_TRIGGER_FUNCTIONS = ("refuse_old_etl", "refuse_old_exports", "hold_back_proofs")
+_TRIGGER_FUNCTIONS = ("refuse_old_etl", "refuse_old_exports", "hold_back_proofs", "keep_version")
 _TRIGGERS = sa.text(
     "SELECT t.tgname::text || ' on ' || t.tgrelid::regclass::text"
     " FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS f ON f.oid = t.tgfoid"
@@ -63,43 +34,10 @@ _DEFAULT_PARTITIONS = sa.text(
     "SELECT partrelid::regclass::text AS parent, partdefid::regclass::text AS name FROM pg_partitioned_table"
     " WHERE partdefid <> 0 AND partrelid IN (to_regclass('cdrs'), to_regclass('audit_events')) ORDER BY 1"
 )
-# A table that isn't there is the schema's fault.
-_LACKING_ON_TABLES = sa.text(
-    "SELECT privilege || ' on ' || name FROM unnest(cast(:names AS text[]), cast(:privileges AS text[]))"
-    " WITH ORDINALITY AS needed (name, privilege, number)"
-    " WHERE to_regclass(name) IS NOT NULL AND NOT has_table_privilege(to_regclass(name), privilege) ORDER BY number"
-)
-# Functions that act with the rights of the tables' owner; see the migrations.
-_LACKING_ON_FUNCTIONS = sa.text(
-    "SELECT 'EXECUTE on function ' || split_part(signature, '(', 1) FROM unnest(cast(:signatures AS text[]))"
-    " WITH ORDINALITY AS needed (signature, number)"
-    " WHERE NOT has_function_privilege(to_regprocedure(signature), 'EXECUTE') ORDER BY number"
-)
-_FUNCTIONS = (
-    "make_partition(text, date)",
-    "lock_partition(text, date)",
-    "drop_day(text, date, integer, text)",
-    "unite_legs(date, integer, uuid, text)",
-    "ledger_entries()",
-    "end_frozen(double precision)",
-    "end_frozen_of_the_owner(double precision)",
-    "reporting.index_contacts(date)",
-    "reporting.gaps_between(timestamptz, timestamptz)",
-)
-_LACKING_ELSEWHERE = sa.text(
-    "SELECT lacks FROM (VALUES"
-    " (has_any_column_privilege(to_regclass('cdrs'), 'UPDATE'), 'UPDATE on cdrs'),"
-    " (has_any_column_privilege(to_regclass('dead_letters'), 'UPDATE'), 'UPDATE on dead_letters'),"
-    " (has_schema_privilege(to_regnamespace(:staging), 'USAGE'), 'USAGE on schema ' || :staging),"
-    " (has_schema_privilege(to_regnamespace(:staging), 'CREATE'), 'CREATE on schema ' || :staging),"
-    " (has_schema_privilege(to_regnamespace('reporting'), 'USAGE'), 'USAGE on schema reporting'),"
-    " (has_database_privilege(current_database(), 'TEMPORARY'),"
-    "  'TEMPORARY on database ' || quote_ident(current_database()))"
-    ") AS rights (has, lacks) WHERE NOT has"
-)
 
 
-def findings(engine: Engine, window: RecallWindow) -> Iterator[Finding]:
+def findings(engine: Engine, window: RecallWindow, lake: Engine | None = None) -> Iterator[Finding]:
+    """`lake` is who exports, prunes and restores, where that is a login of its own."""
     reached = reachable("Postgres", lambda: _server(engine), "ETL_DATABASE_URL")
     yield reached
     if reached.verdict == "wrong":
@@ -111,7 +49,7 @@ def findings(engine: Engine, window: RecallWindow) -> Iterator[Finding]:
     yield from asked("Postgres schema", lambda: [_schema(engine)])
     yield from asked("Postgres partitions", lambda: [_partitions(engine)])
     yield from asked("Postgres triggers", lambda: [_triggers(engine)])
-    yield from asked("Postgres rights", lambda: [_rights(engine)])
+    yield from asked("Postgres rights", lambda: [*preflight_rights.of_logins(engine, lake)])
     yield from asked("Postgres lock table", lambda: [lock_table.finding(engine)])
     yield from asked("Postgres disk", lambda: [_space(engine)])
     yield from asked("clock of Postgres", lambda: [clock("Postgres", lambda: _clock(engine))])
@@ -194,34 +132,6 @@ def _triggers(engine: Engine) -> Finding:
         says = f"not ours: {', '.join(found)}; they may change, refuse or hold up what is loaded or forgotten"
         return Finding(about, "warning", says, "see what they do, and whether a view or a job could do it instead")
     return Finding(about, "fine", "only ours")
-
-
-def _rights(engine: Engine) -> Finding:
-    about = "Postgres rights"
-    me, lacks = _server(engine).me, _lacking(engine)
-    if lacks:
-        advice = f'GRANT them to "{me}", or let etl be the role etl_loader that ops/postgres/roles.sql makes'
-        return Finding(about, "wrong", f"{me} lacks {', '.join(lacks)}", advice)
-    return Finding(about, "fine", f"{me} may do all that loading and exporting take")
-
-
-def _lacking(engine: Engine) -> list[str]:
-    """The rights that are missing, as GRANT spells them."""
-    with engine.connect() as connection:
-        elsewhere = [*connection.scalars(_LACKING_ELSEWHERE, {"staging": STAGING})]
-        # Without USAGE on a schema, Postgres refuses even the question about its tables.
-        is_closed = "USAGE on schema reporting" in elsewhere
-
-        def can_look(name: str) -> bool:
-            return not (is_closed and name.startswith("reporting."))
-
-        pairs = [(name, privilege) for name, needed in _NEEDED.items() if can_look(name) for privilege in needed]
-        parameters = {"names": [name for name, _ in pairs], "privileges": [privilege for _, privilege in pairs]}
-        return [
-            *connection.scalars(_LACKING_ON_TABLES, parameters),
-            *connection.scalars(_LACKING_ON_FUNCTIONS, {"signatures": [*filter(can_look, _FUNCTIONS)]}),
-            *elsewhere,
-        ]
 
 
 def _space(engine: Engine) -> Finding:

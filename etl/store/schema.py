@@ -49,6 +49,9 @@ def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
         before = _revision(connection)
         _check_known(before)
+        if before not in (None, needed()) and connection.scalar(_IS_OWNER):
+            # Before any other lock, as loaders do: else each might wait for the other.
+            connection.execute(sa.text("LOCK TABLE ONLY cdrs IN SHARE ROW EXCLUSIVE MODE"))
         _migrate(connection)
     return before, needed()
 
@@ -71,6 +74,8 @@ def _revision(connection: sa.Connection) -> str | None:
     return revision
 
 
+# Nobody else can upgrade, and the first migration says so.
+_IS_OWNER = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('cdrs')")
 # Of those that have been there from the first revision on, names that nobody else would think of.
 _LEDGER = ("load_batches", "load_batch_days")
 

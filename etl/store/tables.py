@@ -118,12 +118,27 @@ cdr_revisions = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of replacement"),
     *_cdr_columns(),
-    Column("replaced_by", Uuid, nullable=False, comment="The claim whose CDR contradicted this version"),
+    Column(
+        "replaced_by",
+        Uuid,
+        comment="The claim whose CDR contradicted this version; null: no claim, but an UPDATE by hand",
+    ),
     Column("replaced_at", _time(), nullable=False, server_default=_NOW, comment="When it was replaced"),
     Index("cdr_revisions_cdr_idx", "dialed_on", "source", "call_ref", "leg"),
     comment="Superseded versions of CDRs: what was in cdrs before a contradicting CDR of the same call arrived",
 )
 cdr_revisions.c.loaded_at.server_default = None
+
+untraced_changes = Table(
+    "untraced_changes",
+    metadata,
+    Column("transaction", BigInteger, nullable=False, comment="Its id (xid8)"),
+    Column("began_at", _time(), nullable=False, comment="When the transaction began"),
+    Column("role", Text, nullable=False, comment="Who had logged in"),
+    Column("why", Text, nullable=False, comment="For what: an erasure"),
+    PrimaryKeyConstraint("transaction", "began_at"),
+    comment="Transactions whose changes of CDRs leave no version behind; written by leave_no_trace alone",
+)
 
 audit_events = Table(
     "audit_events",
@@ -334,6 +349,11 @@ exports = Table(
         "entries_then",
         Integer,
         comment="Entries by the books that the file was exported under, if these took it over; null: they are the same",
+    ),
+    Column(
+        "because",
+        Text,
+        comment="Why the day was exported again although the ledger knew of no change; null where there was no need",
     ),
     PrimaryKeyConstraint("dataset", "day", "revision"),
     comment="The lake's books: one row per dataset, day and revision",

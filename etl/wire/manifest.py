@@ -11,7 +11,8 @@ FOOTER_KEY = "etl.manifest"
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One revision of one day. Times are UTC; `entries` counts the day's ledger entries that the file contains."""
+    """One revision of one day. Times are UTC; `entries` counts the day's ledger entries that the file contains;
+    `because` is the reason that was given for a revision whose day the ledger knew of no change of."""
 
     dataset: str
     day: date
@@ -23,6 +24,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     last_time: datetime | None = None
     bytes: int = 0
     sha256: str = ""
+    because: str = ""
 
 
 _decode = msgspec.json.Decoder(Manifest).decode

@@ -8,13 +8,15 @@
 -- No role has a password yet, and without one nobody gets in where passwords are asked for: in psql, \password etl_loader
 --
 --     etl_owner              owns the archive, and changes its schema: `etl db upgrade`; and forgets people: `etl forget`
---     etl_loader             everything else that etl does: run, listen, export, prune, restore, rollup, dead, check, status
+--     etl_keeper             lets days go: export, prune, restore, verify, reconcile; etl's ETL_LAKE_DATABASE_URL
+--     etl_loader             everything else that etl does: run, listen, rollup, dead, gaps, check, status
 --     etl_reporting          asks the views of the schema `reporting`, and nothing else; telephone numbers are masked there
 --     etl_reporting_numbers  no user: whoever is granted it sees whole numbers: GRANT etl_reporting_numbers TO …
 --
--- The loader may not delete a CDR, an event, a dead letter or a line of the ledger, nor change the ledger or a CDR's key,
--- but that unite_legs makes a call that 0.1 stored in two rows (legs 0 and 1) one. A day goes
--- from Postgres through the function drop_day, which refuses unless the books say that the lake has all of it.
+-- Neither may delete a CDR, an event, a dead letter or a line of the ledger, nor change the ledger or a CDR's key, but that
+-- unite_legs makes a call that 0.1 stored in two rows (legs 0 and 1) one. What is taken out of a CDR is in cdr_revisions. A
+-- day goes from Postgres through the function drop_day, which the keeper alone may call, and which refuses unless the books
+-- say that the lake has all of it; the loader may read the lake's books, and not change them.
 
 -- psql alone would go on after an error, and end as if nothing had been.
 \set ON_ERROR_STOP on
@@ -25,7 +27,7 @@ DO $$
 DECLARE
     role text;
 BEGIN
-    FOREACH role IN ARRAY ARRAY['etl_owner', 'etl_loader', 'etl_reporting'] LOOP
+    FOREACH role IN ARRAY ARRAY['etl_owner', 'etl_keeper', 'etl_loader', 'etl_reporting'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', role);
         END IF;
@@ -44,11 +46,11 @@ DO $$
 BEGIN
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT, CREATE, TEMPORARY ON DATABASE %I TO etl_owner', current_database());
-    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO etl_loader', current_database());
+    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO etl_loader, etl_keeper', current_database());
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO etl_reporting', current_database());
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO etl_owner', current_schema());
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO etl_loader', current_schema());
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO etl_loader, etl_keeper', current_schema());
     EXECUTE format('REVOKE ALL ON SCHEMA %I FROM etl_reporting', current_schema());
 END
 $$;
@@ -66,7 +68,7 @@ BEGIN
             OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
                 'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'counted_days', 'dead_letters', 'exports', 'forgotten',
                 'lake_drafts', 'list_identities', 'listener_sessions', 'load_batch_days', 'load_batches', 'retired_servers', 'set_backs',
-                'united_days'
+                'united_days', 'untraced_changes'
             )
             OR oid IN (
                 SELECT inhrelid FROM pg_inherits WHERE inhparent IN ('cdrs'::regclass, 'audit_events'::regclass)
@@ -79,10 +81,17 @@ BEGIN
         SELECT oid FROM pg_proc
         WHERE proowner <> 'etl_owner'::regrole AND (
             pronamespace = 'reporting'::regnamespace
-            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'drop_day', 'forget_day', 'unite_legs', 'ledger_entries', 'has_partition', 'end_frozen', 'end_frozen_of_the_owner', 'hold_back_proofs', 'refuse_old_etl', 'refuse_old_exports')
+            OR pronamespace = quote_ident(current_schema())::regnamespace AND proname IN ('partition_name', 'tell_neighbours', 'make_partition', 'lock_partition', 'drop_day', 'forget_day', 'unite_legs', 'ledger_entries', 'has_partition', 'end_frozen', 'end_frozen_of_the_owner', 'hold_back_proofs', 'refuse_old_etl', 'refuse_old_exports', 'keep_version', 'leave_no_trace')
         )
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO etl_owner', function);
+    END LOOP;
+    -- What a restore by another role left there, which the keeper couldn't take away. The lake has it all.
+    FOR relation IN
+        SELECT oid FROM pg_class
+        WHERE relnamespace = 'etl_staging'::regnamespace AND relkind = 'r' AND relowner <> 'etl_keeper'::regrole
+    LOOP
+        EXECUTE format('DROP TABLE %s', relation);
     END LOOP;
 END
 $$;
@@ -92,34 +101,44 @@ ALTER SCHEMA reporting OWNER TO etl_owner;
 -- Each begins with nothing, so that a right that is taken out of this file is taken away.
 DO $$
 BEGIN
-    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM etl_loader, etl_reporting', current_schema());
-    EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA %I FROM etl_loader, etl_reporting', current_schema());
+    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM etl_keeper, etl_loader, etl_reporting', current_schema());
+    EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA %I FROM etl_keeper, etl_loader, etl_reporting', current_schema());
 END
 $$;
-REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_loader, etl_reporting;
+REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_keeper, etl_loader, etl_reporting;
+REVOKE ALL ON SCHEMA etl_staging FROM etl_loader; -- what it puts there the keeper would meet
 
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
-GRANT SELECT ON alembic_version, audit_gaps, forgotten, united_days TO etl_loader; -- of people only keyed hashes
-GRANT SELECT, INSERT ON cdr_revisions, load_batches, load_batch_days, retired_servers TO etl_loader;
-GRANT SELECT, INSERT, UPDATE ON audit_events, listener_sessions TO etl_loader;
-GRANT SELECT, INSERT ON cdrs TO etl_loader;
+GRANT SELECT ON alembic_version, forgotten, united_days TO etl_loader, etl_keeper; -- of people only keyed hashes
+GRANT SELECT ON audit_gaps, exports TO etl_loader;
+GRANT SELECT, INSERT ON cdrs, cdr_revisions, audit_events, load_batches, load_batch_days TO etl_loader, etl_keeper;
+GRANT SELECT, INSERT ON retired_servers TO etl_loader;
+GRANT SELECT, INSERT, UPDATE ON listener_sessions TO etl_loader;
 GRANT UPDATE ( -- and never the key
     dialed_at, answered_at, connected_at, ended_at, call_time, hold_time, ring_time, call_dir, extension, number,
     dial_number, campaign_ref, contact_ref, end_reason, end_code, recording_url, uuid, extra, batch_id, loaded_at
-) ON cdrs TO etl_loader;
-GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_loader; -- a revision that never came to its place is taken back
-GRANT SELECT, INSERT, DELETE ON lake_drafts TO etl_loader;
+) ON cdrs TO etl_loader, etl_keeper;
+GRANT UPDATE ( -- of an event that comes back from the lake, the version that was there first
+    captured_at, origin, channel, kind, reference, event_type, status, campaign_ref, extension, call_ref, payload, batch_id
+) ON audit_events TO etl_keeper;
+GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_keeper; -- a revision that never came to its place is taken back
+GRANT SELECT, INSERT, DELETE ON lake_drafts TO etl_keeper;
 GRANT SELECT, INSERT, UPDATE, DELETE ON list_identities TO etl_loader; -- digests, for 30 days
+GRANT SELECT, DELETE ON list_identities TO etl_keeper; -- which lets them go
 GRANT SELECT, INSERT ON set_backs TO etl_loader;
 GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;
 GRANT EXECUTE ON FUNCTION
-    make_partition(text, date), lock_partition(text, date), drop_day(text, date, integer, text),
-    unite_legs(date, integer, uuid, text), forget_day(text, date, integer, text), ledger_entries(),
+    make_partition(text, date), unite_legs(date, integer, uuid, text), ledger_entries(),
     end_frozen(double precision), end_frozen_of_the_owner(double precision)
     TO etl_loader;
-GRANT USAGE, CREATE ON SCHEMA etl_staging TO etl_loader;
+GRANT EXECUTE ON FUNCTION
+    make_partition(text, date), lock_partition(text, date), drop_day(text, date, integer, text),
+    unite_legs(date, integer, uuid, text), forget_day(text, date, integer, text)
+    TO etl_keeper;
+GRANT USAGE, CREATE ON SCHEMA etl_staging TO etl_keeper;
 
-GRANT USAGE ON SCHEMA reporting TO etl_loader, etl_reporting;
+GRANT USAGE ON SCHEMA reporting TO etl_loader, etl_keeper, etl_reporting;
+GRANT SELECT ON reporting.settings, reporting.calls, reporting.twins, reporting.lake_days TO etl_keeper;
 GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO etl_loader;
 GRANT INSERT, DELETE ON
     reporting.campaign_figures, reporting.agent_call_figures, reporting.agent_state_figures, reporting.status_changes

@@ -99,9 +99,14 @@ def as_role(database_url: str, role: str) -> str:
     return database_url.replace("postgres@", f"{role}@")
 
 
+def keeper(archive: Archive) -> str:
+    return as_role(archive.database_url.replace("etl_loader@", "postgres@"), "etl_keeper")
+
+
 @pytest.fixture
 def guarded(server: PrivateRedis, database_url: str, tmp_path: Path) -> Iterator[Archive]:
-    """An archive whose etl is `etl` in Redis and `etl_loader` in Postgres; the test itself may do anything."""
+    """An archive whose etl is `etl` in Redis, and in Postgres `etl_loader`, or `etl_keeper` for the lake; the test
+    itself may do anything."""
     with psycopg.connect(database_url, autocommit=True) as administrator:
         for _ in range(2):  # it can be run again
             administrator.execute(ROLES)
@@ -109,7 +114,11 @@ def guarded(server: PrivateRedis, database_url: str, tmp_path: Path) -> Iterator
         anybody.flushall()
         with Archive(f"redis://etl:{PASSWORD}@127.0.0.1:{server.port}/0", database_url, anybody) as all_rights:
             all_rights.sources = Settings().sources
-            loader = replace(all_rights, database_url=as_role(database_url, "etl_loader"))
+            loader = replace(
+                all_rights,
+                database_url=as_role(database_url, "etl_loader"),
+                more={"lake_database_url": as_role(database_url, "etl_keeper")},
+            )
             loader._connection = all_rights._connection
             yield with_lake(loader, tmp_path / "lake")
 
@@ -188,6 +197,11 @@ def test_given_the_roles_and_the_acl_then_everything_else_works(guarded: Archive
         "Postgres rights",
         "Redis rights",
     }
+    assert {finding.about for finding in found if finding.about.startswith("Postgres rights")} == {
+        "Postgres rights",
+        "Postgres rights of the lake",
+        "Postgres rights unneeded",
+    }
 
 
 def test_given_the_roles_then_etl_owner_upgrades_and_nobody_else(guarded: Archive, empty_database_url: str) -> None:
@@ -243,6 +257,7 @@ def test_given_the_loader_then_what_is_not_its_business_is_refused(guarded: Arch
         "ALTER TABLE cdrs DETACH PARTITION cdrs_20150219",
         "ALTER TABLE cdrs ADD COLUMN x int",
         "CREATE INDEX ON cdrs (number)",
+        "ALTER TABLE cdrs DISABLE TRIGGER keep_version",
         "DELETE FROM load_batches",
         "UPDATE load_batches SET claimed = 0",
         "UPDATE load_batch_days SET inserted = 0",
@@ -258,6 +273,7 @@ def test_given_the_loader_then_what_is_not_its_business_is_refused(guarded: Arch
         "COPY cdrs TO PROGRAM 'cat'",
     ]
     assert allowed(guarded.database_url, statements) == []
+    assert allowed(keeper(guarded), statements) == []
 
 
 @pytest.mark.parametrize(
@@ -270,7 +286,7 @@ def test_given_another_table_then_the_owners_functions_do_nothing(guarded: Archi
         "SELECT lock_partition(%s, '2015-02-19')",
         "SELECT drop_day(%s, '2015-02-19', 1, '')",
     ):
-        with psycopg.connect(guarded.database_url) as connection, pytest.raises(InvalidName):
+        with psycopg.connect(keeper(guarded)) as connection, pytest.raises(InvalidName):
             connection.execute(call, [dataset])
 
 
@@ -282,7 +298,7 @@ def test_given_a_day_without_a_name_then_it_gets_no_partition(guarded: Archive, 
 def test_given_tables_of_the_loader_then_the_owners_functions_miss_them(guarded: Archive) -> None:
     """A search path is anybody's to set, and temporary tables come first in it."""
     load(guarded, cdr(1))
-    with psycopg.connect(guarded.database_url, autocommit=True) as connection:
+    with psycopg.connect(keeper(guarded), autocommit=True) as connection:
         connection.execute("CREATE TEMPORARY TABLE exports AS SELECT 'cdrs' AS dataset, date '2015-02-19' AS day")
         connection.execute("CREATE TEMPORARY TABLE cdrs (LIKE public.cdrs)")
         connection.execute("SET search_path = pg_temp, public")
@@ -315,7 +331,7 @@ def test_given_a_day_that_the_lake_has_not_then_no_function_forgets_it(guarded: 
     if doubt == "another file":
         digest = digest[::-1]
 
-    with psycopg.connect(guarded.database_url, autocommit=True) as connection:
+    with psycopg.connect(keeper(guarded), autocommit=True) as connection:
         connection.execute(HOLD)
         call = "SELECT drop_day('cdrs', '2015-02-19', %s, %s)"
         assert connection.execute(call, [number, digest]).fetchone() == (False,)
@@ -346,8 +362,8 @@ def test_given_a_session_without_the_days_lock_then_it_drops_nothing(guarded: Ar
     digest = guarded.value("SELECT sha256 FROM exports")
     call = "SELECT drop_day('cdrs', '2015-02-19', 1, %s)"
     with (
-        psycopg.connect(guarded.database_url, autocommit=True) as ours,
-        psycopg.connect(guarded.database_url, autocommit=True) as other,
+        psycopg.connect(keeper(guarded), autocommit=True) as ours,
+        psycopg.connect(keeper(guarded), autocommit=True) as other,
     ):
         (other if lock == "another session's" else ours).execute(NOT_THE_LOCK[lock])
         with pytest.raises(InsufficientPrivilege, match="must hold its lock"):

@@ -1,0 +1,220 @@
+"""May each login of Postgres do what is its own to do, and no more? For `etl check`: what is asked, and what follows.
+
+A small installation has one login for all. Where `ops/postgres/roles.sql` made several, the loader may read the lake's
+books and not change them: whoever takes it over can neither forge a revision nor let a day go.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from etl.errors import EtlError
+from etl.findings import Finding, unreachable
+from etl.store import history
+from etl.store.connection import Engine, rows
+from etl.store.tables import CDR_KEY, STAGING
+
+KEEPER = "etl_keeper"
+OF_THE_LAKE = "Postgres rights of the lake"
+UNNEEDED = "Postgres rights unneeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """What a login has to do, and the rights that it takes: on tables, on columns (any will do, of those that aren't
+    the key), on functions and on schemas. A change here needs the same change in `ops/postgres/roles.sql`."""
+
+    what: str
+    tables: Mapping[str, Sequence[str]]
+    columns: Mapping[str, str]
+    functions: Sequence[str]
+    schemas: Mapping[str, Sequence[str]]
+
+
+LOADING = Duty(
+    "loading",
+    {
+        "alembic_version": ("SELECT",),
+        "cdrs": ("SELECT", "INSERT"),
+        "cdr_revisions": ("SELECT", "INSERT"),
+        "audit_events": ("SELECT", "INSERT"),
+        "audit_gaps": ("SELECT",),
+        "dead_letters": ("SELECT", "INSERT"),
+        "load_batches": ("SELECT", "INSERT"),
+        "load_batch_days": ("SELECT", "INSERT"),
+        "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
+        "united_days": ("SELECT",),
+        "retired_servers": ("SELECT", "INSERT"),
+        "exports": ("SELECT",),
+        "set_backs": ("SELECT", "INSERT"),
+        **{
+            f"reporting.{name}": ("SELECT",)
+            for name in ("settings", "calls_unmasked", "calls", "events", "agent_states", "twins", "lake_days")
+        },
+        **{
+            f"reporting.{name}": ("SELECT", "INSERT", "DELETE")
+            for name in ("campaign_figures", "agent_call_figures", "agent_state_figures", "status_changes")
+        },
+        "reporting.rolled_up": ("SELECT", "INSERT", "UPDATE"),
+    },
+    {"cdrs": "UPDATE", "dead_letters": "UPDATE"},
+    (
+        "make_partition(text, date)",
+        "unite_legs(date, integer, uuid, text)",
+        "ledger_entries()",
+        "end_frozen(double precision)",
+        "end_frozen_of_the_owner(double precision)",
+        "reporting.index_contacts(date)",
+        "reporting.gaps_between(timestamptz, timestamptz)",
+    ),
+    {"reporting": ("USAGE",)},
+)
+KEEPING = Duty(
+    "exporting",
+    {
+        "alembic_version": ("SELECT",),
+        "cdrs": ("SELECT", "INSERT"),
+        "cdr_revisions": ("SELECT", "INSERT"),
+        "audit_events": ("SELECT", "INSERT"),
+        "load_batches": ("SELECT", "INSERT"),
+        "load_batch_days": ("SELECT", "INSERT"),
+        "united_days": ("SELECT",),
+        "forgotten": ("SELECT",),
+        "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "lake_drafts": ("SELECT", "INSERT", "DELETE"),
+        **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls", "twins", "lake_days")},
+    },
+    {"cdrs": "UPDATE", "audit_events": "UPDATE"},
+    (
+        "make_partition(text, date)",
+        "lock_partition(text, date)",
+        "drop_day(text, date, integer, text)",
+        "unite_legs(date, integer, uuid, text)",
+    ),
+    {STAGING: ("USAGE", "CREATE"), "reporting": ("USAGE",)},
+)
+
+# What isn't there is the schema's fault.
+_LACKING_ON_TABLES = sa.text(
+    "SELECT privilege || ' on ' || name FROM unnest(cast(:names AS text[]), cast(:privileges AS text[]))"
+    " WITH ORDINALITY AS needed (name, privilege, number)"
+    " WHERE to_regclass(name) IS NOT NULL AND NOT has_table_privilege(to_regclass(name), privilege) ORDER BY number"
+)
+# Functions that act with the rights of the tables' owner; see the migrations.
+_LACKING_ON_FUNCTIONS = sa.text(
+    "SELECT 'EXECUTE on function ' || split_part(signature, '(', 1) FROM unnest(cast(:signatures AS text[]))"
+    " WITH ORDINALITY AS needed (signature, number)"
+    " WHERE NOT has_function_privilege(to_regprocedure(signature), 'EXECUTE') ORDER BY number"
+)
+_LACKING_ON_COLUMNS = sa.text(
+    "SELECT privilege || ' on ' || name FROM unnest(cast(:names AS text[]), cast(:privileges AS text[]))"
+    " WITH ORDINALITY AS needed (name, privilege, number)"
+    " WHERE NOT has_any_column_privilege(to_regclass(name), privilege) ORDER BY number"
+)
+_LACKING_ON_SCHEMAS = sa.text(
+    "SELECT privilege || ' on schema ' || name FROM unnest(cast(:names AS text[]), cast(:privileges AS text[]))"
+    " WITH ORDINALITY AS needed (name, privilege, number)"
+    " WHERE NOT has_schema_privilege(to_regnamespace(name), privilege) ORDER BY number"
+)
+_LACKING_TEMPORARY = sa.text(
+    "SELECT 'TEMPORARY on database ' || quote_ident(current_database())"
+    " WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')"
+)
+# The tables' owner, and who may become it, may do anything: then there is nothing to say.
+_UNNEEDED = sa.text(
+    "SELECT has FROM pg_class c CROSS JOIN LATERAL ("
+    " SELECT 'UPDATE (' || name || ') on cdrs', 1 FROM unnest(cast(:key AS text[])) AS name"
+    "  WHERE has_column_privilege(to_regclass('cdrs'), name, 'UPDATE')"
+    " UNION ALL SELECT privilege || ' on ' || name, 2"
+    "  FROM (VALUES ('exports'), ('lake_drafts')) AS books (name),"
+    "  (VALUES ('INSERT'), ('UPDATE'), ('DELETE')) AS rights (privilege)"
+    "  WHERE :aside AND has_table_privilege(to_regclass(name), privilege)"
+    " UNION ALL SELECT 'EXECUTE on function drop_day', 3"
+    "  WHERE :aside AND has_function_privilege(to_regprocedure('drop_day(text, date, integer, text)'), 'EXECUTE')"
+    " UNION ALL SELECT 'CREATE on schema ' || :staging, 4"
+    "  WHERE :aside AND has_schema_privilege(to_regnamespace(:staging), 'CREATE')"
+    " UNION ALL SELECT 'UPDATE on audit_events', 5"
+    "  WHERE :aside AND has_any_column_privilege(to_regclass('audit_events'), 'UPDATE')"
+    ") AS found (has, number) WHERE c.oid = to_regclass('exports') AND NOT pg_has_role(c.relowner, 'MEMBER')"
+    " ORDER BY number, has"
+)
+_ME = sa.text("SELECT current_user::text")
+_HISTORY = sa.text(f"SELECT {history.COLUMNS}")
+
+
+def of_logins(engine: Engine, lake: Engine | None) -> Iterator[Finding]:
+    """`lake` is the login for exports, prunes and restores, if there is one; else they are `engine`'s, too."""
+    yield _of_the_loader(engine, lake is not None)
+    yield _unneeded(engine, lake is not None)
+    if lake is not None:
+        yield _of_the_keeper(engine, lake)
+
+
+def _of_the_loader(engine: Engine, aside: bool) -> Finding:
+    about, me = "Postgres rights", _me(engine)
+    duties = (LOADING,) if aside else (LOADING, KEEPING)
+    if lacks := _lacking(engine, *duties):
+        advice = f'GRANT them to "{me}", or let etl be the role etl_loader that ops/postgres/roles.sql makes'
+        if not _lacking(engine, LOADING):
+            advice = f"name {KEEPER}, who exports, prunes and restores, in ETL_LAKE_DATABASE_URL"
+        return Finding(about, "wrong", f"{me} lacks {', '.join(lacks)}", advice)
+    return Finding(about, "fine", f"{me} may do all that {' and '.join(duty.what for duty in duties)} take")
+
+
+def _unneeded(engine: Engine, aside: bool) -> Finding:
+    found = rows(engine, _UNNEEDED, {"key": [*CDR_KEY], "aside": aside, "staging": STAGING})
+    if not found:
+        return Finding(UNNEEDED, "fine", "none, or this login is the owner's")
+    says = f"{_me(engine)} may do more than it has to: {', '.join(has for (has,) in found)}"
+    return Finding(UNNEEDED, "warning", says, "run ops/postgres/roles.sql as it is in this release")
+
+
+def _of_the_keeper(engine: Engine, lake: Engine) -> Finding:
+    try:
+        me, lacks = _me(lake), _lacking(lake, KEEPING)
+        is_another = rows(lake, _HISTORY) != rows(engine, _HISTORY)
+    except EtlError as error:
+        return unreachable(OF_THE_LAKE, error, "ETL_LAKE_DATABASE_URL")
+    if is_another:
+        advice = "let ETL_LAKE_DATABASE_URL differ from ETL_DATABASE_URL in the login alone"
+        return Finding(OF_THE_LAKE, "wrong", "the two logins lead to different databases", advice)
+    if lacks:
+        advice = f'GRANT them to "{me}", or name {KEEPER}, whom ops/postgres/roles.sql makes'
+        return Finding(OF_THE_LAKE, "wrong", f"{me} lacks {', '.join(lacks)}", advice)
+    return Finding(OF_THE_LAKE, "fine", f"{me} may do all that exporting, pruning and restoring take")
+
+
+def _me(engine: Engine) -> str:
+    ((me,),) = rows(engine, _ME)
+    return str(me)
+
+
+def _lacking(engine: Engine, *duties: Duty) -> list[str]:
+    """The rights that are missing, as GRANT spells them."""
+    with engine.connect() as connection:
+
+        def ask(query: sa.TextClause, needed: Sequence[tuple[str, str]]) -> list[str]:
+            pairs = dict.fromkeys(pair for pair in needed if can_look(pair[0]))
+            names, privileges = ([*each] for each in zip(*pairs, strict=True)) if pairs else ([], [])
+            return [*connection.scalars(query, {"names": names, "privileges": privileges})]
+
+        def can_look(name: str) -> bool:
+            return not (is_closed and name.startswith("reporting."))
+
+        is_closed = False
+        schemas = ask(
+            _LACKING_ON_SCHEMAS, [(name, each) for d in duties for name, all_ in d.schemas.items() for each in all_]
+        )
+        # Without USAGE on a schema, Postgres refuses even the question about its tables.
+        is_closed = "USAGE on schema reporting" in schemas
+        signatures = dict.fromkeys(each for d in duties for each in d.functions if can_look(each))
+        return [
+            *ask(
+                _LACKING_ON_TABLES, [(name, each) for d in duties for name, all_ in d.tables.items() for each in all_]
+            ),
+            *connection.scalars(_LACKING_ON_FUNCTIONS, {"signatures": [*signatures]}),
+            *ask(_LACKING_ON_COLUMNS, [pair for d in duties for pair in d.columns.items()]),
+            *schemas,
+            *connection.scalars(_LACKING_TEMPORARY),
+        ]
