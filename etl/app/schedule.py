@@ -18,7 +18,7 @@ from etl.reporting import rollup as figures
 from etl.settings import Settings
 from etl.store import identities, locks, partitions
 from etl.store import unite as legs
-from etl.store.connection import Engine
+from etl.store.connection import Engine, unix_time
 from etl.store.tables import PARTITIONED
 
 # So the first claims after midnight find their partition, also those of a clock that runs ahead.
@@ -36,7 +36,7 @@ def schedule_of(settings: Settings, engine: Engine, check_clock: Callable[[], No
     `Schedule`'s."""
 
     def make_partitions(_stop: threading.Event) -> None:
-        today = datetime.now(UTC).date()
+        today = datetime.fromtimestamp(unix_time(engine), UTC).date()  # by which it refuses what is too far ahead
         failures: list[EtlError] = []
         for each in PARTITIONED.values():
             try:

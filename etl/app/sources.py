@@ -112,7 +112,7 @@ def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
             key=source.key,
             batch_id=batch_id,
             captured_at=captured_at,
-            latest=max(captured_at, from_datetime(datetime.now(UTC))) + CLOCK_TOLERANCE // timedelta(microseconds=1),
+            latest=_latest(captured_at),
             max_message_bytes=settings.max_message_bytes,
             zone=source.time_zone,
         )
@@ -123,5 +123,9 @@ def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
 
 def _of_the_spool(settings: Settings) -> Decode:
     return lambda messages, batch_id, captured_at, first=0: SpoolDecoding(
-        messages, batch_id=batch_id, max_message_bytes=settings.max_message_bytes
+        messages, batch_id=batch_id, max_message_bytes=settings.max_message_bytes, latest=_latest(captured_at)
     ).beginning_at(first)
+
+
+def _latest(captured_at: int) -> int:
+    return max(captured_at, from_datetime(datetime.now(UTC))) + CLOCK_TOLERANCE // timedelta(microseconds=1)

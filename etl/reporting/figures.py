@@ -212,7 +212,7 @@ _BOOKS = sa.text("SELECT * FROM reporting.load_days WHERE day BETWEEN :first AND
 _KNOWN = sa.text(
     "SELECT least(c.first, a.first) AS first, greatest(c.last, a.last) AS last"
     " FROM (SELECT min(day) AS first, max(day) AS last FROM reporting.campaign_days) c,"
-    " (SELECT min(day) AS first, max(day) AS last FROM reporting.status_changes) a"  # agents', without adding them up
+    " (SELECT min(day) AS first, max(day) AS last FROM reporting.statuses) a"  # agents', without adding them up
 )
 _CAMPAIGNS = sa.text(
     "SELECT campaign_ref FROM reporting.campaign_days WHERE day BETWEEN :first AND :last AND campaign_ref IS NOT NULL"

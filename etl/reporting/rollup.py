@@ -227,8 +227,8 @@ _DAY_OF_NAME = "CASE WHEN relname ~ '_[0-9]{8}$' THEN to_date(right(relname, 8),
 _WITHOUT_INDEX = sa.text(
     f"SELECT {_DAY_OF_NAME} AS day FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"  # noqa: S608 (our own words)
     " WHERE inhparent = 'cdrs'::regclass AND right(relname, 8) <= to_char(CAST(:last AS date), 'YYYYMMDD')"
-    " AND NOT EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]"
-    " WHERE indrelid = inhrelid AND attname = 'contact_ref')"
+    " AND NOT EXISTS (SELECT FROM pg_index"
+    " WHERE indrelid = inhrelid AND strpos(pg_get_expr(indexprs, indrelid), 'open_reference') > 0)"
     # Nor of what came late for a day that only the lake has: its rows come back, with references of any length.
     " AND NOT EXISTS (SELECT FROM (SELECT dropped_at FROM exports WHERE dataset = 'cdrs'"
     f" AND day = {_DAY_OF_NAME} ORDER BY revision DESC LIMIT 1) latest"
@@ -244,7 +244,8 @@ _CALLS = (
 WITH calls AS MATERIALIZED (
     SELECT hour, campaign_ref, extension, answered, reached_agent, abandoned, voicemail, end_reason, talk_seconds,
         hold_seconds, absurd_durations > 0 AS is_absurd,
-        coalesce(nullif(contact_ref, ''), nullif(number, '')) AS contact
+        coalesce(nullif(contact_ref, ''), nullif(number, '')) AS contact,
+        reporting.has_number(campaign_ref, number) AS tells_number
     FROM reporting.calls_unmasked_on(:day)
 ), agents AS (
     INSERT INTO reporting.agent_call_figures (
@@ -275,17 +276,19 @@ WITH calls AS MATERIALIZED (
         coalesce(sum(talk_seconds) FILTER (WHERE reached_agent), 0) AS talk_seconds,
         coalesce(sum(hold_seconds) FILTER (WHERE answered), 0) AS hold_seconds,
         count(hold_seconds) FILTER (WHERE answered) AS held, count(*) FILTER (WHERE is_absurd) AS absurd_durations,
-        count(*) FILTER (WHERE reached_agent AND talk_seconds IS NULL) AS talk_unknown
+        count(*) FILTER (WHERE reached_agent AND talk_seconds IS NULL) AS talk_unknown,
+        bool_or(tells_number) AS tells_number
     FROM calls
     GROUP BY GROUPING SETS ((hour, campaign_ref), (campaign_ref))
 )
 INSERT INTO reporting.campaign_figures (
     day, hour, campaign_ref, attempts, answered, reached_agent, abandoned, voicemail, busy, no_answer, rejected, failed,
-    talk_seconds, hold_seconds, held, contacts, contacts_reached, absurd_durations, talk_unknown
+    talk_seconds, hold_seconds, held, contacts, contacts_reached, absurd_durations, talk_unknown,
+    tells_number
 )
 SELECT :day, c.hour, c.campaign_ref, attempts, answered, reached_agent, abandoned, voicemail, busy, no_answer, rejected,
     failed, talk_seconds, hold_seconds, held, coalesce(contacts, 0), coalesce(contacts_reached, 0), absurd_durations,
-    talk_unknown
+    talk_unknown, tells_number
 FROM campaigns c
 LEFT JOIN contacted t ON (t.hour, t.campaign_ref) IS NOT DISTINCT FROM (c.hour, c.campaign_ref)"""),
 )

@@ -224,9 +224,13 @@ class Decoding(Records):
 class SpoolDecoding(Records):
     """A claim of the spool list: what the listener heard, and its reports about itself. No CDR among them."""
 
-    def __init__(self, messages: Sequence[bytes], *, batch_id: UUID, max_message_bytes: int) -> None:
+    def __init__(
+        self, messages: Sequence[bytes], *, batch_id: UUID, max_message_bytes: int, latest: int | None = None
+    ) -> None:
+        """`latest` is the last acceptable time at which anything was heard, in microseconds since 2000."""
         super().__init__(messages, max_message_bytes)
         self._batch_id = batch_id.bytes
+        self._latest = latest
 
     def stream(self) -> Iterator[Cdr]:
         for position, raw in self._rest:
@@ -248,6 +252,8 @@ class SpoolDecoding(Records):
 
     def _decode_heard(self, position: int, heard: Heard) -> None:
         try:
+            if self._latest is not None and heard.captured_at > self._latest:
+                raise Undecodable(Reason.OUT_OF_RANGE, "heard more than a day ahead: by a clock that was wrong")
             self._decoded.events.append(_heard_event(heard, self._batch_id, self._max_message_bytes))
             self._decoded.events_at.append(position)
         except Undecodable as fault:

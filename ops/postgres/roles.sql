@@ -1,4 +1,5 @@
--- The archive's roles, with the least rights that each needs. In the archive's database, as a superuser:
+-- The archive's roles, with the least rights that each needs. In the archive's database, as a superuser, or as whoever owns
+-- the database and what is in it and has CREATEROLE, as the first user of a managed service does:
 --
 --     etl db upgrade && psql -f ops/postgres/roles.sql && etl check
 --
@@ -26,20 +27,36 @@ BEGIN;
 DO $$
 DECLARE
     role text;
+    setting text;
 BEGIN
     FOREACH role IN ARRAY ARRAY['etl_owner', 'etl_keeper', 'etl_loader', 'etl_reporting'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
             EXECUTE format('CREATE ROLE %I LOGIN', role);
         END IF;
-        EXECUTE format('ALTER ROLE %I SET timezone = %L', role, 'UTC');
     END LOOP;
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'etl_reporting_numbers') THEN
         CREATE ROLE etl_reporting_numbers;
     END IF;
+    -- Only what isn't so yet: who runs this again needn't be who made them.
+    FOREACH setting IN ARRAY ARRAY[
+        'etl_owner SET timezone=UTC', 'etl_keeper SET timezone=UTC', 'etl_loader SET timezone=UTC',
+        'etl_reporting SET timezone=UTC', 'etl_reporting SET default_transaction_read_only=on'
+    ] LOOP
+        IF NOT EXISTS (
+            SELECT FROM pg_roles
+            WHERE rolname = split_part(setting, ' ', 1) AND lower(split_part(setting, ' ', 3)) IN (
+                SELECT lower(each) FROM unnest(rolconfig) AS each
+            )
+        ) THEN
+            EXECUTE format('ALTER ROLE %s', replace(setting, '=', ' = '));
+        END IF;
+    END LOOP;
+    -- Who isn't a superuser gives to etl_owner only as one of its members.
+    IF NOT pg_has_role('etl_owner', 'USAGE') THEN
+        EXECUTE format('GRANT etl_owner TO %I', current_user);
+    END IF;
 END
 $$;
-
-ALTER ROLE etl_reporting SET default_transaction_read_only = on;
 
 -- What anybody may do by default.
 DO $$
@@ -56,6 +73,9 @@ END
 $$;
 
 -- The archive becomes etl_owner's: tables, their partitions, the view, the functions.
+ALTER SCHEMA etl_staging OWNER TO etl_owner;
+ALTER SCHEMA reporting OWNER TO etl_owner;
+
 DO $$
 DECLARE
     relation regclass;
@@ -95,8 +115,6 @@ BEGIN
     END LOOP;
 END
 $$;
-ALTER SCHEMA etl_staging OWNER TO etl_owner;
-ALTER SCHEMA reporting OWNER TO etl_owner;
 
 -- Each begins with nothing, so that a right that is taken out of this file is taken away.
 DO $$
@@ -106,6 +124,7 @@ BEGIN
 END
 $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_keeper, etl_loader, etl_reporting;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA reporting FROM PUBLIC, etl_keeper, etl_loader, etl_reporting;
 REVOKE ALL ON SCHEMA etl_staging FROM etl_loader; -- what it puts there the keeper would meet
 
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
@@ -145,15 +164,38 @@ GRANT INSERT, DELETE ON
     TO etl_loader;
 GRANT INSERT, UPDATE ON reporting.rolled_up TO etl_loader;
 GRANT EXECUTE ON FUNCTION reporting.index_contacts(date) TO etl_loader;
-GRANT EXECUTE ON FUNCTION reporting.gaps_between(timestamptz, timestamptz) TO etl_loader, etl_reporting;
 
 -- The views read with their owner's rights, and mask what the asking user may not see. Functions like calls_on read
--- views only, with the asking user's rights: anybody may call them.
+-- views only, with the asking user's rights: who may ask the view may call them.
 GRANT SELECT ON
     reporting.settings, reporting.end_reasons, reporting.isdn_causes,
     reporting.calls, reporting.events, reporting.agent_states, reporting.campaign_days, reporting.campaign_hours,
     reporting.agent_days, reporting.agent_hours, reporting.contact_history, reporting.call_audit,
-    reporting.unmatched_calls, reporting.twins, reporting.load_days, reporting.lake_days, reporting.status_changes
+    reporting.unmatched_calls, reporting.twins, reporting.load_days, reporting.lake_days, reporting.contact_calls,
+    reporting.statuses
     TO etl_reporting;
+
+-- Whoever may ask a view may call its functions, and what it is made of; and who writes a day of cdrs what its index of
+-- contacts is made of.
+DO $$
+DECLARE
+    function regprocedure;
+    role text;
+BEGIN
+    FOR function, role IN
+        SELECT DISTINCT f.oid::regprocedure,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+        FROM pg_proc f
+        JOIN pg_class v ON v.relnamespace = f.pronamespace AND v.relkind = 'v' OR v.oid = 'cdrs'::regclass
+        CROSS JOIN aclexplode(v.relacl) a
+        WHERE f.pronamespace = 'reporting'::regnamespace AND f.proname <> 'index_contacts' AND a.grantee <> v.relowner
+        AND a.privilege_type = CASE v.relkind WHEN 'v' THEN 'SELECT' ELSE 'INSERT' END
+        AND (f.proname !~ '_(on|between)$'
+            OR f.proname IN (v.relname || '_on', v.relname || '_between', 'gaps_between'))
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', function, role);
+    END LOOP;
+END
+$$;
 
 COMMIT;
