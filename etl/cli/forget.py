@@ -34,7 +34,8 @@ def forget(
 ) -> None:
     """Erase a person for good: in Postgres and in every file of the lake a keyed hash takes the place of their number,
     and of the contact references beside it; or the other way round. Needs ETL_FORGET_KEY, and the rights of the tables'
-    owner. What still waits in Redis is not touched. Safe to run again, and after a crash to be run again."""
+    owner. What still lies in Redis is erased on arrival, by loaders that have the key. Safe to run again, and after a
+    crash to be run again."""
     if (number is not None) + (contact is not None) + again != 1:
         raise typer.BadParameter("either --number or --contact or --again")
     if again and dry_run:

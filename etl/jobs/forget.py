@@ -21,6 +21,7 @@ from etl.store import forget, unreadable
 from etl.store.connection import Engine
 from etl.store.days import DayBooks
 from etl.store.forget import Receipt
+from etl.store.receipts import wait_for_claims
 from etl.store.unreadable import Table
 from etl.wire.erasure import HASH_PREFIX, Person, hashes, mark
 
@@ -96,10 +97,12 @@ def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: st
 
 
 def begin(engine: Engine, lake: Lake, subject: str, hash_: str, key: str, worker: str) -> Receipt:
-    """A receipt, in the lake as well: it tells of the erasure if Postgres is set back. Raises `EtlError`."""
+    """A receipt, in the lake as well: it tells of the erasure if Postgres is set back. What is claimed from here on is
+    erased on arrival. Raises `EtlError`."""
     receipt = forget.begin(engine, subject, hash_, worker)
     number = max(n for *same, n in forget.receipts(engine) if same == [subject, hash_])
     receipts.put(lake.target, receipts.Receipt(subject, hash_.removeprefix(HASH_PREFIX), number), mark(key))
+    wait_for_claims(engine)
     return receipt
 
 

@@ -38,11 +38,6 @@ class Books:
         return Books(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def has(connection: sa.Connection, batch_id: UUID) -> bool:
-    """Whether the claim was committed before."""
-    return bool(connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch_id)))
-
-
 def enter(connection: sa.Connection, claim: Mapping[str, Any], books: Books) -> bool:
     """Enter a claim; False if the ledger has it already. Waits for another transaction that is entering the same claim,
     and gives way to it if it commits."""

@@ -35,6 +35,7 @@ _NEEDED = {
     "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
     "united_days": ("SELECT",),
     "retired_servers": ("SELECT", "INSERT"),
+    "forgotten": ("SELECT",),
     "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "lake_drafts": ("SELECT", "INSERT", "DELETE"),
     "set_backs": ("SELECT", "INSERT"),

@@ -22,22 +22,29 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 HASH_PREFIX = "forgotten:"
 # Of the hash, hexadecimal: among a million people, two share one with a chance of 1 in 37 million.
 _LENGTH = 16
+# Hashes kept: the dialler's own numbers and a campaign's callees come again and again.
+_HASHES = 16_384
 # Columns, and fields of JSON, that never contain a person, whatever they look like.
 KEPT = frozenset({"source", "origin", "call_ref", "batch_id", "event_id"})
 _KEPT_FIELDS = frozenset({"call_ref", "dialed_at"})
 JSON = frozenset({"extra", "payload"})
 # A number with fewer digits is replaced only where the field is called `number`.
 _DIGITS = 6
+# No number of a telephone is longer: so large an exponent needn't be written out.
+_EXPONENT = 15
 # Click2Dial before 3.0 has the client's number in place of a campaign, and no `number`.
 _NUMBER_FOR_CAMPAIGN = re.compile(r"\+?[0-9]{6,}")
 
 # Where anything else may tell of somebody: a recording's name, a message that is no JSON.
 _ANY_NUMBER = re.compile(r"\+?(?<![0-9])[0-9]{6,}")
+_ANY_SPACED_NUMBER = re.compile(r"\+?(?<![0-9])[0-9][0-9 ()./-]{4,}[0-9]")
 _ANY_CONTACT = re.compile(r"\bcontact_ref\W{1,6}(\w+)")
 
 # The tokens of JSON that can contain a person's values. A string is a key if a colon follows.
@@ -50,12 +57,17 @@ _NOBODY = f"{HASH_PREFIX}[0-9a-f]{{{_LENGTH}}}|[0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 
+@lru_cache(_HASHES)
+def _hash(key: str, value: str) -> str:
+    return HASH_PREFIX + hmac.digest(key.encode(), value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
+
+
 class Person:
     """The person to forget, and the key of the hashes."""
 
     def __init__(self, key: str, number: str | None = None, contact: str | None = None) -> None:
         """Give exactly one of `number` and `contact`, not empty."""
-        self._key = key.encode()
+        self._key = key
         self.by = "number" if contact is None else "contact"
         self.value = (number if contact is None else contact) or ""
 
@@ -72,7 +84,7 @@ class Person:
         return {name: value for name, value in erased.items() if value != row[name]}
 
     def _hash(self, value: str) -> str:
-        return HASH_PREFIX + hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
+        return _hash(self._key, value)
 
     def _names(self, beside: Iterable[Mapping[str, Any]]) -> "_Names":
         numbers, contacts = ({self.value}, set()) if self.by == "number" else (set(), {self.value})
@@ -84,24 +96,33 @@ class Person:
         return _Names({n: self._hash(n) for n in numbers}, {c: self._hash(c) for c in contacts})
 
 
+def hash_of(key: str, value: str) -> str:
+    """What takes the value's place."""
+    return _hash(key, value)
+
+
 def hashes(key: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Of everybody in a row: what they could be asked for by (number or contact), its hash and value. JSON is given
     as text, and a message as bytes."""
+    for subject, values in everybody(row).items():
+        for value in values:
+            yield subject, _hash(key, value), value
+
+
+def everybody(row: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Whatever may be somebody's number or contact in a row, which is as for `hashes`."""
     numbers: set[str] = set()
     contacts: set[str] = set()
     for each in [row, *(found for name, value in row.items() for found in _objects_in(name, value))]:
         numbers |= _numbers(each)
         contacts |= _texts(each, "contact_ref")
-    for value in row.values():
-        text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-        if isinstance(text, str):
-            found = {*_ANY_NUMBER.findall(text)}
-            numbers |= found | {each.removeprefix("+") for each in found}
-            contacts |= {*_ANY_CONTACT.findall(text)}
-    for number in numbers:
-        yield "number", Person(key, number=number).hash, number
-    for contact in contacts:
-        yield "contact", Person(key, contact=contact).hash, contact
+    text = "\n".join(text for name, value in row.items() for text in _strings_in(name, value))
+    found = {*_ANY_NUMBER.findall(text), *_ANY_SPACED_NUMBER.findall(text)}
+    numbers |= found
+    numbers |= {each[1:] for each in found if each[0] == "+"}
+    if "contact_ref" in text:
+        contacts |= {*_ANY_CONTACT.findall(text)}
+    return {"number": numbers, "contact": contacts}
 
 
 def mark(key: str) -> str:
@@ -171,7 +192,8 @@ class _Names:
 
     def _bare(self, key: str, bare: str, quote: str) -> str:
         """A number of JSON."""
-        hashed = self._text(key, bare) if bare in self.numbers or bare in self.contacts else bare
+        written = _written_out(bare)
+        hashed = self._text(key, written) if written in self.numbers or written in self.contacts else bare
         return bare if hashed == bare else f"{quote}{hashed}{quote}"
 
     def _message(self, raw: bytes) -> bytes:
@@ -200,6 +222,24 @@ def _objects_in(name: str, value: Any) -> Iterator[Mapping[str, Any]]:
         yield from _objects(_parsed(value))
 
 
+def _strings_in(name: str, value: Any) -> Iterator[str]:
+    """Every text of a column; of JSON as it's written, and as it's meant."""
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return
+    yield text
+    if "\\" in text or "e" in text.lower():  # else all that is meant stands there
+        waiting = [_parsed(text)] if name in JSON or isinstance(value, bytes) else []
+        while waiting:
+            each = waiting.pop()
+            if isinstance(each, str):
+                yield each
+            elif isinstance(each, dict):
+                waiting += [*each, *each.values()]
+            elif isinstance(each, list):
+                waiting += each
+
+
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
     waiting = [value]
     while waiting:
@@ -214,9 +254,17 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
 def _parsed(text: str) -> Any:
     """The parsed JSON, numbers as text; None if it's no JSON."""
     try:
-        return json.loads(text, parse_int=str, parse_float=str)
+        return json.loads(text, parse_int=str, parse_float=_written_out)
     except (ValueError, RecursionError):
         return None
+
+
+def _written_out(number: str) -> str:
+    """A number of JSON as Postgres writes it, if that isn't long."""
+    mantissa, _, exponent = number.lower().partition("e")
+    if not exponent or len(exponent) > len("+15") or abs(int(exponent)) > _EXPONENT:
+        return number
+    return format(Decimal(mantissa).scaleb(int(exponent)), "f")
 
 
 def _texts(fields: Mapping[str, Any], *names: str) -> set[str]:
