@@ -1,7 +1,7 @@
 """A person who is to be forgotten, and every place in which anything could tell of them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import psycopg
 import pyarrow.parquet as pq
@@ -17,8 +17,14 @@ NUMBER, CONTACT = "0799123456", "P7"
 PERSON: dict[str, object] = {"number": NUMBER, "contact_ref": CONTACT}
 
 
-def forget(archive: Archive, number: str | None = NUMBER, contact: str | None = None, dry_run: bool = False) -> Found:
-    with open_forgetting(archive.settings(), number, contact) as person:
+def forget(
+    archive: Archive,
+    number: str | None = NUMBER,
+    contact: str | None = None,
+    dry_run: bool = False,
+    also: Sequence[str] = (),
+) -> Found:
+    with open_forgetting(archive.settings(), number, contact, also) as person:
         return person.count(told) if dry_run else person.run(told)[1]
 
 

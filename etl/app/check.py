@@ -8,10 +8,10 @@ from uuid import UUID
 
 from etl import urls
 from etl.app.database import looking
-from etl.app.sources import decoders_of
+from etl.app.sources import decoders_of, forget_key
 from etl.app.stores import redis_of
 from etl.errors import EtlError, LakeError
-from etl.findings import Finding, RecallWindow, unreachable
+from etl.findings import Finding, RecallWindow, asked, unreachable
 from etl.inbox import connection as inbox
 from etl.inbox import preflight as inbox_preflight
 from etl.inbox.preflight_lists import Dead
@@ -24,6 +24,7 @@ from etl.settings import Settings
 from etl.store import connection as store
 from etl.store import preflight as store_preflight
 from etl.store.connection import Engine
+from etl.store.receipts import count as receipts_of
 from etl.text import size
 from etl.wire.faults import DeadLetter
 
@@ -35,6 +36,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     with looking(settings) as engine:
         yield from _of_redis(settings)
         yield from _of_postgres(settings, engine)
+        yield from asked("people forgotten", lambda: [*_of_receipts(settings, engine)])
         yield from _of_clocks(settings, engine)
         yield _of_lake(target)
 
@@ -74,6 +76,18 @@ def _of_clocks(settings: Settings, engine: Engine) -> Iterator[Finding]:
         if ahead.is_host_wrong:
             advice = "let NTP keep it: until it's right nothing is loaded"
             yield Finding("clock of this host", "wrong", str(ahead.told()), advice)
+
+
+def _of_receipts(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    """Nothing to say where nobody was forgotten, or where there is no schema yet."""
+    if not (receipts := receipts_of(engine)):
+        return
+    about, number = "people forgotten", f"{receipts:,} receipts"
+    if forget_key(settings):
+        yield Finding(about, "fine", f"{number}; what still comes of them is erased on arrival")
+        return
+    says = f"{number}, and what still comes of them is loaded whole: ETL_FORGET_KEY isn't set here"
+    yield Finding(about, "warning", says, "let loaders have the key of `etl forget`, or forget them once more")
 
 
 def _dead(decode: Decode) -> Dead:

@@ -1,7 +1,7 @@
 """How people are forgotten, put together from settings."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from etl.app.database import engine_of
@@ -35,16 +35,22 @@ class Forgetting:
 
     def run(self, progress: Callable[[int], None]) -> tuple[Receipt, Found]:
         """Rewrite it. May be run again at any time, and completes what was begun."""
-        receipt = forget.begin(self._engine, self._lake, self.person.by, self.person.hash, self._key, self._worker)
-        return receipt, forget.run(self._engine, self._lake, self.person, receipt, self._worker, self.days, progress)
+        receipts = [
+            forget.begin(self._engine, self._lake, self.person.by, hash_, self._key, self._worker)
+            for hash_ in self.person.hashes
+        ]
+        found = forget.run(self._engine, self._lake, self.person, receipts, self._worker, self.days, progress)
+        return receipts[0], found
 
 
 @contextlib.contextmanager
-def open_forgetting(settings: Settings, number: str | None, contact: str | None) -> Iterator[Forgetting]:
-    """By one of the two. Raises `ConfigurationError` if key or rights are missing, before anything is changed; and
-    `EtlError`."""
+def open_forgetting(
+    settings: Settings, number: str | None, contact: str | None, also: Iterable[str] = ()
+) -> Iterator[Forgetting]:
+    """By one of the two; `also` has other spellings of it. Raises `ConfigurationError` if key or rights are missing,
+    before anything is changed; and `EtlError`."""
     key = _key(settings)
-    person = Person(key, number, contact)
+    person = Person(key, number, contact, also)
     with open_lake(settings) as lake, engine_of(settings) as engine:
         store.check_rights(engine)
         yield Forgetting(person, forget.work(lake), engine, lake, key, settings.worker_name)
@@ -69,9 +75,9 @@ def forget_again(settings: Settings) -> list[Found]:
         for subject, hash_, _ in in_order:
             receipt = forget.begin(engine, lake, subject, hash_, key, worker)
             if person := people.get((subject, hash_)):
-                found.append(forget.run(engine, lake, person, receipt, worker, forget.work(lake), lambda _: None))
+                found.append(forget.run(engine, lake, person, [receipt], worker, forget.work(lake), lambda _: None))
             else:
-                store.complete(engine, receipt, None)
+                store.complete(engine, [receipt], None)
                 found.append(Found())
         return found
 

@@ -19,7 +19,7 @@ from etl import logs
 from etl.app.database import engine_of
 from etl.app.descriptors import affordable
 from etl.app.recall import recall_of
-from etl.app.sources import decoders_of, each_for_itself, let_in, sources, tally_of
+from etl.app.sources import decoders_of, each_for_itself, forget_key, let_in, sources, tally_of
 from etl.app.stores import Stores, redis_of, stores
 from etl.app.threads import SIGNAL_POLL_SECONDS, beside, cancelling, heartbeat, run_in_thread, run_in_threads
 from etl.errors import EtlError, Outage, WrongClock
@@ -229,13 +229,17 @@ def _loaders(
     """`patience` takes a callable that is called before every attempt."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     _collect_garbage_less()
-    writer, decoders = Writer(clients.engine), decoders_of(settings)
+    writer, decoders = Writer(clients.engine, forget_key(settings), _unrecognised), decoders_of(settings)
     loaders = []
     for source in sources(settings, clients):
         counts = tally.of(source.key)
         options = _options(settings, decoders[source.key], partial(clocks.check, source.unix_time))
         loaders.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
     return _Work(loaders, writer)
+
+
+def _unrecognised(receipts: int) -> None:
+    log.warning("forgotten_not_recognised", receipts=receipts)
 
 
 def _recall(settings: Settings, clients: Stores, work: _Work) -> Recall:

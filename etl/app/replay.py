@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from etl.app import database
-from etl.app.sources import decoders_of
+from etl.app.sources import decoders_of, forget_key
 from etl.jobs.replay import NewDays, Replayed
 from etl.jobs.replay import replay as replay_groups
 from etl.settings import Settings
@@ -26,7 +26,7 @@ def replay_dead_letters(
         return replay_groups(
             dead_letters.groups(engine, wanted, settings.batch_size),
             decoders_of(settings),
-            Writer(engine),
+            Writer(engine, forget_key(settings)),
             worker=settings.worker_name,
             server=settings.server,
             progress=progress,

@@ -93,6 +93,11 @@ def tally_of(settings: Settings) -> Tally:
     return Tally([*(source.key for source in settings.sources), SPOOL], [str(reason) for reason in Reason], NUMBERS)
 
 
+def forget_key(settings: Settings) -> str | None:
+    """Of the hashes of who was forgotten: with it they are erased on arrival."""
+    return settings.forget_key.get_secret_value() if settings.forget_key else None
+
+
 def decoders_of(settings: Settings) -> dict[str, Decode]:
     """The decoder of each list, by its key."""
     lists = {source.key: _of_a_list(settings, source) for source in settings.sources}

@@ -23,6 +23,10 @@ def forget(
     contact: Annotated[
         str | None, typer.Option(help="Their contact reference, exactly as it's stored.", show_default=False)
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Another spelling of the same, such as +44… of 0…; may be repeated.", show_default=False),
+    ] = None,
     again: Annotated[
         bool,
         typer.Option("--again", help="Whoever came back as Postgres was set back: by the receipts in the lake."),
@@ -34,17 +38,18 @@ def forget(
 ) -> None:
     """Erase a person for good: in Postgres and in every file of the lake a keyed hash takes the place of their number,
     and of the contact references beside it; or the other way round. Needs ETL_FORGET_KEY, and the rights of the tables'
-    owner. What still waits in Redis is not touched. Safe to run again, and after a crash to be run again."""
+    owner. What still lies in Redis is erased on arrival, by loaders that have the key. Safe to run again, and after a
+    crash to be run again."""
     if (number is not None) + (contact is not None) + again != 1:
         raise typer.BadParameter("either --number or --contact or --again")
-    if again and dry_run:
-        raise typer.BadParameter("either --again or --dry-run")
+    if again and (dry_run or also):
+        raise typer.BadParameter("--again stands alone: neither --dry-run nor --also")
     if again:
         _again(config, as_json)
-    if not (number or contact):
-        raise typer.BadParameter("must not be empty", param_hint="--number / --contact")
+    if not (number or contact) or not all(also or ["-"]):
+        raise typer.BadParameter("must not be empty", param_hint="--number / --contact / --also")
     logs.configure(level="warning")
-    with open_forgetting(configured(config), number, contact) as person:
+    with open_forgetting(configured(config), number, contact, also or ()) as person:
         if not (dry_run or yes):
             typer.confirm("This can't be undone. Forget this person?", abort=True, err=True)
         rows = sum(books.rows for _, books in person.days)

@@ -7,7 +7,7 @@ what is left to do: the file still holds the person, until its next revision is 
 last, since a late CDR that meets its day on the way may leave one.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,6 +21,7 @@ from etl.store import forget, unreadable
 from etl.store.connection import Engine
 from etl.store.days import DayBooks
 from etl.store.forget import Receipt
+from etl.store.receipts import wait_for_claims
 from etl.store.unreadable import Table
 from etl.wire.erasure import HASH_PREFIX, Person, hashes, mark
 
@@ -78,9 +79,12 @@ def _of(engine: Engine, found: Found, table: Table, day: date | None = None) -> 
         found.failed.append(f"{error.code}: {about}: {unreadable.reason(engine, table, day, error)}")
 
 
-def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, days: Work, told: Told) -> Found:
-    """Rewrite it all; the receipt is completed unless a day failed. As `count`."""
-    found = Found()
+def run(
+    engine: Engine, lake: Lake, person: Person, receipts: Sequence[Receipt], worker: str, days: Work, told: Told
+) -> Found:
+    """Rewrite it all; the receipts, one of each of the person's values, are completed unless a day failed. The first
+    counts. As `count`."""
+    found, receipt = Found(), receipts[0]
     for dataset, books in days:
         with _of(engine, found, dataset.table, books.day):
             done = _day(engine, lake, person, receipt, worker, dataset, books)
@@ -91,15 +95,17 @@ def run(engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: st
         with _of(engine, found, table):
             found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
     if not found.failed:
-        forget.complete(engine, receipt, person)
+        forget.complete(engine, receipts, person)
     return found
 
 
 def begin(engine: Engine, lake: Lake, subject: str, hash_: str, key: str, worker: str) -> Receipt:
-    """A receipt, in the lake as well: it tells of the erasure if Postgres is set back. Raises `EtlError`."""
+    """A receipt, in the lake as well: it tells of the erasure if Postgres is set back. What is claimed from here on is
+    erased on arrival. Raises `EtlError`."""
     receipt = forget.begin(engine, subject, hash_, worker)
     number = max(n for *same, n in forget.receipts(engine) if same == [subject, hash_])
     receipts.put(lake.target, receipts.Receipt(subject, hash_.removeprefix(HASH_PREFIX), number), mark(key))
+    wait_for_claims(engine)
     return receipt
 
 

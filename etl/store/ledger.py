@@ -38,11 +38,6 @@ class Books:
         return Books(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def has(connection: sa.Connection, batch_id: UUID) -> bool:
-    """Whether the claim was committed before."""
-    return bool(connection.scalar(sa.select(load_batches.c.batch_id).where(load_batches.c.batch_id == batch_id)))
-
-
 def may_repeat(engine: sa.Engine, first: date, last: date) -> int:
     """How many claims of these UTC days not all of Redis' replicas had when they were loaded. Raises `Outage`."""
     day = sa.cast(sa.func.timezone("UTC", load_batches.c.committed_at), sa.Date)

@@ -4,7 +4,7 @@ batch_ids, as if they had been loaded so. What 0.1 exported as a call's leg 1 co
 All of it is one transaction, which keeps loaders out of the day: they wait, and then find all of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -210,6 +210,11 @@ def _typed(table: sa.Table, staged: sa.Table, name: str) -> sa.ColumnElement[Any
 def _returning(table: sa.Table, staged: sa.Table, name: str) -> sa.ColumnElement[Any]:
     """A staged column as it will be stored: a call's first leg is 0."""
     return sa.case((staged.c.leg == 1, 0), else_=staged.c.leg) if name == "leg" else _typed(table, staged, name)
+
+
+def cdr_of(row: Mapping[str, Any]) -> Cdr:
+    """A row of `cdrs`, its JSON as text."""
+    return Cdr(**{name: _inside(name, row[name]) for name in Cdr._fields})
 
 
 def _row(kind: _Kind, row: Any) -> Cdr | Event:

@@ -46,6 +46,7 @@ LOADING = Duty(
         "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
         "united_days": ("SELECT",),
         "retired_servers": ("SELECT", "INSERT"),
+        "forgotten": ("SELECT",),
         "exports": ("SELECT",),
         "set_backs": ("SELECT", "INSERT"),
         **{

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -25,9 +26,11 @@ from etl.store.history import History
 from etl.store.ledger import Books
 from etl.store.merge import Merged
 from etl.store.partitions import ensure as ensure_partitions
+from etl.store.receipts import Receipts, look
 from etl.store.rows import CDRS, EVENTS, Loaded, Rows, count_days
 from etl.store.sessions import record_sessions
 from etl.store.tables import audit_events, cdrs, dead_letters
+from etl.wire.arrival import Forgotten
 from etl.wire.decode import Decodable, Records
 from etl.wire.faults import DeadLetter
 from etl.wire.times import from_datetime
@@ -60,8 +63,16 @@ class Batch:
 class Writer:
     """Writes claims into Postgres. Safe to use from several threads."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        forget_key: str | None = None,
+        unrecognised: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`forget_key` is that of the hashes of who was forgotten; `unrecognised` hears of so many receipts if there
+        are some, and no key."""
         self._engine = engine
+        self._receipts = Receipts(forget_key, unrecognised)
         self.history: History | None = None  # what the last claim was written into
         self._net = Net(engine)
         # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again: so is
@@ -75,7 +86,7 @@ class Writer:
         `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
         fast = batch.source_key not in self._repeating
-        books = self._persist(batch, lambda connection: _write(connection, batch, alive, fast=fast), alive)
+        books = self._persist(batch, lambda taken: _write(taken, batch, alive, fast=fast), alive)
         if books:
             known = books.updated + books.unchanged
             note = self._repeating.add if known and known >= books.inserted else self._repeating.discard
@@ -85,11 +96,11 @@ class Writer:
     def replay(self, batch: Batch, letters: Sequence[int]) -> Books:
         """Commit dead letters, given by their ids and decoded anew as `batch`: those that can be stored now are
         resolved, the others get today's reason. The books have the former only. Raises as `write`."""
-        books = self._persist(batch, lambda connection: _write(connection, batch, lambda: None, letters))
+        books = self._persist(batch, lambda taken: _write(taken, batch, lambda: None, letters))
         return books or Books()
 
     def _persist(
-        self, batch: Batch, write: Callable[[sa.Connection], Books], alive: Callable[[], None] = lambda: None
+        self, batch: Batch, write: Callable[["_Taken"], Books], alive: Callable[[], None] = lambda: None
     ) -> Books | None:
         for _ in range(ATTEMPTS):
             try:
@@ -112,11 +123,14 @@ class Writer:
                     if not self._net.end_frozen():
                         raise
 
-    def _attempt(self, batch_id: UUID, write: Callable[[sa.Connection], Books]) -> Books | None:
+    def _attempt(self, batch_id: UUID, write: Callable[["_Taken"], Books]) -> Books | None:
         try:
             with suppress(_LoadedAlreadyError), self._engine.begin() as connection:
-                self.history = _take_turn(connection, batch_id)
-                return write(connection)
+                self.history, sees_receipts = _take_turn(connection, batch_id)
+                is_loaded, latest = look(connection, batch_id, sees_receipts)
+                if is_loaded:
+                    raise _LoadedAlreadyError
+                return write(_Taken(connection, self._receipts.people(connection, latest)))
             # The commit that we saw may wait for a standby still, or was cut off from it by a crash.
             with self._engine.begin() as connection:
                 connection.execute(_WRITE_NOTHING)
@@ -131,20 +145,25 @@ class Writer:
             raise
 
 
+class _Taken(NamedTuple):
+    """A claim's turn: its transaction, and whoever is to be erased on arrival; None: nobody."""
+
+    connection: sa.Connection
+    forgotten: Forgotten | None
+
+
 def _write(
-    connection: sa.Connection,
+    taken: _Taken,
     batch: Batch,
     alive: Callable[[], None],
     letters: Sequence[int] | None = None,
     fast: bool = True,
 ) -> Books:
     """`letters` are the ids of the dead letters that the messages are; None if they come from a list."""
-    if ledger.has(connection, batch.batch_id):
-        raise _LoadedAlreadyError
-    written = _Written()
+    connection, written = taken.connection, _Written()
     for records in batch.records.pieces():
         alive()
-        dead = _write_piece(connection, batch, records, written, fast, alive)
+        dead = _write_piece(taken, batch, records, written, fast, alive)
         if letters is None:
             _bury(connection, batch, dead)
             written.dead += len(dead)
@@ -159,7 +178,7 @@ def _write(
 
 
 def _write_piece(
-    connection: sa.Connection,
+    taken: _Taken,
     batch: Batch,
     records: Records,
     written: "_Written",
@@ -167,7 +186,9 @@ def _write_piece(
     alive: Callable[[], None],
 ) -> list[DeadLetter]:
     """Gives what became a dead letter, and adds the rest to `written`."""
-    calls = Rows(connection, CDRS, batch.source_key, alive).load(records.stream, fast)
+    connection, forgotten = taken
+    stream = forgotten.calls(records.stream) if forgotten else records.stream
+    calls = Rows(connection, CDRS, batch.source_key, alive).load(stream, fast)
     decoded = records.finish()
     decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
     dead = [
@@ -177,20 +198,22 @@ def _write_piece(
     of_list = (at for at, event in zip(decoded.events_at, decoded.events, strict=True) if event.origin == "list")
     repeated = _repeated(connection, batch, records, [*of_list, *(letter.position for letter in dead)])
     new = [(at, event) for at, event in zip(decoded.events_at, decoded.events, strict=True) if at not in repeated]
+    told = [event for _, event in new]
+    heard = forgotten.events(told) if forgotten else told
     # Most claims have none, and each round trip is felt.
-    events = (
-        Rows(connection, EVENTS, batch.source_key, alive).load(lambda: (event for _, event in new)) if new else Loaded()
-    )
+    events = Rows(connection, EVENTS, batch.source_key, alive).load(lambda: heard) if heard else Loaded()
     dead += [records.refused(new[index][0], detail) for index, detail in events.refused.items()]
-    heard = [new[index][0] for index in events.refused if new[index][1].origin != "list"]
-    decoded.repeated_at = repeated | _repeated(connection, batch, records, heard)
+    of_spool = [new[index][0] for index in events.refused if new[index][1].origin != "list"]
+    decoded.repeated_at = repeated | _repeated(connection, batch, records, of_spool)
     record_sessions(connection, decoded.sessions, batch.batch_id)
     written.calls += calls.merged
     written.events += events.merged
     written.known += len(decoded.cdrs) - len(calls.refused) + len(decoded.repeated_at)
     written.told += len(new) - len(events.refused) + len(decoded.sessions)
     written.set_aside += decoded.set_aside
-    return [letter for letter in dead if letter.position not in decoded.repeated_at]
+    dead = [letter for letter in dead if letter.position not in decoded.repeated_at]
+    at = from_datetime(batch.claimed_at)
+    return [forgotten.letter(each, batch.source_key, at) for each in dead] if forgotten else dead
 
 
 def _repeated(connection: sa.Connection, batch: Batch, records: Records, places: Collection[int]) -> set[int]:
@@ -224,18 +247,19 @@ class _Written:
         return Books(messages - self.left_dead, inserted, updated, unchanged, self.told, self.dead)
 
 
-def _take_turn(connection: sa.Connection, batch_id: UUID) -> History:
+def _take_turn(connection: sa.Connection, batch_id: UUID) -> tuple[History, bool]:
     """Another holder of this claim waits here until we have committed, and then finds it in the ledger. Returns which
-    history it will be in."""
+    history it will be in, and whether we may read the receipts: of a 0.1 no loader did."""
     own = int.from_bytes(batch_id.bytes[-4:], signed=True)
     waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
     turn = connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits}).one()
-    return History(turn.started_at, turn.database, turn.ledger)
+    return History(turn.started_at, turn.database, turn.ledger), bool(turn.sees_receipts)
 
 
 _TAKE_TURN = sa.text(
     "SELECT set_config('lock_timeout', :patiently, true), pg_advisory_xact_lock(:turn, :own),"
-    f" set_config('lock_timeout', :fast, true), {history.COLUMNS}"
+    f" set_config('lock_timeout', :fast, true), {history.COLUMNS},"
+    " has_table_privilege(to_regclass('forgotten'), 'SELECT') AS sees_receipts"
 )
 # A transaction that changes nothing, and still writes to the log that standbys follow: its commit waits as any does.
 _WRITE_NOTHING = sa.text("SELECT pg_logical_emit_message(true, 'etl', '')")

@@ -1,20 +1,23 @@
 """Erasing a person from a row: puts a keyed hash in place of their number and contact reference. Pure; used on rows of
 Postgres and of files alike, so that both agree on who is meant.
 
-A person is given by one value, exactly as it's stored: `074…` and `+4474…` are two numbers.
+A person is given by one value, exactly as it's stored: `074…` and `+4474…` are two numbers; or by several.
 
 - By number: that number, and the contact references that stand beside it.
 - By contact: that contact reference, and the numbers that stand beside it.
 
-"Beside" is the same row, or the same object within JSON; a reference elsewhere without the number stays, and the other
-way round. Then each of these values is replaced in the row:
+"Beside" is the same row, or the same object within JSON. A row is theirs
 
-- a contact reference where it is a `contact_ref`, be it a column or a field of JSON at any depth;
-- a number where it is a `number`, and, if it has six digits or more, wherever it stands with no digit before or after:
+- that has the contact reference as a `contact_ref`, be it a column or a field of JSON at any depth;
+- that has the number as a `number`, or, if it has six digits or more, wherever it stands with no digit before or after:
   Click2Dial's campaign, the name of a recording, a channel, a key or an integer of JSON. A shorter one would match
-  by accident.
+  by accident;
+- that has no number at all, and theirs, of nine digits or more, in any spelling;
+- from which they were erased before.
 
-The identity of a row stays (`source`, `call_ref`, the times), even where it looks like the number.
+Out of such a row goes every spelling of these values, see `etl.wire.spellings`: of a reference of five characters or
+more wherever it stands as a word. Of the row's identity `source` and the times stay. A `call_ref` in which the number
+is becomes the hash of the whole, so that calls stay apart, and events find them.
 """
 
 import hmac
@@ -22,23 +25,43 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
+from urllib.parse import quote, unquote
+
+from etl.wire import spellings
 
 HASH_PREFIX = "forgotten:"
 # Of the hash, hexadecimal: among a million people, two share one with a chance of 1 in 37 million.
 _LENGTH = 16
+# Hashes kept: the dialler's own numbers and a campaign's callees come again and again.
+_HASHES = 16_384
 # Columns, and fields of JSON, that never contain a person, whatever they look like.
-KEPT = frozenset({"source", "origin", "call_ref", "batch_id", "event_id"})
-_KEPT_FIELDS = frozenset({"call_ref", "dialed_at"})
+KEPT = frozenset({"source", "origin", "batch_id", "event_id"})
+_KEPT_FIELDS = frozenset({"dialed_at"})
 JSON = frozenset({"extra", "payload"})
 # A number with fewer digits is replaced only where the field is called `number`.
 _DIGITS = 6
+# No number of a telephone is longer: so large an exponent needn't be written out.
+_EXPONENT = 15
 # Click2Dial before 3.0 has the client's number in place of a campaign, and no `number`.
 _NUMBER_FOR_CAMPAIGN = re.compile(r"\+?[0-9]{6,}")
 
 # Where anything else may tell of somebody: a recording's name, a message that is no JSON.
 _ANY_NUMBER = re.compile(r"\+?(?<![0-9])[0-9]{6,}")
+_ANY_SPACED_NUMBER = re.compile(r"\+?(?<![0-9])[0-9][0-9 ()./-]{4,}[0-9]")
 _ANY_CONTACT = re.compile(r"\bcontact_ref\W{1,6}(\w+)")
+
+# Percent-encoding is undone so many times.
+_ENCODED = 2
+# What no number of a telephone exceeds, in digits.
+_LONGEST = 15
+_GLUED = re.compile(r"\+?[0-9]{9,15}")
+_BETWEEN_DIGITS = re.compile(r"(?<=[0-9])[ \t\u00a0.()/-]{1,3}(?=[0-9])")
+_WIDE = {0xFF10 + digit: str(digit) for digit in range(10)}
+# A shorter reference is a word of its own somewhere by accident.
+_WORD = 5
 
 # The tokens of JSON that can contain a person's values. A string is a key if a colon follows.
 _TOKEN = re.compile(
@@ -47,17 +70,31 @@ _TOKEN = re.compile(
 )
 # Hashes and UUIDs are passed over: they may contain any digits.
 _NOBODY = f"{HASH_PREFIX}[0-9a-f]{{{_LENGTH}}}|[0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}"
+_HASHED = re.compile(f"({HASH_PREFIX}[0-9a-f]{{{_LENGTH}}})")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+
+@lru_cache(_HASHES)
+def _hash(key: str, value: str) -> str:
+    return HASH_PREFIX + hmac.digest(key.encode(), value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
 
 
 class Person:
     """The person to forget, and the key of the hashes."""
 
-    def __init__(self, key: str, number: str | None = None, contact: str | None = None) -> None:
-        """Give exactly one of `number` and `contact`, not empty."""
-        self._key = key.encode()
+    def __init__(
+        self, key: str, number: str | None = None, contact: str | None = None, also: Iterable[str] = ()
+    ) -> None:
+        """Give exactly one of `number` and `contact`, not empty; `also` has other values of the same kind."""
+        self._key = key
         self.by = "number" if contact is None else "contact"
         self.value = (number if contact is None else contact) or ""
+        self.values = (self.value, *(each for each in dict.fromkeys(also) if each != self.value))
+        self.hashes = tuple(map(self._hash, self.values))
+        may_be_glued = [value for value in self.values if self.by == "number" and _GLUED.fullmatch(value)]
+        # Where it may be in a row without a number, for Postgres, Arrow and us alike; empty if nowhere.
+        self.glued = "|".join(spellings.patterns(value)[0].pattern for value in may_be_glued)
+        self._glued = [spellings.patterns(value)[0] for value in may_be_glued]
 
     @property
     def hash(self) -> str:
@@ -67,41 +104,77 @@ class Person:
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that must change, with their new values; empty if the person isn't in the row. JSON is given as
         text, a message as bytes."""
-        names = self._names([row, *(each for name, value in row.items() for each in _objects_in(name, value))])
+        beside = [row, *(each for name, value in row.items() for each in _objects_in(name, value))]
+        names = self._names(beside)
         erased = {name: names.column(name, value) for name, value in row.items() if name not in KEPT}
+        if all(value == row[name] for name, value in erased.items()) and not self._is_theirs(row, beside):
+            return {}
+        names.is_thorough = True
+        erased = {name: names.column(name, value) for name, value in erased.items()}
         return {name: value for name, value in erased.items() if value != row[name]}
 
+    def _is_theirs(self, row: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> bool:
+        """Though no value of theirs stands there by itself."""
+        text = _text_of(row)
+        if any(hash_ in text for hash_ in self.hashes):
+            return True
+        return bool(self._glued) and not any(map(_numbers, beside)) and any(p.search(text) for p in self._glued)
+
     def _hash(self, value: str) -> str:
-        return HASH_PREFIX + hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256").hex()[:_LENGTH]
+        return _hash(self._key, value)
 
     def _names(self, beside: Iterable[Mapping[str, Any]]) -> "_Names":
-        numbers, contacts = ({self.value}, set()) if self.by == "number" else (set(), {self.value})
+        asked = {*self.values}
+        numbers, contacts = (asked, set()) if self.by == "number" else (set(), asked)
         for each in beside:
-            if self.by == "number" and self.value in _numbers(each):
-                contacts |= _texts(each, "contact_ref")
-            elif self.by == "contact" and self.value in _texts(each, "contact_ref"):
-                numbers |= _numbers(each)
-        return _Names({n: self._hash(n) for n in numbers}, {c: self._hash(c) for c in contacts})
+            if self.by == "number" and asked & _numbers(each):
+                contacts = contacts | _texts(each, "contact_ref")
+            elif self.by == "contact" and asked & _texts(each, "contact_ref"):
+                numbers = numbers | _numbers(each)
+        return _Names(self._key, {n: self._hash(n) for n in numbers}, {c: self._hash(c) for c in contacts})
+
+
+def hash_of(key: str, value: str) -> str:
+    """What takes the value's place."""
+    return _hash(key, value)
 
 
 def hashes(key: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Of everybody in a row: what they could be asked for by (number or contact), its hash and value. JSON is given
     as text, and a message as bytes."""
+    for subject, values in everybody(row).items():
+        for value in values:
+            yield subject, _hash(key, value), value
+
+
+def everybody(row: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Whatever may be somebody's number or contact in a row, which is as for `hashes`."""
     numbers: set[str] = set()
     contacts: set[str] = set()
     for each in [row, *(found for name, value in row.items() for found in _objects_in(name, value))]:
         numbers |= _numbers(each)
         contacts |= _texts(each, "contact_ref")
-    for value in row.values():
-        text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-        if isinstance(text, str):
-            found = {*_ANY_NUMBER.findall(text)}
-            numbers |= found | {each.removeprefix("+") for each in found}
-            contacts |= {*_ANY_CONTACT.findall(text)}
-    for number in numbers:
-        yield "number", Person(key, number=number).hash, number
-    for contact in contacts:
-        yield "contact", Person(key, contact=contact).hash, contact
+    has_number = bool(numbers)
+    text = _text_of(row)
+    found = {*_ANY_NUMBER.findall(text), *_ANY_SPACED_NUMBER.findall(text)}
+    numbers |= found
+    numbers |= {each[1:] for each in found if each[0] == "+"}
+    if "contact_ref" in text:
+        contacts |= {*_ANY_CONTACT.findall(text)}
+    if not has_number:
+        numbers |= {*_glued(text)}
+    return {"number": numbers, "contact": contacts}
+
+
+def _glued(text: str) -> Iterator[str]:
+    """Whatever may be a number of nine digits or more, spelled in any way, other digits before or after it."""
+    for _ in range(_ENCODED if "%" in text else 0):
+        text = f"{text}\n{unquote(text)}"
+    for run in re.findall("[0-9]{9,}", _BETWEEN_DIGITS.sub("", text.translate(_WIDE))):
+        for begin in range(len(run) - spellings.SIGNIFICANT + 1):
+            for end in range(begin + spellings.SIGNIFICANT, min(begin + _LONGEST, len(run)) + 1):
+                yield run[begin:end]
+                yield f"+{run[begin:end]}"
 
 
 def mark(key: str) -> str:
@@ -111,11 +184,13 @@ def mark(key: str) -> str:
 
 @dataclass(slots=True)
 class _Names:
-    """The values to be replaced in a row, by their hashes."""
+    """The values to be replaced in a row, by their hashes; every spelling with `is_thorough`, if the row is theirs."""
 
+    key: str
     numbers: dict[str, str]
     contacts: dict[str, str]
     anywhere: re.Pattern[str] | None = None
+    is_thorough: bool = False
 
     def __post_init__(self) -> None:
         long = [re.escape(n) for n in self.numbers if sum(c.isdigit() for c in n) >= _DIGITS]
@@ -134,19 +209,35 @@ class _Names:
         """The hash that replaces the whole value, because of the field's name; or None."""
         if name == "contact_ref":
             return self.contacts.get(text)
+        if name == "call_ref":
+            return _hash(self.key, text) if self._spelled_in(text) != text else text
         return self.numbers.get(text) if name == "number" else None
 
     def _text(self, name: str, text: str) -> str:
         return self._whole(name, text) or self._within(text)
 
     def _within(self, text: str) -> str:
+        if self.is_thorough:
+            return self._spelled_in(text)
         if self.anywhere is None:
             return text
         return self.anywhere.sub(lambda found: self.numbers.get(found[0], found[0]), text)
 
-    def _json(self, text: str, quote: str = '"') -> str:
+    def _spelled_in(self, text: str) -> str:
+        """Without any spelling, which only a row of theirs may lose."""
+        if not self.is_thorough:
+            return text
+        for number, hashed in self.numbers.items():
+            for pattern in spellings.patterns(number):
+                text = _but_hashes(pattern, hashed, text)
+        for contact, hashed in self.contacts.items():
+            if len(contact) >= _WORD:
+                text = _but_hashes(_word(contact), hashed, text)
+        return text
+
+    def _json(self, text: str, mark: str = '"') -> str:
         """Replaces token by token, so that all other tokens stay exactly as they are. A number becomes a string in
-        `quote`s."""
+        `mark`s."""
         key = ""
 
         def erased(token: re.Match[str]) -> str:
@@ -157,22 +248,27 @@ class _Names:
                 return f'"{self._string("", string)}"{colon}'
             if key in _KEPT_FIELDS:
                 return token[0]
-            return f'"{self._string(key, string)}"' if bare is None else self._bare(key, bare, quote)
+            return f'"{self._string(key, string)}"' if bare is None else self._bare(key, bare, mark)
 
         return _TOKEN.sub(erased, text)
 
     def _string(self, key: str, string: str) -> str:
         """A string as JSON spells it; found also where it's spelled with escapes."""
-        if whole := self._whole(key, _value(string)):
-            return whole
+        value = _value(string)
+        if whole := self._whole(key, value):
+            return string if whole == value else whole
         plain = _plain(string)
         within = self._within(plain)
         return string if within == plain else within
 
-    def _bare(self, key: str, bare: str, quote: str) -> str:
+    def _bare(self, key: str, bare: str, mark: str) -> str:
         """A number of JSON."""
-        hashed = self._text(key, bare) if bare in self.numbers or bare in self.contacts else bare
-        return bare if hashed == bare else f"{quote}{hashed}{quote}"
+        written = _written_out(bare)
+        is_one = self.is_thorough or written in self.numbers or written in self.contacts
+        hashed = self._text(key, written) if is_one else bare
+        if hashed == written:
+            return bare
+        return f"{mark}{hashed}{mark}"
 
     def _message(self, raw: bytes) -> bytes:
         """A whole message. Of one that is no JSON, what can be found without parsing it."""
@@ -188,6 +284,25 @@ class _Names:
         return erased.encode("utf-8", "surrogateescape") if erased != text else raw
 
 
+def _text_of(row: Mapping[str, Any]) -> str:
+    """All that its columns say, but those that are kept."""
+    return "\n".join(text for name, value in row.items() if name not in KEPT for text in _strings_in(name, value))
+
+
+@lru_cache(256)
+def _word(value: str) -> re.Pattern[str]:
+    """The value standing by itself, perhaps percent-encoded."""
+    return re.compile(
+        rf"(?:(?<![0-9A-Za-z_])|(?<=%[0-9A-Fa-f]{{2}}))(?:{re.escape(value)}|{re.escape(quote(value))})(?!\w)"
+    )
+
+
+def _but_hashes(pattern: re.Pattern[str], hashed: str, text: str) -> str:
+    """The text with the hash for each match, but within other hashes: they may have any digits."""
+    parts = _HASHED.split(text)
+    return "".join(part if at % 2 else pattern.sub(hashed, part) for at, part in enumerate(parts))
+
+
 def in_json(value: str) -> str:
     """The value as it stands within JSON in Postgres and in our files."""
     return json.dumps(value, ensure_ascii=False)[1:-1]
@@ -198,6 +313,24 @@ def _objects_in(name: str, value: Any) -> Iterator[Mapping[str, Any]]:
         yield from _objects(_parsed(value.decode("utf-8", "surrogateescape")))
     elif name in JSON and isinstance(value, str):
         yield from _objects(_parsed(value))
+
+
+def _strings_in(name: str, value: Any) -> Iterator[str]:
+    """Every text of a column; of JSON as it's written, and as it's meant."""
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return
+    yield text
+    if "\\" in text or "e" in text.lower():  # else all that is meant stands there
+        waiting = [_parsed(text)] if name in JSON or isinstance(value, bytes) else []
+        while waiting:
+            each = waiting.pop()
+            if isinstance(each, str):
+                yield each
+            elif isinstance(each, dict):
+                waiting += [*each, *each.values()]
+            elif isinstance(each, list):
+                waiting += each
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -214,9 +347,17 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
 def _parsed(text: str) -> Any:
     """The parsed JSON, numbers as text; None if it's no JSON."""
     try:
-        return json.loads(text, parse_int=str, parse_float=str)
+        return json.loads(text, parse_int=str, parse_float=_written_out)
     except (ValueError, RecursionError):
         return None
+
+
+def _written_out(number: str) -> str:
+    """A number of JSON as Postgres writes it, if that isn't long."""
+    mantissa, _, exponent = number.lower().partition("e")
+    if not exponent or len(exponent) > len("+15") or abs(int(exponent)) > _EXPONENT:
+        return number
+    return format(Decimal(mantissa).scaleb(int(exponent)), "f")
 
 
 def _texts(fields: Mapping[str, Any], *names: str) -> set[str]:
@@ -239,12 +380,13 @@ def _value(string: str) -> str:
 
 
 def _plain(string: str) -> str:
-    """Without the escapes of printable ASCII characters."""
+    """Without the escapes of printable ASCII characters, and of what else a number is spelled with."""
 
     def character(escape: re.Match[str]) -> str:
-        if escape[1][0] == "u":
+        if len(escape[1]) > 1:
             plain = chr(int(escape[1][1:], 16))
-            return plain if " " <= plain <= "~" and plain not in '"\\' else escape[0]
+            is_plain = (" " <= plain <= "~" and plain not in '"\\') or ord(plain) in _WIDE or plain == "\u00a0"
+            return plain if is_plain else escape[0]
         return "/" if escape[1] == "/" else escape[0]
 
     return _ESCAPE.sub(character, string) if "\\" in string else string

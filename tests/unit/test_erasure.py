@@ -1,7 +1,9 @@
 """Who is meant by a number or a contact reference, and what stays as it was."""
 
 import json
+import re
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -31,7 +33,7 @@ def test_given_the_same_person_then_the_hash_is_the_same_and_needs_the_key() -> 
 
 
 def test_given_a_row_then_the_person_goes_and_its_identity_stays() -> None:
-    row = {"number": NUMBER, "contact_ref": CONTACT, "call_ref": NUMBER, "campaign_ref": "2040", "leg": 1, "uuid": None}
+    row = {"number": NUMBER, "contact_ref": CONTACT, "call_ref": "0741", "campaign_ref": "2040", "leg": 1, "uuid": None}
     both = {"number": hashed(NUMBER), "contact_ref": hashed(CONTACT)}
     assert by_number().row(row) == by_contact().row(row) == both
     # and nobody else
@@ -46,9 +48,9 @@ def test_given_a_row_then_the_person_goes_and_its_identity_stays() -> None:
     [
         ({"campaign_ref": NUMBER, "contact_ref": CONTACT}, {"campaign_ref": "#", "contact_ref": hashed(CONTACT)}),
         ({"recording_url": f"ftp://pbx/{NUMBER}-88.wav"}, {"recording_url": "ftp://pbx/#-88.wav"}),
-        ({"recording_url": f"ftp://pbx/1{NUMBER}.wav"}, {}),
+        ({"recording_url": f"ftp://pbx/1{NUMBER}.wav", "number": "741"}, {}),
         ({"channel": f"enigma:notifications:campaigns:{NUMBER}"}, {"channel": "enigma:notifications:campaigns:#"}),
-        ({"uuid": f"1234567a-9a6f-4e2e-8f51-5a{NUMBER}"}, {}),  # a UUID is nobody
+        ({"uuid": f"1234567a-9a6f-4e2e-8f51-5a{NUMBER}", "number": "741"}, {}),  # a UUID is nobody
     ],
 )
 def test_given_a_column_with_the_number_in_it_then_the_number_is_replaced(
@@ -60,20 +62,65 @@ def test_given_a_column_with_the_number_in_it_then_the_number_is_replaced(
 def test_given_json_then_every_other_token_stays_to_the_last_digit() -> None:
     callees = (
         f'{{"callees": [{{"number": "{NUMBER}", "contact_ref": "{CONTACT}"}}, {{"contact_ref": "M1", "number": 741}}],'
-        ' "rate": 0.10000000000000000000001, "call_ref": 741484437, "é\\n": 1e400, "big": 741484437000, "x": "M0042"}'
+        ' "rate": 0.10000000000000000000001, "call_ref": 741484438, "é\\n": 1e400, "big": 741484, "x": "M00421"}'
     )
     erased = by_number().row({"payload": callees})["payload"]
-    assert erased == callees.replace(NUMBER, hashed(NUMBER)).replace(
-        f': "{CONTACT}"}}, {{', f': "{hashed(CONTACT)}"}}, {{'
-    )
+    assert erased == callees.replace(NUMBER, hashed(NUMBER)).replace(f'"{CONTACT}"', f'"{hashed(CONTACT)}"')
     assert by_contact().row({"payload": callees})["payload"] == erased
 
 
 def test_given_an_integer_in_json_then_it_becomes_a_string() -> None:
-    payload = '{"number": 741484437, "of": {"a": [741484437, -741484437, 741484437.5]}, "dialed_at": 741484437}'
+    payload = (
+        '{"number": 741484437, "of": {"a": [741484437, 41484437, 20261123741484437.5]}, "dialed_at": 741484437,'
+        ' "call_ref": 88741484437}'
+    )
     erased = json.loads(by_number("741484437").row({"payload": payload})["payload"])
     gone = hashed("741484437")
-    assert erased == {"number": gone, "of": {"a": [gone, -741484437, 741484437.5]}, "dialed_at": 741484437}
+    assert erased == {
+        "number": gone,
+        "of": {"a": [gone, 41484437, f"20261123{gone}.5"]},
+        "dialed_at": 741484437,
+        "call_ref": hashed("88741484437"),  # whole, so that calls stay apart
+    }
+
+
+def test_given_a_row_of_theirs_then_every_spelling_goes() -> None:
+    """Those that were found on 0.1."""
+    number = "07009123456"
+    urls = (
+        "ftp://rec/2026112307009123456.wav",
+        "x?to=%2B447009123456",
+        "x/0700%39123456",
+        "07009 123-456",
+        "%2537009123456",
+    )
+    for url in urls:
+        row = {
+            "number": number,
+            "recording_url": url,
+            "call_ref": f"{number}-1",
+            "uuid": f"9{number}",
+            "extra": json.dumps({"x": url}),
+        }
+        erased = by_number(number).row(row)
+        assert erased.keys() == row.keys(), url
+        assert not any(
+            "009123456" in re.sub("[^0-9]", "", unquote(unquote(v.replace(erased["number"], ""))))
+            for v in erased.values()
+        )
+        assert erased["call_ref"] == hashed(f"{number}-1")
+        # and once more there is nothing to do; but what 0.1 had left of it, goes
+        assert by_number(number).row({**row, **erased}) == {}
+        assert by_number(number).row({**row, "number": erased["number"]}).keys() == row.keys() - {"number"}
+
+
+def test_given_other_spellings_too_then_each_is_somebody_of_the_same_row() -> None:
+    person = Person(KEY, number="0741484437", also=["+40741484437"])
+    assert person.row({"number": "+40741484437", "uuid": "0741484437"}) == {
+        "number": hashed("+40741484437"),
+        "uuid": hashed("0741484437"),
+    }
+    assert person.hashes == (hashed("0741484437"), hashed("+40741484437"))
 
 
 def test_given_a_short_number_then_only_what_is_called_a_number_is_one() -> None:
@@ -93,6 +140,7 @@ def test_given_a_short_number_then_only_what_is_called_a_number_is_one() -> None
         f'{{"type": "cdr", "payload": {{"x": 1, "number": "{NUMBER}'.encode(),
         f"number={NUMBER}&contact_ref={CONTACT}\xfc".encode("latin-1"),
         b"\xff\xfe tel:" + NUMBER.encode() + b"\x00",
+        b'{"x": "\\u0", "y": "\\uzzzz", "number": "' + NUMBER.encode(),  # broken escapes
     ],
 )
 @pytest.mark.parametrize("person", [by_number(), by_contact()])

@@ -1,0 +1,67 @@
+"""Whatever a row of somebody who is forgotten spells their number with, nobody finds it there afterwards.
+
+The witness knows nothing of how it's erased: it undoes every encoding, and looks for the digits.
+"""
+
+import json
+import re
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.wire.erasure import Person
+from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, read
+
+KEY = "k" * 32
+
+hexadecimal = st.sampled_from(("%{:02x}", "%{:02X}", "%25{:02x}"))
+
+
+@st.composite
+def spelled(draw: st.DrawFn) -> str:
+    text = ""
+    for each in draw(st.sampled_from((NUMBER, ABROAD, "00447009123456", "009123456", "7009123456"))):
+        coded = draw(hexadecimal).format(ord(each)) if draw(st.integers(0, 5)) == 0 else each
+        text += coded + draw(st.sampled_from((*[""] * 8, " ", "-", ".", "%20")))
+    before = draw(st.sampled_from(("", "20261123", "ftp://rec/20261123", "tel:", "a", "/0/")))
+    return before + text.rstrip(" -.") + draw(st.sampled_from(("", ".wav", "99", "-88", "x")))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Any:
+    leaves = spelled() | st.sampled_from((7009123456, 2026112307009123456, 0.5, ANOTHER))
+    return draw(st.recursive(leaves, lambda e: st.lists(e, max_size=2) | st.dictionaries(spelled(), e, max_size=2)))
+
+
+TEXTS = ("recording_url", "uuid", "call_ref", "campaign_ref", "dial_number", "extension", "end_reason", "channel")
+
+
+@given(
+    st.fixed_dictionaries({}, optional={name: spelled() for name in TEXTS}),
+    st.none() | documents(),
+    st.booleans(),
+    st.sampled_from((NUMBER, ABROAD)),
+)
+def test_given_any_spelling_in_a_row_of_theirs_then_none_is_left(
+    row: dict[str, str], document: Any, escape: bool, number: str
+) -> None:
+    def escaped(text: str) -> str:
+        return re.sub('"[^"]*"', lambda string: string[0].replace("9", "\\u0039"), text) if escape else text
+
+    extra = escaped(json.dumps({"x": document}))
+    raw = escaped(json.dumps({"payload": {**row, "number": number, "note": document}}))
+    for each in ({**row, "number": number, "extra": extra}, {"raw": raw.encode(), "detail": ""}):
+        person = Person(KEY, number=number)
+        erased = {**each, **person.row(each)}
+        left = {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in erased.items()}
+        assert DIGITS not in read(" | ".join(left.values())), left
+        assert person.row(erased) == {}
+        if document is not None:
+            assert json.loads(left["extra"] if "extra" in left else left["raw"])
+
+
+@given(st.dictionaries(st.sampled_from(TEXTS), st.text(st.sampled_from("0123456789 +-.%/a"))), st.booleans())
+def test_given_anybody_else_then_no_digit_of_theirs_goes(row: dict[str, str], has_one: bool) -> None:
+    row = {name: value for name, value in row.items() if DIGITS not in read(value)}
+    assert Person(KEY, number=NUMBER).row({**row, "number": ANOTHER if has_one else None}) == {}
