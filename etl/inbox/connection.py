@@ -198,6 +198,8 @@ def _check_options(parts: urls.Url) -> None:
             )
         if not all(map(checks[name], values)):
             raise ConfigurationError("ETL-214", f"the Redis URL's option {name} is wrong")
+    if "ssl_keyfile" in parts.options and "ssl_certfile" not in parts.options:  # of which the client makes a TypeError
+        raise ConfigurationError("ETL-214", "the Redis URL's option ssl_keyfile is wrong: ssl_certfile is missing")
 
 
 class _Master(redis.Redis):

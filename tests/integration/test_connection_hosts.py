@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from etl.errors import Outage
 from etl.inbox.connection import connect
-from etl.inbox.preflight import line
+from etl.inbox.preflight_line import line
 from etl.inbox.producer import push
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.redis import command, free_port
