@@ -10,7 +10,7 @@ CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test test-pg15 nightly check audit faults fuzz bench soak proof screenshots wheel man clean
+.PHONY: help demo test test-pg15 nightly check audit hashes faults fuzz bench soak proof screenshots wheel man clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -41,6 +41,10 @@ check: .venv/.has-dev ## style, types and the boundaries between rooms
 # Pins that the advisory service doesn't know are failures too: a mirror without advisories would find nothing wrong.
 audit: .venv/.has-auditor ## ask for known vulnerabilities of the pinned versions; needs the network
 	@.venv/auditor/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
+
+# After each change of constraints.txt. What changes without a new version is somebody's forgery, until shown otherwise.
+hashes: .venv/.has-test ## ops/requirements*-hashed.txt, from constraints.txt; needs the network
+	@$(BIN)/python .ci/hashes.py
 
 bench: .venv/.has-test ## how fast loader, listener and export are, beside the fastest that Postgres can be
 	@$(BIN)/python -m tests.benchmarks

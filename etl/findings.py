@@ -90,9 +90,13 @@ def asked(about: str, ask: Callable[[], Sequence[Finding]]) -> Sequence[Finding]
         return [Finding(about, "wrong", error.text, "look at the server: it answered a moment ago", error.code)]
 
 
-def encryption(store: str, line: Line, setting: str) -> Finding:
-    """`setting` is the one that names the CA."""
+def encryption(store: str, line: Line, setting: str, weakened: Sequence[str] = ()) -> Finding:
+    """`setting` is the one that names the CA; `weakened` says what options and environment take away from TLS, which is
+    wrong. A line where nobody asked for TLS is warned of: that may be wanted."""
     about = f"line to {store}"
+    if weakened:
+        advice = f"leave that out of the URL and of the environment; the CA's file goes into {setting}"
+        return Finding(about, "wrong", f"TLS is weakened: {'; '.join(weakened)}", advice)
     if line == "verified":
         return Finding(about, "fine", "encrypted, and the server's certificate is verified")
     if line == "local":

@@ -62,9 +62,8 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
         return
     through_sentinel = urls.split(url).scheme in urls.SENTINEL_SCHEMES
     dead = {key: _dead(decode) for key, decode in decoders_of(settings).items()}
-    line = inbox_preflight.line(url)
     try:
-        yield from inbox_preflight.findings(client, _needs(settings), _user(url), line, through_sentinel, dead)
+        yield from inbox_preflight.findings(client, _needs(settings), _user(url), url, through_sentinel, dead)
     finally:
         client.close()
 

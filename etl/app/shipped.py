@@ -20,6 +20,7 @@ SHIPPED = (
     "ops/postgres",
     "ops/prometheus",
     "ops/redis",
+    "ops/requirements-hashed.txt",
     "ops/systemd",
     "ops/two-servers",
 )

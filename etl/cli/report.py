@@ -2,11 +2,9 @@
 in `shown`; here are the arguments, and the formats for programs.
 """
 
-import csv
-import io
 import os
 import sys
-from datetime import date, datetime
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +17,9 @@ from etl.cli.printing import out
 from etl.reporting.figures import Asked, Report, ask, column_names, yesterday
 from etl.reporting.page import page
 from etl.reporting.shown import notes
+from etl.reporting.spreadsheet import to_csv
 from etl.reporting.table import show
 from etl.store.connection import Engine
-
-# A spreadsheet takes a text that begins so for a formula.
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class ReportKind(StrEnum):
@@ -156,14 +152,4 @@ def _as_json(found: Report) -> dict[str, Any]:
 def _as_csv(found: Report) -> str:
     """Rows only: a total among them would be summed once more."""
     names = column_names(found.asked)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(names)
-    writer.writerows([[_cell(row[name]) for name in names] for row in found.rows])
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(FORMULAS):
-        return f"'{value}"
-    return value.isoformat() if isinstance(value, datetime) else value
+    return to_csv(names, [[row[name] for name in names] for row in found.rows])

@@ -196,7 +196,9 @@ def _check_options(parts: urls.Url) -> None:
             raise ConfigurationError(
                 "ETL-213", f"the Redis URL has an unknown option; known: {', '.join(checks) or 'none'}"
             )
-        if not all(map(checks[name], values)):
+        # Of a key without its certificate the client makes a TypeError.
+        is_alone = name == "ssl_keyfile" and "ssl_certfile" not in parts.options
+        if is_alone or not all(map(checks[name], values)):
             raise ConfigurationError("ETL-214", f"the Redis URL's option {name} is wrong")
 
 

@@ -3,22 +3,22 @@ takes is in `etl.inbox.rights`; what waits is looked at in `etl.inbox.preflight_
 `etl.inbox.preflight_settings`, memory in `etl.inbox.memory`.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 import redis
 
-from etl import urls
 from etl.errors import ConfigurationError, Forbidden
-from etl.findings import Finding, Line, Verdict, asked, clock, encryption, reachable
+from etl.findings import Finding, Verdict, asked, clock, encryption, reachable
 from etl.inbox import rights
 from etl.inbox.connection import Client, translated
 from etl.inbox.each import of_each
 from etl.inbox.memory import memory, room
+from etl.inbox.preflight_line import line, weaknesses
 from etl.inbox.preflight_lists import Dead, of_a_list, of_the_spool
 from etl.inbox.preflight_settings import settings
 from etl.inbox.rights import Lacking, Needs
@@ -34,14 +34,14 @@ _RENAMED = "see rename-command in redis.conf; what managed services turn off is 
 
 
 def findings(
-    client: Client, needs: Needs, user: str, line: Line, through_sentinel: bool, dead: Mapping[str, Dead]
+    client: Client, needs: Needs, user: str, url: str, through_sentinel: bool, dead: Mapping[str, Dead]
 ) -> Iterator[Finding]:
-    """`user` is the one that the URL names, `line` how it's reached; `dead` finds the dead letters, by list."""
+    """`user` is the one that the URL names; `dead` finds the dead letters, by list."""
     reached = reachable("Redis", lambda: _reach(client), "ETL_REDIS_URL")
     yield reached
     if reached.verdict == "wrong":
         return
-    yield encryption("Redis", line, "ETL_REDIS_CA_FILE")
+    yield encryption("Redis", line(url), "ETL_REDIS_CA_FILE", weaknesses(url, os.environ))
     yield from asked("Redis", lambda: settings(client, through_sentinel))
     yield from asked("Redis memory", lambda: [room(memory(client))])
     yield from asked("Redis rights", lambda: [_rights(client, needs, user)])
@@ -52,24 +52,6 @@ def findings(
     yield from asked("time of claims", lambda: [_last_claims(client, keys)])
     yield from asked("other consumers", lambda: [_consumers(client, needs)])
     yield from asked("clock of Redis", lambda: [clock("Redis", lambda: _clock(client))])
-
-
-def line(url: str) -> Line:
-    """By its URL alone."""
-    parts = urls.split(url)
-    if parts.scheme.startswith("rediss"):
-        options = parts.options
-        lax = options.get("ssl_cert_reqs", ["required"]) != ["required"] or "false" in options.get(
-            "ssl_check_hostname", []
-        )
-        return "unverified" if lax else "verified"
-    return "local" if parts.scheme == "unix" or all(_is_here(host.name) for host in parts.hosts) else "plain"
-
-
-def _is_here(host: str) -> bool:
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _reach(client: Client) -> None:

@@ -2,15 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
-from ipaddress import ip_address
-from typing import Any, cast
 
-import psycopg
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
-from etl.findings import Finding, Line, RecallWindow, asked, clock, encryption, reachable
-from etl.store import lock_table, preflight_rights, preflight_standbys, schema, server
+from etl.findings import Finding, RecallWindow, asked, clock, reachable
+from etl.store import lock_table, preflight_line, preflight_rights, preflight_standbys, schema, server
 from etl.store.blockers import Watchman
 from etl.store.connection import Engine, rows
 from etl.store.server import Server
@@ -42,7 +39,7 @@ def findings(engine: Engine, window: RecallWindow, lake: Engine | None = None) -
     yield reached
     if reached.verdict == "wrong":
         return
-    yield from asked("line to Postgres", lambda: [encryption("Postgres", _line(engine), "ETL_DATABASE_CA_FILE")])
+    yield from asked("line to Postgres", lambda: [preflight_line.finding(engine)])
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
     yield from asked("Postgres standbys", lambda: preflight_standbys.findings(engine, window))
     yield from asked("Postgres locks", lambda: _locks(engine))
@@ -58,16 +55,6 @@ def findings(engine: Engine, window: RecallWindow, lake: Engine | None = None) -
 def _server(engine: Engine) -> Server:
     with engine.connect() as connection:
         return server.server(connection)
-
-
-def _line(engine: Engine) -> Line:
-    with engine.connect() as connection:
-        session = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
-        options = {option.keyword: option.val for option in session.pgconn.info}
-        if session.pgconn.ssl_in_use:
-            return "verified" if (options[b"sslmode"] or b"").startswith(b"verify") else "unverified"
-        address = session.pgconn.hostaddr  # none, over a socket
-        return "local" if not address or ip_address(address.decode()).is_loopback else "plain"
 
 
 def _of_server(found: Server) -> list[Finding]:

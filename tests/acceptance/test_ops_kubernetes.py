@@ -12,6 +12,7 @@ import redis
 import yaml
 
 import etl
+from etl import urls
 from etl.app import monitor
 from etl.app.threads import SHUTDOWN_SECONDS
 from etl.keys import SPOOL
@@ -210,7 +211,7 @@ def test_probes_and_scrapers_ask_where_the_program_serves() -> None:
 
     assert address == ("0.0.0.0", port["containerPort"])
     assert annotations == {"scrape": "true", "port": str(port["containerPort"]), "path": "/metrics"}
-    assert ingress == [{"ports": [{"port": port["name"]}]}]
+    assert [each["ports"] for each in ingress] == [[{"port": port["name"]}]]
     for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
         assert f'"{path}"' in Path(monitor.__file__).read_text()
@@ -257,6 +258,22 @@ def test_given_the_scalers_acl_line_then_it_can_ask_what_keda_asks_only(tmp_path
 
 
 # -- safe
+
+
+def test_only_who_collects_metrics_gets_in_and_only_to_stores_it_gets_out() -> None:
+    policy = one("NetworkPolicy", "etl")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    for rule in policy["ingress"]:
+        assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    out = {each["port"] for rule in policy["egress"] for each in rule["ports"]}
+    assert all(rule.get("ports") for rule in policy["egress"]), "a rule without ports is one without limits"
+
+    # Where the settings lead: the stores of the example, the bucket, and names.
+    secret = one("Secret", "etl")["stringData"]
+    redis_url, database_url = (urls.split(secret[name]) for name in ("ETL_REDIS_URL", "ETL_DATABASE_URL"))
+    assert {host.port or 6379 for host in redis_url.hosts} | {host.port or 5432 for host in database_url.hosts} <= out
+    assert load(FOLDER / "etl.toml", {}).export_url.startswith("s3://")
+    assert {53, 443} <= out
 
 
 def test_every_container_runs_without_rights_of_its_own() -> None:

@@ -152,6 +152,26 @@ def test_csv_has_rows_only_and_no_formulas(calls: Archive) -> None:
     ]  # fmt: skip
 
 
+def test_csv_of_campaigns_named_like_formulas_has_none(archive: Archive) -> None:
+    """Also behind what a spreadsheet skips, and in a program that was told another separator."""
+    formulas = [
+        f"{before}{trigger}1+1"
+        for before in ("", " ", "\N{NO-BREAK SPACE}", "\n", "\r\n", "\t", '"', '" ', "x;", "x\n", "x\t")
+        for trigger in "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}"
+        "\N{FULLWIDTH COMMERCIAL AT}"
+    ]
+    archive.push(*(call(number, ref=formula) for number, formula in enumerate(formulas)))
+    archive.load()
+    compute(archive)
+
+    done = etl(archive, "report", "campaign", "--day", DAY, "--format", "csv")
+
+    names = [row["campaign_ref"] for row in csv.DictReader(io.StringIO(done.stdout, newline=""))]
+    assert len(names) == archive.value("SELECT count(DISTINCT campaign_ref) FROM cdrs") > 40
+    assert [name for name in names if "'" not in name] == []
+    assert re.fullmatch(r'("([^"]|"")*"(,|\r\n))*', done.stdout), "each field is quoted"
+
+
 def test_a_table_has_bars_and_a_total_and_no_control_characters(calls: Archive) -> None:
     done = calls.run("report", "campaign", *PERIOD)
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from etl.errors import Outage
 from etl.inbox.connection import connect
-from etl.inbox.preflight import line
+from etl.inbox.preflight_line import line
 from etl.inbox.producer import push
 from etl.lab.servers.ports import free_port
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
