@@ -23,7 +23,7 @@ import msgspec
 
 from etl.errors import ConfigurationError, EtlError, Outage
 from etl.ids import new_id, uuid7
-from etl.inbox.connection import Client
+from etl.inbox.connection import Client, translated
 from etl.inbox.lock import Lock
 from etl.inbox.session_clock import SessionClock
 from etl.inbox.spool import Spooler
@@ -70,6 +70,10 @@ class Listener:
         self._log = log
         self._spooler = spooler
         self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{new_id()}", LOCK_SECONDS)
+        self._noted = (
+            f"{{{listening.spool}}}:listener:session"  # the last session's channel of probes; it doesn't expire
+        )
+        self._is_new = True  # never asked for the lock
         self._proving: _Proving | None = None
         self._told_unvouched = False
         self._refused = False  # as reported: the gap that goes on is for want of a right
@@ -102,14 +106,31 @@ class Listener:
 
     def _listen_or_stand_by(self, stop: threading.Event) -> None:
         # Asked even if we hold it: of a host that slept, the monotonic clock says so, too.
-        if not self._lock.acquire():
+        is_ours = self._lock.acquire()
+        was_new, self._is_new = self._is_new, False
+        if not is_ours:
             self._outages.succeeded()
         # With a full buffer the session would end at once, by overflow.
         elif self._spooler.has_room():
             # So long the one who lost it may believe that it's his: what he hears we must not hear, too.
-            if self._lock.is_doubtful and stop.wait(LOCK_SECONDS):
+            if (self._lock.is_doubtful or (was_new and self._is_another_there())) and stop.wait(LOCK_SECONDS):
                 return
             self._listen(stop)
+
+    def _is_another_there(self) -> bool:
+        """Whether the last session's subscription still hears, though its lock is gone: Redis' clock was set forward
+        before we were here to see it, or its host is. Not known where that is refused."""
+        try:
+            with translated():
+                channel: Any = self._client.get(self._noted)
+                return channel is not None and self._client.publish(channel, b"") > 0
+        except EtlError:
+            return False
+
+    def _note(self, channel: str) -> None:
+        """For `_is_another_there`. A full Redis refuses it."""
+        with contextlib.suppress(EtlError), translated():
+            self._client.set(self._noted, channel)
 
     def _listen(self, stop: threading.Event) -> None:
         """One session, from the subscription to its end. Raises `Outage` or `ConfigurationError` if subscribing or
@@ -118,6 +139,7 @@ class Listener:
         subscription = Subscription(self._client, self._listening.patterns, session_id)
         try:
             clock = self._subscribe(subscription)
+            self._note(subscription.probe_channel)
             self._outages.succeeded()
             session = OpenSession(self._listening, session_id, self._spooler, clock)
             self._proving = _Proving(subscription.probe_channel, clock)

@@ -52,6 +52,8 @@ _OF_A_REGISTRY = ("zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zscore")
 _OF_A_LOCK = ("del", "get", "pexpire", "set")
 # By which a lock whose time Redis' clock has left behind is known.
 _EXTRA_OF_A_LOCK = ("pttl",)
+# By which a listener is known whose lock Redis' clock has left behind, before the next was there to see it.
+_EXTRA_OF_A_SESSION = ("get", "set")
 _OF_THE_LAST_TIME = ("zadd", "zscore")
 # What loading does without where it's refused: fast copies, the rescue of claims that no entry names, what was
 # acknowledged, in case Postgres forgets it, and what replicas have.
@@ -310,7 +312,11 @@ def _uses_of_extras(needs: Needs) -> list[_Use]:
             _Use(_ours(key, "acked"), _EXTRA_OF_WHAT_WAS_ACKED),
         )
     ]
-    return [*uses, _Use(_ours(needs.spool, "listener"), _EXTRA_OF_A_LOCK)]
+    return [
+        *uses,
+        _Use(_ours(needs.spool, "listener"), _EXTRA_OF_A_LOCK),
+        _Use(_ours(needs.spool, "listener:session"), _EXTRA_OF_A_SESSION),
+    ]
 
 
 def _uses_of_0_1(needs: Needs) -> list[_Use]:

@@ -126,6 +126,24 @@ def test_a_connection_that_redis_kills_leaves_a_gap(archive: Archive, log: Path)
     floor.assert_recorded(archive)
 
 
+def test_given_a_lock_that_is_gone_early_then_a_new_one_waits(archive: Archive, tmp_path: Path) -> None:
+    """As when Redis' clock is set forward: the holder finds out when it next renews it."""
+    floor = Floor(archive.redis_url)
+    late = {**OFTEN, "etl.inbox.listener.LOCK_SECONDS": 600.0, "etl.inbox.listener.RENEW_SECONDS": 300.0}
+    patient = {**QUICK, "etl.inbox.listener.LOCK_SECONDS": 10.0}
+    with floor.speaking(), listener(archive, tmp_path / "1.log", constants=late) as deceived:
+        wait_for_proof(archive)
+        archive.redis.delete(LOCK)
+        with listener(archive, tmp_path / "2.log", constants=patient, ETL_WORKER_NAME="new") as new:
+            eventually(lambda: b"new:" in (archive.redis.get(LOCK) or b""))
+            assert deceived.stop() == 0
+            new.wait_for("listening")
+            wait_for_proof(archive, sessions=2)
+            assert new.stop() == 0
+    archive.load()
+    floor.assert_recorded(archive)
+
+
 def test_a_listener_frozen_for_fifteen_seconds_leaves_a_gap(archive: Archive, log: Path) -> None:
     """With all constants as they are in life."""
     floor = Floor(archive.redis_url)

@@ -263,7 +263,7 @@ def test_a_session_says_on_which_server_it_heard_which_patterns(archive: Archive
 
 def test_a_user_with_just_the_rights_that_are_needed_can_listen(archive: Archive, redis_server: PrivateRedis) -> None:
     # Redis wants the very patterns that are subscribed to.
-    keys = "~etl:events ~{etl:events}:listener &enigma:notifications:* &etl:probe:*"
+    keys = "~etl:events ~{etl:events}:listener ~{etl:events}:listener:session &enigma:notifications:* &etl:probe:*"
     commands = "+del +evalsha +get +lpush +pexpire +psubscribe +publish +script|load +set +subscribe +time"
     administrator: Any = archive.redis
     administrator.execute_command("ACL", "SETUSER", "ears", "on", ">hunter2", "-@all", *keys.split(), *commands.split())

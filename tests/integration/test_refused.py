@@ -134,7 +134,7 @@ def test_given_a_command_that_the_acl_refuses_then_no_row_is_doubled(refusing: A
 
 
 @pytest.mark.parametrize("name", SERVERS)
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", [each for each in commands() if each != "info"])  # by which our server says it's up
 def test_given_a_command_of_another_name_then_no_row_is_doubled(
     database_url: str, tmp_path: Path, name: str, command: str
 ) -> None:
