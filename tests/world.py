@@ -81,8 +81,12 @@ def migrate(database_url: str) -> None:
 
 
 def left(client: Any, **options: Any) -> list[bytes]:
-    """Every key but those that note when the last claim of a list was made, and what was acknowledged."""
-    return [key for key in client.keys(**options) if not re.search(rb":(last|acked|kept|kept:[0-9a-f-]{36})$", key)]
+    """Every key but those that note when the last claim of a list was made, what was acknowledged, and who heard."""
+    return [
+        key
+        for key in client.keys(**options)
+        if not re.search(rb":(last|acked|kept|kept:[0-9a-f-]{36}|listener:session)$", key)
+    ]
 
 
 @dataclass

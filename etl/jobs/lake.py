@@ -204,7 +204,7 @@ class Lake(Survey):
             because=because,
         )
         with self._naming_rows(held):
-            return export.write(self._uri, snapshot.id, held.dataset, about, draft.place, progress)
+            return export.write(self._uri, snapshot.id, held.dataset, about, draft.place, progress=progress)
 
     def _rows_changed(self, held: HeldDay, known: Manifest, place: str) -> bool:
         """Unless the revision proves to have the same rows as the file at `place`: with another version of its writer

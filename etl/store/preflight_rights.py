@@ -49,6 +49,7 @@ LOADING = Duty(
         "forgotten": ("SELECT",),
         "exports": ("SELECT",),
         "set_backs": ("SELECT", "INSERT"),
+        "list_identities": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         **{
             f"reporting.{name}": ("SELECT",)
             for name in ("settings", "calls_unmasked", "calls", "events", "agent_states", "twins", "lake_days")
@@ -84,6 +85,7 @@ KEEPING = Duty(
         "forgotten": ("SELECT",),
         "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "lake_drafts": ("SELECT", "INSERT", "DELETE"),
+        "list_identities": ("SELECT", "DELETE"),
         **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls", "twins", "lake_days")},
     },
     {"cdrs": "UPDATE", "audit_events": "UPDATE"},

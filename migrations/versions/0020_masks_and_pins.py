@@ -167,16 +167,6 @@ SELECT s.day, s.extension, s.at, s.event_id, s.origin, {_text("s.status")} AS st
 FROM reporting.status_changes s
 """
 
-# As in 0017, but: the owner needs no lock for a day that nobody may have, and a loader whose clock is wrong, or whose
-# listener's was, makes none. It isn't an error of the statement: in days to come it will do. So a loader waits.
-AHEAD = """
-    IF day > (now() AT TIME ZONE 'UTC')::date + 2 THEN
-        RAISE EXCEPTION 'no partition is made for %: that is more than two days ahead of this server''s clock', day
-            USING ERRCODE = 'object_not_in_prerequisite_state';
-    END IF;
-"""
-BEFORE_LOCKING = "    PERFORM pg_advisory_xact_lock("
-
 # The number of a call, as reporting.calls_unmasked has it: what its index is of must be the very same.
 INDEX_CONTACTS = """
 CREATE OR REPLACE FUNCTION reporting.index_contacts(day date) RETURNS void
@@ -236,7 +226,6 @@ def upgrade() -> None:
     _history(first, days, later)
     _joined(first, days, later)
     _index(first, schema, literal)
-    _make_partition(schema)
     _bind(first, days, later)
     _pin(schema)
 
@@ -367,15 +356,6 @@ def _index(first: ModuleType, schema: str, literal: str) -> None:
     )
 
 
-def _make_partition(schema: str) -> None:
-    function = f"{schema}.make_partition(text, date)"
-    words = op.get_bind().scalar(sa.text("SELECT pg_get_functiondef(to_regprocedure(:name))"), {"name": function})
-    before, found, after = str(words).partition(BEFORE_LOCKING)
-    if not found:
-        raise ValueError(f"make_partition should take a lock: {words}")
-    _execute(before + AHEAD.lstrip("\n") + found + after)
-
-
 def _bind(first: ModuleType, days: ModuleType, later: ModuleType) -> None:
     """A function with SET isn't put into the query, and would be planned for every partition there is. Of one with a
     body like this each name is looked up here, once."""
@@ -413,7 +393,8 @@ def _pin(schema: str) -> None:
             _execute(f"GRANT SELECT ON reporting.{view} TO {role}")
     for role in {*_grantees("reporting.agent_states", "SELECT")} - {*_grantees("reporting.status_changes", "INSERT")}:
         _execute(f"REVOKE SELECT ON reporting.status_changes FROM {role}")
-    _execute(LET_CALL.replace("{cdrs}", f"to_regclass('{schema}.cdrs')"))
+    name = f"{schema}.cdrs".replace("'", "''")
+    _execute(LET_CALL.replace("{cdrs}", f"to_regclass('{name}')"))
 
 
 def _grantees(relation: str, privilege: str) -> list[str]:

@@ -91,6 +91,7 @@ def test_gauges_tell_how_the_stores_stand(archive: Archive, tmp_path: Path) -> N
         at = address(worker)
         eventually(lambda: samples(at, "etl_listener_proven_timestamp_seconds"))
         eventually(lambda: samples(at, "etl_runway_seconds"))
+        eventually(lambda: not samples(at, BACKLOG.name)[SPOOL,])  # its reports about itself are loaded
         told = {gauge.name: samples(at, gauge.name) for gauge in ASKED}
         assert abs(told.pop("etl_listener_proven_timestamp_seconds")[archive.settings().server,] - time.time()) < 60
         looks = told.pop("etl_last_look_timestamp_seconds")

@@ -239,7 +239,7 @@ def test_given_postgres_set_back_to_before_the_erasure_then_again_does_it(archiv
     assert where_the_person_is(archive) == set()
 
 
-def test_given_messages_in_the_list_and_in_a_claim_then_none_brings_them_back(archive: Archive) -> None:
+def test_messages_in_the_list_and_in_a_claim_bring_nobody_back(archive: Archive) -> None:
     """They lay in Redis while somebody was forgotten: nobody looks for them there."""
     load(archive, cdr(1, **PERSON))
     archive.push(cdr(2, **PERSON), cdr(3))

@@ -72,7 +72,8 @@ def test_given_hostile_names_then_every_way_goes_as_usual(hostile: Archive, name
 def test_given_hostile_names_then_roles_and_preflight_are_right(hostile: Archive) -> None:
     with psycopg.connect(hostile.database_url, autocommit=True) as administrator:
         administrator.execute(ROLES)
-    as_loader = replace(hostile, database_url=hostile.database_url.replace("postgres@", "etl_loader@", 1))
+    loader, keeper = (hostile.database_url.replace("postgres@", f"etl_{name}@", 1) for name in ("loader", "keeper"))
+    as_loader = replace(hostile, database_url=loader, more={**hostile.more, "lake_database_url": keeper})
 
     found = {finding.about: finding for finding in preflight.check(as_loader.settings())}
 

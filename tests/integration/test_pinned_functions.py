@@ -10,10 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from etl.errors import Outage
 from etl.lab.servers.private import PrivatePostgres
-from etl.store import partitions, schema
-from etl.store.tables import cdrs
+from etl.store import schema
 from tests.lake import SPOOL, heard, load
 from tests.store import ROLES, engine
 from tests.world import Archive, cdr
@@ -127,17 +125,6 @@ def test_a_cheap_function_in_where_sees_nothing_before_the_mask(attacked: "psyco
 
 
 # -- partitions
-
-
-def test_no_partition_is_made_for_days_that_are_far_ahead(archive: Archive) -> None:
-    today = archive.value("SELECT (now() AT TIME ZONE 'UTC')::date")
-    with engine(archive.database_url) as connections:
-        partitions.ensure(connections, cdrs, [today + timedelta(days=n) for n in (0, 1, 2)])
-        for ahead in (4, 400, 40_000):
-            with pytest.raises(Outage, match="more than two days ahead"):
-                partitions.ensure(connections, cdrs, [today + timedelta(days=ahead)])
-        partitions.ensure(connections, cdrs, [today - timedelta(days=n) for n in (1, 4_000, 9_000)])
-    assert archive.value("SELECT count(*) FROM pg_inherits WHERE inhparent = 'cdrs'::regclass") == 6
 
 
 def test_an_event_heard_by_a_wrong_clock_holds_up_no_other(archive: Archive) -> None:
