@@ -273,9 +273,10 @@ def set_backs(made: Sequence[SetBack]) -> Iterator[Proof]:
 
 
 def quiet(left: Iterable[str], forwards: Iterable[str]) -> Proof:
-    """Redis has no message, claim or lock left; only the forwarded lists, the time of each list's last claim, and what
-    was acknowledged."""
-    rest = sorted(key for key in {*left} - {*forwards} if not re.search(":(last|acked|kept(:[^:]*)?)$", key))
+    """Redis has no message, claim or lock left; only the forwarded lists, the time of each list's last claim, what was
+    acknowledged, and who heard last."""
+    noted = re.compile(":(last|acked|kept(:[^:]*)?|listener:session)$")
+    rest = sorted(key for key in {*left} - {*forwards} if not noted.search(key))
     found = "nothing is left" if not rest else _examples({"left": list(rest)}).removeprefix("; ")
     return Proof(not rest, "no message and no claim is left behind in Redis", found)
 
