@@ -36,7 +36,7 @@ def schedule_of(settings: Settings, engine: Engine, check_clock: Callable[[], No
     `Schedule`'s."""
 
     def make_partitions(_stop: threading.Event) -> None:
-        today = datetime.fromtimestamp(unix_time(engine), UTC).date()  # by which it refuses what is too far ahead
+        today = datetime.fromtimestamp(unix_time(engine), UTC).date()  # as the server has it, and not this host
         failures: list[EtlError] = []
         for each in PARTITIONED.values():
             try:

@@ -70,9 +70,8 @@ class Listener:
         self._log = log
         self._spooler = spooler
         self._lock = Lock(client, f"{{{listening.spool}}}:listener", f"{listening.name}:{new_id()}", LOCK_SECONDS)
-        self._noted = (
-            f"{{{listening.spool}}}:listener:session"  # the last session's channel of probes; it doesn't expire
-        )
+        # Under it the last session's channel of probes. It doesn't expire, as the lock does.
+        self._noted = f"{{{listening.spool}}}:listener:session"
         self._is_new = True  # never asked for the lock
         self._proving: _Proving | None = None
         self._told_unvouched = False
