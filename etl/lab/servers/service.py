@@ -7,11 +7,12 @@ What lagged or is older lacks what was confirmed since: who asks at the door mee
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from etl.lab.proxy import Proxy
 from etl.lab.servers.clock import Clock
 from etl.lab.servers.postgres import PrivatePostgres
+from etl.lab.servers.process import PrivateServer
 from etl.lab.servers.redis import PrivateRedis, command
 from etl.lab.servers.sentinel import PrivateSentinels
 from etl.lab.servers.standby import NAME, PrivateStandby
@@ -20,8 +21,34 @@ from etl.lab.servers.standby import NAME, PrivateStandby
 PAUSE_MS = 600_000
 WAITS_FOR_THE_STANDBY = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
+Server = TypeVar("Server", bound=PrivateServer)
 
-class PostgresService:
+
+class _Service(Generic[Server]):
+    """Both run from `with` on. Each new server has a folder of its own."""
+
+    server: Server
+    door: Proxy
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._number = 0
+
+    def __enter__(self) -> Self:
+        self.server.start()
+        self.door.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.door.__exit__()
+        self.server.stop()
+
+    def _next(self, what: str) -> Path:
+        self._number += 1
+        return self._folder / f"{what}-{self._number}"
+
+
+class PostgresService(_Service[PrivatePostgres]):
     """`server` is the one that serves now, `door` leads to it. Its folders are `folder/postgres-1` and so on."""
 
     def __init__(
@@ -31,9 +58,8 @@ class PostgresService:
         standby_settings: Mapping[str, str] | None = None,
         installation: Path | None = None,
     ) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._settings = standby_settings
-        self._number = 0
         self.server = PrivatePostgres(self._next("postgres"), settings, installation=installation)
         self.door = Proxy(self.server.socket)
 
@@ -85,29 +111,15 @@ class PostgresService:
         shutil.rmtree(backup)
         self.server.start()
 
-    def __enter__(self) -> Self:
-        self.server.start()
-        self.door.__enter__()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.door.__exit__()
-        self.server.stop()
-
-    def _next(self, what: str) -> Path:
-        self._number += 1
-        return self._folder / f"{what}-{self._number}"
-
-
-class RedisService:
+class RedisService(_Service[PrivateRedis]):
     """`server` is the one that serves now, `door` leads to it. Its folders are `folder/redis-1` and so on."""
 
     def __init__(self, folder: Path, config: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._config = config
         self._clock = clock
-        self._number = 1
-        self.server = PrivateRedis(folder / "redis-1", config, clock=clock)
+        self.server = PrivateRedis(self._next("redis"), config, clock=clock)
         self.door = Proxy(self.server.port)
 
     @property
@@ -117,8 +129,7 @@ class RedisService:
 
     def fail_over(self) -> None:
         """The primary dies with all that it confirmed on its replica, and three sentinels promote that."""
-        self._number += 1
-        with PrivateSentinels(self._folder / f"redis-{self._number}", self._config, self.server, self._clock) as group:
+        with PrivateSentinels(self._next("redis"), self._config, self.server, self._clock) as group:
             group.watch()
             # Nobody can write any more, but for what the replica is sent.
             command(self.server.port, "CLIENT", "PAUSE", str(PAUSE_MS), "WRITE")
@@ -127,12 +138,3 @@ class RedisService:
             group.promoted()
             self.server = group.hand_over()
         self.door.lead_to(self.server.port)
-
-    def __enter__(self) -> Self:
-        self.server.start()
-        self.door.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.door.__exit__()
-        self.server.stop()
