@@ -39,7 +39,7 @@ from etl.keys import prefix_of
 End = Literal["left", "right"]
 T = TypeVar("T")
 
-_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop", "notice", "settle", "sweep")
+_VERBS = ("next", "claim", "adopt", "renew", "ack", "rescue", "recall", "drop", "acked", "notice", "settle", "sweep")
 _OVERTAKEN = "OVERTAKEN "  # how the error reply of ours begins
 
 # A claim's messages are in memory several times over while it's loaded; the dialler's batches are a twentieth of this.
@@ -513,6 +513,11 @@ class _Entry(NamedTuple):
 def _parse(member: bytes) -> _Entry:
     text, _, worker = member.decode(errors="replace").partition("@")
     return _Entry(member, claimed_as(text), worker)
+
+
+def batch_id_of(member: bytes) -> UUID | None:
+    """Of an entry of the registry; None if it isn't written as ours are."""
+    return _parse(member).batch_id
 
 
 def day_of(batch_id: UUID) -> str:

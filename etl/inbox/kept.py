@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from etl.ids import unix_ms_of
-from etl.inbox.claims import Source, claimed_as, day_of
+from etl.inbox.claims import Source, batch_id_of, claimed_as, day_of
 
 # Entries that are read or deleted at once.
 CHUNK = 1_000
@@ -42,11 +42,14 @@ class Acked(NamedTuple):
 
 class Account(NamedTuple):
     """What was acknowledged, by the UTC day of the claim, and how many claims were recalled and aren't settled yet.
-    `version` changes when something is recalled or settled."""
+    `version` changes when something is recalled or settled. What isn't counted, though it may be loaded any moment: the
+    `open` claims, and those made after the one of `last_ms`, Unix ms, None if that isn't known."""
 
     version: int
     days: dict[date, Acked]
     recalled_claims: int
+    open: frozenset[UUID]
+    last_ms: int | None
 
 
 class Noticed(NamedTuple):
@@ -99,16 +102,19 @@ class KeptClaims:
 
     def acked(self) -> Account:
         """What was, and isn't recalled or settled."""
-        with self._source.translated():
-            found: list[tuple[bytes, float]] = self._client.zrange(self._numbers, 0, -1, withscores=True)
-        numbers = {member.decode(errors="replace"): int(number) for member, number in found}
+        keys = [self._numbers, self._source.registry, self._source.last]
+        found, registered, last = self._source.run("acked", keys, [])
+        scored = zip(found[::2], found[1::2], strict=True)
+        numbers = {member.decode(errors="replace"): int(float(score)) for member, score in scored}
         days = {
             day for member in numbers for what, _, day in [member.partition(":")] if what == "claims" and _is_day(day)
         }
         acked = {day: Acked(numbers[f"claims:{day}"], numbers.get(f"messages:{day}", 0)) for day in days}
         recalled = numbers.get("recalled claims", 0) + numbers.get("noticed claims", 0)
         days_acked = {date.fromisoformat(day): each for day, each in acked.items()}
-        return Account(numbers.get("version", 0), days_acked, recalled)
+        open_claims = frozenset(filter(None, (batch_id_of(member) for member in registered)))
+        last_ms = int(float(last)) if last else None
+        return Account(numbers.get("version", 0), days_acked, recalled, open_claims, last_ms)
 
     def notice(self, account: Account) -> Noticed | None:
         """The same for everybody until it's settled. None if something was recalled or settled since."""

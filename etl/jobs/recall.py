@@ -194,7 +194,7 @@ class Recall:
         lost_from = ledger.last_claimed(self._engine, kept.key, min(forgotten).batch_id) or first
         set_back = SetBack(kept.key, self._server, first, last, 0, 0, 0, 0, lost_from, max(gone, default=first))
         told = self._note(
-            kept, set_back, lambda account: self._lacking(kept, _days(account, since, is_new), first.date())
+            kept, set_back, lambda account: self._lacking(kept, account, _days(account, since, is_new), first.date())
         )
         # Only now: who finds these entries after our death tells what is lost.
         kept.drop([entry for entry, count in counts.items() if not count and entry.bytes])
@@ -229,12 +229,12 @@ class Recall:
                 return set_back if is_first else None
         return None  # the next look will
 
-    def _lacking(self, kept: KeptClaims, acked: dict[date, Acked], first: date) -> dict[date, Acked]:
+    def _lacking(self, kept: KeptClaims, account: Account, acked: dict[date, Acked], first: date) -> dict[date, Acked]:
         """What was acknowledged and isn't in the ledger, by day: from the latest back to the first on which nothing is
         lacking, and at least to `first`."""
         lacks = {}
         for day in sorted(acked, reverse=True):
-            has = ledger.counted(self._engine, kept.key, day)
+            has = ledger.counted(self._engine, kept.key, day, account.last_ms, account.open)
             claims, messages = (max(0, ours - theirs) for ours, theirs in zip(acked[day], has, strict=True))
             if not claims and day < first:
                 break

@@ -92,11 +92,18 @@ def last_claimed(engine: Engine, source_key: str, before: UUID) -> datetime | No
         return connection.scalar(latest.order_by(load_batches.c.batch_id.desc()).limit(1))
 
 
-def counted(engine: Engine, source_key: str, day: date) -> Counted:
-    """What the ledger has of claims that were made on a UTC day."""
+def counted(engine: Engine, source_key: str, day: date, last_ms: int | None, without: Collection[UUID]) -> Counted:
+    """What the ledger has of claims that were made on a UTC day, not after `last_ms`, Unix ms, and that aren't among
+    those `without`."""
     begins, ends = (uuid7_floor(datetime.combine(day + timedelta(days=n), time(), UTC)) for n in (0, 1))
-    of_the_day = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(load_batches.c.claimed), 0)).where(
-        load_batches.c.batch_id >= begins, load_batches.c.batch_id < ends, load_batches.c.source_key == source_key
+    if last_ms is not None:
+        ends = min(ends, _floor(last_ms + 1))
+    c = load_batches.c
+    of_the_day = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(c.claimed), 0)).where(
+        c.batch_id >= begins,
+        c.batch_id < ends,
+        c.source_key == source_key,
+        c.batch_id != sa.all_(sa.cast([each for each in without if begins <= each < ends], _IDS)),
     )
     ((claims, messages),) = rows(engine, of_the_day)
     return Counted(claims, int(messages))
@@ -129,7 +136,11 @@ def lately(engine: Engine, period: timedelta) -> list[Noticed]:
 
 def uuid7_floor(moment: datetime) -> UUID:
     """No version 7 identifier of that moment or later sorts before it."""
-    return UUID(int=int(moment.timestamp() * 1_000) << 80)
+    return _floor(int(moment.timestamp() * 1_000))
+
+
+def _floor(unix_ms: int) -> UUID:
+    return UUID(int=unix_ms << 80)
 
 
 _IDS = sa.ARRAY(sa.Uuid)

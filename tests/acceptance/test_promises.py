@@ -697,6 +697,9 @@ def test_8_given_a_killed_listener_then_a_gap_covers_what_it_missed(site: Site) 
         covers = f"(gap_from IS NULL OR gap_from <= {at}) AND (gap_until IS NULL OR gap_until >= {at})"
         return len(site.sql(f"SELECT reason FROM audit_gaps WHERE {covers}"))
 
+    def is_spooled(status: str) -> bool:
+        return any(f'"{status}"'.encode() in message for message in site.ask("LRANGE", "etl:events", "0", "-1"))
+
     with site.running("listen", ETL_WORKER_NAME="ear") as listener:
         site.eventually(lambda: site.ask("LLEN", "etl:events"))
         publish(heard)

@@ -17,6 +17,7 @@ import redis
 from etl.app.recall import recall_of
 from etl.app.sources import sources
 from etl.app.stores import stores
+from etl.inbox.claims import Claim
 from etl.inbox.kept import KeptClaims
 from etl.jobs.recall import Recall
 from etl.keys import SPOOL
@@ -377,6 +378,51 @@ def test_given_two_looks_at_once_then_none_calls_lost_what_is_not(archive: Archi
     archive.assert_books_balance()
 
 
+class Killed(BaseException):
+    """As by SIGKILL: whatever was about to follow doesn't."""
+
+
+def die(*_: Any) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("is_acked", [False, True], ids=["loaded", "acked"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_given_a_claim_loaded_beside_a_look_then_it_hides_no_loss(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, when: str, is_acked: bool
+) -> None:
+    """Before what was acknowledged is read, and between that and the look into the ledger."""
+    load_in_claims(archive, *([cdr(number), EVENT] for number in range(6)))
+    forget_since(archive, 1)
+    for key in kept(archive)[1:4]:
+        archive.redis.delete(key)
+    original = KeptClaims.acked
+
+    def load_another() -> None:
+        archive.push(*(cdr(number) for number in range(100, 107)))
+        with monkeypatch.context() as patched:
+            patched.setattr(Recall, "look", lambda window: window.first_look.set())
+            if not is_acked:
+                patched.setattr(Claim, "ack", die)
+            with suppress(Killed):
+                archive.load()
+
+    def acked_meanwhile(kept: KeptClaims) -> Any:
+        if when == "before":
+            load_another()
+        found = original(kept)
+        if when == "meanwhile":
+            load_another()
+        return found
+
+    with monkeypatch.context() as patched, recall(archive) as window:
+        patched.setattr(KeptClaims, "acked", acked_meanwhile)
+        window.look()
+
+    assert archive.value("SELECT count(*) FROM load_batches") > 1, "or nothing was tried"
+    assert [(each["lost_claims"], each["lost_messages"]) for each in set_backs(archive)] == [(3, 6)]
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_given_a_death_while_a_loss_is_told_then_it_is_told_once(archive: Archive, steps: int) -> None:
     """After each step of it."""
@@ -398,10 +444,6 @@ def test_given_a_death_while_a_loss_is_told_then_it_is_told_once(archive: Archiv
     archive.load()
 
     assert [(each["recalled_claims"], each["lost_claims"]) for each in set_backs(archive)] == [(0, 2)]
-
-
-class Killed(BaseException):
-    """As by SIGKILL: whatever was about to follow doesn't."""
 
 
 STEPS = [
