@@ -30,7 +30,7 @@ MODULE = "etl.cli"
 
 
 def run(
-    arguments: Sequence[str], environment: Mapping[str, str], typed: str = "", seconds: float = 60
+    arguments: Sequence[str], environment: Mapping[str, str], typed: str = "", seconds: float = 150
 ) -> "subprocess.CompletedProcess[str]":
     """As `subprocess.run` does with output captured. Raises TimeoutExpired."""
     request = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": os.getcwd()})

@@ -217,7 +217,7 @@ class Archive:
         )
 
 
-def eventually(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+def eventually(condition: Callable[[], object], seconds: float = 90.0, what: str = "") -> None:
     """Wait for a condition; fails loudly when it doesn't come true. The one kind of waiting that tests do."""
     deadline = time.monotonic() + seconds
     while not condition():

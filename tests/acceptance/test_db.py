@@ -28,7 +28,7 @@ def test_given_an_empty_database_then_upgrade_makes_what_check_wants(archive: Ar
 def test_given_hosts_that_upgrade_at_once_then_all_of_them_succeed(archive: Archive, empty_database_url: str) -> None:
     empty = {"ETL_DATABASE_URL": empty_database_url}
     with archive.process("db", "upgrade", **empty) as one, archive.process("db", "upgrade", **empty) as other:
-        said = sorted(host.communicate(timeout=60) for host in (one, other))
+        said = sorted(host.communicate(timeout=200) for host in (one, other))
 
     needed = schema.needed()
     assert said == [(f"schema is at {needed} already\n", ""), (f"schema upgraded: empty → {needed}\n", "")]

@@ -15,7 +15,7 @@ def etl(folder: Path, *arguments: str, typed: str = "") -> "subprocess.Completed
         env=environment | {"TMPDIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
         input=typed,
     )

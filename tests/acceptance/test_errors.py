@@ -264,7 +264,7 @@ def test_given_an_output_that_fails_then_there_is_no_traceback(archive: Archive,
         env=archive.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

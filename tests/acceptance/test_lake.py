@@ -129,7 +129,7 @@ def test_given_a_terminal_then_export_prints_its_table_and_no_log(lake: Archive)
     with os.fdopen(controller, "rb", buffering=0) as ours:
         done = subprocess.run(
             [sys.executable, "-m", "etl.cli", "export", "--day", str(DAY)],
-            env=lake.environment(TERM="dumb"), stdout=terminal, stderr=terminal, timeout=60, check=False,
+            env=lake.environment(TERM="dumb"), stdout=terminal, stderr=terminal, timeout=200, check=False,
         )  # fmt: skip
         os.close(terminal)
         seen = ours.read(65_536).decode()
@@ -527,7 +527,7 @@ def under(archive: Archive, limit: str, **environment: str) -> Result:
         env=archive.environment(**environment),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

@@ -153,7 +153,7 @@ def health_check(host: Host) -> int:
         [sys.executable, *arguments],
         env={**kept, **host.environment["loader"]},
         stderr=subprocess.DEVNULL,
-        timeout=60,
+        timeout=200,
         check=False,
     ).returncode
 

@@ -41,7 +41,7 @@ LISTS = (CAMPAIGNS, CDRS, AGENTS)
 ETL = Path(sysconfig.get_path("scripts")) / "etl"
 FOLLOW = ("run", "--follow", "--no-listen", "--no-schedule")
 DONE, FAILED = 0, 1
-SECONDS = 60.0
+SECONDS = 150.0
 
 # Closed days; the first is far enough from the others that `prune` can tell it from them whatever the time of day.
 FIRST, SECOND, THIRD = date(2025, 6, 2), date(2025, 6, 10), date(2025, 6, 11)

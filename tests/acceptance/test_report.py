@@ -192,7 +192,7 @@ def chromium(tmp_path: Path) -> list[str]:
 def opened(chromium: list[str], page: Path) -> tuple[str, list[str]]:
     """The document as the browser understood it, and what it had to complain of."""
     done = subprocess.run(
-        [*chromium, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=100, check=True
+        [*chromium, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=200, check=True
     )
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -331,7 +331,7 @@ def test_a_page_is_not_for_a_terminal(archive: Archive) -> None:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "etl.cli", "report", "hours", "--format", "html"],
-            env=archive.environment(), stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env=archive.environment(), stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=200, check=False,
         )  # fmt: skip
     finally:
         os.close(theirs)

@@ -90,7 +90,7 @@ def on_terminal(archive: Archive, *arguments: str, until: Callable[[str], bool] 
                     if not ending and until(seen):
                         ending = True  # a second signal would cut it short
                         process.send_signal(signal.SIGTERM)
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=200)
         finally:
             process.kill()
             process.wait()

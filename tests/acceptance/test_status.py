@@ -77,7 +77,7 @@ def test_given_nothing_yet_then_it_says_so_in_words_time_and_again(archive: Arch
     with archive.process("status", "--watch") as process:
         blocks = [until(process, "last export:") for _ in range(2)]
         process.send_signal(signal.SIGTERM)
-        _, complaint = process.communicate(timeout=30)
+        _, complaint = process.communicate(timeout=200)
 
     assert (process.returncode, complaint) == (0, "")
     for words in (
@@ -113,7 +113,7 @@ def test_watching_for_a_program_gives_a_line_each_time_until_ctrl_c(archive: Arc
         archive.push(*[b"x" * 1_000] * 1_000)
         second = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=30)
+        _, complaint = process.communicate(timeout=200)
 
     assert (process.returncode, complaint) == (0, "")
     assert first["at"] < second["at"]

@@ -28,7 +28,7 @@ from etl.lab.servers.redis import CommandRefused, command
 from tests.tools import extra
 
 CHECKOUT = Path(etl.__file__).parents[1]
-PATIENCE_SECONDS = 30.0  # for a process to end; only a failing test waits that long
+PATIENCE_SECONDS = 90.0  # for a process to end; only a failing test waits that long
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give up root")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")

@@ -127,7 +127,7 @@ def _follow(archive: Archive, arguments: list[str], environment: dict[str, str])
             eventually(lambda: sum(archive.redis.llen(source.key) for source in archive.sources) == 0)
             eventually(lambda: not any(archive.claims(source.key) for source in archive.sources))
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=40)
+        output, errors = process.communicate(timeout=200)
         assert (process.returncode, "outage" in errors, "Traceback" in errors) == (0, False, False), errors
         return output
 

@@ -175,7 +175,7 @@ def run_impatiently(archive: Archive, *arguments: str, **environment: str) -> "s
         env=archive.environment(**environment, **{CONSTANTS: SOON, "PYTHONPATH": os.pathsep.join(sys.path)}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

@@ -86,7 +86,7 @@ def _do(client: Any, command: Any) -> None:
     elif command[0] == "PSUBSCRIBE":
         with client.pubsub() as listening:
             listening.psubscribe(*command[1:])
-            listening.get_message(timeout=30)
+            listening.get_message(timeout=200)
     else:
         client.execute_command(*command)
 

@@ -122,7 +122,7 @@ for thread in threads: thread.join()
 if is_child: os._exit(0)
 os.wait()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=200)
 
     written = [json.loads(line) for line in done.stderr.splitlines()]
     assert len(written) == 2 * 4 * 50

@@ -124,4 +124,4 @@ def forged(folder: Path, name: str, version: str) -> Path:
 def pip(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = (sys.executable, "-m", "pip", "--isolated", "install", "--disable-pip-version-check", "--no-cache-dir")
     options = ("--no-deps", "--no-index", f"--find-links={folder}", f"--target={folder / 'into'}")
-    return subprocess.run([*command, *options, *arguments], capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run([*command, *options, *arguments], capture_output=True, text=True, timeout=200, check=False)
