@@ -196,7 +196,7 @@ class Day:
             dropped = known is not None and known.dropped
             if not unknown and not dropped and rows == books.rows:
                 return Reunited(0, 0, 0)
-            met = load_back.load_back(connection, self._table, self.day, staging)
+            met = load_back.load_back(connection, self._table, self.day, staging, was_dropped=dropped)
             if unknown:
                 of_these_books = {"entries": books.entries, "entries_then": about.entries}
                 row = _row(about, url) | of_these_books | {"published_at": sa.func.now()}

@@ -69,16 +69,18 @@ def keep_loaders_out(connection: sa.Connection, table: sa.Table, day: date) -> i
     return partitions.count(connection, table, day)
 
 
-def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: str) -> Reunited:
+def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: str, was_dropped: bool) -> Reunited:
     """Bring the staged rows into the day's partition, which must exist."""
     kind, staged = _KINDS[table.name], _staging(table, staging)
     returning = {c.name: _returning(table, staged, c.name) for c in table.c}
+    same_key = [day_column(table) == day, *(table.c[name] == returning[name] for name in kind.key)]
+    if was_dropped:
+        _replace_forged(connection, table, kind, staged, returning, same_key)
     # 1. Those that aren't there; of a call that 0.1 exported as legs 0 and 1, the former first, …
     rows = sa.select(*returning.values())
     first_legs = [staged.c.leg != 1, staged.c.leg == 1] if "leg" in table.c else [sa.true()]
     returned = sum(_insert_into(connection, table, table, rows.where(which)) for which in first_legs)
     # 2. … and then those that are there in another version: from a temporary table they are merged like new ones.
-    same_key = [day_column(table) == day, *(table.c[name] == returning[name] for name in kind.key)]
     differs = sa.or_(*(table.c[name] != returning[name] for name in kind.version))
     if "leg" in table.c:  # one claim may have brought both
         differs |= _is_twin(staged)
@@ -96,6 +98,23 @@ def load_back(connection: sa.Connection, table: sa.Table, day: date, staging: st
         changed += kind.merge(connection, [_row(kind, row) for row in some]).updated.total()
     renamed = _count_first_legs(connection, staged) if "leg" in table.c else 0
     return Reunited(returned, met, changed, renamed)
+
+
+def _replace_forged(
+    connection: sa.Connection,
+    table: sa.Table,
+    kind: _Kind,
+    staged: sa.Table,
+    returning: Mapping[str, sa.ColumnElement[Any]],
+    same_key: Sequence[sa.ColumnElement[bool]],
+) -> None:
+    """No claim brings a version twice. Of a day that Postgres dropped, a row that says it's the very version that the
+    lake has, and is another, was made by hand: the lake's stays. Of a call the trigger keeps what that takes away."""
+    values = {name: value for name, value in returning.items() if name not in (*kind.key, *kind.version)}
+    another = sa.or_(*(table.c[name].is_distinct_from(value) for name, value in values.items()))
+    same_version = [table.c[name] == returning[name] for name in kind.version]
+    of_itself = [sa.not_(_is_twin(staged))] if "leg" in table.c else []
+    connection.execute(sa.update(table).where(*same_key, *same_version, *of_itself, another).values(values))
 
 
 def correct_the_ledger(

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -18,9 +19,11 @@ from etl.lake import layout
 from tests.integration.test_least_privilege import as_role
 from tests.lake import (
     DAY,
+    SPOOL,
     assert_agrees,
     export,
     export_and_prune,
+    heard,
     in_file,
     load,
     on,
@@ -138,6 +141,42 @@ def test_given_what_the_loader_staged_then_the_keeper_never_meets_it(guarded: Ar
     assert attack(guarded, table) == [True]
     run_as_owner(guarded, ROLES)
     assert restore(guarded).what == "restored"
+
+
+# The ledger tells the version of what the lake has.
+FORGE_CALL = f"""
+    INSERT INTO cdrs (dialed_on, source, call_ref, leg, dialed_at, number, uuid, batch_id, loaded_at)
+    SELECT day, 'dialler', '1', 0, '{DAY} 21:06:00Z', '0000', 'x', batch_id, committed_at
+    FROM load_batches JOIN load_batch_days USING (batch_id)
+"""
+FORGE_EVENT = f"""
+    INSERT INTO audit_events (captured_on, event_id, captured_at, origin, channel, kind, event_type, payload, batch_id)
+    SELECT day, '{UUID(int=1)}', day, 'pubsub', 'x', 'x', 'x', '{{}}', batch_id FROM load_batch_days
+"""
+ENTER_CHANGE = """
+    WITH entry AS (
+        INSERT INTO load_batches (
+            batch_id, worker, source_key, claimed, inserted, updated, unchanged, events, dead, claimed_at
+        ) VALUES (gen_random_uuid(), 'x', 'x', 0, 0, 0, 0, 0, 0, now()) RETURNING batch_id
+    )
+    INSERT INTO load_batch_days SELECT entry.batch_id, dataset, day, 0, 0 FROM entry, load_batch_days
+"""
+
+
+@pytest.mark.parametrize(("dataset", "forge"), [("cdrs", FORGE_CALL), ("audit_events", FORGE_EVENT)])
+def test_given_what_says_it_is_the_lakes_version_then_the_lakes_stays(
+    guarded: Archive, dataset: str, forge: str
+) -> None:
+    load(guarded, cdr(1), cdr(2)) if dataset == "cdrs" else load(guarded, heard(1), heard(2), key=SPOOL)
+    export_and_prune(guarded, DAY, dataset)
+    before = in_file(guarded, DAY, dataset)
+
+    assert attack(guarded, f"SELECT make_partition('{dataset}', '{DAY}')", forge, ENTER_CHANGE) == [True] * 3
+
+    assert export(guarded, DAY, dataset).what == "exported"
+    assert in_file(guarded, DAY, dataset) == before
+    kept = guarded.rows("SELECT number, uuid, replaced_by FROM cdr_revisions")
+    assert kept == ([{"number": "0000", "uuid": "x", "replaced_by": None}] if dataset == "cdrs" else [])
 
 
 def test_given_two_logins_then_the_lakes_whole_round_goes(guarded: Archive) -> None:
