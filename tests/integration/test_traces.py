@@ -111,6 +111,11 @@ def test_given_an_update_by_the_loader_then_the_version_is_kept(stored: Archive,
         ('extra = \'{"x": {"x": 1}}\'', True),
         ("dialed_at = dialed_at + interval '0.25 s'", False),
         ("dialed_at = dialed_at - interval '9 s'", False),
+        ("dialed_at = dialed_at - interval '9 s', batch_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff'", True),
+        ("dialed_at = dialed_at + interval '0.25 s', batch_id = 'ffffffff-ffff-7fff-bfff-ffffffffffff'", True),
+        ("dialed_at = dialed_at + interval '0.25 s', batch_id = '00000000-0000-0000-0000-000000000000'", True),
+        ("dialed_at = dialed_at + interval '0.25 s', loaded_at = '1970-01-01'", True),
+        ("dialed_at = dialed_at + interval '0.25 s', loaded_at = now()", False),
         ("dialed_at = dialed_at - interval '11 s'", True),
         ("dialed_at = dialed_at + interval '1 s'", True),
         ("connected_at = connected_at + interval '0.25 s'", False),
@@ -130,6 +135,15 @@ def test_given_a_change_then_what_only_gains_leaves_no_version(stored: Archive, 
     as_loader(stored, f"UPDATE cdrs SET {change}")
 
     assert [version(each) for each in kept(stored)] == ([old] if lost else [])
+
+
+def test_given_many_small_steps_then_none_leaves_the_day_without_trace(stored: Archive) -> None:
+    step = "UPDATE cdrs SET dialed_at = dialed_at - interval '10 s'"
+    as_loader(stored, f"DO $$ BEGIN FOR n IN 1..7596 LOOP {step}; END LOOP; END $$", step)
+    assert kept(stored) == []
+    old = stored.cdr(1)
+    as_loader(stored, step)
+    assert [version(each) for each in kept(stored)] == [old]
 
 
 @pytest.mark.parametrize("name", NULLABLE)
