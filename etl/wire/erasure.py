@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -57,6 +58,8 @@ _ANY_CONTACT = re.compile(r"\bcontact_ref\W{1,6}(\w+)")
 _ENCODED = 2
 # What no number of a telephone exceeds, in digits.
 _LONGEST = 15
+# So many are looked at of one row: far more than its recording's name has. A message full of digits would take minutes.
+_MOST_GLUED = 5_000
 _GLUED = re.compile(r"\+?[0-9]{9,15}")
 _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])[ \t\u00a0.()/-]{1,3}(?=[0-9])")
 _WIDE = {0xFF10 + digit: str(digit) for digit in range(10)}
@@ -162,7 +165,7 @@ def everybody(row: Mapping[str, Any]) -> dict[str, set[str]]:
     if "contact_ref" in text:
         contacts |= {*_ANY_CONTACT.findall(text)}
     if not has_number:
-        numbers |= {*_glued(text)}
+        numbers |= {*islice(_glued(text), _MOST_GLUED)}
     return {"number": numbers, "contact": contacts}
 
 
