@@ -40,6 +40,9 @@ def findings(engine: Engine, window: RecallWindow, lake: Engine | None = None) -
     if reached.verdict == "wrong":
         return
     yield from asked("line to Postgres", lambda: [preflight_line.finding(engine)])
+    if lake is not None:  # its URL has options of its own
+        about = "Postgres of the lake"
+        yield from asked(f"line to {about}", lambda: [preflight_line.finding(lake, about)])
     yield from asked("Postgres", lambda: _of_server(_server(engine)))
     yield from asked("Postgres standbys", lambda: preflight_standbys.findings(engine, window))
     yield from asked("Postgres locks", lambda: _locks(engine))

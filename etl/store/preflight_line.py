@@ -35,7 +35,7 @@ _WEAK: dict[str, tuple[Callable[[str], bool], str]] = {
 }
 
 
-def finding(engine: Engine) -> Finding:
+def finding(engine: Engine, store: str = "Postgres") -> Finding:
     with engine.connect() as connection:
         session = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
         options = {each.keyword.decode(): (each.val or b"").decode() for each in session.pgconn.info}
@@ -43,7 +43,7 @@ def finding(engine: Engine) -> Finding:
         is_said = "sslmode" in engine.url.query or "PGSSLMODE" in os.environ
         # On this machine it may do without, unless somebody names a CA.
         weakened = _weaknesses(options, is_said) if line != "local" or options.get("sslrootcert") else []
-        return encryption("Postgres", line, "ETL_DATABASE_CA_FILE", weakened)
+        return encryption(store, line, "ETL_DATABASE_CA_FILE", weakened)
 
 
 def _line(session: "psycopg.Connection[Any]", options: dict[str, str]) -> Line:

@@ -263,6 +263,19 @@ def test_given_weakened_lines_then_the_command_says_so_and_fails(
     assert "sslmode=require" in result.stdout
 
 
+def test_given_a_weakened_line_of_the_keepers_then_it_is_wrong(
+    archive: Archive, to_postgres: Fronts, ours: Authority
+) -> None:
+    weak = postgres_url(archive, to_postgres.stranger, ours.ca, sslmode="require").replace("+psycopg", "")
+    settings = archive.settings(lake_database_url=weak.replace(f"&sslrootcert={ours.ca}", ""))
+
+    found = {each.about: each for each in preflight.check(settings)}
+
+    assert found["line to Postgres"].verdict == "fine"
+    assert found["line to Postgres of the lake"].verdict == "wrong"
+    assert "sslmode=require" in found["line to Postgres of the lake"].says
+
+
 def test_given_a_log_of_the_keys_then_the_line_to_redis_is_wrong(
     archive: Archive, to_redis: Fronts, ours: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
