@@ -40,6 +40,7 @@ _FIGURES = (
     ("agent_state_figures", "extension"),
     ("status_changes", "extension"),
     ("status_changes", "campaign_ref"),
+    ("status_changes", "status"),
 )
 
 _ONE_BY_ONE = sa.text("LOCK TABLE forgotten IN SHARE ROW EXCLUSIVE MODE")
@@ -115,7 +116,8 @@ def complete(engine: sa.Engine, receipts: Sequence[Receipt], person: Person | No
     with engine.begin() as connection:
         for name, column in _FIGURES if person and person.by == "number" else ():
             figures = sa.table(name, sa.column(column), schema="reporting")
-            values = person.values if person else ()
+            told = connection.scalars(sa.select(figures.c[column]).distinct().where(figures.c[column].is_not(None)))
+            values = [text for text in told if person and person.is_spelled_in(text)]
             connection.execute(sa.delete(figures).where(figures.c[column].in_(values)))
         done = sa.update(forgotten).where(forgotten.c.id.in_([receipt.id for receipt in receipts]))
         connection.execute(done.values(completed_at=sa.func.now()))

@@ -6,6 +6,7 @@ for the digits.
 
 import json
 import re
+from datetime import date
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.lake import SPOOL, assert_agrees, export, export_all, heard, load, with_lake
+from etl.reporting.rollup import refresh
+from tests.lake import SPOOL, assert_agrees, export, export_all, export_and_prune, heard, load, with_lake
 from tests.person import KEY, everything
 from tests.person import forget as forget_person
 from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, read
+from tests.store import engine
 from tests.world import CDRS, Archive, api_cdr, cdr
 
 forget = partial(forget_person, number=NUMBER)
@@ -136,6 +139,20 @@ def test_given_another_spelling_by_name_then_its_rows_go_as_well(archive: Archiv
     assert archive.value("SELECT count(completed_at) FROM forgotten") == 2
     load(archive, cdr(4, number=ABROAD), cdr(5, number=NUMBER))
     assert where_they_are(archive) == []
+
+
+def test_given_a_day_that_only_the_lake_has_then_its_figures_go_as_well(archive: Archive) -> None:
+    """Nobody computes them anew."""
+    load(archive, *(cdr(n, number=NUMBER, ref=f"Call {each} back") for n, each in enumerate(SPELLED)), cdr("M1"))
+    with engine(archive.database_url) as connections:
+        refresh(connections, date(2030, 1, 1))
+    export_and_prune(archive)
+    assert where_they_are(archive) != []
+
+    assert forget(archive).failed == []
+
+    assert where_they_are(archive) == []
+    assert archive.value("SELECT count(*) FROM reporting.campaign_figures WHERE campaign_ref = '2040'") == 2
 
 
 def test_given_what_0_1_left_in_an_erased_row_then_it_goes(archive: Archive) -> None:
