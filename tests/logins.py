@@ -90,7 +90,7 @@ POSTGRES = [
     _sql("make temporary tables", "CREATE TEMPORARY TABLE x (x int)", who=LOADING),
     _sql("make a schema", "CREATE SCHEMA x", who=[OWNER]),
     _sql("change the kept figures", "DELETE FROM reporting.campaign_figures", who=[OWNER, LOADER]),
-    _sql("read the secret of `number_key`", "SELECT key FROM reporting.secret", who=[OWNER, LOADER]),
+    _sql("read the secret of `number_key`", "SELECT key FROM reporting.secret", who=[OWNER]),
     _sql("change `reporting.settings`", "UPDATE reporting.settings SET zone = 'UTC'", who=[OWNER]),
     _sql("enter or complete an erasure", "UPDATE forgotten SET completed_at = now()", who=[OWNER]),
     _sql("end frozen sessions of etl", "SELECT end_frozen_of_the_owner(1e9)", who=[OWNER, LOADER]),

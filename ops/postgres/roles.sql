@@ -159,6 +159,7 @@ GRANT USAGE, CREATE ON SCHEMA etl_staging TO etl_keeper;
 GRANT USAGE ON SCHEMA reporting TO etl_loader, etl_keeper, etl_reporting;
 GRANT SELECT ON reporting.settings, reporting.calls, reporting.twins, reporting.lake_days TO etl_keeper;
 GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO etl_loader;
+REVOKE ALL ON reporting.secret FROM etl_loader; -- which the views read as their owner
 GRANT INSERT, DELETE ON
     reporting.campaign_figures, reporting.agent_call_figures, reporting.agent_state_figures, reporting.status_changes
     TO etl_loader;
