@@ -176,23 +176,43 @@ GRANT SELECT ON
     reporting.statuses
     TO etl_reporting;
 
--- Whoever may ask a view may call its functions, and what it is made of; and who writes a day of cdrs what its index of
--- contacts is made of.
+-- Whoever may ask a view, or one that reads it, may call its functions, and what it is made of; and who writes a day of
+-- cdrs what its index of contacts is made of.
 DO $$
 DECLARE
     function regprocedure;
     role text;
 BEGIN
     FOR function, role IN
+        WITH RECURSIVE reads (view, base) AS ( -- a site's own views among them, wherever they are
+            SELECT oid, oid FROM pg_class WHERE relnamespace = 'reporting'::regnamespace AND relkind = 'v'
+            UNION
+            SELECT rule.ev_class, reads.base FROM reads
+            JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = reads.view
+            JOIN pg_rewrite rule ON d.classid = 'pg_rewrite'::regclass AND d.objid = rule.oid
+        ), asked (base, itself, owner, grantee, privilege) AS (
+            SELECT reads.base, reads.view = reads.base, b.relowner, a.grantee, a.privilege_type FROM reads
+            JOIN pg_class b ON b.oid = reads.base
+            JOIN pg_class v ON v.oid = reads.view
+            CROSS JOIN aclexplode(coalesce(v.relacl, acldefault('r', v.relowner))) a
+            UNION
+            SELECT v.oid, true, v.relowner, a.grantee, a.privilege_type FROM pg_class v
+            JOIN pg_attribute c ON c.attrelid = v.oid
+            CROSS JOIN aclexplode(c.attacl) a
+            WHERE v.relnamespace = 'reporting'::regnamespace AND v.relkind = 'v'
+            UNION
+            SELECT oid, true, relowner, a.grantee, a.privilege_type FROM pg_class CROSS JOIN aclexplode(relacl) a
+            WHERE oid = 'cdrs'::regclass
+        )
         SELECT DISTINCT f.oid::regprocedure,
             CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
         FROM pg_proc f
-        JOIN pg_class v ON v.relnamespace = f.pronamespace AND v.relkind = 'v' OR v.oid = 'cdrs'::regclass
-        CROSS JOIN aclexplode(v.relacl) a
-        WHERE f.pronamespace = 'reporting'::regnamespace AND f.proname <> 'index_contacts' AND a.grantee <> v.relowner
-        AND a.privilege_type = CASE v.relkind WHEN 'v' THEN 'SELECT' ELSE 'INSERT' END
-        AND (f.proname !~ '_(on|between)$'
-            OR f.proname IN (v.relname || '_on', v.relname || '_between', 'gaps_between'))
+        CROSS JOIN asked a
+        JOIN pg_class v ON v.oid = a.base
+        WHERE f.pronamespace = 'reporting'::regnamespace AND f.proname <> 'index_contacts' AND a.grantee <> a.owner
+        AND a.privilege = CASE v.relkind WHEN 'v' THEN 'SELECT' ELSE 'INSERT' END
+        AND (f.proname !~ '_(on|between)$' OR f.proname = 'gaps_between'
+            OR a.itself AND f.proname IN (v.relname || '_on', v.relname || '_between'))
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', function, role);
     END LOOP;

@@ -11,7 +11,7 @@ from alembic import command
 from psycopg.rows import dict_row
 
 from etl.store import schema
-from tests.store import engine
+from tests.store import ROLES, engine
 
 # As 0.1 keeps them.
 FIGURES = (
@@ -89,3 +89,37 @@ def test_who_may_ask_load_days_may_ask_for_twins_at_once(
     ]
     with psycopg.connect(empty_database_url.replace("postgres@", f"{reader}@")) as connection:
         assert connection.execute("SELECT * FROM reporting.twins").fetchall() == []
+
+
+SITE = """CREATE SCHEMA site AUTHORIZATION {reader}; GRANT USAGE ON SCHEMA site TO PUBLIC;
+GRANT SELECT ON reporting.calls, reporting.contact_history TO {reader};
+CREATE VIEW site.calls AS SELECT day, number, contact_ref FROM reporting.calls;
+CREATE VIEW site.few AS SELECT * FROM site.calls LIMIT 5;
+ALTER VIEW site.calls OWNER TO {reader}; ALTER VIEW site.few OWNER TO {reader};
+CREATE ROLE {guest} LOGIN; GRANT SELECT ON site.few TO {guest};
+GRANT USAGE ON SCHEMA reporting TO {guest};
+GRANT SELECT (campaign_ref, attempt) ON reporting.contact_history TO {guest}"""
+ASKED = ("SELECT * FROM site.few", "SELECT campaign_ref, attempt FROM reporting.contact_history")
+
+
+@pytest.mark.parametrize("by", ["upgrade", "roles.sql"])
+def test_given_a_view_of_their_own_then_whoever_asked_it_still_may(
+    old: "psycopg.Connection[dict[str, Any]]", empty_database_url: str, reader: str, by: str
+) -> None:
+    """Of views of views, and of single columns: what masks needs the right to call it."""
+    guest = f"guest_{os.getpid()}"
+    old.execute(SITE.format(reader=reader, guest=guest).encode())
+    try:
+        with engine(empty_database_url) as connections:
+            schema.upgrade(connections)
+        if by == "roles.sql":
+            old.execute(ROLES.encode())
+
+        for role, asked in ((reader, ASKED[:1]), (guest, ASKED)):
+            with psycopg.connect(empty_database_url.replace("postgres@", f"{role}@")) as connection:
+                for query in asked:
+                    assert connection.execute(query.encode()).fetchall() == []
+        may = "SELECT has_function_privilege(%s, 'reporting.index_contacts(date)', 'EXECUTE') AS may"
+        assert old.execute(may, [guest]).fetchall() == [{"may": False}]
+    finally:
+        old.execute(f"DROP SCHEMA site CASCADE; DROP OWNED BY {guest}; DROP ROLE {guest}".encode())
