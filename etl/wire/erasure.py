@@ -113,6 +113,11 @@ class Person:
         erased = {name: names.column(name, value) for name, value in erased.items()}
         return {name: value for name, value in erased.items() if value != row[name]}
 
+    def whole(self, text: str) -> str:
+        """The hash of a text of its own, like a campaign, in which their number is in any spelling; else the text."""
+        is_theirs = self.by == "number" and (text in self.values or any(p.search(text) for p in self._glued))
+        return self._hash(text) if is_theirs and not text.startswith(HASH_PREFIX) else text
+
     def _is_theirs(self, row: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> bool:
         """Though no value of theirs stands there by itself."""
         text = _text_of(row)

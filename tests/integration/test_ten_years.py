@@ -103,6 +103,7 @@ RUNS = (
     "export",
     "check",
     "forget --contact M0042 --yes",
+    "forget --number 0741484437 --dry-run",
 )
 
 
