@@ -7,9 +7,10 @@ one is locked at once. All of its rows are read.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from psycopg import sql
@@ -32,18 +33,28 @@ _COPIES = sa.text(
     " AND n.nspname <> current_schema() ORDER BY n.nspname, c.relname"
 )
 _PLACES = sa.text(
-    "SELECT n.nspname, c.relname, (SELECT p.relname FROM pg_inherits JOIN pg_class p ON p.oid = inhparent"
-    "  WHERE inhrelid = c.oid AND c.relispartition)"
+    "SELECT n.nspname, c.relname, p.relname AS parent, ARRAY("
+    "  SELECT ARRAY[a.attname, t.typname, (a.attnum = ANY(i.indkey))::text]::text[] FROM pg_attribute a"
+    "  JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary"
+    "  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+    " ) AS columns"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " LEFT JOIN pg_inherits h ON h.inhrelid = c.oid AND c.relispartition LEFT JOIN pg_class p ON p.oid = h.inhparent"
     " WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'"
     " AND (n.nspname = current_schema() OR n.nspname = ANY(:schemas)) ORDER BY n.nspname, c.relname"
 )
-_COLUMNS = sa.text(
-    "SELECT a.attname, t.typname, a.attnum = ANY(i.indkey) FROM pg_attribute a"
-    " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary"
-    " WHERE n.nspname = :schema AND c.relname = :name AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+_IS_THERE = sa.text(
+    "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = :schema AND c.relname = :name"
 )
+
+
+class Column(NamedTuple):
+    """A column, its type by Postgres' name, and whether it's part of the primary key."""
+
+    name: str
+    kind: str
+    is_key: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,7 @@ class Place:
 
     schema: str
     name: str
+    columns: tuple[Column, ...]
     table: str
     day: date | None = None
 
@@ -87,34 +99,30 @@ def search(
 ) -> Iterator[tuple[str, list[Hit]]]:
     """Each row that has any hits: its key, and these. `read` hears of bytes. A table that is no more has none. Raises
     `EtlError` if it can't be read to its end."""
-    columns = rows(engine, _COLUMNS, {"schema": place.schema, "name": place.name})
     try:
-        with engine.connect() as connection:
-            if columns:
-                yield from _search(connection, place, [tuple(each) for each in columns], sought, read)
+        # One statement is one transaction: a begin and an end of their own for each day of ten years take longer.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield from _search(connection, place, sought, read)
     except EtlError:
-        if rows(engine, _COLUMNS, {"schema": place.schema, "name": place.name}):
+        if rows(engine, _IS_THERE, {"schema": place.schema, "name": place.name}):
             raise
 
 
-def _place(schema: str, name: str, parent: str | None) -> Place:
+def _place(schema: str, name: str, parent: str | None, columns: Sequence[Sequence[str | None]]) -> Place:
     found = _DAY.fullmatch(name) if parent else None
     day = date.fromisoformat(found["day"]) if found else None
-    return Place(schema, name, parent or name, day)
+    known = tuple(Column(str(each), str(kind), is_key == "true") for each, kind, is_key in columns)
+    return Place(schema, name, known, parent or name, day)
 
 
 def _search(
-    connection: sa.Connection,
-    place: Place,
-    columns: list[tuple[str, str, bool | None]],
-    sought: Sought,
-    read: Callable[[int], None],
+    connection: sa.Connection, place: Place, sought: Sought, read: Callable[[int], None]
 ) -> Iterator[tuple[str, list[Hit]]]:
-    names = [name for name, _, _ in columns]
-    keys = {name for name, _, is_key in columns if is_key}
-    searched = {name for name, kind, _ in columns if not re.match(_NEVER, kind)}
-    query = sql.SQL("SELECT ctid::text, {} FROM {}").format(
-        sql.SQL(", ").join(_as_text(name, kind) for name, kind, _ in columns),
+    names = [column.name for column in place.columns]
+    keys = {column.name for column in place.columns if column.is_key}
+    searched = {column.name for column in place.columns if not re.match(_NEVER, column.kind)}
+    query = sql.SQL("SELECT {} FROM {}").format(
+        sql.SQL(", ").join([sql.SQL("ctid::text"), *map(_as_text, place.columns)]),
         sql.Identifier(place.schema, place.name),
     )
     for piece in copy_out(connection, query.as_string()):
@@ -130,8 +138,8 @@ def _search(
                 yield key or f"ctid {ctid}", hits
 
 
-def _as_text(name: str, kind: str) -> sql.Composable:
-    column = sql.Identifier(name)
-    if kind == "bytea":
-        return sql.SQL("pg_catalog.encode({}, 'escape')").format(column)
-    return sql.SQL("{}::text").format(column)
+def _as_text(column: Column) -> sql.Composable:
+    name = sql.Identifier(column.name)
+    if column.kind == "bytea":
+        return sql.SQL("pg_catalog.encode({}, 'escape')").format(name)
+    return sql.SQL("{}::text").format(name)

@@ -103,7 +103,6 @@ RUNS = (
     "export",
     "check",
     "forget --contact M0042 --yes",
-    "forget --number 0741484437 --dry-run",
 )
 
 
