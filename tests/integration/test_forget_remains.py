@@ -5,6 +5,7 @@ is left: it says where it looked, and what it found there, never by its value.
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +21,9 @@ from psycopg import sql
 from etl.cli.forget import Beat
 from etl.jobs import remains
 from etl.jobs.remains import Searched
+from etl.lake import remains as in_lake
 from etl.reporting import rollup
+from etl.store import remains as in_postgres
 from etl.wire import spellings
 from etl.wire.erasure import Person
 from tests.integration.test_least_privilege import as_role
@@ -388,6 +391,23 @@ def test_given_a_file_that_nobody_can_read_then_it_is_no_proof(archive: Archive)
     ended = archive.run("forget", "--number", ANOTHER, "--dry-run")
     assert ended.returncode == 1
     assert "part-7.parquet" in ended.stderr
+
+
+def test_given_days_and_files_that_go_meanwhile_then_the_rest_is_proof(archive: Archive) -> None:
+    load(archive, cdr(1), on(1, 2))
+    export_all(archive)
+    with lake(archive) as opened, engine(archive.database_url) as connections:
+        tables, files = in_postgres.places(connections), in_lake.files(opened.target)
+        assert prune(archive).what == "dropped"
+        shutil.rmtree(folder(archive) / "cdrs")
+        shutil.rmtree(folder(archive) / "_revisions")
+        wanted = remains.sought([Person(KEY, ANOTHER)])
+        read: list[int] = []
+        found = [hits for each in tables for hits in in_postgres.search(connections, each, wanted, read.append)]
+        found += [hits for each in files for hits in in_lake.search(opened.target, each, wanted, read.append)]
+    assert found == []
+    assert {each.day for each in tables} >= {DAY, NEXT}
+    assert {each.day for each in files} >= {DAY, NEXT}
 
 
 def test_a_long_search_says_now_and_then_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,7 @@ def test_given_a_short_number_then_only_the_whole_of_it_counts(number: str, foun
     assert Sought([number], [], []).may_be_in(as_csv([text for _, text in row]))
 
 
-def test_given_a_contact_then_fields_of_contacts_tell_and_words_in_their_rows() -> None:
+def test_given_a_contact_then_fields_of_contacts_tell_and_their_rows() -> None:
     sought = Sought([], ["M0042"], [HASH])
     assert [hit.column for hit in sought.hits([("contact_ref", "M0042"), ("extension", "M0042")])] == ["contact_ref"]
     assert [hit.column for hit in sought.hits([("raw", json.dumps({"x": [{"contact_ref": "M0042"}]}))])] == ["raw"]
