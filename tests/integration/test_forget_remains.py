@@ -19,6 +19,7 @@ import pytest
 from psycopg import sql
 
 from etl.cli.forget import Beat
+from etl.jobs import forget as job
 from etl.jobs import remains
 from etl.jobs.remains import Searched
 from etl.lake import remains as in_lake
@@ -336,6 +337,27 @@ def test_given_next_months_column_then_the_command_names_it_and_fails(archive: A
     archive.rows("UPDATE cdrs SET next_month = NULL RETURNING 1")
     assert archive.run("forget", "--number", NUMBER, "--yes").returncode == 0
     assert archive.value("SELECT count(completed_at) FROM forgotten") == 1
+
+
+def test_given_receipts_that_wait_if_forgotten_again_then_it_is_proved_too(archive: Archive) -> None:
+    load(archive, cdr(1, **THEIRS), cdr(2))
+    export(archive)
+    with lake(archive) as opened, engine(archive.database_url) as connections:
+        job.begin(connections, opened, "number", Person(KEY, number=NUMBER).hash, KEY, "dies")
+    change(archive.database_url, "ALTER TABLE load_batches ADD COLUMN next_month text")
+    archive.rows("UPDATE load_batches SET next_month = %s RETURNING 1", NUMBER)
+
+    ended = archive.run("forget", "--again", "--json")
+
+    assert ended.returncode == 1
+    assert "in 1 fields of public.load_batches.next_month" in ended.stderr
+    assert archive.value("SELECT count(completed_at) FROM forgotten") == 0
+    archive.rows("UPDATE load_batches SET next_month = NULL RETURNING 1")
+    # by now nobody can tell whose the receipts are: there is nobody left
+    ended = archive.run("forget", "--again", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["failed"]) == (0, [])
+    assert archive.value("SELECT count(*) FROM forgotten WHERE completed_at IS NULL") <= 1
+    assert where_they_are(archive) == []
 
 
 def test_given_an_eraser_that_knows_no_pattern_then_the_search_finds_all(
