@@ -2,6 +2,7 @@
 
 import re
 from html import unescape
+from itertools import product
 from urllib.parse import unquote_plus
 
 NUMBER, ABROAD = "07009123456", "+447009123456"
@@ -16,3 +17,17 @@ def read(text: str) -> str:
         text = unquote_plus(unescape(text))
     text = "".join(str(int(each)) if each.isdecimal() else each for each in text)
     return re.sub(r"[\s()./\\-]", "", re.sub(r"forgotten:[0-9a-f]{16}", "#", text))
+
+
+# By number, and how it's written; and what stands before and after it.
+NUMBERS = (NUMBER, ABROAD, "00447009123456", "7009123456")
+WRITTEN = (
+    "{}".format,
+    lambda number: number.replace("9", "%39", 1),
+    lambda number: "".join(f"%{ord(each):02x}" for each in number),
+    lambda number: "".join(f"%25{ord(each):02X}" for each in number),
+    lambda number: "".join(chr(0xFF10 + int(each)) if each.isdigit() else each for each in number),
+    lambda number: f"{number[:5]} {number[5:8]}-{number[8:]}",
+)
+AROUND = ("{}", "ftp://rec/20261123{}.wav", "tel:{};x", "a{}99", "x?to={}&y=1")
+SPELLED = [around.format(write(number)) for number, write, around in product(NUMBERS, WRITTEN, AROUND)]

@@ -10,6 +10,7 @@ from etl.errors import ConfigurationError
 from etl.jobs import forget
 from etl.jobs.forget import Found, Work
 from etl.jobs.lake import Lake
+from etl.jobs.remains import Progress
 from etl.lake import receipts
 from etl.settings import Settings
 from etl.store import forget as store
@@ -29,17 +30,19 @@ class Forgetting:
     _key: str
     _worker: str
 
-    def count(self, progress: Callable[[int], None]) -> Found:
-        """What would be rewritten; nothing is changed."""
-        return forget.count(self._engine, self._lake, self.person, self.days, progress)
+    def count(self, told: Callable[[int], None], progress: Progress = lambda *_: None) -> Found:
+        """What would be rewritten, and what the search finds; nothing is changed. `told` hears of each day's rows, and
+        `progress` of each place that is searched."""
+        return forget.count(self._engine, self._lake, self.person, self.days, told, progress)
 
-    def run(self, progress: Callable[[int], None]) -> tuple[Receipt, Found]:
-        """Rewrite it. May be run again at any time, and completes what was begun."""
+    def run(self, told: Callable[[int], None], progress: Progress = lambda *_: None) -> tuple[Receipt, Found]:
+        """Rewrite it, and search all of it. May be run again at any time, and completes what was begun."""
         receipts = [
             forget.begin(self._engine, self._lake, self.person.by, hash_, self._key, self._worker)
             for hash_ in self.person.hashes
         ]
-        found = forget.run(self._engine, self._lake, self.person, receipts, self._worker, self.days, progress)
+        found = forget.run(self._engine, self._lake, self.person, receipts, self._worker, self.days, told)
+        forget.prove(self._engine, self._lake, [(self.person, receipts, found)], progress)
         return receipts[0], found
 
 
@@ -56,9 +59,10 @@ def open_forgetting(
         yield Forgetting(person, forget.work(lake), engine, lake, key, settings.worker_name)
 
 
-def forget_again(settings: Settings) -> list[Found]:
+def forget_again(settings: Settings, progress: Progress = lambda *_: None) -> list[Found]:
     """Whoever was forgotten by the receipts in the lake and came back as Postgres was set back, or was never forgotten
-    wholly; one of each receipt. What fails is done by the next call. Raises as `open_forgetting`."""
+    wholly; one of each receipt, and one search for all of them. What fails is done by the next call. Raises as
+    `open_forgetting`."""
     key, worker = _key(settings), settings.worker_name
     with open_lake(settings) as lake, engine_of(settings) as engine:
         store.check_rights(engine)
@@ -71,15 +75,17 @@ def forget_again(settings: Settings) -> list[Found]:
             )
         in_order = sorted((each.subject, f"{HASH_PREFIX}{each.hash}", each.number) for each in wanted)
         people = forget.people(engine, lake, key, {(subject, hash_) for subject, hash_, _ in in_order})
-        found = []
+        erased, nowhere = [], 0
         for subject, hash_, _ in in_order:
             receipt = forget.begin(engine, lake, subject, hash_, key, worker)
             if person := people.get((subject, hash_)):
-                found.append(forget.run(engine, lake, person, [receipt], worker, forget.work(lake), lambda _: None))
+                found = forget.run(engine, lake, person, [receipt], worker, forget.work(lake), lambda _: None)
+                erased.append((person, [receipt], found))
             else:
-                store.complete(engine, [receipt], None)
-                found.append(Found())
-        return found
+                store.complete(engine, [receipt])
+                nowhere += 1
+        forget.prove(engine, lake, erased, progress)
+        return [found for _, _, found in erased] + [Found()] * nowhere
 
 
 def _key(settings: Settings) -> str:

@@ -2,9 +2,12 @@
 
     lake only ──restore──▶ Postgres ──erase, and enter──▶ ledger ──export──▶ next revision ──look──▶ nobody there
 
+Then copies in other schemas, and the names in kept figures; and at last a search of all of it, which proves that nobody
+is there; see `etl.jobs.remains`.
+
 Each step looks at what is there, and takes no note of what was done. So whoever comes after a death in between finds
 what is left to do: the file still holds the person, until its next revision is in its place. Revisions of CDRs come
-last, since a late CDR that meets its day on the way may leave one.
+after all days, since a late CDR that meets its day on the way may leave one.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -15,9 +18,10 @@ from typing import Any, NamedTuple
 
 from etl.errors import EtlError, LakeError
 from etl.jobs.lake import Lake
+from etl.jobs.remains import Progress, Searched, search, sought
 from etl.lake import receipts
 from etl.lake.datasets import DATASETS, Dataset
-from etl.store import forget, unreadable
+from etl.store import forget, remains, unreadable
 from etl.store.connection import Engine
 from etl.store.days import DayBooks
 from etl.store.forget import Receipt
@@ -40,12 +44,16 @@ class OfADay(NamedTuple):
 
 @dataclass(slots=True)
 class Found:
-    """The person's rows: of each day that has any, and of each table that has no days. A day that could not be done is
-    in `failed`, with the reason; then the receipt isn't completed."""
+    """The person's rows: of each day that has any, of each table that has no days, of copies that `etl restore --into`
+    made, and of kept figures. A day that could not be done is in `failed`, with the reason; then nothing was searched.
+    The receipt is completed if nothing failed, and if what was `searched` proved that nobody is left."""
 
     days: list[OfADay] = field(default_factory=list)
     undated: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, int] = field(default_factory=dict)
+    figures: int = 0
     failed: list[str] = field(default_factory=list)
+    searched: Searched | None = None
 
 
 def work(lake: Lake) -> Work:
@@ -53,8 +61,11 @@ def work(lake: Lake) -> Work:
     return [(dataset, books) for dataset in DATASETS.values() for books in lake.books(dataset, date.min, date.max)]
 
 
-def count(engine: Engine, lake: Lake, person: Person, days: Work, told: Told) -> Found:
-    """What would be rewritten. `told` hears of each day's rows. Raises `EtlError`."""
+def count(
+    engine: Engine, lake: Lake, person: Person, days: Work, told: Told, progress: Progress = lambda *_: None
+) -> Found:
+    """What would be rewritten, and what the search finds. `told` hears of each day's rows, and `progress` of each place
+    that is searched. Raises `EtlError`."""
     found = Found()
     for dataset, books in days:
         with _of(engine, found, dataset.table, books.day):
@@ -66,6 +77,11 @@ def count(engine: Engine, lake: Lake, person: Person, days: Work, told: Told) ->
     for table in forget.UNDATED:
         with _of(engine, found, table):
             found.undated[table.name] = forget.count(engine, table, person)
+    for copy in remains.copies(engine):
+        with _of(engine, found, copy):
+            found.copies[copy.fullname] = forget.count(engine, copy, person)
+    found.figures = forget.in_figures(engine, person)
+    found.searched = search(engine, lake, sought([person]), progress)
     return found
 
 
@@ -75,15 +91,15 @@ def _of(engine: Engine, found: Found, table: Table, day: date | None = None) -> 
     try:
         yield
     except EtlError as error:
-        about = f"{table.name} {day}" if day else table.name
+        about = f"{table.fullname} {day}" if day else table.fullname
         found.failed.append(f"{error.code}: {about}: {unreadable.reason(engine, table, day, error)}")
 
 
 def run(
     engine: Engine, lake: Lake, person: Person, receipts: Sequence[Receipt], worker: str, days: Work, told: Told
 ) -> Found:
-    """Rewrite it all; the receipts, one of each of the person's values, are completed unless a day failed. The first
-    counts. As `count`."""
+    """Rewrite it all. Of the receipts, one of each of the person's values, the first counts. As `count`, but for the
+    search: see `prove`."""
     found, receipt = Found(), receipts[0]
     for dataset, books in days:
         with _of(engine, found, dataset.table, books.day):
@@ -94,9 +110,26 @@ def run(
     for table in forget.UNDATED:
         with _of(engine, found, table):
             found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
-    if not found.failed:
-        forget.complete(engine, receipts, person)
+    for copy in remains.copies(engine):
+        with _of(engine, found, copy):
+            found.copies[copy.fullname] = forget.erase_copy(engine, copy, person)
+    found.figures = forget.erase_figures(engine, person)
     return found
+
+
+def prove(
+    engine: Engine, lake: Lake, erased: Sequence[tuple[Person, Sequence[Receipt], Found]], progress: Progress
+) -> None:
+    """Look for all of them at once, but for those with whom something failed; what is found is noted with each. Their
+    receipts are completed if nothing was. Raises `EtlError`."""
+    done = [each for each in erased if not each[2].failed]
+    if not done:
+        return
+    searched = search(engine, lake, sought([person for person, _, _ in done]), progress)
+    for _, of_the_person, found in done:
+        found.searched = searched
+        if searched.is_proof:
+            forget.complete(engine, of_the_person)
 
 
 def begin(engine: Engine, lake: Lake, subject: str, hash_: str, key: str, worker: str) -> Receipt:

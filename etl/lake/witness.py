@@ -117,6 +117,19 @@ def compare(place: str | Path, dataset: Dataset, day: date, copied: Generator[by
         return [Difference(dataset.name, day, *each) for each in differences]
 
 
+@contextlib.contextmanager
+def every_text(place: str | Path) -> Iterator[tuple[list[str], Iterator[bytes]]]:
+    """The file's columns but times, whoever wrote it; and its rows as CSV, each with its number before them, in pieces
+    that end anywhere. `place` as for `validate`. Raises `LakeError`, while it's read too."""
+    with _piped() as (readable, sink), _opened(place, sink) as (db, file):
+        columns = [name for name, kind in _described(db, file).items() if not kind.startswith(_TIMES)]
+        texts = "".join(f", {_quoted(name)}::VARCHAR" for name in columns)
+        numbered = f"SELECT row_number() OVER (){texts} FROM {file}"  # noqa: S608
+        with _written(db, f"COPY ({numbered}) TO '{sink.path}' ({_CSV})", readable, sink) as stream:
+            yield columns, iter(lambda: stream.read(_PIPE_BYTES), b"")
+
+
+_TIMES = ("BOOLEAN", "DATE", "INTERVAL", "TIME", "TIMESTAMP")
 _CSV = "FORMAT csv, HEADER false, FORCE_QUOTE *, USE_TMP_FILE false"
 
 

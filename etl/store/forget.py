@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from etl.errors import ConfigurationError
+from etl.errors import ConfigurationError, RowRefused
 from etl.store import ledger
 from etl.store.connection import rows
 from etl.store.ledger import Books
@@ -21,6 +21,7 @@ from etl.store.load_back import cdr_of
 from etl.store.merge import merge_cdrs
 from etl.store.tables import (
     CDR_KEY,
+    FIGURES_LOCK,
     cdr_revisions,
     cdrs,
     day_column,
@@ -33,7 +34,7 @@ from etl.wire.erasure import HASH_PREFIX, KEPT, Person, in_json
 # Tables that aren't partitioned: changed in one transaction.
 UNDATED = (cdr_revisions, dead_letters)
 _FETCH_ROWS = 1_000
-# Kept figures, which are computed anew from what is left; see `etl.reporting.rollup`.
+# Kept figures, by names of campaigns and agents; see `etl.reporting.rollup`.
 _FIGURES = (
     ("campaign_figures", "campaign_ref"),
     ("agent_call_figures", "extension"),
@@ -110,15 +111,38 @@ def everybody(engine: sa.Engine, table: sa.Table, day: date | None = None) -> It
             yield dict(zip((column.name for column in columns), row, strict=True))
 
 
-def complete(engine: sa.Engine, receipts: Sequence[Receipt], person: Person | None) -> None:
-    """Nothing is left of the person: not in the figures either, which may have a number as a campaign or an agent.
-    Without a person nobody was left. Raises `Outage`."""
+def in_figures(engine: sa.Engine, person: Person) -> int:
+    """How many of the kept figures have the person's number in the name of a campaign or an agent. Raises `Outage`."""
+    with engine.connect() as connection:
+        return sum(rows for *_, rows in _figures(connection, person))
+
+
+def erase_figures(engine: sa.Engine, person: Person) -> int:
+    """Rename these campaigns and agents; returns as `in_figures`. Days that are in Postgres are computed anew anyhow,
+    by the next rollup; those that only the lake has keep their figures. Raises `Outage`."""
     with engine.begin() as connection:
-        for name, column in _FIGURES if person and person.by == "number" else ():
-            figures = sa.table(name, sa.column(column), schema="reporting")
-            told = connection.scalars(sa.select(figures.c[column]).distinct().where(figures.c[column].is_not(None)))
-            values = [text for text in told if person and person.is_spelled_in(text)]
-            connection.execute(sa.delete(figures).where(figures.c[column].in_(values)))
+        # Whoever computes figures has read what is erased by now, or isn't done.
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(FIGURES_LOCK)))
+        found = [*_figures(connection, person)]
+        for figures, column, text, _ in found:
+            renamed = sa.update(figures).where(figures.c[column] == text)
+            connection.execute(renamed.values({column: person.whole(text)}))
+    return sum(rows for *_, rows in found)
+
+
+def _figures(connection: sa.Connection, person: Person) -> Iterator[tuple[sa.TableClause, str, str, int]]:
+    """Tables of kept figures, and what stands in a column of so many of their rows."""
+    for name, column in _FIGURES if person.by == "number" else ():
+        figures = sa.table(name, sa.column(column, sa.Text), schema="reporting")
+        named = figures.c[column]
+        for text, number in connection.execute(sa.select(named, sa.func.count()).group_by(named)).all():
+            if text is not None and person.whole(text) != text:
+                yield figures, column, text, number
+
+
+def complete(engine: sa.Engine, receipts: Sequence[Receipt]) -> None:
+    """Nothing is left of the person. Raises `Outage`."""
+    with engine.begin() as connection:
         done = sa.update(forgotten).where(forgotten.c.id.in_([receipt.id for receipt in receipts]))
         connection.execute(done.values(completed_at=sa.func.now()))
 
@@ -157,6 +181,20 @@ def erase(
                     inserted=-fewer,
                     updated=len(changes) - fewer,
                 )
+    return len(changes)
+
+
+def erase_copy(engine: sa.Engine, copy: sa.Table, person: Person) -> int:
+    """Rewrite the person's rows in a copy of one of our tables, see `etl.store.remains`; returns how many there were. A
+    call that is there erased already is there once. Raises `Outage`."""
+    with engine.begin() as connection:
+        changes = [*_changes(connection, copy, person, None, to_change=True)]
+        for key, values in changes:
+            try:
+                with connection.begin_nested():
+                    _rewrite(connection, copy, key, values)
+            except RowRefused:
+                connection.execute(sa.delete(copy).where(*key))
     return len(changes)
 
 

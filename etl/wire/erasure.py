@@ -116,9 +116,11 @@ class Person:
         erased = {name: names.column(name, value) for name, value in erased.items()}
         return {name: value for name, value in erased.items() if value != row[name]}
 
-    def is_spelled_in(self, text: str) -> bool:
-        """Whether a text that belongs to no row, as a campaign's name, has their number, in any spelling."""
-        return text in self.values or any(p.search(text) for value in self.values for p in spellings.patterns(value))
+    def whole(self, text: str) -> str:
+        """The hash of a text that belongs to no row, like a campaign's name, in which their number is in any spelling;
+        else the text."""
+        is_theirs = text in self.values or any(p.search(text) for v in self.values for p in spellings.patterns(v))
+        return self._hash(text) if self.by == "number" and is_theirs and not text.startswith(HASH_PREFIX) else text
 
     def _is_theirs(self, row: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> bool:
         """Though no value of theirs stands there by itself."""

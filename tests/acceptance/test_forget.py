@@ -40,13 +40,25 @@ def test_given_a_person_if_forgotten_after_asking_only_a_receipt_is_left(archive
     ended = answered(archive, "y\n")
     assert ended.returncode == 0, ended.stderr
     assert f"forgotten; receipt 1, {found['hash']}" in ended.stdout
+    assert "in the schemas public, reporting, and of" in ended.stdout
+    assert "files of the lake, 1 days from 2015-02-19 to 2015-02-19" in ended.stdout
+    assert "nothing of it is there" in ended.stdout
     assert NUMBER not in ended.stdout + ended.stderr
     assert where_the_person_is(archive) == set()
     assert_agrees(archive)
 
     again = archive.run("forget", "--number", NUMBER, "--yes", "--json")
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout) == {**found, "dry_run": False, "receipt": 2, "days": [], "dead_letters": 0}
+    searched = json.loads(again.stdout)["searched"]
+    assert json.loads(again.stdout) == {
+        **found,
+        "dry_run": False,
+        "receipt": 2,
+        "days": [],
+        "dead_letters": 0,
+        "searched": searched,
+    }
+    assert (searched["remains"], searched["spellings"], searched["unread"]) == ([], [], [])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from etl.reporting.rollup import refresh
 from tests.lake import SPOOL, assert_agrees, export, export_all, export_and_prune, heard, load, with_lake
 from tests.person import KEY, everything
 from tests.person import forget as forget_person
-from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, read
+from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, SPELLED, read
 from tests.store import engine
 from tests.world import CDRS, Archive, api_cdr, cdr
 
@@ -36,18 +36,6 @@ def where_they_are(archive: Archive) -> list[str]:
     return [where for where, raw in everything(archive) if DIGITS in read(raw.decode("utf-8", "replace"))]
 
 
-# By number, and how it's written; and what stands before and after it.
-NUMBERS = (NUMBER, ABROAD, "00447009123456", "7009123456")
-WRITTEN = (
-    "{}".format,
-    lambda number: number.replace("9", "%39", 1),
-    lambda number: "".join(f"%{ord(each):02x}" for each in number),
-    lambda number: "".join(f"%25{ord(each):02X}" for each in number),
-    lambda number: "".join(chr(0xFF10 + int(each)) if each.isdigit() else each for each in number),
-    lambda number: f"{number[:5]} {number[5:8]}-{number[8:]}",
-)
-AROUND = ("{}", "ftp://rec/20261123{}.wav", "tel:{};x", "a{}99", "x?to={}&y=1")
-SPELLED = [around.format(write(number)) for number, write, around in product(NUMBERS, WRITTEN, AROUND)]
 TEXTS = ("recording_url", "uuid", "call_ref", "ref", "dial_number", "extension", "end_reason", "note")
 
 
