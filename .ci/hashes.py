@@ -2,8 +2,9 @@
 pip takes these files and no others, wherever they come from. What is built from source has no such hash, and isn't
 taken.
 
-One file has what etl runs with, the other what its wheel is built with. The hashes are those that pip's index tells:
-whoever changes them reads in the diff whether a version kept its number and changed its files.
+One file has what etl runs with, one what its extras need beside that, and one what its wheel is built with. The hashes
+are those that pip's index tells: whoever changes them reads in the diff whether a version kept its number and changed
+its files.
 """
 
 import json
@@ -24,6 +25,8 @@ from packaging.utils import canonicalize_name
 TOP = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
+# Those that users install. `test` and `dev` are for a checkout, which pip can't install under hashes.
+EXTRAS = ("embedded", "report")
 # Of the host, 2.x: Debian 12's. pip prefers the wheels of the newest that it has, and takes those of older ones.
 GLIBC = 36
 _OLD_NAMES = ("manylinux2014", "manylinux2010", "manylinux1")
@@ -36,12 +39,15 @@ _HEADER = """\
 
 def main() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
-    write("requirements-hashed.txt", "What etl runs with", project["project"]["dependencies"])
-    write("requirements-build-hashed.txt", "What its wheel is built with", project["build-system"]["requires"])
+    program, extras = project["project"]["dependencies"], project["project"]["optional-dependencies"]
+    of_extras = [each for extra in EXTRAS for each in extras[extra]]
+    write("requirements-hashed.txt", "What etl runs with", needed(program))
+    write("requirements-extras-hashed.txt", "What the extras need", needed(of_extras) - needed(program))
+    write("requirements-build-hashed.txt", "What its wheel is built with", needed(project["build-system"]["requires"]))
 
 
-def write(name: str, what: str, requirements: Iterable[str]) -> None:
-    pins = [f"{name}=={version}" for name, version in pinned(needed(requirements))]
+def write(name: str, what: str, names: set[str]) -> None:
+    pins = [f"{name}=={version}" for name, version in pinned(names)]
     hashes: dict[str, set[str]] = {pin: set() for pin in pins}
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda place: wheels(pins, *place), product(PYTHONS, MACHINES)):

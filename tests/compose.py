@@ -20,8 +20,17 @@ def services(environment: Mapping[str, str], profile: str | None = None) -> dict
     found: dict[str, Any] = {
         name: service for name, service in file["services"].items() if profile in service.get("profiles", [profile])
     }
+    for service in found.values():
+        if "environment" in service:
+            service["environment"] = _passed_on(service["environment"], environment)
     order = TopologicalSorter({name: list(service.get("depends_on", ())) for name, service in found.items()})
     return {name: found[name] for name in order.static_order()}
+
+
+def _passed_on(variables: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """A variable without a value is passed on; and isn't there, if it isn't there."""
+    given = {name: environment.get(name) if value is None else value for name, value in variables.items()}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _filled(line: str, environment: Mapping[str, str]) -> str:

@@ -20,6 +20,7 @@ SHIPPED = (
     "ops/postgres",
     "ops/prometheus",
     "ops/redis",
+    "ops/requirements-extras-hashed.txt",
     "ops/requirements-hashed.txt",
     "ops/systemd",
     "ops/two-servers",

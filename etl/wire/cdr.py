@@ -149,8 +149,9 @@ class CdrDecoder:
     def __init__(self, source: str, batch_id: bytes, latest: int, zone: tzinfo = UTC) -> None:
         self._source = source
         self._batch_id = batch_id
-        self._latest = latest
-        self.oldest = 0  # the first time at which a call may have been dialled
+        # The last time and the first at which a call may have been dialled.
+        self.latest = latest
+        self.oldest = 0
         self._read_time = reader_of_times(zone)
         # Of the message that `open` read last: values that fit no column, as they were sent.
         self.set_aside: Extra = {}
@@ -249,7 +250,7 @@ class CdrDecoder:
             moment = (value - UNIX_SECONDS_AT_EPOCH) * MICROSECONDS_PER_SECOND
         else:
             moment = self._read_time(value)
-        if not oldest <= moment <= self._latest:
+        if not oldest <= moment <= self.latest:
             says = _TOO_OLD if 0 <= moment < oldest else f"{name} lies before the year 2000 or more than a day ahead"
             raise Undecodable(Reason.OUT_OF_RANGE, says)
         return moment

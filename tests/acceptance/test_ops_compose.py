@@ -229,6 +229,15 @@ def test_no_password_is_in_the_file_and_none_may_be_missing() -> None:
             compose.services({name: value for name, value in DOTENV.items() if name != missing})
 
 
+@pytest.mark.parametrize("key", [None, "k" * 32])
+def test_the_loaders_and_no_others_have_the_forget_key(key: str | None) -> None:
+    services = compose.services(DOTENV | ({"ETL_FORGET_KEY": key} if key else {}), "second")
+    having = {name for name, service in services.items() if "ETL_FORGET_KEY" in service.get("environment", {})}
+    assert having == ({"loader", "second-loader"} if key else set())
+    for name in having:
+        assert load(None, services[name]["environment"]).forget_key, name
+
+
 def test_each_service_comes_back_keeps_its_data_and_tells_how_it_is() -> None:
     services = compose.services(DOTENV)
     kept = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["volumes"]

@@ -201,6 +201,14 @@ def test_the_settings_are_understood_and_hold_no_secret() -> None:
     assert (settings.redis_url, settings.database_url) == (unchanged.redis_url, unchanged.database_url)
 
 
+def test_given_a_forget_key_then_the_loaders_have_it() -> None:
+    filled = SECRETS.replace("# ETL_FORGET_KEY: SECRET", f"ETL_FORGET_KEY: {'k' * 32}")
+    (secret,) = (each for each in yaml.safe_load_all(filled) if "ETL_FORGET_KEY" in each["stringData"])
+    assert load(FOLDER / "etl.toml", secret["stringData"]).forget_key
+    (container,) = PODS["Deployment etl-loader"]["spec"]["containers"]
+    assert {"secretRef": {"name": secret["metadata"]["name"]}} in container["envFrom"]
+
+
 def test_probes_and_scrapers_ask_where_the_program_serves() -> None:
     pod = PODS["Deployment etl-loader"]
     (container,) = pod["spec"]["containers"]

@@ -111,7 +111,7 @@ def test_given_two_redis_servers_then_each_service_has_its_own_settings() -> Non
     assert (options["follow"], options["listen"], options["schedule"]) == (True, True, False)
     files = sorted((OPS / "two-servers").iterdir())
     assert [file.name for file in files] == ["click2dial.env", "dialler.env", "etl.env"]
-    found = [load(None, environment(file)) for file in files]
+    found = [load(None, environment(file.read_text())) for file in files]
 
     for each in ("server", "worker_name", "http", "redis_url"):
         assert len({getattr(settings, each) for settings in found}) == len(files), each
@@ -121,9 +121,15 @@ def test_given_two_redis_servers_then_each_service_has_its_own_settings() -> Non
     assert {settings.server for settings in found} == {file.stem for file in files} - {"etl"} | {"integrator"}
 
 
-def environment(file: Path) -> dict[str, str]:
+def test_given_a_forget_key_then_every_loader_of_two_servers_has_it() -> None:
+    for file in sorted((OPS / "two-servers").iterdir()):
+        text = file.read_text().replace("# ETL_FORGET_KEY=secret\n", f"ETL_FORGET_KEY={'k' * 32}\n")
+        assert load(None, environment(text)).forget_key, file.name
+
+
+def environment(text: str) -> dict[str, str]:
     """As systemd reads it: quotes go."""
-    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     pairs = [line.partition("=") for line in lines]
     return {name: "".join(shlex.split(value)) for name, _, value in pairs}
 

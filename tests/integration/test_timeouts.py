@@ -49,6 +49,9 @@ class Slow(Decodable):
         self._happened()
         yield from self._records.pieces()
 
+    def not_after(self, latest: int) -> None:
+        self._records.not_after(latest)
+
     def prepare(self) -> None:
         self._records.prepare()
 

@@ -17,8 +17,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+FOR_A_CHECKOUT = {"test", "dev"}
 FILES = {
     "requirements-hashed.txt": PROJECT["project"]["dependencies"],
+    "requirements-extras-hashed.txt": [
+        each for name in sorted(EXTRAS.keys() - FOR_A_CHECKOUT) for each in EXTRAS[name]
+    ],
     "requirements-build-hashed.txt": PROJECT["build-system"]["requires"],
 }
 # By what anything but a name, a version and a hash would be told apart.
@@ -55,8 +60,10 @@ def needed(requirements: Iterable[str], extra: str = "") -> set[str]:
 @pytest.mark.parametrize("file", FILES)
 def test_every_pin_of_what_is_needed_has_its_version_and_hashes(file: str) -> None:
     found, constraints = hashed(file), constrained()
+    beside = hashed("requirements-hashed.txt").keys() if "extras" in file else set[str]()
 
-    assert needed(FILES[file]) <= found.keys(), "after a change of constraints.txt: make hashes"
+    assert needed(FILES[file]) <= found.keys() | beside, "after a change of constraints.txt: make hashes"
+    assert found.keys().isdisjoint(beside)
     assert {name: version for name, (version, _) in found.items()} == {name: constraints[name] for name in found}
     assert all(hashes for _, hashes in found.values())
 
@@ -81,7 +88,7 @@ def test_the_image_takes_nothing_from_an_index_but_by_hash() -> None:
     assert len(installs) == 3
     assert all("--require-hashes" in options or "--no-index" in options for options in installs)
     assert all("--no-deps" in options for options in installs)
-    assert re.findall(r"--requirement ops/(\S+)", text) == [*FILES]
+    assert re.findall(r"--requirement ops/(\S+)", text) == [name for name in FILES if "extras" not in name]
 
 
 def test_given_a_forged_wheel_of_a_pinned_version_then_pip_refuses_it(tmp_path: Path) -> None:
