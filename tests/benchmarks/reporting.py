@@ -77,6 +77,16 @@ QUESTIONS = {
     f" FROM reporting.calls_on('{REFRESHED}') GROUP BY 1, 2",
 }
 TARGET_MS = {"campaign_days, a month": 300, "contact_history, a contact": 300}
+# What masks cost: each is asked in turn by who sees numbers and by who doesn't, with one process of Postgres.
+MASKED = {
+    "calls by disposition": "SELECT end_reason, disposition, count(*) FROM {calls} GROUP BY 1, 2",
+    "calls by campaign": "SELECT campaign_ref, count(*) FROM {calls} GROUP BY 1",
+    "calls by contact": "SELECT contact_ref, count(*) FROM {calls} GROUP BY 1",
+    "calls by contact_key": "SELECT contact_key, count(*) FROM {calls} GROUP BY 1",
+    "calls, all columns": "SELECT * FROM {calls}",
+}
+MOST_TIMES = {"calls by disposition": 1.1, "calls by campaign": 1.1, "calls by contact": 2, "calls, all columns": 3}
+HISTORY = f"reporting.contact_history_between('{FIRST}', '{FIRST + timedelta(days=DAYS - 1)}')"
 
 
 @contextmanager
@@ -163,6 +173,7 @@ def main() -> None:
                 target = f"; wanted: below {TARGET_MS[name]} ms" if name in TARGET_MS else ""
                 lines.append(f"{name}: {figure}{target}")
                 plans.append(f"-- {name}\n{question}\n\n{plan}")
+        lines += _masking(server)
     text = "\n".join(lines) + "\n\n" + "\n\n".join(plans) + "\n"
     REPORT.write_text(text)
     print("\n".join(lines))
@@ -178,6 +189,35 @@ def _ask(connection: psycopg.Connection, question: str) -> tuple[str, str]:
     plan = connection.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + question.encode()).fetchall()
     told = f"{len(rows):,} rows in {statistics.median(times[1:]):.1f} ms ({min(times[1:]):.1f} to {max(times[1:]):.1f})"
     return told, "\n".join(line for (line,) in plan)
+
+
+def _masking(server: PrivatePostgres) -> Iterator[str]:
+    """How many times the CPU a question takes of who sees no numbers; and how long a history is planned."""
+    with (
+        psycopg.connect(server.url, autocommit=True) as seeing,
+        psycopg.connect(server.url.replace("postgres@", "etl_reporting@"), autocommit=True) as masked,
+    ):
+        for connection in (seeing, masked):
+            connection.execute("SET max_parallel_workers_per_gather = 0")
+        for name, question in MASKED.items():
+            asked = question.format(calls=f"reporting.calls_on('{REFRESHED}')")
+            took = [(_server_cpu(seeing, asked), _server_cpu(masked, asked)) for _ in range(RUNS)]
+            plain, behind = (statistics.median(each) for each in zip(*took, strict=True))
+            target = f"; wanted: at most {MOST_TIMES[name]}" if name in MOST_TIMES else ""
+            yield f"masks, {name} of a day: {behind / plain:.2f} times {plain * 1_000:.0f} ms of CPU{target}"
+        planned = [
+            masked.execute(f"EXPLAIN (SUMMARY) SELECT * FROM {HISTORY}".encode()).fetchall() for _ in range(RUNS)
+        ]
+        times = [float(line.split()[2]) for plan in planned for (line,) in plan if line.startswith("Planning Time")]
+        yield f"masks, a month of contact_history planned in {statistics.median(times):.0f} ms; wanted: at most 50 ms"
+
+
+def _server_cpu(connection: psycopg.Connection, question: str) -> float:
+    began = _cpu(connection.info.backend_pid)
+    with connection.cursor().copy(f"COPY ({question}) TO STDOUT".encode()) as rows:
+        for _ in rows:
+            pass
+    return _cpu(connection.info.backend_pid) - began
 
 
 if __name__ == "__main__":
