@@ -23,6 +23,7 @@ is becomes the hash of the whole, so that calls stay apart, and events find them
 import hmac
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -96,8 +97,8 @@ class Person:
         self.hashes = tuple(map(self._hash, self.values))
         may_be_glued = [value for value in self.values if self.by == "number" and _GLUED.fullmatch(value)]
         # Where it may be in a row without a number, for Postgres, Arrow and us alike; empty if nowhere.
-        self.glued = "|".join(spellings.patterns(value)[0].pattern for value in may_be_glued)
-        self._glued = [spellings.patterns(value)[0] for value in may_be_glued]
+        self.glued = "|".join(map(spellings.anywhere, may_be_glued))
+        self._glued = [re.compile(spellings.anywhere(value)) for value in may_be_glued]
 
     @property
     def hash(self) -> str:
@@ -389,12 +390,12 @@ def _value(string: str) -> str:
 
 
 def _plain(string: str) -> str:
-    """Without the escapes of printable ASCII characters, and of what else a number is spelled with."""
+    """Without the escapes of what a number may be spelled with."""
 
     def character(escape: re.Match[str]) -> str:
         if len(escape[1]) > 1:
             plain = chr(int(escape[1][1:], 16))
-            is_plain = (" " <= plain <= "~" and plain not in '"\\') or ord(plain) in _WIDE or plain == "\u00a0"
+            is_plain = plain not in '"\\' and unicodedata.category(plain) not in ("Cc", "Cs")
             return plain if is_plain else escape[0]
         return "/" if escape[1] == "/" else escape[0]
 
