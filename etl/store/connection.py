@@ -15,6 +15,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+from psycopg.types.string import BytesBinaryDumper
 
 from etl import __version__
 from etl.errors import ConfigurationError, Contention, EtlError, MissingPartition, Outage, RowRefused, StatementRefused
@@ -232,6 +233,8 @@ class _JsonText(Dumper):
 def _prepare(connection: psycopg.Connection[Any], pins: Sequence[str]) -> None:
     """Before anything else asks or stores: SQLAlchemy asks each new server for its version and schema."""
     connection.adapters.register_dumper(_Json, _JsonText)
+    # Or COPY would write each by psycopg's slower one, for `psycopg.Binary`.
+    connection.adapters.register_dumper(bytes, BytesBinaryDumper)
     connection.autocommit = True  # or a timeout of the role's could end the transaction before the pins end it
     connection.execute(";".join(pins).encode())
     # The database knows 0.1 by the lack of this setting: that release may still load, and nothing else.

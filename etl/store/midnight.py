@@ -7,6 +7,7 @@ neighbouring day was dropped, nothing is found, and the call is two rows; `repor
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -18,6 +19,9 @@ from etl.wire.cdr import Cdr
 from etl.wire.times import MICROSECONDS_PER_DAY
 
 _TOLERANCE = TOLERANCE // TOLERANCE.resolution  # microseconds
+_BEFORE = MICROSECONDS_PER_DAY - _TOLERANCE  # of a day's microseconds; from here on the next midnight is near
+
+_dialed_at = itemgetter(Cdr._fields.index("dialed_at"))
 
 _Call = tuple[str, str, int]  # source, call_ref, leg
 
@@ -29,15 +33,10 @@ class _Place(NamedTuple):
     dialed_at: int
 
 
-def is_near(call: Cdr) -> bool:
-    """Whether the other dialect may date the call on another day."""
-    return not _TOLERANCE < call.dialed_at % MICROSECONDS_PER_DAY < MICROSECONDS_PER_DAY - _TOLERANCE
-
-
 def settled(connection: sa.Connection, calls: Sequence[Cdr]) -> Sequence[Cdr]:
     """The calls, each with the day under which it is stored or, if it isn't, under which the first of them came. Raises
     as the engine does."""
-    near = [(index, call) for index, call in enumerate(calls) if is_near(call)]
+    near = near_midnight(calls)
     if not near:
         return calls
     connection.execute(sa.text(f"SET LOCAL lock_timeout = {WAIT_MS}"))
@@ -55,13 +54,29 @@ def settled(connection: sa.Connection, calls: Sequence[Cdr]) -> Sequence[Cdr]:
 def are_apart(connection: sa.Connection, calls: Sequence[Cdr]) -> bool:
     """Whether one of these calls, which were just inserted each under its own day, is stored under the neighbouring
     day too. Raises as the engine does."""
-    near = list(filter(is_near, calls))
+    near = [call for _, call in near_midnight(calls)]
     places = _stored(connection, near, own_day=False) if near else {}
     return any(
         place.day != call.dialed_on and abs(place.dialed_at - call.dialed_at) <= _TOLERANCE
         for call in near
         for place in places.get(_call(call), ())
     )
+
+
+def near_midnight(calls: Sequence[Cdr]) -> list[tuple[int, Cdr]]:
+    """Those of the calls that the other dialect may date on another day, with their indexes."""
+    if not calls:
+        return []
+    times = [*map(_dialed_at, calls)]
+    first, last = min(times), max(times)
+    midnight = first - first % MICROSECONDS_PER_DAY
+    if midnight + _TOLERANCE < first and last < midnight + _BEFORE:
+        return []  # as of nearly every claim
+    return [
+        (index, call)
+        for index, (time, call) in enumerate(zip(times, calls, strict=True))
+        if not _TOLERANCE < time % MICROSECONDS_PER_DAY < _BEFORE
+    ]
 
 
 def _call(call: Cdr) -> _Call:

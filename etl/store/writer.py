@@ -176,8 +176,7 @@ def _write(
             written.left_dead += len(dead)
     books = written.books(batch.claimed)
     if books.claimed or letters is None:
-        _enter(connection, batch, books, written.set_aside)
-    ledger.enter_days(connection, batch.batch_id, {"cdrs": written.calls, "audit_events": written.events})
+        _enter(connection, batch, books, written)
     return books
 
 
@@ -296,17 +295,17 @@ def _resolve(connection: sa.Connection, batch: Batch, letters: Sequence[int], de
         raise Contention("ETL-401", "somebody else is resolving the same dead letters")
 
 
-def _enter(connection: sa.Connection, batch: Batch, books: Books, set_aside: Counter[str]) -> None:
+def _enter(connection: sa.Connection, batch: Batch, books: Books, written: _Written) -> None:
     claim = {
         "batch_id": batch.batch_id,
         "worker": batch.worker,
         "source_key": batch.source_key,
         "claimed_at": batch.claimed_at,
         "server": batch.server,
-        "set_aside": set_aside or None,
+        "set_aside": written.set_aside or None,
         "may_repeat": not batch.is_replicated(),
     }
-    if not ledger.enter(connection, claim, books):
+    if not ledger.enter(connection, claim, books, {"cdrs": written.calls, "audit_events": written.events}):
         raise _LoadedAlreadyError
 
 

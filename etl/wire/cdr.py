@@ -149,12 +149,22 @@ class CdrDecoder:
     def __init__(self, source: str, batch_id: bytes, latest: int, zone: tzinfo = UTC) -> None:
         self._source = source
         self._batch_id = batch_id
-        # The last time and the first at which a call may have been dialled.
-        self.latest = latest
-        self.oldest = 0
+        self.not_after(latest)
+        self.not_before(0)
         self._read_time = reader_of_times(zone)
         # Of the message that `open` read last: values that fit no column, as they were sent.
         self.set_aside: Extra = {}
+
+    def not_before(self, oldest: int) -> None:
+        """Calls that were dialled before this time, in microseconds since 2000, are refused."""
+        self._oldest = oldest
+        # The bounds again, as Unix seconds: nearly every time is a number between them.
+        self._first_second = -(-oldest // MICROSECONDS_PER_SECOND) + UNIX_SECONDS_AT_EPOCH
+
+    def not_after(self, latest: int) -> None:
+        """Calls that were dialled after this time, in microseconds since 2000, are refused."""
+        self.latest = latest
+        self._last_second = min(latest // MICROSECONDS_PER_SECOND + UNIX_SECONDS_AT_EPOCH, FIRST_MILLISECONDS - 1)
 
     def strict(self, raw: bytes) -> Cdr:
         """A CDR with documented fields only and nothing to set aside. Raises `Undecodable`, or what msgspec raises, for
@@ -187,10 +197,15 @@ class CdrDecoder:
             clid, isdn_code, hold_number, ring_number, leg, disposition, call_type, call_trail_ref, ring_extension,
         ) = astuple(payload)
         # fmt: on
-        if call_ref in _ABSENT or dialed_at in _ABSENT:
+        if (not call_ref or not dialed_at) and (call_ref in _ABSENT or dialed_at in _ABSENT):
             name = "call_ref" if call_ref in _ABSENT else "dialed_at"
             raise Undecodable(Reason.MISSING_FIELD, f"{name} is missing, null or empty")
-        dialed_at, read = self._time("dialed_at", dialed_at, self.oldest), self._read_number
+        dialed_at = (
+            (dialed_at - UNIX_SECONDS_AT_EPOCH) * MICROSECONDS_PER_SECOND
+            if dialed_at.__class__ is int and self._first_second <= dialed_at <= self._last_second
+            else self._time("dialed_at", dialed_at, self._oldest)
+        )
+        read = self._read_number
         if end_code.__class__ is not int and end_code is not None:  # the dialler sends it as text, mostly
             end_code = _few_digits(end_code) or read("end_code", end_code, sent)
         call_time = call_time if call_time.__class__ is int or call_time is None else read("call_time", call_time, sent)

@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
+from itertools import chain
+from operator import itemgetter
 from typing import Self
 from uuid import UUID
 
@@ -24,6 +26,7 @@ _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Un
 _BACKSLASH = ord("\\")
 _ANY_TIME = 2**63 - 1
 _WRONG_CLAIM = "claimed before the year 2000 or more than a day ahead: by a clock that was wrong"
+_dialed_at = itemgetter(Cdr._fields.index("dialed_at"))
 # Characters of numbers with an exponent, written out, that a message may have beside twice its own length. It is what
 # one number with all the decimals of Postgres' numeric takes; 9 bytes can say as many as 131,072.
 WRITTEN_OUT = 16_384 + len("0.")
@@ -65,7 +68,7 @@ class Summary:
     set_aside: Counter[str] = field(default_factory=Counter)
 
     def add(self, decoded: Decoded) -> None:
-        self.dialed_at.extend(cdr.dialed_at for cdr in decoded.cdrs)
+        self.dialed_at.extend(map(_dialed_at, decoded.cdrs))
         self.dead.update(str(dead.reason) for dead in decoded.dead if dead.position not in decoded.repeated_at)
         self.set_aside.update(decoded.set_aside)
 
@@ -147,9 +150,13 @@ class Records(Decodable):
             self._rest = enumerate(self._messages, self._first)  # from the start: some may have been decoded ahead
             self._decoded = Decoded()
 
-    @abstractmethod
     def stream(self) -> Iterator[Cdr]:
         """All CDRs, in order. Each is decoded once, however often this is read from the start."""
+        return chain(self._decoded.cdrs, self._decode())
+
+    @abstractmethod
+    def _decode(self) -> Iterator[Cdr]:
+        """The CDRs that aren't decoded yet, in order."""
 
     def message(self, position: int) -> bytes:
         """The message at `position` of the claim, as it was claimed."""
@@ -172,7 +179,7 @@ class Records(Decodable):
 
     def finish(self) -> Decoded:
         """All records, after decoding what is left."""
-        deque(self.stream(), maxlen=0)
+        deque(self._decode(), maxlen=0)
         return self._decoded
 
 
@@ -200,16 +207,15 @@ class Decoding(Records):
     def not_before(self, oldest: int) -> Self:
         """Calls that were dialled before this time, in microseconds since 2000, are dead letters. Call it before
         reading."""
-        self._cdr_decoder.oldest = oldest
+        self._cdr_decoder.not_before(oldest)
         return self
 
     def not_after(self, latest: int) -> None:
         super().not_after(latest)
-        self._cdr_decoder.latest = self._latest
+        self._cdr_decoder.not_after(self._latest)
 
-    def stream(self) -> Iterator[Cdr]:
+    def _decode(self) -> Iterator[Cdr]:
         decoded = self._decoded
-        yield from decoded.cdrs
         strict, keep, at = self._cdr_decoder.strict, decoded.cdrs.append, decoded.cdrs_at.append
         limit = self._max_message_bytes
         for position, raw in self._rest:
@@ -255,7 +261,7 @@ class SpoolDecoding(Records):
         super().__init__(messages, max_message_bytes, latest)
         self._batch_id = batch_id.bytes
 
-    def stream(self) -> Iterator[Cdr]:
+    def _decode(self) -> Iterator[Cdr]:
         for position, raw in self._rest:
             try:
                 record = spool.unpack(raw)

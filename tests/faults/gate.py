@@ -25,7 +25,7 @@ CREATE TRIGGER gate BEFORE INSERT ON load_batches FOR EACH ROW EXECUTE FUNCTION 
 _ARRIVED = """
 SELECT count(*) FROM pg_stat_activity
 WHERE application_name = 'etl' AND datname = current_database()
-AND state = 'active' AND starts_with(query, 'INSERT INTO load_batches ')
+AND state = 'active' AND strpos(query, 'INSERT INTO load_batches ') > 0
 """
 
 

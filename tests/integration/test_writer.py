@@ -5,8 +5,9 @@ import json
 import logging
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -22,6 +23,7 @@ from etl.store import ledger, merge
 from etl.store import rows as loading
 from etl.store.copy import copy_rows
 from etl.store.ledger import Books
+from etl.store.merge import Merged
 from etl.store.writer import Writer
 from tests.store import Hooked, at_once, batch, engine, write
 from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
@@ -29,6 +31,7 @@ from tests.world import DIALED_AT, Archive, api_cdr, cdr, eventually
 pytestmark = pytest.mark.versions
 
 DAY = 86_400  # seconds
+DIALED_ON = date(2015, 2, 19)
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'etl'"
 
 EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
@@ -101,13 +104,34 @@ def test_given_a_claim_that_the_ledger_has_then_nothing_happens_again(archive: A
 def test_given_a_claim_that_is_entered_then_it_is_not_entered_again(archive: Archive) -> None:
     """Also where nobody takes turns: the ledger's key alone would do."""
     claim = {"batch_id": new_id(), "worker": "w", "source_key": "k", "claimed_at": datetime.now(UTC), "server": "s"}
+    first, second = {DIALED_ON: 1, DIALED_ON + timedelta(days=1): 2}, {DIALED_ON + timedelta(days=2): 3}
     with engine(archive.database_url) as connections:
         entered = []
-        for _ in range(2):
+        for inserted in (first, second):
             with connections.begin() as connection:
-                entered.append(ledger.enter(connection, claim, Books(claimed=1, inserted=1)))
+                of_days = {"cdrs": Merged(Counter(inserted), Counter({DIALED_ON: 7})), "audit_events": Merged()}
+                entered.append(ledger.enter(connection, claim, Books(claimed=3, inserted=3), of_days))
 
     assert entered == [True, False]
+    days = archive.rows("SELECT dataset, day, inserted, updated FROM load_batch_days ORDER BY day")
+    assert [tuple(each.values()) for each in days] == [
+        ("cdrs", day, n, 7 if day == DIALED_ON else 0) for day, n in first.items()
+    ]
+
+
+def test_given_a_claim_of_new_calls_then_few_statements_are_sent(archive: Archive) -> None:
+    """Each is a round trip. Beside these: BEGIN, the savepoint, COPY, its release, COMMIT."""
+    with engine(archive.database_url) as connections:
+        write(writer := Writer(connections), cdr(1))  # makes the partition
+        sent: list[str] = []
+        sa.event.listen(connections, "before_cursor_execute", lambda *about: sent.append(about[2]))
+        write(writer, *(cdr(n) for n in range(2, 50)))
+
+    (turn, look, entry) = [statement for statement in sent if "SAVEPOINT" not in statement]
+    assert "pg_advisory_xact_lock" in turn
+    assert "forgotten" in look
+    assert "load_batches" in entry
+    assert "load_batch_days" in entry
 
 
 @pytest.mark.parametrize("attempt", range(5))

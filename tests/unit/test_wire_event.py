@@ -254,7 +254,7 @@ def test_a_stream_that_was_abandoned_is_read_again_from_the_start() -> None:
     assert [next(claim.stream()).call_ref for _ in range(2)] == ["1", "1"]
     halfway = claim.stream()
     assert [next(halfway).call_ref, next(halfway).call_ref] == ["1", "2"]
-    halfway.close()  # type: ignore[attr-defined]
+    del halfway
     assert [record.call_ref for record in claim.stream()] == ["1", "2", "3"]
     assert [record.call_ref for record in claim.stream()] == ["1", "2", "3"]
     out = claim.finish()

@@ -9,9 +9,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from etl.wire.cdr import Cdr
 from etl.wire.faults import Reason
-from etl.wire.times import EPOCH, from_datetime, microseconds
-from tests.wire import LATEST, TO_THE_MILLISECOND, TO_THE_SECOND, Spelled, a_cdr, decoding, having, reason, times
+from etl.wire.times import EPOCH, FIRST_MILLISECONDS, UNIX_SECONDS_AT_EPOCH, from_datetime, microseconds, to_datetime
+from tests.wire import (
+    LATEST,
+    TO_THE_MILLISECOND,
+    TO_THE_SECOND,
+    Spelled,
+    a_cdr,
+    decoding,
+    having,
+    reason,
+    records,
+    times,
+)
 from tests.world import api_cdr, cdr
 
 EVENING = datetime(2015, 2, 19, 21, 6, tzinfo=UTC)
@@ -290,3 +302,27 @@ def test_what_was_read_in_one_zone_is_not_remembered_for_another() -> None:
 def test_any_time_without_offset_is_some_moment_in_any_zone(local: datetime, zone: str) -> None:
     away = microseconds(local.isoformat(), ZoneInfo(zone)) - microseconds(local.isoformat())
     assert abs(away) < 86_400_000_000
+
+
+SECOND = 1_000_000  # microseconds
+
+
+@given(
+    st.integers(0, 10**15),
+    st.integers(0, 10**15),
+    st.sampled_from(["oldest", "latest", "milliseconds", "zero"]),
+    st.integers(-3, 3),
+)
+def test_a_number_is_within_the_bounds_if_its_text_is(oldest: int, latest: int, near: str, seconds: int) -> None:
+    """Numbers are compared as they are sent; any other spelling is read first."""
+    milliseconds = SECOND * (FIRST_MILLISECONDS - UNIX_SECONDS_AT_EPOCH)
+    bound = {"oldest": oldest, "latest": latest, "milliseconds": milliseconds, "zero": 0}[near]
+    unix = bound // SECOND + UNIX_SECONDS_AT_EPOCH + seconds
+
+    def outcome(dialed_at: int | str) -> tuple[list[Cdr], list[tuple[Reason, str]]]:
+        claim = records(cdr(1, dialed_at=dialed_at), latest=to_datetime(latest)).not_before(oldest).finish()
+        return claim.cdrs, [(dead.reason, dead.detail) for dead in claim.dead]
+
+    assert outcome(unix) == outcome(str(unix))
+    if unix < FIRST_MILLISECONDS:
+        assert bool(outcome(unix)[0]) == (oldest <= (unix - UNIX_SECONDS_AT_EPOCH) * SECOND <= latest)
