@@ -68,6 +68,7 @@ LOADING = Duty(
         "end_frozen(double precision)",
         "end_frozen_of_the_owner(double precision)",
         "reporting.index_contacts(date)",
+        "reporting.twins_counted(date)",
         "reporting.gaps_between(timestamptz, timestamptz)",
     ),
     {"reporting": ("USAGE",)},

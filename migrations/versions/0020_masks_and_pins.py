@@ -219,7 +219,8 @@ BEGIN
         FROM pg_proc f
         CROSS JOIN asked a
         JOIN pg_class v ON v.oid = a.base
-        WHERE f.pronamespace = 'reporting'::regnamespace AND f.proname <> 'index_contacts' AND a.grantee <> a.owner
+        WHERE f.pronamespace = 'reporting'::regnamespace AND f.proname NOT IN ('index_contacts', 'twins_counted')
+        AND a.grantee <> a.owner
         AND a.privilege = CASE v.relkind WHEN 'v' THEN 'SELECT' ELSE 'INSERT' END
         AND (f.proname !~ '_(on|between)$' OR f.proname = 'gaps_between'
             OR a.itself AND f.proname IN (v.relname || '_on', v.relname || '_between'))

@@ -164,7 +164,7 @@ GRANT INSERT, DELETE ON
     reporting.campaign_figures, reporting.agent_call_figures, reporting.agent_state_figures, reporting.status_changes
     TO etl_loader;
 GRANT INSERT, UPDATE ON reporting.rolled_up TO etl_loader;
-GRANT EXECUTE ON FUNCTION reporting.index_contacts(date) TO etl_loader;
+GRANT EXECUTE ON FUNCTION reporting.index_contacts(date), reporting.twins_counted(date) TO etl_loader;
 
 -- The views read with their owner's rights, and mask what the asking user may not see. Functions like calls_on read
 -- views only, with the asking user's rights: who may ask the view may call them.
@@ -209,7 +209,8 @@ BEGIN
         FROM pg_proc f
         CROSS JOIN asked a
         JOIN pg_class v ON v.oid = a.base
-        WHERE f.pronamespace = 'reporting'::regnamespace AND f.proname <> 'index_contacts' AND a.grantee <> a.owner
+        WHERE f.pronamespace = 'reporting'::regnamespace AND f.proname NOT IN ('index_contacts', 'twins_counted')
+        AND a.grantee <> a.owner
         AND a.privilege = CASE v.relkind WHEN 'v' THEN 'SELECT' ELSE 'INSERT' END
         AND (f.proname !~ '_(on|between)$' OR f.proname = 'gaps_between'
             OR a.itself AND f.proname IN (v.relname || '_on', v.relname || '_between'))

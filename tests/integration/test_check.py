@@ -413,10 +413,11 @@ def test_given_a_role_without_rights_then_each_is_named_until_it_has_them(checke
         assert "DELETE on reporting.campaign_figures" in findings(checked, database_url=url)["Postgres rights"].says
         connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA reporting TO checker")
         lacks = "checker lacks " + ", ".join(
-            f"EXECUTE on function reporting.{name}" for name in ("index_contacts", "gaps_between")
+            f"EXECUTE on function reporting.{name}" for name in ("index_contacts", "twins_counted", "gaps_between")
         )
         assert findings(checked, database_url=url)["Postgres rights"].says == lacks
-        connection.execute("GRANT EXECUTE ON FUNCTION reporting.index_contacts, reporting.gaps_between TO checker")
+        functions = "reporting.index_contacts, reporting.twins_counted, reporting.gaps_between"
+        connection.execute(f"GRANT EXECUTE ON FUNCTION {functions} TO checker".encode())
     found = findings(checked, database_url=url)
     assert (found["Postgres rights"].verdict, found["Postgres schema"].verdict) == ("fine", "fine")
     checked.push(cdr(1), cdr(1, call_time=42), b"junk", b'{"type": "status", "payload": {"status": "started"}}')
