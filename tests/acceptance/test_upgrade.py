@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -188,16 +189,14 @@ class Made:
 
 @pytest.fixture(scope="session")
 def lake_place(session_folder: Path) -> Path:
-    """One for all: the books say where the lake lies."""
-    folder = session_folder / "upgraded"
-    folder.mkdir()
-    return folder / "lake"
+    """One for all tests of a module: the books say where the lake lies."""
+    return Path(tempfile.mkdtemp(prefix="upgraded-", dir=session_folder)) / "lake"
 
 
 @pytest.fixture(scope="session")
 def empty_01(postgres: PrivatePostgres, redis_server: PrivateRedis, release_01: Path, lake_place: Path) -> str:
     """The name of a database with the schema of 0.1."""
-    name = "empty_01"
+    name = f"empty_01_{next(_numbers)}"
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
     with redis.Redis.from_url(redis_server.url) as client:
@@ -236,7 +235,8 @@ def made(
     postgres: PrivatePostgres, redis_server: PrivateRedis, release_01: Path, lake_place: Path, empty_01: str
 ) -> Made:
     """Two days that 0.1 loaded and exported, the first of which it pruned; calls of the second have come since."""
-    with _copy(postgres, redis_server, release_01, lake_place, empty_01, "made_by_01") as site:
+    name = f"made_by_01_{next(_numbers)}"
+    with _copy(postgres, redis_server, release_01, lake_place, empty_01, name) as site:
         site.tell(*range(100), day=PRUNED)
         site.tell(*range(100, 200))
         site.tell(200, number=PERSON)
@@ -248,7 +248,7 @@ def made(
         assert site.rows("SELECT DISTINCT dialed_on FROM cdrs") == [{"dialed_on": DAY}]
         kept = lake_place.with_name("lake-of-01")
         shutil.copytree(lake_place, kept)
-        return Made("made_by_01", kept, frozenset(site.told))
+        return Made(name, kept, frozenset(site.told))
 
 
 @pytest.fixture

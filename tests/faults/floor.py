@@ -55,17 +55,21 @@ class Floor:
             while not done.wait(PAUSE_SECONDS):
                 self.say(client, 1)
 
+    def proven(self, archive: Archive) -> set[int]:
+        """The numbers of what was published while a session was proven."""
+        sessions = archive.rows("SELECT subscribed_at, proven_until FROM listener_sessions")
+        return {
+            each.number
+            for each in [*self.said]
+            if any(each.since >= one["subscribed_at"] and each.until <= one["proven_until"] for one in sessions)
+        }
+
     def assert_recorded(self, archive: Archive) -> None:
         """Once what was published while a session was proven; and nothing twice."""
         numbers = "SELECT (payload->>'n')::int AS n FROM audit_events WHERE channel = %s"
         recorded = [row["n"] for row in archive.rows(numbers, CHANNEL)]
         assert len(set(recorded)) == len(recorded)
-        sessions = archive.rows("SELECT subscribed_at, proven_until FROM listener_sessions")
-        proven = {
-            each.number
-            for each in self.said
-            if any(each.since >= one["subscribed_at"] and each.until <= one["proven_until"] for one in sessions)
-        }
+        proven = self.proven(archive)
         assert proven
         assert proven - set(recorded) == set()
 

@@ -62,9 +62,7 @@ def test_given_a_wrong_but_steady_clock_then_the_session_goes_on(
 
         def proven() -> bool:
             archive.load()
-            return bool(
-                archive.value("SELECT coalesce(bool_or(proven_until > subscribed_at), false) FROM listener_sessions")
-            )
+            return bool(floor.proven(archive))
 
         eventually(proven)
     archive.load()
