@@ -107,8 +107,7 @@ def decoders_of(settings: Settings) -> dict[str, Decode]:
 def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
     """A call later than its claim, by Redis' clock, and than now is of a broken time. Neither clock decides alone: this
     host's may be set between a claim and its decoding, and that of a 0.1 dated the letters that are replayed. How old
-    it is goes by its claim alone: whoever adopts that decodes the same. What Postgres' clock makes of it is for the
-    writer, who asks."""
+    it is goes by its claim alone: whoever adopts that decodes the same."""
     age = settings.oldest_days * MICROSECONDS_PER_DAY
 
     def decode(messages: Sequence[bytes], batch_id: UUID, captured_at: int, first: int = 0) -> Records:

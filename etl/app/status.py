@@ -18,7 +18,7 @@ from etl.app.days import first_open_day
 from etl.app.sources import CLOCK_TOLERANCE, decoders_of, each_for_itself, let_in, source_lists, sources
 from etl.app.stores import Stores
 from etl.errors import ConfigurationError, EtlError, NotLetIn, Outage
-from etl.ids import made_at
+from etl.ids import time_of
 from etl.inbox import connection as inbox
 from etl.inbox import rights
 from etl.inbox.claims import Lease, Source
@@ -234,7 +234,7 @@ def _running(source_key: str, lease: Lease) -> RunningClaim:
         batch_id=lease.batch_id,
         worker=lease.worker,
         messages=lease.messages,
-        claimed_seconds_ago=_seconds_since(made_at(lease.batch_id)),
+        claimed_seconds_ago=_seconds_since(time_of(lease.batch_id)),
         lease_seconds=lease.seconds,
     )
 

@@ -11,9 +11,6 @@ The order of claiming decides which version of a call is the newer one. So the t
 Redis and, within a list, is later than that of every earlier claim, whatever worker made it and wherever clocks were
 set. `{source}:last` keeps the time of the last claim. Loaders of 0.1 use their own host's time and keep none.
 
-A time that is more than a day from this host's, since Redis' clock is or was wrong, decides the order only: then the
-batch_id has the host's beside it, and the claim is of that time whenever and by whomever it's loaded.
-
 Of a message that a list was given back, by a replica that didn't know the claim or from a backup, only its place in the
 list is known: its running number, which `{source}:last` keeps too. See claim.lua.
 """
@@ -22,7 +19,6 @@ import contextlib
 import itertools
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import partial
@@ -66,8 +62,6 @@ LIST_OVERHEAD_BYTES = 400
 FEW_ENTRIES = 100
 # What `{source}:last` has beside the numbers of claims.
 _LAST, _NEXT = b"last", b"next"
-# Redis' clock and this host's may differ by a day, as a dialler's may; beyond that a claim's time says nothing of when.
-APART_MS = 86_400_000
 # The year 2100. A later time in `{source}:last` is broken, or from a broken clock.
 LATEST_MS = 4_102_444_800_000
 
@@ -302,7 +296,7 @@ class Source:
 
     def _try_to_claim(self, unix_ms: int) -> tuple[UUID, int | None, Confirmation] | None:
         """None if nothing is waiting."""
-        batch_id = _new_id(unix_ms)
+        batch_id = uuid7(unix_ms)
         keys = [self.key, self.claim_list(batch_id), self.registry, self.last]
         if self._forward_to:
             keys.append(self._forward_to)
@@ -328,7 +322,7 @@ class Source:
         """Under its own batch_id, by which the ledger knows whether it was loaded; under a new one if it has none."""
         if batch_id := claimed_as(name.decode(errors="replace")):
             return self._register(orphan, name, batch_id, "")
-        return self._in_turn(lambda unix_ms: self._register(orphan, name, _new_id(unix_ms), unix_ms))
+        return self._in_turn(lambda unix_ms: self._register(orphan, name, uuid7(unix_ms), unix_ms))
 
     def _register(self, orphan: bytes, name: bytes, batch_id: UUID, noted: int | str) -> int:
         keys = [orphan, self.claim_list(batch_id), self.registry, self.last]
@@ -526,14 +520,8 @@ def batch_id_of(member: bytes) -> UUID | None:
     return _parse(member).batch_id
 
 
-def _new_id(unix_ms: int) -> UUID:
-    """Of a claim that is made now, in its turn."""
-    now = time.time_ns() // 1_000_000
-    return uuid7(unix_ms, now) if abs(unix_ms - now) > APART_MS else uuid7(unix_ms)
-
-
 def day_of(batch_id: UUID) -> str:
-    """The UTC day by which a claim sorts."""
+    """The UTC day of a claim."""
     return time_of(batch_id).date().isoformat()
 
 

@@ -26,7 +26,7 @@ from uuid import UUID
 
 from etl import logs
 from etl.errors import ConfigurationError, Contention, EtlError, LeaseLost
-from etl.ids import made_at
+from etl.ids import time_of
 from etl.inbox.claims import Claim, Source
 from etl.jobs.fetcher import Fetcher
 from etl.jobs.patience import Patience, Stopped
@@ -275,7 +275,7 @@ class Loader:
 
     def _batch(self, claim: Claim) -> Batch:
         """Not decoded yet: `Writer` does that while it writes."""
-        claimed_at = made_at(claim.batch_id)
+        claimed_at = time_of(claim.batch_id)
         decode = partial(self._decode, claim.batch_id, from_datetime(claimed_at))
         records: Decodable = Pieces(claim.pieces, decode) if claim.adopted else decode(claim.messages)
         return Batch(

@@ -9,17 +9,17 @@ later, such as a correction, stays in force.
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from uuid import UUID, uuid5
 
-from etl.ids import after, made_at, uuid7
+from etl.ids import after, time_of, uuid7
 from etl.jobs.loader import Decode
 from etl.store.copy import as_date
 from etl.store.dead_letters import Group, Letter
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
 from etl.wire.spool import pack_heard
-from etl.wire.times import EPOCH, from_datetime
+from etl.wire.times import from_datetime
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ def replay(
 
 def _decoded(list_key: str, letters: list[Letter], decode: Decode, worker: str) -> Batch:
     """As a claim of the list, taken when the letters were."""
-    claimed_at, batch_id = _received_at(letters[0]), _batch_id(letters[0])
+    claimed_at, batch_id = letters[0].received_at, _batch_id(letters[0])
     messages = [_as_claimed(list_key, letter) for letter in letters]
     records = decode(messages, batch_id, from_datetime(claimed_at))
     return Batch(batch_id, worker, list_key, claimed_at, len(letters), records, server=letters[0].server)
@@ -95,15 +95,9 @@ def _decoded(list_key: str, letters: list[Letter], decode: Decode, worker: str) 
 
 def _batch_id(first: Letter) -> UUID:
     claim = first.batch_id
-    if made_at(claim) != first.received_at:  # it isn't from a claim of ours
+    if time_of(claim) != first.received_at:  # it isn't from a claim of ours
         claim = uuid7(int(first.received_at.timestamp() * 1_000))
     return after(claim, first.position)
-
-
-def _received_at(letter: Letter) -> datetime:
-    """Now, if it was claimed by a clock that was wrong: of such a time it would be dead for ever."""
-    now = datetime.now(UTC)
-    return letter.received_at if EPOCH <= letter.received_at <= now else now
 
 
 def _as_claimed(list_key: str, letter: Letter) -> bytes:
@@ -111,4 +105,4 @@ def _as_claimed(list_key: str, letter: Letter) -> bytes:
     if letter.source_key == list_key:
         return letter.raw
     event_id = uuid5(letter.batch_id, str(letter.position)).bytes
-    return pack_heard(event_id, from_datetime(_received_at(letter)), letter.source_key.encode(), letter.raw)
+    return pack_heard(event_id, from_datetime(letter.received_at), letter.source_key.encode(), letter.raw)

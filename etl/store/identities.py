@@ -41,14 +41,13 @@ def enter(connection: sa.Connection, identities: Sequence[UUID], batch_id: UUID,
 
 
 _ENTER = sa.text(
-    "INSERT INTO list_identities (identity, batch_id, claimed_at)"
-    " SELECT identity, :batch_id, least(CAST(:claimed_at AS timestamptz), now())"
+    "INSERT INTO list_identities (identity, batch_id, claimed_at) SELECT identity, :batch_id, :claimed_at"
     " FROM unnest(CAST(:identities AS uuid[])) AS identity ON CONFLICT DO NOTHING RETURNING identity"
 )
 # Of a claim that the ledger doesn't know, as after somebody deleted it, nothing is there: better twice than never. Who
 # waited for another that took one over finds the claim changed, and leaves it.
 _TAKE_OVER = sa.text(
-    "UPDATE list_identities AS i SET batch_id = :batch_id, claimed_at = least(CAST(:claimed_at AS timestamptz), now())"
+    "UPDATE list_identities AS i SET batch_id = :batch_id, claimed_at = :claimed_at"
     " FROM list_identities AS before"
     " WHERE i.identity = ANY(CAST(:identities AS uuid[])) AND before.identity = i.identity"
     " AND before.batch_id = i.batch_id"

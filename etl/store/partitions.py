@@ -5,18 +5,12 @@ may call.
 """
 
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, date, datetime
+from datetime import date
 
 import sqlalchemy as sa
 
-from etl.errors import WrongClock
 from etl.store.connection import rows
 from etl.store.tables import day_column
-from etl.wire.times import MICROSECONDS_PER_DAY, from_datetime
-
-# So many days ahead of Postgres' clock may have a partition; make_partition has the same number. A dialler's clock may
-# run ahead by a day, and this host's another.
-DAYS_AHEAD = 2
 
 
 def missing(engine: sa.Engine, table: sa.Table, days: Iterable[date]) -> list[date]:
@@ -48,20 +42,6 @@ def ensure(
         before_each()
         with engine.begin() as connection:
             connection.execute(sa.select(sa.func.make_partition(table.name, day)))
-
-
-def last_time(now: datetime) -> int:
-    """The last time of which Postgres, where it is `now`, makes a partition, in microseconds since 2000: what is of a
-    later one isn't exported for days, or years. Raises `WrongClock` if this host is beyond it already: then it's the
-    clocks that are wrong, and not what came."""
-    latest = (from_datetime(now) // MICROSECONDS_PER_DAY + DAYS_AHEAD + 1) * MICROSECONDS_PER_DAY - 1
-    here = datetime.now(UTC)
-    if from_datetime(here) > latest:
-        behind = (here - now).total_seconds()
-        raise WrongClock(
-            "ETL-926", f"Postgres' clock is {behind:,.0f} s behind this host's: nothing is loaded until they agree"
-        )
-    return latest
 
 
 def drop(connection: sa.Connection, table: sa.Table, day: date, revision: int, sha256: str) -> bool:

@@ -26,7 +26,6 @@ from etl.store.history import History
 from etl.store.ledger import Books
 from etl.store.merge import Merged
 from etl.store.partitions import ensure as ensure_partitions
-from etl.store.partitions import last_time
 from etl.store.receipts import Receipts, look
 from etl.store.rows import CDRS, EVENTS, Loaded, Rows, count_days
 from etl.store.sessions import record_sessions
@@ -127,11 +126,11 @@ class Writer:
     def _attempt(self, batch_id: UUID, write: Callable[["_Taken"], Books]) -> Books | None:
         try:
             with suppress(_LoadedAlreadyError), self._engine.begin() as connection:
-                self.history, sees_receipts, now = _take_turn(connection, batch_id)
+                self.history, sees_receipts = _take_turn(connection, batch_id)
                 is_loaded, latest = look(connection, batch_id, sees_receipts)
                 if is_loaded:
                     raise _LoadedAlreadyError
-                return write(_Taken(connection, self._receipts.people(connection, latest), last_time(now)))
+                return write(_Taken(connection, self._receipts.people(connection, latest)))
             # The commit that we saw may wait for a standby still, or was cut off from it by a crash.
             with self._engine.begin() as connection:
                 connection.execute(_WRITE_NOTHING)
@@ -147,12 +146,10 @@ class Writer:
 
 
 class _Taken(NamedTuple):
-    """A claim's turn: its transaction; whoever is to be erased on arrival, None: nobody; and the last time of which
-    there may be a row, in microseconds since 2000."""
+    """A claim's turn: its transaction, and whoever is to be erased on arrival; None: nobody."""
 
     connection: sa.Connection
     forgotten: Forgotten | None
-    latest: int
 
 
 def _write(
@@ -164,7 +161,6 @@ def _write(
 ) -> Books:
     """`letters` are the ids of the dead letters that the messages are; None if they come from a list."""
     connection, written = taken.connection, _Written()
-    batch.records.not_after(taken.latest)
     for records in batch.records.pieces():
         alive()
         dead = _write_piece(taken, batch, records, written, fast, alive)
@@ -189,7 +185,7 @@ def _write_piece(
     alive: Callable[[], None],
 ) -> list[DeadLetter]:
     """Gives what became a dead letter, and adds the rest to `written`."""
-    connection, forgotten, _ = taken
+    connection, forgotten = taken
     stream = forgotten.calls(records.stream) if forgotten else records.stream
     calls = Rows(connection, CDRS, batch.source_key, alive).load(stream, fast)
     decoded = records.finish()
@@ -250,19 +246,19 @@ class _Written:
         return Books(messages - self.left_dead, inserted, updated, unchanged, self.told, self.dead)
 
 
-def _take_turn(connection: sa.Connection, batch_id: UUID) -> tuple[History, bool, datetime]:
+def _take_turn(connection: sa.Connection, batch_id: UUID) -> tuple[History, bool]:
     """Another holder of this claim waits here until we have committed, and then finds it in the ledger. Returns which
-    history it will be in; whether we may read the receipts, since of a 0.1 no loader did; and the time by Postgres."""
+    history it will be in, and whether we may read the receipts: of a 0.1 no loader did."""
     own = int.from_bytes(batch_id.bytes[-4:], signed=True)
     waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
     turn = connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits}).one()
-    return History(turn.started_at, turn.database, turn.ledger), bool(turn.sees_receipts), turn.now
+    return History(turn.started_at, turn.database, turn.ledger), bool(turn.sees_receipts)
 
 
 _TAKE_TURN = sa.text(
     "SELECT set_config('lock_timeout', :patiently, true), pg_advisory_xact_lock(:turn, :own),"
     f" set_config('lock_timeout', :fast, true), {history.COLUMNS},"
-    " has_table_privilege(to_regclass('forgotten'), 'SELECT') AS sees_receipts, now() AS now"
+    " has_table_privilege(to_regclass('forgotten'), 'SELECT') AS sees_receipts"
 )
 # A transaction that changes nothing, and still writes to the log that standbys follow: its commit waits as any does.
 _WRITE_NOTHING = sa.text("SELECT pg_logical_emit_message(true, 'etl', '')")

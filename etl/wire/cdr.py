@@ -149,7 +149,9 @@ class CdrDecoder:
     def __init__(self, source: str, batch_id: bytes, latest: int, zone: tzinfo = UTC) -> None:
         self._source = source
         self._batch_id = batch_id
-        self.not_after(latest)
+        self._latest = latest
+        # The bounds again, as Unix seconds: nearly every time is a number between them.
+        self._last_second = min(latest // MICROSECONDS_PER_SECOND + UNIX_SECONDS_AT_EPOCH, FIRST_MILLISECONDS - 1)
         self.not_before(0)
         self._read_time = reader_of_times(zone)
         # Of the message that `open` read last: values that fit no column, as they were sent.
@@ -158,13 +160,7 @@ class CdrDecoder:
     def not_before(self, oldest: int) -> None:
         """Calls that were dialled before this time, in microseconds since 2000, are refused."""
         self._oldest = oldest
-        # The bounds again, as Unix seconds: nearly every time is a number between them.
         self._first_second = -(-oldest // MICROSECONDS_PER_SECOND) + UNIX_SECONDS_AT_EPOCH
-
-    def not_after(self, latest: int) -> None:
-        """Calls that were dialled after this time, in microseconds since 2000, are refused."""
-        self.latest = latest
-        self._last_second = min(latest // MICROSECONDS_PER_SECOND + UNIX_SECONDS_AT_EPOCH, FIRST_MILLISECONDS - 1)
 
     def strict(self, raw: bytes) -> Cdr:
         """A CDR with documented fields only and nothing to set aside. Raises `Undecodable`, or what msgspec raises, for
@@ -265,7 +261,7 @@ class CdrDecoder:
             moment = (value - UNIX_SECONDS_AT_EPOCH) * MICROSECONDS_PER_SECOND
         else:
             moment = self._read_time(value)
-        if not oldest <= moment <= self.latest:
+        if not oldest <= moment <= self._latest:
             says = _TOO_OLD if 0 <= moment < oldest else f"{name} lies before the year 2000 or more than a day ahead"
             raise Undecodable(Reason.OUT_OF_RANGE, says)
         return moment

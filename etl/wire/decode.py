@@ -24,8 +24,6 @@ from etl.wire.spool import Heard, Session
 
 _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Undecodable)
 _BACKSLASH = ord("\\")
-_ANY_TIME = 2**63 - 1
-_WRONG_CLAIM = "claimed before the year 2000 or more than a day ahead: by a clock that was wrong"
 _dialed_at = itemgetter(Cdr._fields.index("dialed_at"))
 # Characters of numbers with an exponent, written out, that a message may have beside twice its own length. It is what
 # one number with all the decimals of Postgres' numeric takes; 9 bytes can say as many as 131,072.
@@ -82,11 +80,6 @@ class Decodable(ABC):
         """The claim's records, in order; each piece may be forgotten before the next. May be called again."""
 
     @abstractmethod
-    def not_after(self, latest: int) -> None:
-        """What is of a later time, in microseconds since 2000, is a dead letter. Call it before `pieces`; an earlier
-        `latest` stays in force."""
-
-    @abstractmethod
     def prepare(self) -> None:
         """Decode what can be decoded ahead."""
 
@@ -104,18 +97,12 @@ class Pieces(Decodable):
         """`read` gives the messages, some at a time; `decode` gets such a piece and how many came before it."""
         self._read = read
         self._decode = decode
-        self._latest: int | None = None
         self._summary = Summary()
-
-    def not_after(self, latest: int) -> None:
-        self._latest = latest if self._latest is None else min(latest, self._latest)
 
     def pieces(self) -> Iterator["Records"]:
         self._summary, first = Summary(), 0
         for messages in self._read():
             records = self._decode(messages, first)
-            if self._latest is not None:
-                records.not_after(self._latest)
             yield records
             self._summary.add(records.finish())
             first += len(messages)
@@ -130,12 +117,11 @@ class Pieces(Decodable):
 class Records(Decodable):
     """Messages being decoded: `stream` gives their CDRs one by one, `finish` everything, once all are read."""
 
-    def __init__(self, messages: Sequence[bytes], max_message_bytes: int, latest: int) -> None:
+    def __init__(self, messages: Sequence[bytes], max_message_bytes: int) -> None:
         self._messages = messages
         self._first = 0
         self._rest = enumerate(messages)
         self._max_message_bytes = max_message_bytes
-        self._latest = latest
         self._decoded = Decoded()
 
     def beginning_at(self, first: int) -> Self:
@@ -143,12 +129,6 @@ class Records(Decodable):
         self._first = first
         self._rest = enumerate(self._messages, first)
         return self
-
-    def not_after(self, latest: int) -> None:
-        if latest < self._latest:
-            self._latest = latest
-            self._rest = enumerate(self._messages, self._first)  # from the start: some may have been decoded ahead
-            self._decoded = Decoded()
 
     def stream(self) -> Iterator[Cdr]:
         """All CDRs, in order. Each is decoded once, however often this is read from the start."""
@@ -200,7 +180,7 @@ class Decoding(Records):
     ) -> None:
         """`captured_at` is the claim's time, `latest` the last acceptable time of a call, both in microseconds since
         2000; `zone` is where times without an offset are read, see `etl.wire.times.microseconds`."""
-        super().__init__(messages, max_message_bytes, latest)
+        super().__init__(messages, max_message_bytes)
         self._cdr_decoder = CdrDecoder(source, batch_id.bytes, latest, zone)
         self._list_events = ListEvents(key, batch_id, captured_at)
 
@@ -209,10 +189,6 @@ class Decoding(Records):
         reading."""
         self._cdr_decoder.not_before(oldest)
         return self
-
-    def not_after(self, latest: int) -> None:
-        super().not_after(latest)
-        self._cdr_decoder.not_after(self._latest)
 
     def _decode(self) -> Iterator[Cdr]:
         decoded = self._decoded
@@ -255,11 +231,12 @@ class SpoolDecoding(Records):
     """A claim of the spool list: what the listener heard, and its reports about itself. No CDR among them."""
 
     def __init__(
-        self, messages: Sequence[bytes], *, batch_id: UUID, max_message_bytes: int, latest: int = _ANY_TIME
+        self, messages: Sequence[bytes], *, batch_id: UUID, max_message_bytes: int, latest: int | None = None
     ) -> None:
         """`latest` is the last acceptable time at which anything was heard, in microseconds since 2000."""
-        super().__init__(messages, max_message_bytes, latest)
+        super().__init__(messages, max_message_bytes)
         self._batch_id = batch_id.bytes
+        self._latest = latest
 
     def _decode(self) -> Iterator[Cdr]:
         for position, raw in self._rest:
@@ -281,7 +258,7 @@ class SpoolDecoding(Records):
 
     def _decode_heard(self, position: int, heard: Heard) -> None:
         try:
-            if heard.captured_at > self._latest:
+            if self._latest is not None and heard.captured_at > self._latest:
                 raise Undecodable(Reason.OUT_OF_RANGE, "heard more than a day ahead: by a clock that was wrong")
             self._decoded.events.append(_heard_event(heard, self._batch_id, self._max_message_bytes))
             self._decoded.events_at.append(position)
@@ -342,8 +319,6 @@ def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: ListEvents, 
         document = record.extra
     else:
         check_references(record)
-        if not 0 <= record.captured_at <= cdrs.latest:  # an event of a list has no other time than its claim's
-            raise Undecodable(Reason.OUT_OF_RANGE, _WRONG_CLAIM)
         document = record.payload
     if document is not None and document.translate(ALIKE, SIGNS).find(EXPONENT) >= 0:
         _check_written_out(document)

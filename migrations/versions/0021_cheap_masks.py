@@ -215,7 +215,7 @@ def _twins(first: ModuleType, days: ModuleType, later: ModuleType) -> None:
     """For who keeps their number every night: by keys and masked references it took thrice the time."""
     body = days._twins(first, later).replace("reporting.calls ", "reporting.calls_unmasked ").replace("$2", "$1")
     _execute(
-        "CREATE FUNCTION reporting.twins_counted(day date) RETURNS bigint LANGUAGE sql STABLE"
+        "CREATE FUNCTION reporting.twins_counted(day date) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE"
         f" BEGIN ATOMIC SELECT count(*) FROM ({body}) AS twins; END"
     )
 

@@ -181,26 +181,6 @@ def test_given_a_user_without_pttl_then_the_lock_is_respected(archive: Archive, 
         assert Lock(old, "lock", "other", 8).acquire()
 
 
-# -- Redis' clock wrong, and what comes of a claim's time
-
-
-@pytest.mark.parametrize("by", [3 * DAY, 24 * 365 * DAY, -3 * DAY, HOUR - time.time()], ids=["3", "2050", "-3", "1970"])
-def test_given_redis_wrong_for_a_while_then_rows_are_of_today(archive: Archive, redis_clock: Clock, by: float) -> None:
-    """Also those of later claims, which have to sort after the ones of that while."""
-    event = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
-    for step_by in (by, 0.0):
-        set_redis(archive, redis_clock, step_by)
-        archive.push(event, cdr(int(step_by), dialed_at=int(time.time())))
-        loaded = archive.load()
-        assert (loaded.events, loaded.inserted, loaded.dead) == (1, 1, 0)
-
-    far = "WHERE abs(extract(epoch FROM {} - now())) > 3600"
-    assert archive.rows(f"SELECT captured_at FROM audit_events {far.format('captured_at')}") == []
-    assert archive.rows(f"SELECT claimed_at FROM load_batches {far.format('claimed_at')}") == []
-    assert archive.keys() == set()
-    archive.assert_books_balance()
-
-
 # -- the host's clock
 
 
@@ -353,27 +333,3 @@ def test_given_only_postgres_wrong_then_it_is_loaded_and_told(postgres_set: Arch
     found = {each.about: each.verdict for each in preflight.check(postgres_set.settings(export_url=str(tmp_path)))}
     assert (found["clock of Postgres"], found["clock of Redis"]) == ("wrong", "fine")
     assert "clock of this host" not in found
-
-
-def test_given_postgres_days_behind_then_claims_wait_for_its_clock(
-    session_folder: Path, redis_client: "redis.Redis", redis_server: PrivateRedis, tmp_path: Path
-) -> None:
-    """It makes no partition of today by then: nothing is a dead letter for that."""
-    clock = Clock(session_folder / "slow-postgres-clock")
-    clock.step(-4 * DAY)
-    with PrivatePostgres(session_folder / "pg-with-slow-clock", {"fsync": "off"}, clock) as server:
-        migrate(server.url)
-        with Archive(redis_server.url, server.url, redis_client) as slow:
-            slow.push(cdr(1, dialed_at=int(time.time())), b'{"type": "status", "payload": {"ref": "2040"}}')
-            with Worker(slow, tmp_path / "log") as worker:
-                worker.wait_for("outage_began")
-                assert {line["code"] for line in worker.lines("outage_began")} == {"ETL-926"}
-                assert slow.value("SELECT count(*) FROM load_batches") == 0
-                clock.step(0)
-                worker.wait_for("loaded")
-                assert worker.stop() == 0
-
-            assert slow.cdr(1)
-            assert slow.value("SELECT count(*) FROM audit_events") == 1
-            assert slow.value("SELECT count(*) FROM dead_letters") == 0
-            slow.assert_books_balance()

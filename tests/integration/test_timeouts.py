@@ -49,9 +49,6 @@ class Slow(Decodable):
         self._happened()
         yield from self._records.pieces()
 
-    def not_after(self, latest: int) -> None:
-        self._records.not_after(latest)
-
     def prepare(self) -> None:
         self._records.prepare()
 

@@ -4,10 +4,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122, UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from etl.ids import after, made_at, time_of, uuid7
+from etl.ids import after, time_of, uuid7
 
 LAST_MS = 2**48 - 1
 
@@ -66,33 +64,3 @@ def test_after_the_last_of_a_millisecond_comes_the_next_millisecond() -> None:
     last = UUID(int=uuid7(1_424_379_960_000).int | 0xFFF << 64)
 
     assert time_of(after(last, 0)) == time_of(last) + timedelta(milliseconds=1)
-
-
-UNIX_MS = st.integers(0, 4_102_444_799_999)  # 1970 to 2099
-MADE_MS = st.integers(0, 4_000_000_000_000)
-
-
-@given(sorts_by=UNIX_MS, made_ms=MADE_MS)
-def test_an_identifier_that_carries_its_time_sorts_by_another(sorts_by: int, made_ms: int) -> None:
-    identifier = uuid7(sorts_by, made_ms)
-
-    assert made_at(identifier) == datetime.fromtimestamp(made_ms // 60_000 * 60, UTC)
-    assert time_of(identifier) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=sorts_by)
-    assert (identifier.version, identifier.variant) == (7, RFC_4122)
-    assert uuid7(sorts_by + 2) > after(identifier, 7) > identifier
-    assert sorts_by == 0 or identifier > uuid7(sorts_by - 1)
-    assert uuid7(sorts_by, made_ms) != identifier
-
-
-@given(unix_ms=UNIX_MS, position=st.integers(0, 2**23))
-def test_an_identifier_that_carries_no_time_was_made_when_it_sorts(unix_ms: int, position: int) -> None:
-    for identifier in (uuid7(unix_ms), after(uuid7(unix_ms), position)):
-        assert made_at(identifier) == time_of(identifier)
-
-
-def test_of_all_that_is_drawn_nothing_looks_like_a_carried_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = [2**62 - 1, 2**62 - 2**46, 2**62 - 2**46 - 1]
-    monkeypatch.setattr("etl.ids.secrets.randbits", lambda bits: drawn.pop(0) if bits == 62 else 0)
-
-    assert made_at(uuid7(1_424_379_960_000)) == datetime(2015, 2, 19, 21, 6, tzinfo=UTC)
-    assert drawn == []

@@ -4,8 +4,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from etl.app.sources import decoders_of
 from etl.settings import Settings
@@ -14,8 +12,6 @@ from etl.wire.times import EPOCH, from_datetime
 from tests.world import CAMPAIGNS, cdr
 
 NOW = datetime.now(UTC)
-EVENT = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
-MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 
 
 @pytest.mark.parametrize(("claimed_in_days", "dead"), [(0, 1), (2, 1), (3, 0), (30, 0)])
@@ -34,9 +30,10 @@ def test_how_old_a_call_may_be_goes_by_its_claim_and_not_by_now(oldest_days: int
     claimed_at = NOW.replace(microsecond=0) - timedelta(days=claimed_days_ago)
     last = max(claimed_at - timedelta(days=oldest_days), EPOCH)
     calls = [cdr(n, dialed_at=int(last.timestamp()) - n) for n in range(2)]
+    event = b'{"type": "status", "payload": {"status": "started", "ref": "2040"}}'
 
     settings = Settings(oldest_days=oldest_days)
-    decoded = decoders_of(settings)[CAMPAIGNS]([*calls, EVENT], UUID(int=7), from_datetime(claimed_at)).finish()
+    decoded = decoders_of(settings)[CAMPAIGNS]([*calls, event], UUID(int=7), from_datetime(claimed_at)).finish()
 
     assert [call.call_ref for call in decoded.cdrs] == ["0"]
     assert [(letter.position, letter.reason) for letter in decoded.dead] == [(1, Reason.OUT_OF_RANGE)]
@@ -49,29 +46,3 @@ def test_where_any_day_may_come_the_year_2000_is_the_first() -> None:
     decoded = decoders_of(Settings(oldest_days=0))[CAMPAIGNS](calls, UUID(int=7), from_datetime(NOW)).finish()
 
     assert [call.call_ref for call in decoded.cdrs] == ["0"]
-
-
-@given(claimed_at=MOMENTS, dialed_at=MOMENTS, latest=MOMENTS, ahead=st.booleans())
-def test_nothing_is_later_than_the_writer_allows(
-    claimed_at: datetime, dialed_at: datetime, latest: datetime, ahead: bool
-) -> None:
-    """Whether it was decoded ahead or not; and what is refused is a dead letter, byte for byte."""
-    messages = [cdr(1, dialed_at=int(dialed_at.timestamp())), EVENT, b"broken"]
-    of_claim, last = from_datetime(claimed_at), from_datetime(latest)
-    decode = decoders_of(Settings(oldest_days=0))[CAMPAIGNS]
-    records, again = (decode(messages, UUID(int=7), of_claim) for _ in range(2))
-    if ahead:
-        records.prepare()
-    for _ in range(2):
-        records.not_after(last)
-        again.not_after(last)
-        found = records.finish()
-
-    assert all(0 <= call.dialed_at <= last for call in found.cdrs)
-    assert all(event.captured_at == of_claim for event in found.events)
-    assert len(found.events) == (0 <= of_claim <= last)
-    assert found == again.finish()
-    at = sorted([*found.cdrs_at, *found.events_at, *(letter.position for letter in found.dead)])
-    assert at == [0, 1, 2]
-    assert [letter.raw for letter in found.dead] == [messages[letter.position] for letter in found.dead]
-    assert {letter.reason for letter in found.dead[:-1]} <= {Reason.OUT_OF_RANGE}

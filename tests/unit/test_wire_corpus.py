@@ -28,8 +28,8 @@ def shortened(position: int, reason: Any, detail: str, raw: bytes, *more: Any) -
     return DeadLetter(position, reason, detail, raw[1:], *more)
 
 
-def forgetful(records: Any, messages: Any, *more: int, begin: Any = decode.Records.__init__) -> None:
-    begin(records, messages, *more)
+def forgetful(records: Any, messages: Any, max_message_bytes: int, begin: Any = decode.Records.__init__) -> None:
+    begin(records, messages, max_message_bytes)
     records._decoded.dead = Forgetful()
 
 
