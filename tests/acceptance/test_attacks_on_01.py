@@ -117,7 +117,7 @@ def test_given_the_loaders_password_then_calls_of_01_changed_traceless(guarded: 
 
 
 def test_given_the_loaders_password_then_01_made_days_without_end(guarded: Installation) -> None:
-    """Every query of many days pays for each. Today: tests/integration/test_claim_times.py."""
+    """Every query of many days pays for each. So it can be done today."""
     with psycopg.connect(as_role(guarded, LOADER)) as attacker:
         attacker.execute("SELECT make_partition('cdrs', current_date + n) FROM generate_series(3, 999, 99) AS n")
         made = attacker.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'cdrs'::regclass").fetchone()
