@@ -43,8 +43,10 @@ def _by(ahead: float) -> str:
 
 
 def compared(redis: Callable[[], float], postgres: Callable[[], float]) -> Ahead:
-    """Each gives the Unix time of its server, and may raise `Outage`."""
-    return Ahead(redis() - time.time(), postgres() - time.time())
+    """Each gives the Unix time of its server, and may raise `Outage`. A clock that is set between the two questions is
+    compared as it was before: else only one would seem to differ."""
+    beside_pace = time.time() - time.monotonic()
+    return Ahead(*(ask() - beside_pace - time.monotonic() for ask in (redis, postgres)))
 
 
 class Clocks:

@@ -254,7 +254,7 @@ def test_given_a_wrong_host_then_no_job_has_its_day(archive: Archive, tmp_path: 
         worker.wait_for("outage_began", times=len(archive.sources))
         clock.step(2 * DAY + HOUR)
         worker.wait_for("schedule_outage_began")
-        told, *_ = worker.lines("schedule_outage_began")
+        (told,) = worker.lines("schedule_outage_began")
         clock.step(0)
         worker.wait_for("schedule_outage_ended")
         assert worker.stop() == 0
