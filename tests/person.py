@@ -10,6 +10,7 @@ from psycopg import sql
 from etl.app.forget import open_forgetting
 from etl.jobs.forget import Found
 from tests.lake import folder, told
+from tests.spelled import DIGITS, read
 from tests.world import Archive
 
 KEY = "a secret of thirty-two characters"
@@ -52,3 +53,8 @@ def everything(archive: Archive) -> Iterator[tuple[str, bytes]]:
 def where_the_person_is(archive: Archive) -> set[str]:
     wanted = (NUMBER.encode(), b"799123456", f'"{CONTACT}"'.encode(), f"\t{CONTACT}\t".encode())
     return {where for where, text in everything(archive) if any(each in text for each in wanted)}
+
+
+def where_they_are(archive: Archive) -> list[str]:
+    """Wherever the number of `tests.spelled` is, however it's spelled."""
+    return [where for where, raw in everything(archive) if DIGITS in read(raw.decode("utf-8", "replace"))]

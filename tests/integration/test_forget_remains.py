@@ -46,7 +46,7 @@ from tests.lake import (
     told,
     with_lake,
 )
-from tests.person import KEY, everything, forget
+from tests.person import KEY, forget, where_they_are
 from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, SPELLED, read
 from tests.store import ROLES, engine
 from tests.world import Archive, cdr
@@ -60,10 +60,6 @@ THEIRS: dict[str, Any] = {"number": NUMBER, "contact_ref": CONTACT}
 def archive(archive: Archive, tmp_path: Path) -> Archive:
     archive.more = {"forget_key": KEY}
     return with_lake(archive, tmp_path / "lake")
-
-
-def where_they_are(archive: Archive) -> list[str]:
-    return [where for where, raw in everything(archive) if DIGITS in read(raw.decode("utf-8", "replace"))]
 
 
 def search(archive: Archive, *also: str) -> Searched:

@@ -16,7 +16,7 @@ import pytest
 
 from etl.reporting.rollup import refresh
 from tests.lake import SPOOL, assert_agrees, export, export_all, export_and_prune, heard, load, with_lake
-from tests.person import KEY, everything
+from tests.person import KEY, everything, where_they_are
 from tests.person import forget as forget_person
 from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, SPELLED, read
 from tests.store import engine
@@ -30,10 +30,6 @@ CONTACT = "K-77-B"
 def archive(archive: Archive, tmp_path: Path) -> Archive:
     archive.more = {"forget_key": KEY}
     return with_lake(archive, tmp_path / "lake")
-
-
-def where_they_are(archive: Archive) -> list[str]:
-    return [where for where, raw in everything(archive) if DIGITS in read(raw.decode("utf-8", "replace"))]
 
 
 TEXTS = ("recording_url", "uuid", "call_ref", "ref", "dial_number", "extension", "end_reason", "note")
