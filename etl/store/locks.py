@@ -2,10 +2,12 @@
 connection that took them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from zlib import crc32
 
 import sqlalchemy as sa
+
+from etl.errors import EtlError, Outage
 
 # "etl" and a number, which nobody else in this database uses. Migration 0014 has 01, for making a partition, and knows
 # by the others which sessions are an etl's: `etl.store.connection` has 08, which every session holds, shared.
@@ -21,6 +23,9 @@ MIDNIGHT = 0x65746C_07  # and the day that begins: calls that may be on either s
 SET_BACK = 0x65746C_09  # who note that claims were lost do it one after the other
 
 
+_UNLOCK = "SELECT pg_advisory_unlock(:kind, :number)"
+
+
 @contextmanager
 def locked(engine: sa.Engine, kind: int, number: int) -> Iterator[sa.Connection | None]:
     """The connection that holds the lock; None if another one does. Raises `Outage`."""
@@ -31,10 +36,14 @@ def locked(engine: sa.Engine, kind: int, number: int) -> Iterator[sa.Connection 
             return
         try:
             yield connection
-        except BaseException:
-            connection.invalidate()  # its state is unknown; closing it gives the lock up
+        except BaseException as error:
+            if isinstance(error, EtlError) and not isinstance(error, Outage):  # so the next finds it free
+                with suppress(sa.exc.SQLAlchemyError):
+                    connection.rollback()
+                    _scalar(connection, _UNLOCK, key)
+            connection.invalidate()  # its state is unknown; closing it gives the lock up, when Postgres notices
             raise
-        _scalar(connection, "SELECT pg_advisory_unlock(:kind, :number)", key)
+        _scalar(connection, _UNLOCK, key)
 
 
 @contextmanager
