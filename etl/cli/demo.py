@@ -26,15 +26,17 @@ def demo(
     with playing.fresh() as running:
         heading("A dialler speaks")
         with counting("pushing", None, show=watched) as progress:
-            tally, since, until = running.listened(lambda: running.play(progress))
+            tally = running.play(progress)
         out.print(
             f"{tally.messages:,} messages about {tally.calls:,} calls lie on three Redis lists: two dialects, "
             f"{tally.duplicates:,} sent twice, {tally.events:,} that are no CDR, {sum(tally.broken.values()):,} broken"
         )
         out.print(
-            f"{tally.published.total():,} events about agents and campaigns were published meanwhile; the listener put"
-            " what it heard onto a fourth"
+            f"{tally.published.total():,} events about agents and campaigns lie on a fourth, as a listener would have"
+            f" heard them on the {playing.DAYS} days"
         )
+        listened_until = running.listened()
+        out.print("then the real listener came, and heard the dialler start once more")
 
         heading("etl run: the books of the load")
         books = RunBooks(running.waiting(), show_progress=watched)
@@ -42,21 +44,20 @@ def demo(
         with books:
             running.load(books.add)
         books.print(time.monotonic() - began)
+        running.rollup()
 
         for title, query in playing.REPORTS.items():
             heading(f"SQL: {title}")
             print_rows(*running.read(query))
         heading("The audit trail: an agent's day")
         print_rows(*running.read(playing.AGENTS_DAY))
-        out.print(
-            "Three days were played in seconds: heard_at shows the order, and the CDR of a call, when it was connected"
-        )
         heading("etl gaps: when nobody listened")
-        gaps = running.gaps(since, until)
-        if gaps:
-            print_rows(("from (UTC)", "until (UTC)", "reason"), [gap[:3] for gap in gaps])
-        else:
-            out.print(f"no gap between {since:%H:%M:%S} and {until:%H:%M:%S} UTC, from the first event to the last")
+        found = running.gaps(listened_until)
+        print_rows(
+            ("from (UTC)", "until (UTC)", "reason"),
+            [(*(f"{at:%Y-%m-%d %H:%M:%S}" for at in gap[:2]), gap.reason) for gap in found],
+        )
+        out.print("between the days that were played and the real listener; at any other time of them one was there")
         heading("Dead letters: kept whole, with the reason")
         print_rows(*running.read(playing.DEAD_LETTERS))
 

@@ -9,7 +9,7 @@ the messages.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from random import Random
 from typing import Any, NamedTuple
@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 from etl.lab.call_centre import HOUR, Call, CallOutcome, Campaign
 
 SHIFT = 8 * HOUR  # seconds from an agent's login after which the agent goes home; a call in hand is finished first
+AHEAD = 2  # seconds before a call is connected in which its agent is chosen: no longer than the shortest ringing
+# From the last call's beginning until all is over: ringing, waiting, talking, wrapping up, and some time to spare.
+CLOSING = HOUR // 2
 STATS_EVERY = 25  # ended calls between two statistics of a campaign
 _TRANSFERRED = CallOutcome("callee_hungup", 16, answered=True, connected=True)  # what becomes of a further leg
 
@@ -119,6 +122,7 @@ class Floor:
         self._teams: dict[tuple[str, int], Team] = {}
         self._runs: dict[str, Run] = {}
         self._events: list[Call | Notice] = []
+        self._awaited = 0  # calls that will be connected, and have no agent yet
         self._is_closing = False
 
     def take_events(self) -> list[Call | Notice]:
@@ -142,21 +146,26 @@ class Floor:
                     callee = {"number": call.number, "contact_ref": call.contact_ref}
                     self._notify("campaigns", call.campaign.ref, "dial_preview", {"callees": [callee]})
         connected_at = self._now + call.ring_time + call.hold_time
-        agent = None
-        # With Click2Dial the agent is on the line before the callee is.
-        if call.outcome.connected or call.source == "click2dial":
-            agent = self._take_agent(call)
-            call = call._replace(extension=agent.extension)
-            self._at(connected_at, self._connect, call, agent)
-        self._at(connected_at + call.call_time, self._end, call, agent)
+        if call.source == "click2dial":  # the agent is on the line before the callee is
+            self._assign(call, connected_at)
+        elif call.outcome.connected:
+            self._awaited += 1
+            self._at(connected_at - AHEAD, self._find_agent, call, connected_at)
+        else:
+            self._at(connected_at, self._end, call, None)
 
     def close(self) -> None:
         """No more calls: those that go on end, the agents go home, the campaigns stop."""
-        self._is_closing = True
         if self._runs:
             self._publish_dialler_status("stopping")
         for run in self._runs.values():
             self._publish_campaign_status(run.campaign, "stopping")
+        while self._awaited:
+            self.go_on_until(self._agenda[0][0])
+        self._is_closing = True
+        # Nobody's shift lasts longer than the last call; and the dialler stops when it's over.
+        self._agenda = [due for due in self._agenda if due[2] != self._end_shift]
+        heapify(self._agenda)
         for team in self._teams.values():
             for agent in [agent for agents in team.free.values() for agent in agents]:
                 self._go_home(agent)
@@ -179,6 +188,16 @@ class Floor:
         self._publish_campaign_status(campaign, "initialized")
         self._publish_campaign_status(campaign, "started")
         return run
+
+    def _find_agent(self, call: Call, connected_at: int) -> None:
+        self._awaited -= 1
+        self._assign(call, connected_at)
+
+    def _assign(self, call: Call, connected_at: int) -> None:
+        agent = self._take_agent(call)
+        call = call._replace(extension=agent.extension)
+        self._at(connected_at, self._connect, call, agent)
+        self._at(connected_at + call.call_time, self._end, call, agent)
 
     def _connect(self, call: Call, agent: Agent) -> None:
         connection = {
@@ -254,7 +273,7 @@ class Floor:
         return agent
 
     def _log_in(self, team: Team, campaign: Campaign) -> Agent:
-        """A new agent, who is available a second later: before the shortest ringing is over."""
+        """A new agent, who is available a second later: before the call is connected."""
         number = heappop(team.at_home) if team.at_home else next(team.numbers)
         agent = Agent(team, number, campaign, self._now)
         self._turn(agent, "logging_in")

@@ -1,4 +1,5 @@
-"""The main job from end to end on private servers: a simulated dialler, the real listener and loader."""
+"""The main job from end to end on private servers: a simulated dialler and, for the days that it plays, a simulated
+listener; then the real listener and the real loader."""
 
 import contextlib
 import fcntl
@@ -11,20 +12,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from etl.app.database import engine_of, gaps, upgrade
+from etl.app.database import engine_of, gaps, rollup, upgrade
 from etl.app.days import first_open_day
 from etl.app.lake import open_lake
 from etl.app.load import drain, listen
 from etl.app.sources import waiting
+from etl.app.stores import redis_of
 from etl.errors import ConfigurationError, EtlError, Outage
+from etl.inbox.producer import publish
 from etl.jobs.outcomes import Outcome
 from etl.keys import SPOOL
 from etl.lab.dialler import simulate
+from etl.lab.heard import NAME, last_until
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.process import wait_until
 from etl.lab.simulator import Profile, SimulatorTally
@@ -36,6 +40,9 @@ from etl.store.ledger import Books
 from etl.store.sessions import Gap
 
 CDRS = 20_000
+DAYS = 3
+# What the dialler says while the real listener is there.
+STARTED = ("enigma:notifications:dialers", b'{"type":"status","payload":{"status":"started"}}')
 FIRST_REPORT_SECONDS = 30.0  # for the subscription, on a machine that is busy otherwise
 LAST_EVENT_SECONDS = 30.0  # until it lies on the spool
 CLOCKS_DIFFER_SECONDS = 0.25
@@ -52,6 +59,18 @@ REPORTS = {
     "busiest campaigns": "SELECT campaign_ref AS campaign, count(*) AS attempts,"
     " count(*) FILTER (WHERE extension IS NOT NULL AND talk_seconds > 0) AS with_agent FROM reporting.calls"
     " WHERE source = 'dialler' GROUP BY campaign_ref ORDER BY attempts DESC LIMIT 5",
+    "yesterday's agents: from the events, how long each was in which state": "SELECT extension AS agent, calls,"
+    " make_interval(secs => logged_in_seconds::float) AS logged_in, make_interval(secs => busy_seconds::float) AS busy,"
+    " make_interval(secs => wrapup_seconds::float) AS wrapup, occupancy FROM reporting.agent_days"
+    " WHERE day = (now() AT TIME ZONE 'UTC')::date - 1 AND logged_in_seconds > 0"
+    " ORDER BY busy_seconds DESC, extension LIMIT 5",
+    "queues: how long callers waited": "SELECT campaign_ref AS queue, count(*) AS offered,"
+    " count(*) FILTER (WHERE reached_agent) AS answered,"
+    " count(*) FILTER (WHERE reached_agent AND hold_seconds <= 20) AS within_20_s,"
+    " round(avg(hold_seconds) FILTER (WHERE reached_agent)) AS avg_wait,"
+    " max(hold_seconds) FILTER (WHERE reached_agent) AS longest,"
+    " count(*) FILTER (WHERE NOT reached_agent) AS hung_up FROM reporting.calls WHERE call_dir = 'inbound'"
+    " GROUP BY campaign_ref ORDER BY campaign_ref",
     "rows by day: the ledger's and the table's": "SELECT day, sum(inserted) AS by_ledger,"
     " (SELECT count(*) FROM cdrs WHERE dialed_on = day) AS in_table FROM load_batch_days"
     " WHERE dataset = 'cdrs' GROUP BY day ORDER BY day DESC LIMIT 5",
@@ -60,8 +79,8 @@ DEAD_LETTERS = (
     'SELECT reason, count(*) AS messages, min(detail) AS "for example" FROM dead_letters'
     " GROUP BY reason ORDER BY reason"
 )
-# The busiest agent whose shift is over: the first and the last events of it. A PubSub event has no time of its own, so
-# the CDR has when a call was connected.
+# The busiest agent whose shift is over: the first and the last events of it. The event has when it was heard, and the
+# CDR when the call was connected.
 AGENTS_DAY = """
 WITH agent AS (
     SELECT extension FROM audit_events WHERE kind = 'agents' AND event_type = 'call'
@@ -74,7 +93,7 @@ WITH agent AS (
     FROM events WHERE shift = 0 OR (shift = 1 AND status = 'offline')
     WINDOW day AS (ORDER BY captured_at, event_id)
 )
-SELECT nth AS "no.", to_char(captured_at AT TIME ZONE 'UTC', 'HH24:MI:SS.US') AS heard_at, first_day.extension AS agent,
+SELECT nth AS "no.", to_char(captured_at AT TIME ZONE 'UTC', 'Dy HH24:MI:SS') AS heard_at, first_day.extension AS agent,
     coalesce(status, 'connected to a call') AS event, first_day.campaign_ref AS campaign, first_day.call_ref,
     to_char(cdrs.connected_at AT TIME ZONE 'UTC', 'Dy HH24:MI:SS') AS connected_at, cdrs.end_reason
 FROM first_day LEFT JOIN cdrs ON cdrs.source = 'dialler' AND cdrs.call_ref = first_day.call_ref
@@ -110,8 +129,8 @@ class Demo:
     def play(self, progress: Callable[[int], None]) -> SimulatorTally:
         profile = Profile(
             cdrs=CDRS,
-            until=datetime.now(UTC),
-            days=3,
+            until=last_until(time.time()),
+            days=DAYS,
             dialect="both",
             duplicates=0.03,
             broken=0.001,
@@ -119,35 +138,41 @@ class Demo:
             events=0.002,
             pubsub=True,
         )
-        return simulate(self.settings, profile, progress=progress)
+        return simulate(self.settings, profile, progress=progress, heard=True)
 
-    def listened(self, meanwhile: Callable[[], SimulatorTally]) -> tuple[SimulatorTally, datetime, datetime]:
-        """Do something while `etl listen` runs; returns its result, and from when to when there was a subscription.
-        What was received is on the spool then."""
-        stop = threading.Event()
+    def listened(self) -> datetime:
+        """Let the dialler say something while `etl listen` runs; returns until when there was a subscription. What was
+        heard is on the spool then."""
+        stop, spooled = threading.Event(), self._spooled()
         with ThreadPoolExecutor(1, "listen") as pool:
             listening = pool.submit(listen, self.settings, stop)
             try:
-                # The first message on the spool reports the subscription.
-                if not wait_until(lambda: listening.done() or bool(self.waiting()[SPOOL]), FIRST_REPORT_SECONDS):
+                # The first message that it adds reports the subscription.
+                if not wait_until(lambda: listening.done() or self._spooled() > spooled, FIRST_REPORT_SECONDS):
                     raise Outage("ETL-904", "the listener isn't subscribed")
-                since = datetime.now(UTC)
-                result = meanwhile()
+                spooled = self._spooled()
+                with redis_of(self.settings) as redis:
+                    publish(redis, [STARTED])
                 until = datetime.now(UTC)
                 # The last proof must be later than that by the listener's clock, too, which is behind ours by as long
                 # as Redis took to tell the time; and it comes behind all that is still to be heard.
-                wait_until(lambda: self._has_heard(result), LAST_EVENT_SECONDS)
+                wait_until(lambda: self._spooled() > spooled, LAST_EVENT_SECONDS)
                 time.sleep(CLOCKS_DIFFER_SECONDS)
             finally:
                 stop.set()
             listening.result()
-        return result, since, until
+        return until
 
-    def _has_heard(self, tally: SimulatorTally) -> bool:
-        return (self.waiting()[SPOOL] or 0) > tally.published.total()
+    def _spooled(self) -> int:
+        return self.waiting()[SPOOL] or 0
 
-    def gaps(self, since: datetime, until: datetime) -> list[Gap]:
-        return gaps(self.settings, since, until)
+    def gaps(self, until: datetime) -> list[Gap]:
+        """Since the first of the days that were played."""
+        return gaps(self.settings, until - timedelta(days=DAYS), until)
+
+    def rollup(self) -> None:
+        """As `etl rollup`: reports need the figures that it keeps."""
+        rollup(self.settings, False, lambda _: None)
 
     def waiting(self) -> dict[str, int | None]:
         return waiting(self.settings)
@@ -195,6 +220,7 @@ def fresh() -> Iterator[Demo]:
             settings = Settings(
                 redis_url=SecretStr(redis.url),
                 database_url=SecretStr(postgres.url),
+                redis_name=NAME,
                 sources=DEMO_SOURCES,
                 worker_name="demo",
                 export_url=str(data / "lake"),

@@ -1,4 +1,5 @@
-"""Plays the simulated dialler into the configured Redis: which message goes onto which list, and what is published.
+"""Plays the simulated dialler into the configured Redis: which message goes onto which list, and what is published, or
+was heard by a simulated listener.
 
 The words of a list's key decide which kind it takes, by the dialler's own names and without the decoder's rules.
 """
@@ -9,8 +10,11 @@ from typing import NamedTuple
 from etl.app.stores import stores
 from etl.errors import ConfigurationError
 from etl.inbox.producer import publish, push
-from etl.lab.simulator import Profile, SimulatorTally, play
+from etl.keys import SPOOL
+from etl.lab.heard import PastListener, refuse_others
+from etl.lab.simulator import Message, Profile, SimulatorTally, play
 from etl.settings import Settings, SourceSettings
+from etl.store.sessions import listened_to
 
 
 class _Names(NamedTuple):
@@ -34,14 +38,18 @@ def simulate(
     rate: float | None = None,
     progress: Callable[[int], None] | None = None,
     own: Settings | None = None,
+    heard: bool = False,
 ) -> SimulatorTally:
-    """Push and publish what `profile` describes, at `rate` messages a second.
+    """Push and publish what `profile` describes, at `rate` messages a second; with `heard`, put what would be published
+    on the spool, as heard in the simulated time.
 
     One dialler writes to two Redis servers: `settings` are those of the integrator's, which gets dialect A and what is
     published, `own` those of its own, which gets dialect B, the internal list and the statuses on lists. Without `own`
-    all goes to one. Raises `Outage`, or `ConfigurationError` if no source list takes a kind of message.
+    all goes to one. Raises `Outage`, or `ConfigurationError` if no source list takes a kind of message, or if a
+    simulated listener has no place here or in this time.
     """
     own = own or settings
+    listener = PastListener(profile, settings) if heard else None
     lists = {kind: _list_for(kind, own if _LISTS[kind].is_own else settings) for kind in _kinds(profile)}
     with stores(settings) as clients, stores(own) as own_clients:
 
@@ -49,10 +57,22 @@ def simulate(
             client = own_clients.redis if _LISTS[kind].is_own else clients.redis
             push(client, lists[kind].key, bodies, lists[kind].take_from)
 
-        def to_listeners(notices: list[tuple[str, bytes]]) -> None:
-            publish(clients.redis, notices)
+        def to_listeners(notices: list[Message]) -> None:
+            publish(clients.redis, [(notice.channel, notice.body) for notice in notices])
 
-        return play(profile, to_redis, rate=rate, progress=progress, publish=to_listeners)
+        def to_spool(records: list[bytes]) -> None:
+            if records:
+                push(clients.redis, SPOOL, records)
+
+        if listener is None:
+            return play(profile, to_redis, rate=rate, progress=progress, publish=to_listeners)
+        refuse_others(settings.server, listened_to(clients.engine))
+        to_spool(listener.subscribe())
+        tally = play(
+            profile, to_redis, rate, progress=progress, publish=lambda notices: to_spool(listener.hear(notices))
+        )
+        to_spool(listener.stop())
+        return tally
 
 
 def _kinds(profile: Profile) -> list[str]:

@@ -89,6 +89,7 @@ class Message(NamedTuple):
     identity: tuple[str, str]  # source, call_ref; an event's call_ref is "", a broken message's belongs to no call
     dialed_on: date | None  # UTC day of the call; None for events and broken messages
     channel: str = ""  # of what is published
+    at: int = 0  # when that is, Unix time
 
 
 @dataclass
@@ -126,13 +127,13 @@ def play(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] | None = None,
-    publish: Callable[[list[tuple[str, bytes]]], None] | None = None,
+    publish: Callable[[list[Message]], None] | None = None,
 ) -> SimulatorTally:
     """Gives every message to `push(kind, bodies)`, in order within a kind, at `rate` (above 0) messages a second.
 
-    Without a rate, as fast as it can. What a slow push held up is caught up on. What is published goes to
-    `publish([(channel, body), …])`, in order and before the CDRs of the same moment; it counts for the rate, too.
-    `progress` gets the number of messages pushed so far.
+    Without a rate, as fast as it can. What a slow push held up is caught up on. What is published goes to `publish`,
+    in order and before the CDRs of the same moment; it counts for the rate, too. `progress` gets the number of messages
+    pushed so far.
     """
     tally, started, sent = SimulatorTally(), clock(), 0
     size = PUSH_MESSAGES if rate is None else max(1, min(PUSH_MESSAGES, int(rate * BEAT)))
@@ -154,9 +155,9 @@ def play(
 def _hand_over(
     group: list[Message],
     push: Callable[[str, list[bytes]], None],
-    publish: Callable[[list[tuple[str, bytes]]], None] | None,
+    publish: Callable[[list[Message]], None] | None,
 ) -> None:
-    published = [(message.channel, message.body) for message in group if message.kind == "pubsub"]
+    published = [message for message in group if message.kind == "pubsub"]
     if published and publish is not None:
         publish(published)
     bodies: dict[str, list[bytes]] = {}
@@ -222,7 +223,8 @@ def _published(notice: Notice) -> Message:
     body = encode({"type": notice.sub_type, "payload": notice.payload | ({"ref": notice.ref} if has_ref else {})})
     identity = ("dialler", str(notice.payload.get("call_ref", "")))
     truth = f"{notice.kind}/{notice.sub_type}"
-    return Message("pubsub", body, truth, identity, None, f"{BASE}:{notice.kind}{f':{notice.ref}' if has_ref else ''}")
+    channel = f"{BASE}:{notice.kind}{f':{notice.ref}' if has_ref else ''}"
+    return Message("pubsub", body, truth, identity, None, channel, notice.at)
 
 
 def _event(serial: int) -> Message:

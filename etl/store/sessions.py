@@ -48,6 +48,12 @@ def deaf_seconds(gaps: Iterable[Gap]) -> dict[str | None, float]:
     return seconds
 
 
+def listened_to(engine: sa.Engine) -> list[str | None]:
+    """The names of the Redis servers that were ever listened to; None stands for those that 0.1 told of. Raises
+    `Outage` or `ConfigurationError`."""
+    return [name for (name,) in rows(engine, sa.select(listener_sessions.c.server).distinct())]
+
+
 def retire(engine: sa.Engine, server: str) -> datetime:
     """Nobody needs listen to the server as before: from now on it has no more gaps for that. Returns the time.
 

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from etl.lab.call_centre import Call
 from etl.lab.simulator import Message, Profile, messages, play
+from etl.lab.simulator import truth as happenings
 
 UNTIL = datetime(2024, 5, 17, 20, 0, tzinfo=UTC)
 LIVELY = Profile(cdrs=4_000, until=UNTIL, seed=3, days=2, dialect="both", duplicates=0.03, late=0.05, pubsub=True)
@@ -66,15 +68,11 @@ def dialler_cdrs(profile: Profile) -> dict[int, tuple[int, dict[str, Any]]]:
 
 @pytest.mark.parametrize("profile", [LIVELY, CROWDED], ids=["lively", "crowded"])
 def test_no_agent_is_in_two_calls_at_once(profile: Profile) -> None:
+    """By the times that the dialler knows: dialect A tells neither the ringing nor the waiting."""
     talks: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for message in messages(replace(profile, dialect="a", duplicates=0.0)):
-        if message.truth != "cdr":
-            continue
-        cdr = payload(message)
-        if cdr["call_time"]:
-            # Which part of it was ringing only dialect B tells, but the hold time is a lower bound.
-            start = cdr["dialed_at"] + cdr.get("hold_time", cdr.get("hold_time_number", 0))
-            talks[cdr["extension"]].append((start, start + cdr["call_time"]))
+    for call in happenings(profile):
+        if isinstance(call, Call) and call.extension is not None and call.call_time:
+            talks[call.extension].append((call.ended_at - call.call_time, call.ended_at))
     assert sum(map(len, talks.values())) > 1_000
     assert max(map(len, talks.values())) > 20, "few agents take many calls"
     for of_agent in talks.values():
@@ -221,10 +219,10 @@ def test_statistics_add_up_to_the_cdrs() -> None:
 
 
 def test_the_tally_of_what_is_published_equals_an_independent_count() -> None:
-    heard: list[tuple[str, bytes]] = []
+    heard: list[Message] = []
     tally = play(LIVELY, lambda kind, bodies: None, publish=heard.extend)
-    assert heard == [(m.channel, m.body) for m in messages(LIVELY) if m.kind == "pubsub"]
-    kinds = Counter(f"{channel.split(':')[2]}/{json.loads(body)['type']}" for channel, body in heard)
+    assert heard == [message for message in messages(LIVELY) if message.kind == "pubsub"]
+    kinds = Counter(f"{message.channel.split(':')[2]}/{json.loads(message.body)['type']}" for message in heard)
     assert tally.published == kinds
     tally.published.clear()
     assert tally == play(replace(LIVELY, pubsub=False), lambda kind, bodies: None)
@@ -233,9 +231,9 @@ def test_the_tally_of_what_is_published_equals_an_independent_count() -> None:
 def test_played_without_listener_a_connection_is_published_before_its_cdr() -> None:
     connected: set[int] = set()
 
-    def publish(notices: list[tuple[str, bytes]]) -> None:
-        for _, body in notices:
-            envelope = json.loads(body)
+    def publish(notices: list[Message]) -> None:
+        for notice in notices:
+            envelope = json.loads(notice.body)
             if envelope["type"] == "call":
                 connected.add(envelope["payload"]["call_ref"])
 
