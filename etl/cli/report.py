@@ -19,6 +19,7 @@ from etl.reporting.page import page
 from etl.reporting.shown import notes
 from etl.reporting.spreadsheet import to_csv
 from etl.reporting.table import show
+from etl.reporting.workbook import to_xlsx
 from etl.store.connection import Engine
 
 
@@ -34,12 +35,14 @@ class Format(StrEnum):
     CSV = "csv"
     JSON = "json"
     HTML = "html"
+    XLSX = "xlsx"
 
 
 @app.command(
     epilog="Examples: [bold]etl report campaign[/bold] · "
     "[bold]etl report hours --day 2026-11-22 --campaign 2040[/bold] · "
-    "[bold]etl report agent --from 2026-11-01 --to 2026-11-30 --format html --output agents.html[/bold]"
+    "[bold]etl report agent --from 2026-11-01 --to 2026-11-30 --format html --output agents.html[/bold] · "
+    "[bold]etl report agent --format xlsx --output agents.xlsx[/bold]"
 )
 def report(
     kind: Annotated[
@@ -66,12 +69,13 @@ def report(
         typer.Option("--campaign", help="Only this campaign; may be given several times.", show_default=False),
     ] = None,
     format_: Annotated[
-        Format, typer.Option("--format", help="html is one page with charts, which needs no network.")
+        Format,
+        typer.Option("--format", help="html is one page with charts, which needs no network; xlsx is for Excel."),
     ] = Format.TABLE,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="Where csv, json or html go; default: stdout.", show_default=False
+            "--output", metavar="FILE", help="Where csv, json, html or xlsx go; default: stdout.", show_default=False
         ),
     ] = None,
 ) -> None:
@@ -83,15 +87,17 @@ def report(
     if kind is ReportKind.AGENT and campaigns:
         raise typer.BadParameter("agents' figures aren't kept by campaign: leave --campaign out")
     if output and format_ is Format.TABLE:
-        raise typer.BadParameter("--output is for csv, json and html")
+        raise typer.BadParameter("--output is for csv, json, html and xlsx")
     if format_ is Format.HTML and not output and sys.stdout.isatty():
         raise typer.BadParameter("a page isn't for a terminal: --output FILE")
+    if format_ is Format.XLSX and not output and sys.stdout.isatty():
+        raise typer.BadParameter("a workbook isn't for a terminal: --output FILE")
     with engine_of(configured(config)) as engine:
         found = ask(engine, _asked(engine, kind, day, first, last, campaigns or []))
     if format_ is Format.TABLE:
         show(found, out)
         return
-    _write(_rendered(found, format_), output)
+    _write(to_xlsx(found) if format_ is Format.XLSX else _rendered(found, format_).encode(), output)
     if format_ is Format.CSV:  # the others contain them
         for note in notes(found):
             typer.echo(f"etl: {note}", err=True)
@@ -119,14 +125,14 @@ def _rendered(found: Report, format_: Format) -> str:
     return page(found)
 
 
-def _write(text: str, output: Path | None) -> None:
-    """In UTF-8, whatever the terminal speaks; a file is there whole or not at all."""
+def _write(content: bytes, output: Path | None) -> None:
+    """Text is in UTF-8, whatever the terminal speaks; a file is there whole or not at all."""
     if output is None:
-        typer.echo(text.encode(), nl=False)
+        typer.echo(content, nl=False)
         return
     aside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        aside.write_bytes(text.encode())
+        aside.write_bytes(content)
         aside.replace(output)
     finally:
         aside.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from html import escape
 from pathlib import Path
@@ -21,10 +21,12 @@ import psycopg
 import pytest
 
 from etl.cli import main
+from etl.reporting.figures import Asked, ask
 from etl.reporting.rollup import rollup
 from tests.command_line import answered
 from tests.store import ROLES, engine
 from tests.tools import extra, tool
+from tests.workbook import read
 from tests.world import DIALED_AT, Archive, cdr
 
 DAY, NEXT = "2015-02-19", "2015-02-20"
@@ -172,6 +174,56 @@ def test_csv_of_campaigns_named_like_formulas_has_none(archive: Archive) -> None
     assert re.fullmatch(r'("([^"]|"")*"(,|\r\n))*', done.stdout), "each field is quoted"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_cell_of_a_workbook_is_what_sql_answered(calls: Archive, kind: str, tmp_path: Path) -> None:
+    calls.rows("UPDATE reporting.settings SET zone = 'Asia/Kolkata' RETURNING zone")
+    compute(calls)
+    file = tmp_path / "report.xlsx"
+    done = etl(calls, "report", kind, *PERIOD, "--format", "xlsx", "--output", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with engine(calls.database_url) as connections:
+        wanted = ask(connections, Asked(kind, date.fromisoformat(DAY), date.fromisoformat(NEXT)))
+
+    sheets = read(file.read_bytes())
+
+    found = sheets[kind].table()
+    assert len(found) == len(wanted.rows) > 0
+    for has, row in zip(found, wanted.rows, strict=True):
+        by_name = {name.removesuffix(" (Asia/Kolkata)"): value for name, value in has.items()}
+        assert by_name.pop("utc_offset", "+05:30") == "+05:30"
+        assert by_name.keys() == row.keys()
+        for name, value in row.items():
+            assert by_name[name] == in_a_cell(value), name
+    about = [(each["what"], each["is"]) for each in sheets["about"].table()]
+    assert ("zone", "Asia/Kolkata") in about
+    assert [text for what, text in about if what == "note"] == report(calls, kind, *PERIOD)["notes"]
+
+
+def in_a_cell(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None)
+    return pytest.approx(float(value), abs=1e-3) if isinstance(value, Decimal | int) else value or None
+
+
+def test_a_workbook_goes_to_stdout_and_needs_its_library(calls: Archive, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "etl.cli", "report", "campaign", "--day", DAY, "--format", "xlsx"]
+    environment = calls.environment()
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(read(done.stdout)["campaign"].table()) == 3
+
+    (tmp_path / "xlsxwriter.py").write_text("raise ImportError\n")
+    done = subprocess.run(
+        command, env=environment | {"PYTHONPATH": str(tmp_path)}, capture_output=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    for package in extra("xlsx"):
+        assert (
+            f"ETL-011: workbooks need one more library: the extra `xlsx`, which is pip install '{package}'"
+            in done.stderr.decode()
+        )
+
+
 def test_a_table_has_bars_and_a_total_and_no_control_characters(calls: Archive) -> None:
     done = calls.run("report", "campaign", *PERIOD)
 
@@ -316,7 +368,7 @@ def test_who_may_only_ask_views_may_have_reports(calls: Archive) -> None:
         (["hours", "--to", NEXT], "--to needs --from"),
         (["hours", "--from", NEXT, "--to", DAY], "--from must not be later than --to"),
         (["hours", "--from", "2999-01-01"], "--from must not be later than yesterday, "),
-        (["campaign", "--output", "report.txt"], "--output is for csv, json and html"),
+        (["campaign", "--output", "report.txt"], "--output is for csv, json, html and xlsx"),
     ],
 )
 def test_what_makes_no_sense_is_told(archive: Archive, arguments: list[str], says: str) -> None:
@@ -326,11 +378,12 @@ def test_what_makes_no_sense_is_told(archive: Archive, arguments: list[str], say
     assert says in done.stderr
 
 
-def test_a_page_is_not_for_a_terminal(archive: Archive) -> None:
+@pytest.mark.parametrize("form", ["html", "xlsx"])
+def test_a_page_or_a_workbook_is_not_for_a_terminal(archive: Archive, form: str) -> None:
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "etl.cli", "report", "hours", "--format", "html"],
+            [sys.executable, "-m", "etl.cli", "report", "hours", "--format", form],
             env=archive.environment(), stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=200, check=False,
         )  # fmt: skip
     finally:

@@ -107,7 +107,7 @@ def test_the_waits_of_the_queues_are_the_truth_and_some_are_short(trial: Archive
     found = defaultdict[tuple[date, str, bool], list[int]](list)
     for row in trial.rows(query):
         found[row["day"], row["campaign_ref"], row["answered"]].append(row["waited"])
-    wanted = {}
+    wanted: dict[tuple[date, str, bool], list[int]] = {}
     for (day, campaign), queue in queue_days(PROFILE).items():
         assert queue.offered > 0
         wanted |= {(day, campaign, True): queue.answered, (day, campaign, False): queue.abandoned}
