@@ -51,7 +51,8 @@ def report(kind: str, rows: list[dict[str, Any]], zone: str = "UTC") -> Report:
         "campaigns_there": [],
         "comments": {},
     }
-    return Report(**{each.name: known.get(each.name) for each in fields(Report)})
+    values: dict[str, Any] = {each.name: known.get(each.name) for each in fields(Report)}
+    return Report(**values)
 
 
 def row(kind: str, **values: Any) -> dict[str, Any]:
