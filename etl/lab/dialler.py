@@ -14,6 +14,7 @@ from etl.keys import SPOOL
 from etl.lab.heard import PastListener, refuse_others
 from etl.lab.simulator import Message, Profile, SimulatorTally, play
 from etl.settings import Settings, SourceSettings
+from etl.store import schema
 from etl.store.sessions import listened_to
 
 
@@ -66,6 +67,7 @@ def simulate(
 
         if listener is None:
             return play(profile, to_redis, rate=rate, progress=progress, publish=to_listeners)
+        schema.check(clients.engine)
         refuse_others(settings.server, listened_to(clients.engine))
         to_spool(listener.subscribe())
         tally = play(

@@ -212,6 +212,14 @@ def test_given_an_archive_that_heard_a_real_redis_then_it_is_refused(trial: Arch
     assert trial.keys() == set()
 
 
+def test_given_a_database_without_schema_then_it_is_told_what_to_run(trial: Archive, empty_database_url: str) -> None:
+    refused = answered(trial.environment(ETL_DATABASE_URL=empty_database_url), *COMMAND)
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "run `etl db upgrade`" in refused.stderr
+    assert trial.keys() == set()
+
+
 def test_given_days_that_are_not_over_then_they_are_refused(trial: Archive) -> None:
     soon = f"{last_until(datetime.now(UTC).timestamp()) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%S}"
 
