@@ -78,7 +78,7 @@ def _library() -> Any:
         import xlsxwriter
     except ImportError:
         raise ConfigurationError(
-            "ETL-011", "workbooks need one more library: the extra `xlsx`, which is pip install 'XlsxWriter>=3.2,<4'"
+            "ETL-011", "workbooks need one more library: the extra `xlsx`, which is pip install 'XlsxWriter>=3.3,<4'"
         ) from None
     return xlsxwriter
 
