@@ -2,9 +2,9 @@
 pip takes these files and no others, wherever they come from. What is built from source has no such hash, and isn't
 taken.
 
-One file has what etl runs with, one what its extras need beside that, and one what its wheel is built with. The hashes
-are those that pip's index tells: whoever changes them reads in the diff whether a version kept its number and changed
-its files.
+One file has what etl runs with, one what its wall needs beside that, one what its other extras need, and one what its
+wheel is built with. The hashes are those that pip's index tells: whoever changes them reads in the diff whether a
+version kept its number and changed its files.
 """
 
 import json
@@ -42,6 +42,7 @@ def main() -> None:
     program, extras = project["project"]["dependencies"], project["project"]["optional-dependencies"]
     of_extras = [each for extra in EXTRAS for each in extras[extra]]
     write("requirements-hashed.txt", "What etl runs with", needed(program))
+    write("requirements-web-hashed.txt", "What the wall needs beside it", needed(extras["web"]) - needed(program))
     write("requirements-extras-hashed.txt", "What the extras need", needed(of_extras) - needed(program))
     write("requirements-build-hashed.txt", "What its wheel is built with", needed(project["build-system"]["requires"]))
 

@@ -42,6 +42,7 @@ CONFIG_VARIABLE = "ETL_CONFIG"  # names the TOML file where no --config does; th
 _MIB = 1024 * 1024
 _NAME_LENGTH = 64  # characters of a worker's name; people read it in log lines and ledger rows
 _VERIFYING = ("verify-full", "verify-ca")  # of libpq's sslmodes those that look at a certificate in any case
+_DATABASE_URLS = ("database_url", "lake_database_url", "web_database_url")
 _ONE_SOURCE = "an object with at least a key"
 _A_ZONE = "the IANA name of a time zone, like Europe/Bucharest, or UTC"
 
@@ -78,6 +79,21 @@ def _http(text: str) -> str:
     if text != "off":
         _host_and_port(text)
     return text
+
+
+def _web(text: str) -> str:
+    try:
+        _host_and_port(text)
+    except ValueError:
+        raise ValueError("must be host:port, like 127.0.0.1:8080 or [::1]:8080") from None
+    return text
+
+
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name):
+            raise ValueError(f"has {name!r}, which is no host's name or address, without a port")
+    return names
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
@@ -187,6 +203,9 @@ class Settings(BaseModel):
     lake_database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = Field(
         default=None, description="a postgresql:// URL"
     )
+    web_database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = Field(
+        default=None, description="a postgresql:// URL"
+    )
     database_ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = Field(
         default=None, description="a file of CA certificates"
     )
@@ -223,11 +242,28 @@ class Settings(BaseModel):
     forget_key: SecretStr | None = Field(default=None, min_length=32, description="a secret of 32 characters or more")
 
     http: Annotated[str, AfterValidator(_http)] = Field(default="127.0.0.1:9464", description="host:port, or off")
+    web: Annotated[str, AfterValidator(_web)] = Field(default="127.0.0.1:8080", description="host:port")
+    web_hosts: Annotated[tuple[str, ...], BeforeValidator(_json), AfterValidator(_host_names)] = Field(
+        default=(), description='a list of names like ["wall.example.com"]'
+    )
+    web_token: SecretStr | None = Field(default=None, min_length=16, description="a secret of 16 characters or more")
 
     @property
     def http_address(self) -> tuple[str, int] | None:
         """Host and port of metrics and health; None if they are off."""
         return None if self.http == "off" else _host_and_port(self.http)
+
+    @property
+    def web_address(self) -> tuple[str, int]:
+        """Host and port of the wall."""
+        return _host_and_port(self.web)
+
+    @property
+    def web_names(self) -> set[str]:
+        """The hosts by which browsers may call it, in lower case, without a port."""
+        host = self.web_address[0]
+        own = f"[{host}]" if ":" in host else host
+        return {name.lower() for name in ("localhost", "127.0.0.1", "[::1]", own, *self.web_hosts)}
 
     @property
     def server(self) -> str:
@@ -249,6 +285,11 @@ class Settings(BaseModel):
     def of_the_lake(self) -> "Settings":
         """The same for who moves days between Postgres and the lake: `database_url` is the keeper's."""
         return self.model_copy(update={"database_url": self.lake_database_url}) if self.lake_database_url else self
+
+    @property
+    def of_the_wall(self) -> "Settings":
+        """The same for who only looks: `database_url` is that of reports."""
+        return self.model_copy(update={"database_url": self.web_database_url}) if self.web_database_url else self
 
     @property
     def libpq_url(self) -> str:
@@ -280,7 +321,7 @@ class Settings(BaseModel):
     @field_validator("database_ca_file")
     @classmethod
     def _database_has_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        for url in filter(None, (info.data.get("database_url"), info.data.get("lake_database_url")) if path else ()):
+        for url in filter(None, map(info.data.get, _DATABASE_URLS) if path else ()):
             options = urls.split(url.get_secret_value()).options
             if options.get("sslmode", ["verify-full"])[-1] not in _VERIFYING:
                 raise ValueError(
@@ -400,7 +441,7 @@ def _problems(error: ErrorDetails, environ: Collection[str], config: Path | None
 def _refused(field: str, text: str) -> ConfigurationError:
     """By one of our own validators."""
     match field:
-        case "redis_url" | "database_url" | "lake_database_url":
+        case "redis_url" | "database_url" | "lake_database_url" | "web_database_url":
             return ConfigurationError("ETL-104", text)
         case "sources":
             return ConfigurationError("ETL-105", text)

@@ -22,6 +22,7 @@ SHIPPED = (
     "ops/redis",
     "ops/requirements-extras-hashed.txt",
     "ops/requirements-hashed.txt",
+    "ops/requirements-web-hashed.txt",
     "ops/systemd",
     "ops/two-servers",
 )

@@ -46,6 +46,7 @@ COMMANDS = {
     "recall": ("recall", "Load again what Postgres has forgotten, from what Redis keeps of it."),
     "rollup": ("rollup", "Compute the figures of campaigns and agents anew, for the days that changed."),
     "report": ("report", "Report what came of the calls: by campaign, agent, hour or reason."),
+    "serve": ("serve", "Show in a browser how today goes: agents, campaigns, what waits; read-only."),
     "forget": ("forget", "Erase a person's number and contact references for good, from Postgres and the lake."),
     "demo": ("demo", "See the whole story in a minute, on private servers."),
     "simulate": ("simulate", "Push simulated CDRs onto the configured Redis lists, as a dialler would."),

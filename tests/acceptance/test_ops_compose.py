@@ -170,11 +170,12 @@ def asked(prometheus: str, query: str) -> float | None:
 def test_the_services_work_together_in_their_order(host: Host) -> None:
     tool("prometheus")
     services = compose.services(DOTENV)
-    loader_port = free_port()
+    loader_port, wall_port = free_port(), free_port()
     host.environment |= {"redis": {}}
     host.elsewhere |= {
         "0.0.0.0:9464": f"0.0.0.0:{loader_port}",
         "loader:9464": f"127.0.0.1:{loader_port}",
+        ":8080": f":{wall_port}",
         "/lake": str(host.folder / "lake"),
     }
     begun: list[str] = []
@@ -190,9 +191,16 @@ def test_the_services_work_together_in_their_order(host: Host) -> None:
             loader = host.start(name, prepare_etl(host, name, service))
             eventually(lambda: get_status(f"127.0.0.1:{loader_port}", "/readyz") == 200)
             assert health_check(host) == 0
+        elif name == "wall":
+            host.start(name, prepare_etl(host, name, service))
+            eventually(lambda: get_status(f"127.0.0.1:{wall_port}", "/") == 200)
+            assert [host.here(port) for port in service["ports"]] == [f"127.0.0.1:{wall_port}:{wall_port}"]
+            how, _, *check = service["healthcheck"]["test"]
+            assert how == "CMD"
+            assert subprocess.run([sys.executable, *map(host.here, check)], check=False).returncode == 0
         elif name == "prometheus":
             prometheus = start_prometheus(host, service)
-    assert set(begun) == {"redis", "postgres", "migrate", "loader", "prometheus", "grafana"}
+    assert set(begun) == {"redis", "postgres", "migrate", "loader", "wall", "prometheus", "grafana"}
 
     with client(host) as dialler, psycopg.connect(host.environment["loader"]["ETL_DATABASE_URL"]) as reader:
         # A message that was acknowledged to the dialler survives a restart, and full memory.
@@ -254,7 +262,7 @@ def test_each_service_comes_back_keeps_its_data_and_tells_how_it_is() -> None:
             else:
                 mounted.add(source)
         published = service.get("ports", [])
-        assert not published or name in ("redis", "prometheus", "grafana")
+        assert not published or name in ("redis", "wall", "prometheus", "grafana")
         assert all(port.startswith("127.0.0.1:") for port in published)
     assert mounted == set(kept)
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,9 @@ def test_selectors_find_the_pods_they_are_for() -> None:
     assert selected("Deployment", "etl-loader") == {"Deployment etl-loader"}
     assert selected("PodDisruptionBudget", "etl-loader") == {"Deployment etl-loader"}
     assert selected("NetworkPolicy", "etl", "podSelector") == labels.keys()
+    assert selected("NetworkPolicy", "etl-wall", "podSelector") == {"Deployment etl-wall"}
+    wanted = one("Service", "etl-wall")["spec"]["selector"].items()
+    assert {pod for pod, its in labels.items() if wanted <= its} == {"Deployment etl-wall"}
 
 
 # -- true of the program
@@ -223,6 +227,33 @@ def test_probes_and_scrapers_ask_where_the_program_serves() -> None:
     for probe, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
         assert f'"{path}"' in Path(monitor.__file__).read_text()
+
+
+def test_the_wall_is_asked_where_it_serves_and_by_a_name_of_its_own() -> None:
+    (container,) = PODS["Deployment etl-wall"]["spec"]["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"] if each["name"] != "ETL_CONFIG"}
+    settings = load(FOLDER / "etl.toml", environment)
+    (port,) = container["ports"]
+    assert settings.web_address == ("0.0.0.0", port["containerPort"])
+    assert [each["targetPort"] for each in one("Service", "etl-wall")["spec"]["ports"]] == [port["name"]]
+    (rule,) = one("NetworkPolicy", "etl-wall")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": port["name"]}]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}]
+    for probe in ("livenessProbe", "readinessProbe"):
+        asked = container[probe]["httpGet"]
+        (header,) = asked["httpHeaders"]
+        assert header["name"] == "Host"
+        assert header["value"] in settings.web_names
+        assert (files("etl.reporting.web") / asked["path"].strip("/")).is_file()
+
+
+def test_given_a_token_then_the_wall_has_it_and_no_more_than_it_needs() -> None:
+    filled = SECRETS.replace("# ETL_WEB_TOKEN: SECRET", f"ETL_WEB_TOKEN: {'k' * 16}")
+    (secret,) = (each for each in yaml.safe_load_all(filled) if "ETL_WEB_TOKEN" in each["stringData"])
+    assert load(FOLDER / "etl.toml", secret["stringData"]).web_token
+    (container,) = PODS["Deployment etl-wall"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": secret["metadata"]["name"]}}]
+    assert "://etl_reporting:" in secret["stringData"]["ETL_DATABASE_URL"]
 
 
 def test_given_a_stop_then_there_is_time_to_give_claims_back() -> None:

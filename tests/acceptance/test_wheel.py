@@ -62,7 +62,11 @@ def test_the_wheel_holds_migrations_and_scripts_and_no_workshop(wheel_of_etl: Pa
     with zipfile.ZipFile(wheel_of_etl) as archive:
         names = set(archive.namelist())
 
-    ours = [path for suffix in ("py", "lua", "css", "typed") for path in (CHECKOUT / "etl").rglob(f"*.{suffix}")]
+    ours = [
+        path
+        for suffix in ("py", "lua", "css", "js", "html", "typed")
+        for path in (CHECKOUT / "etl").rglob(f"*.{suffix}")
+    ]
     migrations = list((CHECKOUT / "migrations").rglob("*.py"))
     assert len([path for path in ours if path.suffix == ".lua"]) >= 5
     assert {str(path.relative_to(CHECKOUT)) for path in ours} <= names

@@ -1,6 +1,7 @@
 """Every command does what it always does, whatever the settings of its role, the variables around it, and the names
 that others have taken: what is stored, read and proved is the session's own business."""
 
+import contextlib
 import itertools
 import json
 import signal
@@ -14,10 +15,12 @@ import pytest
 from psycopg import sql
 
 from etl.cli import COMMANDS
+from etl.lab.servers.ports import free_port
 from etl.lab.servers.private import PrivatePostgres
 from tests import hostile
 from tests.lake import DAY, with_lake
 from tests.pgbouncer import pgbouncer
+from tests.scrape import get
 from tests.world import Archive, api_cdr, cdr, eventually, migrate
 
 SCHEMA = "archive"
@@ -42,6 +45,7 @@ JOURNEY = [
         "reconcile",
         "simulate --cdrs 30 --days 2 --broken 0.1 --json",
         "listen",
+        "serve",
         "run --follow",
         "run --json",  # what the signal made it give back
         "status",
@@ -108,7 +112,7 @@ def go(archive: Archive, folder: Path, **environment: str) -> dict[str, str]:
     said: dict[str, str] = {}
     for step in JOURNEY:
         arguments = step.format(folder=folder / "files").split()
-        if step in ("listen", "run --follow"):
+        if step in ("listen", "serve", "run --follow"):
             said[step] = _follow(archive, arguments, environment)
             continue
         done = archive.run(*arguments, **environment, ETL_FORGET_KEY=KEY)
@@ -118,11 +122,14 @@ def go(archive: Archive, folder: Path, **environment: str) -> dict[str, str]:
 
 
 def _follow(archive: Archive, arguments: list[str], environment: dict[str, str]) -> str:
-    with archive.process(*arguments, **environment) as process:
+    wall = f"127.0.0.1:{free_port()}"
+    with archive.process(*arguments, **environment, ETL_WEB=wall) as process:
         if arguments == ["listen"]:
             eventually(lambda: archive.redis.pubsub_numpat() > 0)
             archive.redis.publish("enigma:notifications:agents:1002", EVENT)
             eventually(lambda: archive.redis.llen("etl:events") > 0)
+        elif arguments == ["serve"]:
+            eventually(lambda: "<dt>calls out</dt><dd>0</dd>" in _shown(wall))
         else:
             eventually(lambda: sum(archive.redis.llen(source.key) for source in archive.sources) == 0)
             eventually(lambda: not any(archive.claims(source.key) for source in archive.sources))
@@ -130,6 +137,13 @@ def _follow(archive: Archive, arguments: list[str], environment: dict[str, str])
         output, errors = process.communicate(timeout=200)
         assert (process.returncode, "outage" in errors, "Traceback" in errors) == (0, False, False), errors
         return output
+
+
+def _shown(wall: str) -> str:
+    """The page, or nothing as long as nobody answers."""
+    with contextlib.suppress(OSError):
+        return get(wall, "/").body
+    return ""
 
 
 def assert_arrived(archive: Archive, said: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ import typer.main
 import etl.cli
 from etl.app import status
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
+from etl.reporting.today import Wall
 from etl.store.writer import Writer
 from tests.lake import DAY, SPOOL, heard, on, with_lake
 from tests.store import engine, write
@@ -77,7 +78,7 @@ def commands() -> set[str]:
 
 
 # With servers of their own, or none, or for as long as one lets them.
-ASIDE = {"demo", "selftest", "simulate", "files", "listen"}
+ASIDE = {"demo", "selftest", "simulate", "files", "listen", "serve"}
 NEXT_DAY = str(DAY + timedelta(days=1))
 RUNS = (
     "db upgrade",
@@ -124,6 +125,9 @@ def test_whatever_etl_does_a_decade_is_as_good_as_a_week(old: Archive, decade: P
         writer = Writer(connections)
         for number in range(20):  # often enough for a plan that would be kept
             write(writer, cdr(100), cdr(100, call_time=number), on(1, 200 + number), cdr(300, contact_ref=str(number)))
+        wall = Wall(connections)
+        for _ in range(20):
+            assert wall.look().day
     with status.reader(old.settings()) as reader:
         for _ in range(20):
             reader._exports = None

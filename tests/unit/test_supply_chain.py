@@ -19,10 +19,12 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOR_A_CHECKOUT = {"test", "dev"}
+IN_THE_IMAGE = "web"
 FILES = {
     "requirements-hashed.txt": PROJECT["project"]["dependencies"],
+    "requirements-web-hashed.txt": EXTRAS[IN_THE_IMAGE],
     "requirements-extras-hashed.txt": [
-        each for name in sorted(EXTRAS.keys() - FOR_A_CHECKOUT) for each in EXTRAS[name]
+        each for name in sorted(EXTRAS.keys() - FOR_A_CHECKOUT - {IN_THE_IMAGE}) for each in EXTRAS[name]
     ],
     "requirements-build-hashed.txt": PROJECT["build-system"]["requires"],
 }
@@ -60,7 +62,7 @@ def needed(requirements: Iterable[str], extra: str = "") -> set[str]:
 @pytest.mark.parametrize("file", FILES)
 def test_every_pin_of_what_is_needed_has_its_version_and_hashes(file: str) -> None:
     found, constraints = hashed(file), constrained()
-    beside = hashed("requirements-hashed.txt").keys() if "extras" in file else set[str]()
+    beside = hashed("requirements-hashed.txt").keys() if "extras" in file or "web" in file else set[str]()
 
     assert needed(FILES[file]) <= found.keys() | beside, "after a change of constraints.txt: make hashes"
     assert found.keys().isdisjoint(beside)

@@ -1,0 +1,219 @@
+"""How today goes: what the wall of `etl serve` shows, asked of the views of the schema `reporting` only. The figures
+that are kept are some minutes old, so these are counted from the calls and the events themselves.
+
+One look costs as much as the day so far; how often there is one is for others to decide.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+
+import sqlalchemy as sa
+
+from etl.errors import ConfigurationError
+
+# Seconds from which on a state is over-long. Who rings, or talks, or rests for so long forgot to say so, most likely.
+OVER_LONG = {"logging_in": 120, "available": 3_600, "busy": 3_600, "wrapup": 300, "logging_out": 120}
+OFFLINE = "offline"
+# Between two looks at all events of two days, only the latest are asked for. What is loaded later than this after it
+# was heard waits for the next look at all.
+_ALL_EVERY_SECONDS = 60.0
+_LATEST = timedelta(minutes=2)
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """Of a campaign's calls in one direction. A live answer is an answer by no machine; who was answered live and got
+    no agent is dropped if we called them, and gave up waiting if they called us."""
+
+    calls: int = 0
+    live: int = 0
+    reached_agent: int = 0
+    no_agent: int = 0
+
+    def __add__(self, other: "Direction") -> "Direction":
+        return Direction(
+            self.calls + other.calls,
+            self.live + other.live,
+            self.reached_agent + other.reached_agent,
+            self.no_agent + other.no_agent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """`campaign_ref` is None of calls without one; `other` are calls of no known direction."""
+
+    campaign_ref: str | None
+    outbound: Direction = Direction()
+    inbound: Direction = Direction()
+    other: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The status that was heard last, and when. If nobody listened at some moment after that, `unheard_from` is the
+    first of these moments: the agent may have another status since."""
+
+    extension: str
+    status: str | None
+    campaign_ref: str | None
+    since: datetime
+    unheard_from: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Nobody was proven to listen. `begin` is None if nobody ever was before, `end` if nobody is now."""
+
+    begin: datetime | None
+    end: datetime | None
+    server: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """`now` is Postgres's; `local` is the same on the zone's clock, naive. Agents who logged off aren't among `agents`.
+    Dead letters and twins are those of the UTC days on which the business day lies; twins are None if never counted."""
+
+    zone: str
+    now: datetime
+    local: datetime
+    campaigns: list[Campaign]
+    agents: list[Agent]
+    gone: int
+    gaps: list[Gap]
+    unheard_seconds: float
+    last_loaded_at: datetime | None
+    last_dialed_at: datetime | None
+    dead_letters: int
+    twins: int | None
+
+    @property
+    def day(self) -> date:
+        return self.local.date()
+
+    @property
+    def total(self) -> Campaign:
+        return Campaign(
+            None,
+            sum((each.outbound for each in self.campaigns), Direction()),
+            sum((each.inbound for each in self.campaigns), Direction()),
+            sum(each.other for each in self.campaigns),
+        )
+
+    @property
+    def nobody_listens_since(self) -> Gap | None:
+        return next((gap for gap in self.gaps if gap.end is None), None)
+
+    def on_the_clock(self, moment: datetime) -> datetime:
+        """A moment of today on the zone's clock, naive. If that was set today, moments before are off by as much."""
+        return (moment - self.now) + self.local
+
+
+class Wall:
+    """Looks at today, and remembers what agents were heard to say. Not for several threads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._agents: dict[str, Agent] = {}
+        self._of_day: date | None = None
+        self._all_at = 0.0
+
+    def look(self) -> Today:
+        """Raises `Outage` or `ConfigurationError`."""
+        with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            if connection.scalar(sa.text("SELECT to_regclass('reporting.load_days')")) is None:
+                raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
+            zone, now, local, midnight = connection.execute(_NOW).one()
+            day = local.date()
+            counted = connection.execute(_CALLS, {"day": day}).all()
+            gaps = [Gap(*row) for row in connection.execute(_GAPS, {"since": midnight - _DAY})]
+            agents = [_doubted(agent, gaps, now) for agent in self._last_states(connection, day)]
+            apart = 0 * _DAY if zone == "UTC" else _DAY
+            letters, twins = connection.execute(_BOOKS, {"first": day - apart, "last": day + apart}).one()
+        of_today = [gap for gap in gaps if gap.end is None or gap.end > midnight]
+        return Today(
+            zone=zone,
+            now=now,
+            local=local,
+            campaigns=_campaigns(counted),
+            agents=[agent for agent in agents if agent.status != OFFLINE],
+            gone=sum(agent.status == OFFLINE for agent in agents),
+            gaps=of_today,
+            unheard_seconds=_length(of_today, midnight, now),
+            last_loaded_at=max((row.loaded_at for row in counted), default=None),
+            last_dialed_at=max((row.dialed_at for row in counted), default=None),
+            dead_letters=letters,
+            twins=twins,
+        )
+
+    def _last_states(self, connection: sa.Connection, day: date) -> list[Agent]:
+        """By extension. Yesterday's count too, for who is there since before midnight."""
+        whole = self._of_day != day or time.monotonic() - self._all_at > _ALL_EVERY_SECONDS
+        since = None if whole else max((agent.since for agent in self._agents.values()), default=None)
+        asked = {"first": day - _DAY, "last": day, "since": since and since - _LATEST}
+        found = {row.extension: Agent(*row) for row in connection.execute(_AGENTS, asked)}
+        if whole:
+            self._of_day, self._all_at = day, time.monotonic()
+        self._agents = found if since is None else self._agents | found
+        return [self._agents[extension] for extension in sorted(self._agents)]
+
+
+def _campaigns(counted: Sequence[sa.Row[tuple[object, ...]]]) -> list[Campaign]:
+    """Those with the most calls first."""
+    found: dict[str | None, Campaign] = {}
+    for row in counted:
+        before = found.get(row.campaign_ref, Campaign(row.campaign_ref))
+        direction = Direction(row.calls, row.live, row.reached_agent, row.no_agent)
+        if row.call_dir in ("outbound", "inbound"):
+            found[row.campaign_ref] = replace(before, **{row.call_dir: getattr(before, row.call_dir) + direction})
+        else:
+            found[row.campaign_ref] = replace(before, other=before.other + row.calls)
+    return sorted(found.values(), key=_size, reverse=True)
+
+
+def _size(campaign: Campaign) -> tuple[int, str]:
+    return campaign.outbound.calls + campaign.inbound.calls + campaign.other, campaign.campaign_ref or ""
+
+
+def _doubted(agent: Agent, gaps: Iterable[Gap], now: datetime) -> Agent:
+    since = [max(gap.begin or agent.since, agent.since) for gap in gaps if (gap.end or now) > agent.since]
+    return replace(agent, unheard_from=min(since, default=None))
+
+
+def _length(gaps: Iterable[Gap], since: datetime, now: datetime) -> float:
+    """Seconds in any of them, from `since` to `now`."""
+    total, heard = 0.0, since
+    for gap in sorted(gaps, key=lambda gap: gap.begin or since):
+        begin, end = max(gap.begin or since, heard), min(gap.end or now, now)
+        total += max(0.0, (end - begin).total_seconds())
+        heard = max(heard, end)
+    return total
+
+
+_NOW = sa.text(
+    "SELECT zone, now(), now() AT TIME ZONE zone, date_trunc('day', now() AT TIME ZONE zone) AT TIME ZONE zone"
+    " FROM reporting.settings"
+)
+# A machine's answer is none that anybody was dropped from.
+_CALLS = sa.text("""
+SELECT campaign_ref, call_dir, count(*) AS calls,
+    count(*) FILTER (WHERE answered AND voicemail IS NOT TRUE) AS live,
+    count(*) FILTER (WHERE reached_agent AND voicemail IS NOT TRUE) AS reached_agent,
+    count(*) FILTER (WHERE abandoned AND voicemail IS NOT TRUE) AS no_agent,
+    max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at
+FROM reporting.calls_on(:day) GROUP BY campaign_ref, call_dir""")
+_AGENTS = sa.text("""
+SELECT DISTINCT ON (extension) extension, status, campaign_ref, captured_at
+FROM reporting.events_between(:first, :last)
+WHERE kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL
+    AND captured_at > coalesce(CAST(:since AS timestamptz), '-infinity')
+ORDER BY extension, captured_at DESC, event_id DESC""")
+_GAPS = sa.text("SELECT gap_from, gap_until, server FROM reporting.gaps_between(:since, now())")
+_BOOKS = sa.text(
+    "SELECT coalesce(sum(dead_letters), 0)::bigint, sum(twins) FROM reporting.load_days"
+    " WHERE day BETWEEN :first AND :last"
+)

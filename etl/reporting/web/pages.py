@@ -1,0 +1,105 @@
+"""The pages' templates, and how their values are written. Whatever isn't a template's own words is escaped."""
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from etl import __version__
+from etl.reporting.today import OVER_LONG, Agent, Gap, Today
+from etl.text import duration, printable
+
+NOT_KNOWN = "not known"
+STATES = {
+    "logging_in": "logging in",
+    "available": "available",
+    "busy": "busy",
+    "wrapup": "wrap-up",
+    "logging_out": "logging out",
+}
+
+
+def _written(value: object) -> object:
+    """No control character reaches a page, nor one that turns the text around. Markup is the templates' own."""
+    return printable(value).replace("\n", "\\n") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def count(number: int | None) -> str:
+    return NOT_KNOWN if number is None else f"{number:,}"
+
+
+def share(part: int, whole: int) -> str:
+    """Of nothing there is none."""
+    return f"{part / whole:.1%}" if whole else "–"  # noqa: RUF001  # a dash
+
+
+def clock(moment: datetime | None) -> str:
+    return NOT_KNOWN if moment is None else f"{moment:%H:%M:%S}"
+
+
+def lasted(seconds: float) -> str:
+    whole = max(0, int(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def agents(today: Today) -> list[dict[str, Any]]:
+    """As rows of the table: whose state is over-long first, then by extension."""
+    rows = [_agent(agent, today) for agent in today.agents]
+    return sorted(rows, key=lambda row: not row["over_long"])
+
+
+def _agent(agent: Agent, today: Today) -> dict[str, Any]:
+    seconds = (today.now - agent.since).total_seconds()
+    status = agent.status or ""
+    return {
+        "extension": agent.extension,
+        "page": f"/agent/{quote(agent.extension, safe='')}?from={today.day}&to={today.day}",
+        "campaign": agent.campaign_ref,
+        "status": STATES.get(status, status),
+        "kind": status if status in STATES else "other",
+        "since": clock(today.on_the_clock(agent.since)),
+        "lasted": lasted(seconds),
+        "over_long": agent.unheard_from is None and seconds > OVER_LONG.get(status, float("inf")),
+        "unheard_from": agent.unheard_from and clock(today.on_the_clock(agent.unheard_from)),
+    }
+
+
+def notes(today: Today) -> list[str]:
+    """What keeps today's figures from being trusted."""
+    said = []
+    if gap := today.nobody_listens_since:
+        said.append(_deaf(gap, today))
+    elif today.unheard_seconds:
+        said.append(f"nobody listened for {duration(today.unheard_seconds)} of today: states are missing")
+    if today.dead_letters:
+        said.append(f"{today.dead_letters:,} messages of today are dead letters, and may be calls")
+    if today.twins:
+        said.append(f"{today.twins:,} calls look like one call in two rows, and are counted twice")
+    if other := today.total.other:
+        said.append(f"{other:,} calls are neither outbound nor inbound, and in no column")
+    return said
+
+
+def _deaf(gap: Gap, today: Today) -> str:
+    where = f" on {gap.server}" if gap.server else ""
+    if gap.begin is None:
+        return f"nobody listens{where}: agents' states aren't known"
+    since = today.on_the_clock(gap.begin)
+    when = clock(since) if since.date() == today.day else f"{since:%Y-%m-%d %H:%M}"
+    return f"nobody has listened{where} since {when}: what agents did after that isn't known"
+
+
+def environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("etl.reporting.web"),
+        autoescape=True,
+        finalize=_written,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"count": count, "share": share, "clock": clock, "lasted": lasted}
+    made.globals |= {"version": __version__, "not_known": NOT_KNOWN}
+    return made

@@ -1,0 +1,210 @@
+"""Today's figures on the wall, beside what was pushed; and that many who look cost one look."""
+
+import asyncio
+import threading
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from etl import logs
+from etl.app.serving import reading
+from etl.errors import EtlError, Outage
+from etl.logs import OutageLog
+from etl.reporting.today import OVER_LONG, Agent, Direction, Today, Wall
+from etl.reporting.web import pages
+from etl.reporting.web.shared import Shared
+from tests.store import ROLES
+from tests.wall import at_noon, listened, load_and_listen, said, session
+from tests.world import Archive, cdr
+
+OUTBOUND = {"call_dir": "outbound"}
+INBOUND = {"call_dir": "inbound", "ref": "3001"}
+NO_AGENT = {"extension": None}
+
+
+def looked(archive: Archive, times: int = 1) -> Today:
+    with reading(archive.settings()) as engine:
+        wall = Wall(engine)
+        for _ in range(times - 1):
+            wall.look()
+        return wall.look()
+
+
+def agents(today: Today) -> dict[str, Agent]:
+    return {agent.extension: agent for agent in today.agents}
+
+
+def test_calls_count_by_campaign_and_direction_and_machines_apart(archive: Archive) -> None:
+    now = at_noon(archive)
+    calls: list[dict[str, Any]] = [
+        {},
+        {},
+        NO_AGENT,
+        {"end_reason": "busy", "end_code": 17, **NO_AGENT},
+        {"end_reason": "voicemail"},
+        {"end_reason": "voicemail", **NO_AGENT},
+        INBOUND,
+        {**INBOUND, **NO_AGENT},
+        {"call_dir": "sideways"},
+        {"dialed_at": int((now - timedelta(days=1)).timestamp())},
+    ]
+    archive.push(*(cdr(n, **{"dialed_at": int(now.timestamp()), **call}) for n, call in enumerate(calls)))
+    archive.load()
+    today = looked(archive)
+    by_name = {each.campaign_ref: each for each in today.campaigns}
+    assert by_name["2040"].outbound == Direction(calls=6, live=3, reached_agent=2, no_agent=1)
+    assert by_name["3001"].inbound == Direction(calls=2, live=2, reached_agent=1, no_agent=1)
+    assert (by_name["2040"].other, today.total.other) == (1, 1)
+    assert today.total.outbound == by_name["2040"].outbound
+    assert today.last_dialed_at == now
+    assert "1 calls are neither outbound nor inbound, and in no column" in pages.notes(today)
+
+
+def test_an_agents_state_is_the_one_that_was_heard_last(archive: Archive) -> None:
+    now = at_noon(archive)
+    archive.push(
+        listened(now),
+        said("1", "available", now - timedelta(minutes=3)),
+        said("1", "busy", now - timedelta(minutes=2), campaign_ref="2040"),
+        said("2", "wrapup", now - timedelta(hours=20)),
+        said("3", "busy", now - timedelta(minutes=2)),
+        said("3", "offline", now - timedelta(minutes=1)),
+        said("4", "available", now - timedelta(days=5)),
+        key="etl:events",
+    )
+    load_and_listen(archive)
+    today = looked(archive)
+    assert agents(today) == {
+        "1": Agent("1", "busy", "2040", now - timedelta(minutes=2)),
+        "2": Agent("2", "wrapup", None, now - timedelta(hours=20)),
+    }
+    assert today.gone == 1
+    assert {row["extension"]: row["over_long"] for row in pages.agents(today)} == {"2": True, "1": False}
+
+
+@pytest.mark.parametrize("status", OVER_LONG)
+def test_a_state_is_over_long_from_its_bound_on(archive: Archive, status: str) -> None:
+    now = at_noon(archive)
+    bound = timedelta(seconds=OVER_LONG[status])
+    archive.push(
+        listened(now),
+        said("1", status, now - bound - timedelta(seconds=1)),
+        said("2", status, now - bound + timedelta(minutes=1)),
+        key="etl:events",
+    )
+    load_and_listen(archive)
+    rows = pages.agents(looked(archive))
+    assert (rows[0]["extension"], rows[0]["over_long"]) == ("1", True)
+
+
+def test_what_comes_later_is_seen_by_whoever_looked_before(archive: Archive) -> None:
+    now = at_noon(archive)
+    archive.push(
+        listened(now), *(said(str(n), "available", now - timedelta(hours=1)) for n in (1, 2)), key="etl:events"
+    )
+    load_and_listen(archive)
+    with reading(archive.settings()) as engine:
+        wall = Wall(engine)
+        assert {name: agent.status for name, agent in agents(wall.look()).items()} == {
+            "1": "available",
+            "2": "available",
+        }
+        archive.push(said("2", "busy", now - timedelta(minutes=1)), said("3", "busy", now), key="etl:events")
+        load_and_listen(archive)
+        found = {name: agent.status for name, agent in agents(wall.look()).items()}
+    assert found == {"1": "available", "2": "busy", "3": "busy"}
+
+
+def test_after_a_gap_a_state_is_not_known_until_it_is_heard(archive: Archive) -> None:
+    now = at_noon(archive)
+    begin, end = now - timedelta(hours=2), now - timedelta(hours=1)
+    archive.push(
+        session(now - timedelta(days=3), begin, begin),
+        session(end, now + timedelta(hours=1)),
+        said("1", "available", begin - timedelta(minutes=5)),
+        said("2", "available", end + timedelta(minutes=5)),
+        key="etl:events",
+    )
+    load_and_listen(archive)
+    today = looked(archive)
+    assert {name: agent.unheard_from for name, agent in agents(today).items()} == {"1": begin, "2": None}
+    assert today.unheard_seconds == 3_600
+    assert pages.notes(today) == ["nobody listened for 1 h 0 min of today: states are missing"]
+
+
+def test_given_nobody_listens_any_more_then_no_state_is_known(archive: Archive) -> None:
+    now = at_noon(archive)
+    end = now - timedelta(hours=1)
+    archive.push(session(now - timedelta(days=3), end, end), said("1", "busy", end), key="etl:events")
+    archive.load()
+    today = looked(archive)
+    assert today.nobody_listens_since is not None
+    assert today.nobody_listens_since.begin == end
+    assert "nobody has listened since" in pages.notes(today)[0]
+    assert not pages.agents(today)[0]["over_long"]
+    assert agents(today)["1"].unheard_from == end
+
+
+def test_etl_reporting_is_enough_and_nobody_may_write(archive: Archive) -> None:
+    now = at_noon(archive)
+    with psycopg.connect(archive.database_url, autocommit=True) as administrator:
+        administrator.execute(ROLES)
+    archive.push(listened(now), said("1", "busy", now), key="etl:events")
+    archive.push(cdr(1, dialed_at=int(now.timestamp())), b"junk")
+    load_and_listen(archive)
+    url = archive.database_url.replace("postgres@", "etl_reporting@")
+    with reading(archive.settings(web_database_url=url)) as engine:
+        today = Wall(engine).look()
+    assert (today.total.outbound.calls, len(today.agents), today.dead_letters) == (1, 1, 1)
+    assert "1 messages of today are dead letters, and may be calls" in pages.notes(today)
+    with (
+        reading(archive.settings()) as engine,
+        pytest.raises(EtlError, match="read-only"),
+        engine.begin() as connection,
+    ):
+        connection.execute(sa.text("DELETE FROM cdrs"))
+
+
+def test_however_many_ask_one_at_a_time_looks() -> None:
+    go, looks = threading.Event(), []
+
+    def look() -> int:
+        go.wait(60)
+        looks.append(threading.current_thread().name)
+        return len(looks)
+
+    async def ask() -> list[int | None]:
+        shared = Shared("wall", look, OutageLog(logs.get(), "wall_outage_began", "wall_outage_ended"))
+        waiting = [asyncio.create_task(shared.get()) for _ in range(50)]
+        await asyncio.sleep(0)
+        go.set()
+        return [seen.found if (seen := await each) else None for each in waiting]
+
+    assert asyncio.run(ask()) == [1] * 50
+    assert looks == ["wall"]
+
+
+def test_a_look_that_fails_is_shared_and_a_bug_is_raised() -> None:
+    async def ask(error: Exception) -> object:
+        def look() -> int:
+            raise error
+
+        shared = Shared("wall", look, OutageLog(logs.get(), "wall_outage_began", "wall_outage_ended"))
+        return await shared.get()
+
+    outage = Outage("ETL-301", "away")
+    seen: Any = asyncio.run(ask(outage))
+    assert (seen.found, seen.error) == (None, outage)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(ask(ZeroDivisionError()))
+
+
+def test_the_clock_on_the_wall_is_the_zones(archive: Archive) -> None:
+    now = at_noon(archive)
+    today = looked(archive)
+    assert today.on_the_clock(now).hour == 12
+    assert isinstance(today.on_the_clock(now), datetime)
+    assert today.zone.startswith("Etc/GMT")
