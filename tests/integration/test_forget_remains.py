@@ -241,7 +241,7 @@ def test_given_a_copy_that_is_not_the_owners_then_it_is_said(archive: Archive) -
     assert where_they_are(archive) == []
 
 
-def test_given_agents_channels_named_after_them_then_kept_figures_lose_that(archive: Archive) -> None:
+def test_given_an_agents_channel_named_after_them_then_figures_lose_it(archive: Archive) -> None:
     archive.rows(
         "INSERT INTO reporting.status_changes (day, extension, at, event_id, origin, status, channels)"
         " VALUES (%s, '1002', now(), gen_random_uuid(), 'pubsub', 'busy', %s) RETURNING 1",
