@@ -64,9 +64,10 @@ _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])[ \t\u00a0.()/-]{1,3}(?=[0-9])")
 # A shorter reference is a word of its own somewhere by accident.
 _WORD = 5
 
-# The tokens of JSON that can contain a person's values. A string is a key if a colon follows.
+# The tokens of JSON that can contain a person's values. A string is a key if a colon follows. One that never ends is
+# one as well: else each of its quotes would be tried for a beginning, up to the end.
 _TOKEN = re.compile(
-    r'"(?P<string>(?:[^"\\]|\\.)*)"(?P<colon>\s*:)?|(?P<bare>-?[0-9][0-9.eE+-]*)',
+    r'"(?P<string>(?:[^"\\]++|\\.|\\\Z)*+)(?P<end>"(?P<colon>\s*:)?|\Z)|(?P<bare>-?[0-9][0-9.eE+-]*)',
     re.DOTALL,
 )
 # Hashes and UUIDs are passed over: they may contain any digits.
@@ -247,18 +248,20 @@ class _Names:
 
         def erased(token: re.Match[str]) -> str:
             nonlocal key
-            string, bare, colon = token["string"], token["bare"], token["colon"]
-            if colon:
+            string, bare, end = token["string"], token["bare"], token["end"]
+            if token["colon"]:
                 key = _plain(string)
-                return f'"{self._string("", string)}"{colon}'
+                return f'"{self._string("", string)}{end}'
             if key in _KEPT_FIELDS:
                 return token[0]
-            return f'"{self._string(key, string)}"' if bare is None else self._bare(key, bare, mark)
+            return f'"{self._string(key, string)}{end}' if bare is None else self._bare(key, bare, mark)
 
         return _TOKEN.sub(erased, text)
 
     def _string(self, key: str, string: str) -> str:
         """A string as JSON spells it; found also where it's spelled with escapes."""
+        if not string:
+            return string
         value = _value(string)
         if whole := self._whole(key, value):
             return string if whole == value else whole

@@ -116,7 +116,7 @@ LONG = {
 
 
 # Those that have been slow; the others take a minute of CPU.
-SLOW = ("7", NUMBER, "-", "%", "%25", "\\")
+SLOW = ("7", NUMBER, "-", "%", "%25", "\\", '\\"')
 
 
 @pytest.mark.timeout(900)
