@@ -30,11 +30,12 @@ def forget(
 
 
 def everything(archive: Archive) -> Iterator[tuple[str, bytes]]:
-    """All rows of all tables as text, all strings of all files, and all their bytes."""
+    """All rows of all tables as text, all strings of all files, and all their bytes. Not tables of other sessions'
+    own, which nobody else can read, and which go while one looks."""
     with psycopg.connect(archive.database_url) as connection:
         tables = connection.execute(
             "SELECT nspname, relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
-            " WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema')"
+            " WHERE relkind = 'r' AND relpersistence <> 't' AND nspname NOT IN ('pg_catalog', 'information_schema')"
         ).fetchall()
         for name in tables:
             with connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(*name))) as copy:

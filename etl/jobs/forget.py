@@ -125,7 +125,9 @@ def prove(
     done = [each for each in erased if not each[2].failed]
     if not done:
         return
-    searched = search(engine, lake, sought([person for person, _, _ in done]), progress)
+    wanted = sought([person for person, _, _ in done])
+    remains.sample_anew(engine, wanted)
+    searched = search(engine, lake, wanted, progress)
     for _, of_the_person, found in done:
         found.searched = searched
         if searched.is_proof:

@@ -42,6 +42,16 @@ class Remain(NamedTuple):
     keys: tuple[str, ...]
 
 
+class Samples(NamedTuple):
+    """What Postgres' planner remembers of columns."""
+
+    of: str = "pg_catalog.pg_stats"
+    day: date | None = None
+
+    def __str__(self) -> str:
+        return self.of
+
+
 @dataclass(slots=True)
 class Searched:
     """Where it was looked, and what was found there; `spellings` are other values by which rows would be theirs, each
@@ -87,6 +97,7 @@ def search(engine: Engine, lake: Lake, wanted: Sought, progress: Progress) -> Se
     def read(count: int) -> None:
         found.bytes += count
 
+    _look(found, Samples(), in_postgres.samples_by_column(engine, wanted, read))
     total = len(places) + len(files)
     for number, place in enumerate(places):
         progress(number, total, str(place))
@@ -99,7 +110,7 @@ def search(engine: Engine, lake: Lake, wanted: Sought, progress: Progress) -> Se
     return found
 
 
-def _look(found: Searched, where: Place | Piece, hits: Iterator[tuple[str, list[Hit]]]) -> bool:
+def _look(found: Searched, where: Place | Piece | Samples, hits: Iterator[tuple[str, list[Hit]]]) -> bool:
     """Whether it was read to its end. What was found before stays found."""
     keys: dict[tuple[str, Kind], list[str]] = {}
     counted: Counter[tuple[str, Kind]] = Counter()

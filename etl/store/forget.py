@@ -42,6 +42,7 @@ _FIGURES = (
     ("status_changes", "extension"),
     ("status_changes", "campaign_ref"),
     ("status_changes", "status"),
+    ("status_changes", "channels"),
 )
 
 _ONE_BY_ONE = sa.text("LOCK TABLE forgotten IN SHARE ROW EXCLUSIVE MODE")
@@ -256,9 +257,9 @@ def _may_be(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
         if isinstance(column.type, JSONB):
             within = [sa.func.strpos(sa.cast(column, sa.Text), in_json(each)) > 0 for each in asked]
             found.append(sa.func.coalesce(sa.or_(*within), sa.false()))
-        elif isinstance(column.type, sa.LargeBinary):  # JSON escapes may hide the value
-            found += [_contains(column, each.encode()) for each in asked]
-            found.append(_contains(column, b"\\"))
+        elif isinstance(column.type, sa.LargeBinary):  # JSON escapes or UTF-16 may hide the value
+            hiding = (b"\\", b"\0", b"\xff\xfe", b"\xfe\xff")
+            found += [_contains(column, each) for each in (*(value.encode() for value in asked), *hiding)]
     if person.glued:
         spelled = sa.func.concat_ws(" ", *map(_readable, _searched(table))).regexp_match(person.glued)
         found.append(sa.and_(spelled, _has_no_number(table)))

@@ -15,7 +15,7 @@ from etl.store import history
 from etl.store.connection import Engine, rows
 from etl.store.tables import CDR_KEY, STAGING
 
-KEEPER = "etl_keeper"
+LOADER, KEEPER = "etl_loader", "etl_keeper"
 OF_THE_LAKE = "Postgres rights of the lake"
 UNNEEDED = "Postgres rights unneeded"
 
@@ -144,6 +144,7 @@ _UNNEEDED = sa.text(
     " ORDER BY number, has"
 )
 _ME = sa.text("SELECT current_user::text")
+_AMONG = sa.text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:roles) AND pg_has_role(oid, 'USAGE')")
 _HISTORY = sa.text(f"SELECT {history.COLUMNS}")
 
 
@@ -159,9 +160,12 @@ def _of_the_loader(engine: Engine, aside: bool) -> Finding:
     about, me = "Postgres rights", _me(engine)
     duties = (LOADING,) if aside else (LOADING, KEEPING)
     if lacks := _lacking(engine, *duties):
-        advice = f'GRANT them to "{me}", or let etl be the role etl_loader that ops/postgres/roles.sql makes'
-        if not _lacking(engine, LOADING):
+        of_loading, keeper = _lacking(engine, LOADING), f"{KEEPER} in ETL_LAKE_DATABASE_URL"
+        advice = _advice(engine, LOADER, "ETL_DATABASE_URL")
+        if not of_loading:
             advice = f"name {KEEPER}, who exports, prunes and restores, in ETL_LAKE_DATABASE_URL"
+        elif {*lacks} != {*of_loading}:
+            advice = f"{advice}, and name {keeper}"
         return Finding(about, "wrong", f"{me} lacks {', '.join(lacks)}", advice)
     return Finding(about, "fine", f"{me} may do all that {' and '.join(duty.what for duty in duties)} take")
 
@@ -170,8 +174,12 @@ def _unneeded(engine: Engine, aside: bool) -> Finding:
     found = rows(engine, _UNNEEDED, {"key": [*CDR_KEY], "aside": aside, "staging": STAGING})
     if not found:
         return Finding(UNNEEDED, "fine", "none, or this login is the owner's")
-    says = f"{_me(engine)} may do more than it has to: {', '.join(has for (has,) in found)}"
-    return Finding(UNNEEDED, "warning", says, "run ops/postgres/roles.sql as it is in this release")
+    me = _me(engine)
+    says = f"{me} may do more than it has to: {', '.join(has for (has,) in found)}"
+    advice = _advice(engine, LOADER, "ETL_DATABASE_URL")
+    if aside and me != KEEPER and KEEPER in _among(engine):  # the file takes no membership away
+        advice = f"REVOKE from {me} what makes it a member of {KEEPER}, and {advice}"
+    return Finding(UNNEEDED, "warning", says, advice)
 
 
 def _of_the_keeper(engine: Engine, lake: Engine) -> Finding:
@@ -184,9 +192,22 @@ def _of_the_keeper(engine: Engine, lake: Engine) -> Finding:
         advice = "let ETL_LAKE_DATABASE_URL differ from ETL_DATABASE_URL in the login alone"
         return Finding(OF_THE_LAKE, "wrong", "the two logins lead to different databases", advice)
     if lacks:
-        advice = f'GRANT them to "{me}", or name {KEEPER}, whom ops/postgres/roles.sql makes'
+        advice = _advice(lake, KEEPER, "ETL_LAKE_DATABASE_URL")
         return Finding(OF_THE_LAKE, "wrong", f"{me} lacks {', '.join(lacks)}", advice)
     return Finding(OF_THE_LAKE, "fine", f"{me} may do all that exporting, pruning and restoring take")
+
+
+def _advice(engine: Engine, role: str, setting: str) -> str:
+    """Who lacks rights gets them as this role, by the file; never by a GRANT to whoever it is, which might give the
+    loader what the keeper has so that the loader hasn't."""
+    if role in _among(engine):
+        return "run ops/postgres/roles.sql as it is in this release"
+    return f"name {role}, which ops/postgres/roles.sql makes, in {setting}"
+
+
+def _among(engine: Engine) -> set[str]:
+    """Whose rights this login has, being the role itself or a member."""
+    return {str(role) for (role,) in rows(engine, _AMONG, {"roles": [LOADER, KEEPER]})}
 
 
 def _me(engine: Engine) -> str:
@@ -195,7 +216,7 @@ def _me(engine: Engine) -> str:
 
 
 def _lacking(engine: Engine, *duties: Duty) -> list[str]:
-    """The rights that are missing, as GRANT spells them."""
+    """The rights that are missing, as Postgres spells them."""
     with engine.connect() as connection:
 
         def ask(query: sa.TextClause, needed: Sequence[tuple[str, str]]) -> list[str]:

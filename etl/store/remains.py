@@ -43,6 +43,20 @@ _PLACES = sa.text(
     " WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'"
     " AND (n.nspname = current_schema() OR n.nspname = ANY(:schemas)) ORDER BY n.nspname, c.relname"
 )
+# Samples of values, of the tables and of their indexes' expressions: each column's as one text, a letter between two.
+_SAMPLES = (
+    "SELECT coalesce(t.oid, c.oid)::regclass::text, s.schemaname, s.tablename, s.attname, said.text"
+    " FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname"
+    " JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.tablename"
+    " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = s.attname JOIN pg_type y ON y.oid = a.atttypid"
+    " LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.oid = i.indrelid"
+    " CROSS JOIN LATERAL (SELECT string_agg("
+    "  CASE y.typname WHEN 'bytea' THEN encode(each::bytea, 'escape') ELSE each END, ' x ') AS text"
+    "  FROM unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]"
+    "  || s.most_common_elems::text::text[]) AS each) AS said"
+    " WHERE (s.schemaname = current_schema() OR s.schemaname IN ({schemas})) AND c.relpersistence <> 't'"
+    " AND y.typname !~ {never}"
+)
 _IS_THERE = sa.text(
     "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = :schema AND c.relname = :name"
@@ -106,6 +120,35 @@ def search(
     except EtlError:
         if rows(engine, _IS_THERE, {"schema": place.schema, "name": place.name}):
             raise
+
+
+def samples(
+    engine: sa.Engine, sought: Sought, read: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[str, str, list[Hit]]]:
+    """What Postgres' planner remembers of columns until the next ANALYZE, in pg_stats: each column that has any hits,
+    by its table's name, its own and these. Only of tables that this user may read. Raises `EtlError`."""
+    schemas = ["reporting", STAGING, *(str(copy.schema) for copy in copies(engine))]
+    query = sql.SQL(_SAMPLES).format(schemas=sql.SQL(", ").join(map(sql.Literal, schemas)), never=sql.Literal(_NEVER))
+    with engine.connect() as connection:
+        for piece in copy_out(connection, query.as_string()):
+            read(len(piece))
+            for table, schema, name, column, text in rows_of(piece) if sought.may_be_in(piece) else ():
+                if hits := sought.hits([("sample", text)]):
+                    yield table, f"{schema}.{name}.{column}", hits
+
+
+def samples_by_column(
+    engine: sa.Engine, sought: Sought, read: Callable[[int], None]
+) -> Iterator[tuple[str, list[Hit]]]:
+    """As `search` has it."""
+    yield from ((column, hits) for _, column, hits in samples(engine, sought, read))
+
+
+def sample_anew(engine: sa.Engine, sought: Sought) -> None:
+    """ANALYZE each table of which Postgres' samples tell of somebody, whose rows don't any more. Raises `EtlError`."""
+    for table in sorted({table for table, _, _ in samples(engine, sought)}):
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"ANALYZE {table}".replace(":", r"\:")))  # quoted by Postgres
 
 
 def _place(schema: str, name: str, parent: str | None, columns: Sequence[Sequence[str | None]]) -> Place:

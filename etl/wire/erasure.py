@@ -24,13 +24,13 @@ import hmac
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from etl.wire import spellings
 
@@ -55,21 +55,19 @@ _ANY_NUMBER = re.compile(r"\+?(?<![0-9])[0-9]{6,}")
 _ANY_SPACED_NUMBER = re.compile(r"\+?(?<![0-9])[0-9][0-9 ()./-]{4,}[0-9]")
 _ANY_CONTACT = re.compile(r"\bcontact_ref\W{1,6}(\w+)")
 
-# Percent-encoding is undone so many times.
-_ENCODED = 2
 # What no number of a telephone exceeds, in digits.
 _LONGEST = 15
 # So many are looked at of one row: far more than its recording's name has. A message full of digits would take minutes.
 _MOST_GLUED = 5_000
 _GLUED = re.compile(r"\+?[0-9]{9,15}")
 _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])[ \t\u00a0.()/-]{1,3}(?=[0-9])")
-_WIDE = {0xFF10 + digit: str(digit) for digit in range(10)}
 # A shorter reference is a word of its own somewhere by accident.
 _WORD = 5
 
-# The tokens of JSON that can contain a person's values. A string is a key if a colon follows.
+# The tokens of JSON that can contain a person's values. A string is a key if a colon follows. One that never ends is
+# one as well: else each of its quotes would be tried for a beginning, up to the end.
 _TOKEN = re.compile(
-    r'"(?P<string>(?:[^"\\]|\\.)*)"(?P<colon>\s*:)?|(?P<bare>-?[0-9][0-9.eE+-]*)',
+    r'"(?P<string>(?:[^"\\]++|\\.|\\\Z)*+)(?P<end>"(?P<colon>\s*:)?|\Z)|(?P<bare>-?[0-9][0-9.eE+-]*)',
     re.DOTALL,
 )
 # Hashes and UUIDs are passed over: they may contain any digits.
@@ -120,7 +118,7 @@ class Person:
     def whole(self, text: str) -> str:
         """The hash of a text that belongs to no row, like a campaign's name, in which their number is in any spelling;
         else the text."""
-        is_theirs = text in self.values or any(p.search(text) for v in self.values for p in spellings.patterns(v))
+        is_theirs = text in self.values or any(spellings.spans(value, text) for value in self.values)
         return self._hash(text) if self.by == "number" and is_theirs and not text.startswith(HASH_PREFIX) else text
 
     def _is_theirs(self, row: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> bool:
@@ -178,9 +176,8 @@ def everybody(row: Mapping[str, Any]) -> dict[str, set[str]]:
 
 def _glued(text: str) -> Iterator[str]:
     """Whatever may be a number of nine digits or more, spelled in any way, other digits before or after it."""
-    for _ in range(_ENCODED if "%" in text else 0):
-        text = f"{text}\n{unquote(text)}"
-    for run in re.findall("[0-9]{9,}", _BETWEEN_DIGITS.sub("", text.translate(_WIDE))):
+    text = "\n".join(reading.text for reading in spellings.readings(text))
+    for run in re.findall("[0-9]{9,}", _BETWEEN_DIGITS.sub("", text)):
         for begin in range(len(run) - spellings.SIGNIFICANT + 1):
             for end in range(begin + spellings.SIGNIFICANT, min(begin + _LONGEST, len(run)) + 1):
                 yield run[begin:end]
@@ -238,11 +235,10 @@ class _Names:
         if not self.is_thorough:
             return text
         for number, hashed in self.numbers.items():
-            for pattern in spellings.patterns(number):
-                text = _but_hashes(pattern, hashed, text)
+            text = _but_hashes(partial(spellings.replaced, number, by=hashed), text)
         for contact, hashed in self.contacts.items():
             if len(contact) >= _WORD:
-                text = _but_hashes(_word(contact), hashed, text)
+                text = _but_hashes(partial(_word(contact).sub, hashed), text)
         return text
 
     def _json(self, text: str, mark: str = '"') -> str:
@@ -252,18 +248,20 @@ class _Names:
 
         def erased(token: re.Match[str]) -> str:
             nonlocal key
-            string, bare, colon = token["string"], token["bare"], token["colon"]
-            if colon:
+            string, bare, end = token["string"], token["bare"], token["end"]
+            if token["colon"]:
                 key = _plain(string)
-                return f'"{self._string("", string)}"{colon}'
+                return f'"{self._string("", string)}{end}'
             if key in _KEPT_FIELDS:
                 return token[0]
-            return f'"{self._string(key, string)}"' if bare is None else self._bare(key, bare, mark)
+            return f'"{self._string(key, string)}{end}' if bare is None else self._bare(key, bare, mark)
 
         return _TOKEN.sub(erased, text)
 
     def _string(self, key: str, string: str) -> str:
         """A string as JSON spells it; found also where it's spelled with escapes."""
+        if not string:
+            return string
         value = _value(string)
         if whole := self._whole(key, value):
             return string if whole == value else whole
@@ -282,8 +280,8 @@ class _Names:
 
     def _message(self, raw: bytes) -> bytes:
         """A whole message. Of one that is no JSON, what can be found without parsing it."""
-        text = raw.decode("utf-8", "surrogateescape")
-        is_json = _parsed(text) is not None
+        text, encoded = _decoded(raw)
+        is_json = _parsed(text.removeprefix("\ufeff")) is not None
         erased = self._json(text, '"' if is_json else "")
         if not is_json:
             erased = self._within(erased)
@@ -291,7 +289,7 @@ class _Names:
                 for value, hashed in hashes.items():
                     named = rf"(\b{name}\W{{1,6}}){re.escape(value)}(?!\w)"
                     erased = re.sub(named, lambda found, hashed=hashed: found[1] + hashed, erased)  # type: ignore[misc]
-        return erased.encode("utf-8", "surrogateescape") if erased != text else raw
+        return encoded(erased) if erased != text else raw
 
 
 def _text_of(row: Mapping[str, Any]) -> str:
@@ -307,10 +305,10 @@ def _word(value: str) -> re.Pattern[str]:
     )
 
 
-def _but_hashes(pattern: re.Pattern[str], hashed: str, text: str) -> str:
-    """The text with the hash for each match, but within other hashes: they may have any digits."""
+def _but_hashes(replaced: Callable[[str], str], text: str) -> str:
+    """The text, changed but within hashes: they may have any digits."""
     parts = _HASHED.split(text)
-    return "".join(part if at % 2 else pattern.sub(hashed, part) for at, part in enumerate(parts))
+    return "".join(part if at % 2 else replaced(part) for at, part in enumerate(parts))
 
 
 def in_json(value: str) -> str:
@@ -318,16 +316,35 @@ def in_json(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)[1:-1]
 
 
+def _decoded(raw: bytes) -> tuple[str, Callable[[str], bytes]]:
+    """A message as text, and what makes bytes of that again: UTF-16 if one byte of each two is mostly zero, as in
+    ASCII's characters there, with its mark before it or not; else UTF-8."""
+    even, odd = raw[::2].count(0), raw[1::2].count(0)
+    some, many = len(raw) // 16, len(raw) // 4
+    if odd > (some if raw.startswith(b"\xff\xfe") else many) and even < many:
+        form = "utf-16-le"
+    elif even > (some if raw.startswith(b"\xfe\xff") else many) and odd < many:
+        form = "utf-16-be"
+    else:
+        return raw.decode("utf-8", "surrogateescape"), lambda text: text.encode("utf-8", "surrogateescape")
+    whole = len(raw) // 2 * 2  # it may have been cut off
+    try:
+        text = raw[:whole].decode(form, "surrogatepass")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "surrogateescape"), lambda text: text.encode("utf-8", "surrogateescape")
+    return text, lambda text: text.encode(form, "surrogatepass") + raw[whole:]
+
+
 def _objects_in(name: str, value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, bytes):
-        yield from _objects(_parsed(value.decode("utf-8", "surrogateescape")))
+        yield from _objects(_parsed(_decoded(value)[0].removeprefix("\ufeff")))
     elif name in JSON and isinstance(value, str):
         yield from _objects(_parsed(value))
 
 
 def _strings_in(name: str, value: Any) -> Iterator[str]:
     """Every text of a column; of JSON as it's written, and as it's meant."""
-    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    text = _decoded(value)[0].removeprefix("\ufeff") if isinstance(value, bytes) else value
     if not isinstance(text, str):
         return
     yield text

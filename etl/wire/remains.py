@@ -21,9 +21,14 @@ _WORD = 5
 _DEPTH = 4
 
 _NOT_DIGITS = bytes(each for each in range(256) if chr(each) not in "0123456789")
-_UNICODE = re.compile(rb"\\+u([0-9a-fA-F]{4})")
-_BYTES = re.compile(rb"\\+(?:([0-3][0-7]{2})|x([0-9a-fA-F]{2}))")
-_ENTITY = re.compile(rb"&#(?:([0-9]{1,7})|[xX]([0-9a-fA-F]{1,6}));")
+# From the first backslash of several: else each of them would look at all that follow.
+_UNICODE = re.compile(rb"(?<!\\)\\++u([0-9a-fA-F]{4})")
+_HALVES = re.compile(rb"\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
+_BYTES = re.compile(rb"(?<!\\)\\++(?:([0-3][0-7]{2})|x([0-9a-fA-F]{2}))")
+_ENTITY = re.compile(rb"&#(?:0*([0-9]{1,7})|[xX]0*([0-9a-fA-F]{1,6}));")
+# Quoted-printable, but for control characters: in most texts `=0` is none.
+_QUOTED = re.compile(rb"=([2389A-Fa-f][0-9A-Fa-f])")
+_EXTENSION = re.compile(r"(?i)[\W_]*(?:ext(?:ension|n)?\b|x|#)[\W_]*[0-9]*\W*$")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _NO_LETTER = re.compile(r"[\W_]+")
 _HASH = re.compile(r"forgotten:[0-9a-f]{16}")
@@ -49,7 +54,7 @@ class Sought:
     def __init__(self, numbers: Iterable[str], contacts: Iterable[str], hashes: Iterable[str]) -> None:
         """`hashes` take the places of the values: a row that has one is theirs."""
         self._numbers, self._contacts, self._hashes = {*numbers}, {*contacts}, {*hashes}
-        by_digits = {number: _digits(number) for number in self._numbers if len(_digits(number)) >= _FEWEST}
+        by_digits = {number: _main(number) for number in self._numbers if len(_digits(number)) >= _FEWEST}
         self._whole = {digits for digits in by_digits.values() if len(digits) >= _SHARED}
         self._short = {number for number, digits in by_digits.items() if len(digits) < _SHARED}
         self._last = {digits[-_SHARED:] for digits in self._whole}
@@ -167,6 +172,12 @@ def _digits(text: str) -> str:
     return re.sub("[^0-9]", "", _OTHER_DIGIT.sub(lambda digit: str(int(digit[0])), text))
 
 
+def _main(number: str) -> str:
+    """Its digits without those of an extension, if that leaves enough."""
+    main = _digits(_EXTENSION.sub("", number))
+    return main if len(main) >= _FEWEST else _digits(number)
+
+
 def _texts(text: str) -> list[str]:
     return [each.decode("utf-8", "surrogateescape") for each in _read(_bytes(text))]
 
@@ -180,19 +191,24 @@ def _bytes(text: str) -> bytes:
 
 
 def _read(raw: bytes) -> Iterator[bytes]:
-    """A text as it is, and with one encoding after the other undone."""
-    text = _with_plain_digits(raw)
-    yield text
-    for _ in range(_DEPTH):
-        before, text = text, _undone(text)
-        if text == before:
-            return
-        yield text
+    """A text as it is, and with one encoding after the other undone; quoted-printable too, if it may be that."""
+    plain = _with_plain_digits(raw)
+    yield plain
+    for is_quoted in (False, True) if _QUOTED.search(plain) else (False,):
+        text = plain
+        for _ in range(_DEPTH):
+            before, text = text, _undone(text, is_quoted)
+            if text == before:
+                break
+            yield text
 
 
-def _undone(text: bytes) -> bytes:
+def _undone(text: bytes, is_quoted: bool) -> bytes:
+    if is_quoted:
+        text = _QUOTED.sub(lambda found: bytes.fromhex(found[1].decode()), text)
     if b"\\" in text:
         text = _UNICODE.sub(lambda found: _character(int(found[1], 16)), text)
+        text = _HALVES.sub(lambda found: _joined(found[0]), text)
         text = _BYTES.sub(lambda found: bytes([int(found[1], 8) if found[1] else int(found[2], 16)]), text)
     if b"%" in text:
         text = unquote_to_bytes(text)
@@ -203,6 +219,12 @@ def _undone(text: bytes) -> bytes:
 
 def _character(code: int) -> bytes:
     return chr(min(code, 0x10FFFF)).encode("utf-8", "surrogatepass")
+
+
+def _joined(halves: bytes) -> bytes:
+    """A character of 32 bits, which JSON escapes as two of 16."""
+    units = halves.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
+    return units.decode("utf-16-le").encode()
 
 
 def _with_plain_digits(text: bytes) -> bytes:

@@ -2,10 +2,17 @@
 failing. The statements are those of tests/logins.py, of which docs/security.md tells, typed into an archive of 0.1.
 
 What they meet today is in tests/integration: test_logins.py, test_attacks.py, test_traces.py, test_pinned_functions.py,
-test_masking.py, test_forget_spellings.py and test_forced_exports.py.
+test_masking.py, test_forget_spellings.py, test_forced_exports.py and test_tls_weakened.py; and in tests/acceptance:
+test_report.py.
 """
 
+import contextlib
+import csv
+import io
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
@@ -17,8 +24,11 @@ from psycopg.errors import (
     UndefinedTable,
 )
 
+from etl import urls
 from tests.acceptance.test_upgrade import (
     DAY,
+    DONE,
+    FAILED,
     FORGET,
     PERSON,
     Installation,
@@ -28,9 +38,12 @@ from tests.acceptance.test_upgrade import (
     made,
 )
 from tests.integration.test_pinned_functions import DECOYS
+from tests.integration.test_tls_weakened import certificates, opened, ours, redis_url
 from tests.logins import HOLD, LOADER, POSTGRES, Attempt
+from tests.tls import Authority
+from tests.unit.test_spreadsheet import BEFORE, TRIGGERS, as_cells, is_formula
 
-__all__ = ["empty_01", "filled", "lake_place", "made"]  # fixtures
+__all__ = ["certificates", "empty_01", "filled", "lake_place", "made", "ours"]  # fixtures
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -196,3 +209,85 @@ def test_given_books_that_were_made_to_fit_then_01_forced_in_silence(guarded: In
 
     assert "because" not in guarded.etl("0.1", "verify")
     guarded.etl("0.1", "reconcile")
+
+
+# -- what is said on the way
+
+
+def line_of(said: str, store: str) -> str:
+    """What `etl check` says of the line, with its verdict."""
+    return next(line for line in said.splitlines() if f"line to {store}" in line)
+
+
+@pytest.mark.parametrize(
+    ("front", "option"), [("stranger", ("ssl_cert_reqs", "none")), ("namesake", ("ssl_check_hostname", "false"))]
+)
+def test_given_an_option_then_01_told_a_false_redis_all(
+    filled: Installation, certificates: list[Path], ours: Authority, front: str, option: tuple[str, str]
+) -> None:
+    """Whatever CA it was told to believe; and what it called that was no more than a warning."""
+    with contextlib.contextmanager(opened)(urlsplit(filled.redis_url).port or 0, certificates) as fronts:
+        false = getattr(fronts, front)
+        filled.tell("T")
+        filled.redis_url = redis_url(false, ours.ca)
+        assert "certificate" in filled.etl("0.1", "run", code=FAILED).lower()
+        filled.redis_url = redis_url(false, ours.ca, option)
+        filled.etl("0.1", "run")
+        said = filled.etl("0.1", "check", code=DONE)
+
+    assert filled.value("SELECT count(*) FROM cdrs WHERE call_ref = 'T'") == 1
+    assert "wrong" not in line_of(said, "Redis")
+
+
+@pytest.mark.parametrize(
+    ("front", "mode", "by"), [("stranger", "require", "PGSSLMODE"), ("namesake", "verify-ca", "the URL")]
+)
+def test_given_a_weaker_mode_then_01_told_a_false_postgres_all(
+    filled: Installation,
+    certificates: list[Path],
+    ours: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    front: str,
+    mode: str,
+    by: str,
+) -> None:
+    """Of one that answers in another's name it said that all was well."""
+    whole = filled.database_url
+    sockets = Path(parse_qs(urlsplit(whole).query)["host"][0])
+    with contextlib.contextmanager(opened)(sockets / ".s.PGSQL.5432", certificates) as fronts:
+        url = f"postgresql://postgres@localhost:{getattr(fronts, front).port}{urlsplit(whole).path}"
+        filled.tell("T")
+        filled.database_url = urls.with_options(url, {"sslmode": "verify-full", "sslrootcert": str(ours.ca)})
+        assert "certificate" in filled.etl("0.1", "run", code=FAILED).lower()
+        filled.database_url = url
+        if by == "PGSSLMODE":
+            monkeypatch.setenv("PGSSLMODE", mode)
+        else:
+            filled.database_url = urls.with_options(url, {"sslmode": mode, "sslrootcert": str(ours.ca)})
+        filled.etl("0.1", "run")
+        said = filled.etl("0.1", "check", code=DONE)
+
+    assert filled.value("SELECT count(*) FROM cdrs WHERE call_ref = 'T'") == 1
+    assert ("fine" if mode == "verify-ca" else "warning") in line_of(said, "Postgres")
+
+
+# -- what a spreadsheet runs
+
+
+def test_given_formulas_behind_what_is_skipped_then_01_wrote_them(filled: Installation) -> None:
+    """By `etl report`; and it left quotes out, by which a cell ends where another separator is expected."""
+    formulas = [f"{before}{trigger}1+1" for before in BEFORE if "\0" not in before for trigger in TRIGGERS]
+    for number, formula in enumerate(formulas):
+        filled.tell(f"F{number}", ref=formula)
+    filled.etl("0.1", "run")
+    filled.etl("0.1", "rollup")
+
+    said = filled.etl("0.1", "report", "campaign", "--day", str(DAY), "--format", "csv")
+
+    names = [row["campaign_ref"] for row in csv.DictReader(io.StringIO(said, newline=""))]
+    assert [name for name in names if "'" not in name and is_formula(name)]
+    for separator in ",;\t":
+        assert [cell for cell in as_cells(said, separator) if is_formula(cell)]
+    for before, trigger in ((" ", "="), ("\n", "="), ("", "\uff1d"), (" ", "\uff20")):
+        assert f"{before}{trigger}1+1" in names
+    assert not re.fullmatch(r'("([^"]|"")*"(,|\r\n))*', said)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +17,7 @@ from etl.app import schedule
 from etl.errors import ConfigurationError
 from etl.findings import Finding
 from etl.lake import layout
+from etl.store.preflight_rights import KEEPING, LOADING, of_logins
 from tests.integration.test_least_privilege import as_role
 from tests.lake import (
     DAY,
@@ -33,7 +35,7 @@ from tests.lake import (
     with_lake,
 )
 from tests.logins import DROP, FORGE, HOLD
-from tests.store import ROLES
+from tests.store import ROLES, engine
 from tests.world import Archive, cdr
 
 # As ops/postgres/roles.sql of 0.1 had it, and the owner's functions that it granted.
@@ -220,6 +222,14 @@ def checked(archive: Archive, **more: object) -> dict[str, Finding]:
     return {finding.about: finding for finding in preflight.check(archive.settings(**more))}
 
 
+def said_of(loader: str, keeper: str | None) -> dict[str, Finding]:
+    """Of the rights of these logins alone."""
+    with ExitStack() as opened:
+        engines = [opened.enter_context(engine(url)) if url else None for url in (loader, keeper)]
+        assert engines[0] is not None
+        return {finding.about: finding for finding in of_logins(engines[0], engines[1])}
+
+
 LAKE, UNNEEDED = "Postgres rights of the lake", "Postgres rights unneeded"
 
 
@@ -255,6 +265,53 @@ def test_given_the_rights_of_0_1_then_check_says_run_the_file_and_it_helps(guard
     run_as_owner(guarded, ROLES)
     found = checked(guarded)
     assert (found[UNNEEDED].verdict, found[LAKE].verdict) == ("fine", "fine")
+
+
+NAME_LOADER = "name etl_loader, which ops/postgres/roles.sql makes, in ETL_DATABASE_URL"
+NAME_KEEPER = "name etl_keeper, which ops/postgres/roles.sql makes, in ETL_LAKE_DATABASE_URL"
+RUN = "run ops/postgres/roles.sql as it is in this release"
+# By a login and the keeper's: what `etl check` advises of rights, of rights that aren't needed, and of the lake's.
+ADVICE = {
+    ("stranger", None): (f"{NAME_LOADER}, and name etl_keeper in ETL_LAKE_DATABASE_URL", "", ""),
+    ("stranger", "etl_keeper"): (NAME_LOADER, "", ""),
+    ("etl_keeper", None): (NAME_LOADER, "", ""),
+    ("etl_keeper", "etl_keeper"): (NAME_LOADER, NAME_LOADER, ""),
+    ("etl_loader", "etl_loader"): ("", "", NAME_KEEPER),
+    ("etl_loader", "stranger"): ("", "", NAME_KEEPER),
+    ("member", "etl_keeper"): ("", f"REVOKE from member what makes it a member of etl_keeper, and {RUN}", ""),
+}
+
+
+@pytest.mark.parametrize("logins", ADVICE, ids=str)
+def test_given_a_login_that_is_not_the_one_then_check_names_it(
+    guarded: Archive, logins: tuple[str, str | None]
+) -> None:
+    with psycopg.connect(guarded.database_url.replace("etl_loader@", "postgres@"), autocommit=True) as administrator:
+        administrator.execute("CREATE ROLE stranger LOGIN; CREATE ROLE member LOGIN IN ROLE etl_loader, etl_keeper")
+        try:
+            loader, keeper = (each and guarded.database_url.replace("etl_loader@", f"{each}@") for each in logins)
+            found = said_of(str(loader), keeper)
+        finally:
+            administrator.execute("DROP ROLE stranger, member")
+    expected = dict(zip(("Postgres rights", UNNEEDED, LAKE), ADVICE[logins], strict=True))
+    assert {about: found[about].advice if about in found else "" for about in expected} == expected
+
+
+@pytest.mark.parametrize("role", ["etl_loader", "etl_keeper"])
+def test_given_any_right_taken_away_then_the_file_gives_it_back(guarded: Archive, role: str) -> None:
+    """And never a GRANT, which might give the loader what only the keeper may do."""
+    duty, about = {"etl_loader": (LOADING, "Postgres rights"), "etl_keeper": (KEEPING, LAKE)}[role]
+    on_tables = [f"{right} ON {table}" for table, rights in duty.tables.items() for right in rights]
+    for right in (
+        *on_tables,
+        *(f"EXECUTE ON FUNCTION {signature}" for signature in duty.functions),
+        *(f"{right} ON SCHEMA {schema}" for schema, rights in duty.schemas.items() for right in rights),
+    ):
+        run_as_owner(guarded, f"REVOKE {right} FROM {role}")
+        found = said_of(guarded.database_url, guarded.more["lake_database_url"])[about]
+        assert (found.verdict, found.advice) == ("wrong", RUN), right
+    run_as_owner(guarded, ROLES)
+    assert said_of(guarded.database_url, guarded.more["lake_database_url"])[about].verdict == "fine"
 
 
 def test_given_a_keeper_of_another_database_then_check_says_so(guarded: Archive, empty_database_url: str) -> None:

@@ -241,6 +241,45 @@ def test_given_a_copy_that_is_not_the_owners_then_it_is_said(archive: Archive) -
     assert where_they_are(archive) == []
 
 
+def test_given_an_agents_channel_named_after_them_then_figures_lose_it(archive: Archive) -> None:
+    archive.rows(
+        "INSERT INTO reporting.status_changes (day, extension, at, event_id, origin, status, channels)"
+        " VALUES (%s, '1002', now(), gen_random_uuid(), 'pubsub', 'busy', %s) RETURNING 1",
+        DAY,
+        f"enigma:{NUMBER}:agents",
+    )
+    found = forget(archive, NUMBER)
+    assert (found.failed, found.figures, where_they_are(archive)) == ([], 1, [])
+
+
+# -- what Postgres' planner remembers
+
+_REMEMBERED = (
+    "SELECT count(*) FROM pg_stats WHERE schemaname IN ('public', 'reporting', 'november') AND concat_ws(' ',"
+    f" most_common_vals::text, histogram_bounds::text, most_common_elems::text) ~ '{DIGITS}|{DIGITS.encode().hex()}'"
+)
+
+
+@pytest.mark.parametrize("analyze", ["cdrs", "audit_events", "dead_letters", "cdr_revisions"])
+def test_given_samples_of_values_then_they_go_as_well(archive: Archive, analyze: str) -> None:
+    """Of tables, of their days, and of indexes' expressions: until then ETL-921 names them."""
+    load(archive, *(cdr(n, **THEIRS, call_time=n) for n in range(9)), *(cdr(n, **THEIRS) for n in range(9)))
+    load(archive, *(cdr(n, **THEIRS, dialed_at=True) for n in range(9)))
+    load(archive, *(heard(n, caller=THEIRS) for n in range(1, 9)), key=SPOOL)
+    with psycopg.connect(archive.database_url, autocommit=True) as administrator:
+        with engine(archive.database_url) as connections:
+            rollup.rollup(connections)
+        administrator.execute(f"ANALYZE {analyze}".encode())
+    assert archive.value(_REMEMBERED) > 0
+    remembered = {each for each in search(archive).remains if each.of == "pg_catalog.pg_stats"}
+    assert {each.kind for each in remembered} == {"itself"}
+
+    found = forget(archive, NUMBER)
+
+    assert archive.value(_REMEMBERED) == 0
+    assert (found.failed, found.searched and found.searched.remains) == ([], [])
+
+
 # -- the search
 
 
@@ -364,7 +403,7 @@ def test_given_an_eraser_that_knows_no_pattern_then_the_search_finds_all(
     calls = [cdr(at, number=NUMBER, **{texts[at % 3]: each}) for at, each in enumerate(SPELLED)]
     load(archive, *calls)
     export(archive)
-    monkeypatch.setattr(spellings, "patterns", lambda _: (re.compile("no such text"),))
+    monkeypatch.setattr(spellings, "spans", lambda *_: [])
 
     found = forget(archive, number=NUMBER)
 

@@ -127,7 +127,7 @@ def _follow(archive: Archive, arguments: list[str], environment: dict[str, str])
         if arguments == ["listen"]:
             eventually(lambda: archive.redis.pubsub_numpat() > 0)
             archive.redis.publish("enigma:notifications:agents:1002", EVENT)
-            eventually(lambda: archive.redis.llen("etl:events") > 0)
+            eventually(lambda: any(b'"started"' in each for each in archive.redis.lrange("etl:events", 0, -1)))
         elif arguments == ["serve"]:
             eventually(lambda: "<dt>calls out</dt><dd>0</dd>" in _shown(wall))
         else:

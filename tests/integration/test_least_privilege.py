@@ -63,6 +63,10 @@ TABLES = (
     "exports",
     "forgotten",
     "lake_drafts",
+    "list_identities",
+    "set_backs",
+    "united_days",
+    "counted_days",
 )
 VIEWS = (
     "calls",

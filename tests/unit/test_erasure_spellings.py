@@ -9,24 +9,27 @@ import unicodedata
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.wire.erasure import Person
-from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, read
+from etl.wire import spellings
+from etl.wire.erasure import Person, everybody
+from etl.wire.remains import Sought
+from tests.spelled import ABROAD, ANOTHER, DIGITS, NUMBER, SPELLED, ZEROS, read
 
 KEY = "k" * 32
 
 WAYS = (
     *(
         lambda digit, way=way: way.format(ord(digit))
-        for way in ("%{:02x}", "%{:02X}", "%25{:02x}", "&#{};", "&#x{:x};")
+        for way in ("%{:02x}", "%{:02X}", "%25{:02x}", "&#{};", "&#x{:x};", "={:02X}", "&#000000000{};")
     ),
-    *(lambda digit, zero=zero: chr(zero + int(digit)) for zero in (0xFF10, 0x660, 0x6F0)),
-    lambda digit: quote(chr(0xFF10 + int(digit))),
+    *(lambda digit, zero=zero: chr(ord(zero) + int(digit)) for zero in ZEROS),
+    *(lambda digit, zero=zero: quote(chr(ord(zero) + int(digit))) for zero in ZEROS),
 )
 # Whatever Unicode has for spaces, dashes and marks.
-MARKS = [chr(code) for code in range(0x3000) if unicodedata.category(chr(code))[0] in "ZPS" and chr(code) not in "%&"]
+MARKS = [chr(code) for code in range(0x3000) if unicodedata.category(chr(code))[0] in "ZPS" and chr(code) not in "%&="]
 between = st.just("") | st.text(st.sampled_from(MARKS), max_size=4) | st.sampled_from((" ", "-", ".", "%20", "%5F"))
 
 
@@ -77,3 +80,55 @@ def test_given_any_spelling_in_a_row_of_theirs_then_none_is_left(
 def test_given_anybody_else_then_no_digit_of_theirs_goes(row: dict[str, str], has_one: bool) -> None:
     row = {name: value for name, value in row.items() if DIGITS not in read(value)}
     assert Person(KEY, number=NUMBER).row({**row, "number": ANOTHER if has_one else None}) == {}
+
+
+@pytest.mark.parametrize("form", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-16"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_given_a_message_in_another_encoding_then_none_is_left(form: str, whole: bool) -> None:
+    """With a mark of its byte order and without, and also if it's no JSON, or cut off within a character."""
+    for each in SPELLED:
+        text = json.dumps({"payload": {"number": NUMBER, "note": each, each: [each]}}, ensure_ascii=False)
+        raw = text.encode(form) if whole else f"{text[:-2]}x".encode(form)[:-1]
+        erased = Person(KEY, number=NUMBER).row({"raw": raw})["raw"]
+        assert DIGITS not in read(erased.decode(form, "replace")), each
+        assert raw[:6] == erased[:6]
+        assert everybody({"raw": raw})["number"] >= {NUMBER}
+
+
+@pytest.mark.parametrize("extension", [" ext 12", " x12", "x 12", ";ext=12", "#12", " Ext. 12", ", extension 12"])
+def test_given_an_extension_then_the_number_goes_without_it_too(extension: str) -> None:
+    asked = f"07009 123456{extension}"
+    for each in SPELLED:
+        erased = Person(KEY, number=asked).row({"number": asked, "recording_url": each, "uuid": f"{each}{extension}"})
+        assert DIGITS not in read(" # ".join(erased.values())), each
+    assert Sought([asked], [], []).hits([("number", NUMBER)])[0].kind == "itself"
+
+
+LENGTH = 1_000_000
+LONG = {
+    each: (each * LENGTH)[:LENGTH]
+    for each in (
+        *("7", NUMBER, DIGITS, "-", "7-", "7 ", "+", " ", "%", "%25", "%30", "%E0%A5%A6", "%E0%A5", "=", "=3D", "=30"),
+        *("\\", "\\u", "\\u0030", "\\ud835\\udfce", "&#48;", "&#0", "&", '"', '\\"', "{", "\uff17", "00912345 "),
+        *(f"{NUMBER[:-1]} ", f"+{NUMBER}", "ext ", "7,"),
+    )
+}
+
+
+# Those that have been slow; the others take a minute of CPU.
+SLOW = ("7", NUMBER, "-", "%", "%25", "\\", '\\"')
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("each", [pytest.param(e, marks=() if e in SLOW else pytest.mark.nightly) for e in LONG])
+def test_given_a_long_text_of_one_kind_then_its_cost_is_bounded(each: str) -> None:
+    """What takes more than time in proportion to its length takes hours for a megabyte."""
+    text = LONG[each]
+    person, sought = Person(KEY, number=NUMBER), Sought([NUMBER], [], [])
+    spellings.spans(NUMBER, text)
+    sought.hits([("raw", text)])
+    everybody({"raw": text.encode()})
+    for row in ({"raw": f"{text} {NUMBER}".encode()}, {"extra": json.dumps({"x": text}), "number": None}):
+        erased = {**row, **person.row(row)}
+        said = erased["raw"].decode() if "raw" in erased else erased["extra"]
+        assert NUMBER not in str(said)
