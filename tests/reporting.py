@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 from tests.world import Archive
 
 ANSWERED = {"hungup", "callee_hungup", "agent_hungup", "voicemail"}
+KNOWN = ANSWERED | {"busy", "reject", "timeout", "error", "failed"}
+IN_TIME, SHORT = 20, 5  # seconds: of an answer by the service level, of a short abandon
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 QUARTER = timedelta(minutes=15)
 ZERO = timedelta(0)
@@ -38,6 +40,8 @@ class Call:
     hold: int | None
     talk: int | None
     absurd: int = 0  # of these three, how many were sent as something that can't be
+    call_dir: str | None = "outbound"
+    wait: int | None = None  # for an agent, or until the callee hung up
 
     @property
     def answered(self) -> bool:
@@ -50,6 +54,16 @@ class Call:
     @property
     def abandoned(self) -> bool:
         return self.answered and self.extension is None
+
+    @property
+    def machine(self) -> bool:
+        said = (self.end_reason or "").lower()
+        return any(word in said for word in ("machine", "voicemail", "voice mail", "voice_mail", "answerphone"))
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether anybody knows what its disposition means."""
+        return self.end_reason in KNOWN or self.machine
 
     @property
     def ended_at(self) -> datetime:
@@ -75,6 +89,7 @@ class State:
 
 
 Gap = tuple[datetime, datetime]
+Preview = tuple[datetime, str, str]  # when, campaign, contact
 
 
 # -- days and hours
@@ -98,11 +113,96 @@ def _key(moment: datetime, zone: ZoneInfo, per: Per) -> tuple[Any, ...]:
 # -- figures
 
 
-def campaign_figures(calls: Iterable[Call], zone: ZoneInfo, per: Per) -> Rows:
+def campaign_figures(calls: Iterable[Call], previews: Iterable[Preview], zone: ZoneInfo, per: Per) -> Rows:
     grouped: defaultdict[tuple[Any, ...], list[Call]] = defaultdict(list)
     for call in calls:
         grouped[*_key(call.dialed_at, zone, per), call.campaign].append(call)
-    return {key: _of_a_campaign(group) for key, group in grouped.items()}
+    found = {key: _of_a_campaign(group) | outbound(group) | inbound(group) for key, group in grouped.items()}
+    if per == "days":
+        seen: defaultdict[tuple[Any, ...], set[str]] = defaultdict(set)
+        for moment, campaign, contact in previews:
+            seen[day_of(moment, zone), campaign].add(contact)
+        for key, row in found.items():
+            listed = len(seen[key]) or None
+            row["contacts_previewed"] = listed
+            row["list_penetration"] = ratio(row["outbound_contacts"], listed or 0)
+    return found
+
+
+def outbound(calls: Sequence[Call]) -> dict[str, Any]:
+    """Of the calls that were dialled; and the dispositions of all calls that nobody knows."""
+    dialled = [call for call in calls if call.call_dir == "outbound"]
+    machines = [call for call in dialled if call.machine]
+    people = [call for call in dialled if call.answered and not call.machine]
+    met = [call for call in people if call.extension is not None]
+    alone = [call for call in people if call.extension is None]
+    dropped = [call for call in alone if call.is_clear]
+    answered = len(machines) + len(people)
+    known = [who for call in dialled if (who := _who(call))]
+    talked_to = {who for call in met if (who := _who(call))}
+    return {
+        "outbound_attempts": len(dialled),
+        "outbound_answered": answered,
+        "outbound_machines": len(machines),
+        "outbound_reached": len(met),
+        "outbound_dropped": len(dropped),
+        "outbound_unclear": len(alone) - len(dropped),
+        "outbound_short_dropped": sum(call.wait is not None and call.wait <= SHORT for call in dropped),
+        "outbound_live": len(met) + len(dropped),
+        "outbound_asr": ratio(answered, len(dialled)),
+        "outbound_abandon_rate": ratio(len(dropped), len(met) + len(dropped)),
+        "outbound_contacts": len(set(known)),
+        "outbound_contacts_reached": len(talked_to),
+        "outbound_contact_attempts": len(known),
+        "outbound_contact_rate": ratio(len(talked_to), len(set(known))),
+        "attempts_per_contact": ratio(len(known), len(set(known)), 2),
+        "unknown_dispositions": sum(not call.is_clear for call in calls),
+    }
+
+
+def inbound(calls: Sequence[Call]) -> dict[str, Any]:
+    """Of the calls that came in; and the waits, also of those that were dialled and dropped."""
+    came = [call for call in calls if call.call_dir == "inbound"]
+    offered = [call for call in came if call.answered]
+    answered = [call.wait for call in offered if call.extension is not None]
+    left = [call.wait for call in offered if call.extension is None]
+    answered_after, left_after = ([wait for wait in waits if wait is not None] for waits in (answered, left))
+    waits = sorted(answered_after + left_after)
+    in_time, short = sum(wait <= IN_TIME for wait in answered_after), sum(wait <= SHORT for wait in left_after)
+    dropped_after = [
+        call.wait
+        for call in calls
+        if call.call_dir == "outbound" and call.abandoned and call.is_clear and not call.machine
+        if call.wait is not None
+    ]
+    all_waits = sorted({*waits, *dropped_after})
+    return {
+        "inbound_calls": len(came),
+        "inbound_offered": len(offered),
+        "inbound_reached": len(answered),
+        "inbound_abandoned": len(left),
+        "inbound_short_abandoned": short,
+        "inbound_abandon_rate": ratio(len(left), len(offered)),
+        "waits_known": len(waits),
+        "answered_in_time": in_time,
+        "service_level": ratio(in_time, len(waits)),
+        "service_level_without_short": ratio(in_time, len(waits) - short),
+        "answer_waits_known": len(answered_after),
+        "answer_wait_seconds": sum(answered_after),
+        "average_speed_of_answer": ratio(sum(answered_after), len(answered_after), 1),
+        "longest_wait": max(waits, default=None),
+        "wait_p80": nearest_rank(waits, 80),
+        "wait_p95": nearest_rank(waits, 95),
+        "waits": all_waits,
+        "waits_answered": [answered_after.count(wait) for wait in all_waits],
+        "waits_abandoned": [left_after.count(wait) for wait in all_waits],
+        "waits_dropped": [dropped_after.count(wait) for wait in all_waits],
+    }
+
+
+def nearest_rank(waits: Sequence[int], percent: int) -> int | None:
+    """The smallest of them that so many in a hundred don't exceed."""
+    return next((wait for place, wait in enumerate(waits, 1) if place * 100 >= percent * len(waits)), None)
 
 
 def _of_a_campaign(calls: Sequence[Call]) -> dict[str, Any]:
@@ -150,6 +250,7 @@ def ratio(part: Decimal | int, whole: Decimal | int, digits: int = 4) -> Decimal
 @dataclass
 class _Agent:
     calls: int = 0
+    dirs: Counter[str | None] = field(default_factory=Counter)
     talks: list[int] = field(default_factory=list)
     holds: list[int] = field(default_factory=list)
     absurd: int = 0
@@ -163,6 +264,7 @@ def agent_figures(calls: Iterable[Call], states: Iterable[State], now: datetime,
         if call.reached_agent:
             agent = agents[*_key(call.dialed_at, zone, per), call.extension]
             agent.calls += 1
+            agent.dirs[call.call_dir] += 1
             agent.talks += [] if call.talk is None else [call.talk]
             agent.holds += [] if call.hold is None else [call.hold]
             agent.absurd += call.absurd > 0
@@ -194,6 +296,25 @@ def _of_an_agent(agent: _Agent) -> dict[str, Any]:
         "absurd_durations": agent.absurd,
         "talked": len(agent.talks),
         "held": len(agent.holds),
+        "outbound_calls": agent.dirs["outbound"],
+        "inbound_calls": agent.dirs["inbound"],
+        "states_known": sum(spent.values(), Decimal(0)) > 0,
+        **_handled(agent, wrapup),
+    }
+
+
+def _handled(agent: _Agent, wrapup: Decimal) -> dict[str, Any]:
+    """As the trade has it: talk, hold, and the wrap-up if any was told."""
+    wrapped = agent.calls if wrapup else 0
+    handling = None
+    if agent.talks:
+        parts = [Decimal(sum(part)) / len(part) for part in (agent.talks, agent.holds) if part]
+        handling = ratio(sum(parts) + (wrapup / wrapped if wrapped else 0), 1, 1)
+    return {
+        "wrapped_calls": wrapped,
+        "average_wrapup_seconds": ratio(wrapup, wrapped, 1),
+        "aht_seconds": handling,
+        "aht_of": None if not agent.talks else "talk + hold + wrap-up" if wrapup else "talk + hold",
     }
 
 
@@ -289,10 +410,12 @@ def figures(archive: Archive) -> dict[str, Rows]:
     }
 
 
-def expected(calls: Sequence[Call], states: Sequence[State], now: datetime, zone: ZoneInfo) -> dict[str, Rows]:
+def expected(
+    calls: Sequence[Call], states: Sequence[State], now: datetime, zone: ZoneInfo, previews: Sequence[Preview] = ()
+) -> dict[str, Rows]:
     found: dict[str, Rows] = {}
     for per in ("days", "hours"):
-        found[f"campaign_{per}"] = campaign_figures(calls, zone, per)
+        found[f"campaign_{per}"] = campaign_figures(calls, previews, zone, per)
         found[f"agent_{per}"] = agent_figures(calls, states, now, zone, per)
     return found
 

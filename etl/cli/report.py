@@ -14,7 +14,7 @@ import typer
 from etl.app.database import engine_of
 from etl.cli import Config, a_day, app, configured, to_json
 from etl.cli.printing import out
-from etl.reporting.figures import Asked, Report, ask, column_names, yesterday
+from etl.reporting.figures import TARGETED, Asked, Report, ask, column_names, yesterday
 from etl.reporting.page import page
 from etl.reporting.shown import notes
 from etl.reporting.spreadsheet import to_csv
@@ -81,8 +81,13 @@ def report(
 ) -> None:
     """Report what came of the calls, from the figures of the last `etl rollup`; reasons are counted from the calls.
 
-    Days are business days, in the zone of reporting.settings. Below the figures stands what keeps them from being
-    trusted. Whoever may only read the views may run this too.
+    Inbound and outbound calls stand apart, by the trade's definitions: docs/reports.md has each figure's formula.
+    Beside the totals stand those of the same days last week. What nobody knows is "not known", empty in csv and null in
+    json.
+
+    Days are business days, in the zone of reporting.settings, which also has the seconds of the service level and the
+    targets. Below the figures stands what keeps them from being trusted. Whoever may only read the views may run this
+    too.
     """
     if kind is ReportKind.AGENT and campaigns:
         raise typer.BadParameter("agents' figures aren't kept by campaign: leave --campaign out")
@@ -150,6 +155,12 @@ def _as_json(found: Report) -> dict[str, Any]:
         "rows": found.rows,
         "by_subject": found.by_subject,
         "total": found.total,
+        "last_week": {
+            "from": found.last_week.first,
+            "to": found.last_week.last,
+            "total": found.last_week.total,
+        },
+        "targets": {figure: found.target(figure) for figure in TARGETED},
         "load_days": found.books,
         "notes": notes(found),
     }

@@ -2,18 +2,22 @@
 
 One statement gives the views' rows and their totals. Ratios and averages of a total are computed from its sums, never
 from other ratios; what sums can't give, such as the number of different contacts over several days, is null in totals
-of more than one row.
+of more than one row. Percentiles of waits are those of all the waits of a row, and a second statement has these. A sum
+is null if one of its parts isn't known: figures that an older etl computed lack many.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from decimal import Decimal
+from itertools import accumulate
+from typing import Any
 
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
+from etl.reporting.asks import ASKS, FRESH, PERCENTILES, Ask
 
 _DAY = timedelta(days=1)
 _EXAMPLES = 10  # campaigns named to whoever asked for others that have no rows
@@ -21,80 +25,15 @@ _EXAMPLES = 10  # campaigns named to whoever asked for others that have no rows
 Row = dict[str, Any]
 
 
-class _Ask(NamedTuple):
-    """How a report is asked of its view."""
-
-    view: str
-    key: tuple[str, ...]  # columns that identify a row, in their order
-    subject: str | None  # the column of the key by which there are totals over several days
-    figures: Mapping[str, str]  # column → its aggregate
-    also: Mapping[str, str] = MappingProxyType({})  # further columns → their expressions; null in totals
-    rows: str = ""  # where they are looked for, if not in the view
-
-
-def _ratio(part: str, whole: str, digits: int = 4) -> str:
-    return f"round(({part})::numeric / nullif({whole}, 0), {digits})"
-
-
-def _sums(*columns: str) -> dict[str, str]:
-    return {column: f"sum({column})" for column in columns}
-
-
-def _of_one(column: str) -> str:
-    return f"CASE WHEN count(*) = 1 THEN min({column}) END"
-
-
-_OUTCOMES = _sums("attempts", "answered", "reached_agent", "abandoned", "voicemail") | _sums(
-    "busy", "no_answer", "rejected", "failed"
-)
-_OF_OUTCOMES = {
-    "answer_seizure_ratio": _ratio("sum(answered)", "sum(attempts)"),
-    "abandon_rate": _ratio("sum(abandoned)", "sum(answered)"),
-    "average_talk_seconds": _ratio("sum(talk_seconds)", "sum(talked)", 1),
-    "average_hold_seconds": _ratio("sum(hold_seconds)", "sum(held)", 1),
-    **_sums("talk_seconds", "hold_seconds", "held"),
+# Figure → the target in reporting.settings that it has.
+TARGETED = {
+    "service_level": "service_level",
+    "average_speed_of_answer": "speed_of_answer",
+    "inbound_abandon_rate": "inbound_abandon_rate",
+    "outbound_abandon_rate": "outbound_abandon_rate",
+    "occupancy": "occupancy",
 }
-_CALLS = _OUTCOMES | _OF_OUTCOMES
-_CONTACTS = {name: _of_one(name) for name in ("unique_contacts", "contacts_reached", "contact_rate")}
-_TIMES = _sums("logged_in_seconds", "available_seconds", "busy_seconds", "wrapup_seconds", "unclosed")
-# Last, as in the views.
-_ABSURD = _sums("absurd_durations", "talked")
-_FRESH = {"refreshed_at": "min(refreshed_at)"}
-
-_ASKS = {
-    "campaign": _Ask("campaign_days", ("day", "campaign_ref"), "campaign_ref", _CALLS | _CONTACTS | _ABSURD),
-    "hours": _Ask("campaign_hours", ("day", "hour"), None, _CALLS | _ABSURD),
-    "agent": _Ask(
-        "agent_days",
-        ("day", "extension"),
-        "extension",
-        {
-            **_sums("calls", "talk_seconds", "hold_seconds"),
-            "average_handle_seconds": "round(sum(talk_seconds)::numeric / nullif(sum(talked), 0)"
-            " + coalesce(sum(hold_seconds)::numeric / nullif(sum(held), 0), 0), 1)",
-            **_TIMES,
-            "occupancy": _ratio(
-                "sum(busy_seconds) + sum(wrapup_seconds)",
-                "sum(available_seconds) + sum(busy_seconds) + sum(wrapup_seconds)",
-            ),
-            **_ABSURD,
-            **_sums("held"),
-        },
-    ),
-    "reasons": _Ask(
-        "calls",
-        ("end_reason",),
-        None,
-        {
-            "calls": "count(*)",
-            "answered": "count(*) FILTER (WHERE answered)",
-            "reached_agent": "count(*) FILTER (WHERE reached_agent)",
-            "absurd_durations": "count(*) FILTER (WHERE absurd_durations > 0)",
-        },
-        also={"disposition": "min(disposition)", "ended_by": "min(ended_by)"},
-        rows="calls_between(:first, :last)",  # the view would lock every partition there is
-    ),
-}
+AT_LEAST = frozenset({"service_level", "occupancy"})  # of the others a target is what they are at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +61,21 @@ class Report:
     known: tuple[date, date] | None  # first and last day with figures, if there are no rows
     campaigns_there: list[str]  # some of the period's, if those that were asked for have no rows
     comments: dict[str, str]  # column → its comment in the view
+    last_week: "LastWeek"
+    settings: Row  # of reporting.settings
+
+    def target(self, figure: str) -> Decimal | None:
+        """What the figure should be, if a target is set."""
+        return self.settings.get(f"target_{TARGETED[figure]}") if figure in TARGETED else None
+
+
+@dataclass(frozen=True, slots=True)
+class LastWeek:
+    """The same days of the week before; of more than a week, of so many weeks before that no day is in both."""
+
+    first: date
+    last: date
+    total: Row | None  # None if there are no rows
 
 
 def yesterday(engine: sa.Engine) -> date:
@@ -132,35 +86,71 @@ def yesterday(engine: sa.Engine) -> date:
 
 def ask(engine: sa.Engine, asked: Asked) -> Report:
     """Raises `Outage` or `ConfigurationError`."""
-    how = _ASKS[asked.kind]
+    how = ASKS[asked.kind]
     period = {"first": asked.first, "last": asked.last}
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         zone, now = _now(connection)
-        found = [dict(row) for row in connection.execute(_statement(how, asked), _parameters(asked)).mappings()]
+        found = _found(connection, how, asked)
         apart = 0 * _DAY if zone == "UTC" else _DAY
         books = connection.execute(_BOOKS, {"first": asked.first - apart, "last": asked.last + apart}).mappings()
-        empty = not any(row["calls_or_rows"] for row in found)
-        known = connection.execute(_KNOWN).one() if empty else None
-        there = connection.scalars(_CAMPAIGNS, {**period, "examples": _EXAMPLES}) if empty and asked.campaigns else ()
+        known = None if found else connection.execute(_KNOWN).one()
+        examples = {**period, "examples": _EXAMPLES}
+        there = connection.scalars(_CAMPAIGNS, examples) if not found and asked.campaigns else ()
         comments = connection.execute(_COMMENTS, {"view": f"reporting.{how.view}"})
         total = next((row for row in found if row["level"] == "all"), None)
         return Report(
             asked=asked,
             zone=zone,
             now=now,
-            rows=[] if empty else [_row(row) for row in found if row["level"] == "row"],
-            by_subject=[] if empty else [_row(row) for row in found if row["level"] == "subject"],
-            total=None if empty or total is None else _row(total),
+            rows=[_row(row) for row in found if row["level"] == "row"],
+            by_subject=[_row(row) for row in found if row["level"] == "subject"],
+            total=None if total is None else _row(total),
             refreshed_at=total["refreshed_at"] if total else None,
             books=[dict(row) for row in books],
             known=None if known is None or known.first is None else (known.first, known.last),
             campaigns_there=list(there),
             comments={name: comment for name, comment in comments if comment},
+            last_week=_last_week(connection, how, asked),
+            settings=dict(connection.execute(_SETTINGS).mappings().one()),
         )
 
 
+def _last_week(connection: sa.Connection, how: Ask, asked: Asked) -> LastWeek:
+    weeks = (asked.last - asked.first).days // 7 + 1
+    first, last = (day - weeks * 7 * _DAY for day in (asked.first, asked.last))
+    found = _found(connection, how, Asked(asked.kind, first, last, asked.campaigns))
+    return LastWeek(first, last, next((_row(row) for row in found if row["level"] == "all"), None))
+
+
+def _found(connection: sa.Connection, how: Ask, asked: Asked) -> list[Row]:
+    """Rows of all levels; none if there are no calls."""
+    found = [dict(row) for row in connection.execute(_statement(how, asked), _parameters(asked)).mappings()]
+    if not any(row["calls_or_rows"] for row in found):
+        return []
+    if "wait_p80" in how.figures:
+        _add_percentiles(connection, how, asked, found)
+    return found
+
+
+def _add_percentiles(connection: sa.Connection, how: Ask, asked: Asked, found: Sequence[Row]) -> None:
+    """By the nearest rank: the smallest wait that so many in a hundred don't exceed."""
+    waits: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    for *key, wait, calls in connection.execute(_waits(how, asked), _parameters(asked)):
+        waits.setdefault(tuple(key), []).append((wait, calls))
+    for row in found:
+        of_row = waits.get((row["level"], *(row[name] for name in how.key)), ())
+        # As the views have it: of figures of an older etl nothing is known.
+        if row["waits_known"] is None:
+            row["longest_wait"] = None
+        elif of_row:
+            total = sum(calls for _, calls in of_row)
+            upto = [*accumulate(calls for _, calls in of_row)]
+            for name, percent in PERCENTILES.items():
+                row[name] = of_row[bisect_left(upto, -(-percent * total // 100))][0]
+
+
 def _now(connection: sa.Connection) -> tuple[str, datetime]:
-    if connection.scalar(sa.text("SELECT to_regclass('reporting.load_days')")) is None:
+    if connection.scalar(sa.text("SELECT to_regclass('reporting.preview_figures')")) is None:
         raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
     zone, now, local = connection.execute(_NOW).one()
     return zone, _in_zone(now, local)
@@ -172,26 +162,48 @@ def _in_zone(moment: datetime, local: datetime) -> datetime:
     return moment.astimezone(timezone(offset))
 
 
-def _statement(how: _Ask, asked: Asked) -> sa.TextClause:
+def _statement(how: Ask, asked: Asked) -> sa.TextClause:
     """Rows, totals by subject, and the total; `level` says which."""
-    figures = dict(how.figures) | (_FRESH if how.view != "calls" else {"refreshed_at": "NULL::timestamptz"})
+    figures = dict(how.figures) | (FRESH if how.view != "calls" else {"refreshed_at": "NULL::timestamptz"})
     listed = ", ".join(f"{expression} AS {column}" for column, expression in (dict(how.also) | figures).items())
-    sets = [f"({', '.join(how.key)})", *([f"({how.subject})"] if _has_subjects(how, asked) else []), "()"]
-    subject = f"WHEN grouping({how.subject}) = 0 THEN 'subject'" if how.subject else ""
     local = ", hour AT TIME ZONE (SELECT zone FROM reporting.settings) AS local_hour" if "hour" in how.key else ""
     most_first = f"{next(iter(how.figures.values()))} DESC"
     order = [*(part for part in how.key if part in ("day", "hour")), most_first, how.key[-1]]
     query = f"""
-SELECT CASE WHEN grouping({how.key[0]}) = 0 THEN 'row' {subject} ELSE 'all' END AS level, count(*) AS calls_or_rows,
+SELECT {_level(how)} AS level, count(*) AS calls_or_rows,
     {", ".join(how.key)}{local}, {listed}
 FROM reporting.{how.rows or how.view}
-WHERE day BETWEEN :first AND :last {"AND campaign_ref = ANY(:campaigns)" if asked.campaigns else ""}
-GROUP BY GROUPING SETS ({", ".join(sets)})
+WHERE {_where(asked)}
+GROUP BY GROUPING SETS ({", ".join(f"({each})" for each in _sets(how, asked))})
 ORDER BY {", ".join(order)}"""  # noqa: S608  # our own words
     return sa.text(query)
 
 
-def _has_subjects(how: _Ask, asked: Asked) -> bool:
+def _waits(how: Ask, asked: Asked) -> sa.TextClause:
+    """Of the same rows and totals: how many offered calls waited how long."""
+    sets = ", ".join(f"({', '.join(filter(None, (each, 'wait')))})" for each in _sets(how, asked))
+    return sa.text(f"""
+SELECT {_level(how)}, {", ".join(how.key)}, wait, sum(after.answered + after.abandoned) AS calls
+FROM reporting.{how.view}
+CROSS JOIN LATERAL unnest(waits, waits_answered, waits_abandoned) AS after (wait, answered, abandoned)
+WHERE {_where(asked)} AND after.answered + after.abandoned > 0
+GROUP BY GROUPING SETS ({sets}) ORDER BY wait""")  # noqa: S608  # our own words
+
+
+def _where(asked: Asked) -> str:
+    return "day BETWEEN :first AND :last" + (" AND campaign_ref = ANY(:campaigns)" if asked.campaigns else "")
+
+
+def _level(how: Ask) -> str:
+    subject = f"WHEN grouping({how.subject}) = 0 THEN 'subject'" if how.subject else ""
+    return f"CASE WHEN grouping({how.key[0]}) = 0 THEN 'row' {subject} ELSE 'all' END"
+
+
+def _sets(how: Ask, asked: Asked) -> list[str]:
+    return [", ".join(how.key), *([how.subject] if how.subject and _has_subjects(how, asked) else []), ""]
+
+
+def _has_subjects(how: Ask, asked: Asked) -> bool:
     return how.subject is not None and asked.last > asked.first
 
 
@@ -208,6 +220,7 @@ def _row(found: Row) -> Row:
 
 
 _NOW = sa.text("SELECT zone, now(), now() AT TIME ZONE zone FROM reporting.settings")
+_SETTINGS = sa.text("SELECT * FROM reporting.settings")
 _BOOKS = sa.text("SELECT * FROM reporting.load_days WHERE day BETWEEN :first AND :last ORDER BY day")
 _KNOWN = sa.text(
     "SELECT least(c.first, a.first) AS first, greatest(c.last, a.last) AS last"
@@ -226,5 +239,5 @@ _COMMENTS = sa.text(
 
 def column_names(asked: Asked) -> Sequence[str]:
     """A row's columns, in order."""
-    how = _ASKS[asked.kind]
+    how = ASKS[asked.kind]
     return [*how.key, *how.also, *how.figures]

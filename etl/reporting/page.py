@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 
 from etl import __version__
 from etl.reporting.charts import Chart, charts
-from etl.reporting.shown import Shown, about_totals, as_of, columns, notes, period, title, value
+from etl.reporting.shown import (
+    Shown,
+    about_totals,
+    as_of,
+    columns,
+    last_week,
+    notes,
+    period,
+    target,
+    title,
+    value,
+)
 from etl.text import printable
 
 if TYPE_CHECKING:
@@ -17,25 +28,24 @@ if TYPE_CHECKING:
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 # Of the total row: what a manager looks at first.
+_OF_CALLS = (
+    *("attempts", "outbound_asr", "outbound_abandon_rate", "outbound_contact_rate", "attempts_per_contact"),
+    *("list_penetration", "service_level", "average_speed_of_answer", "inbound_abandon_rate", "average_talk_seconds"),
+)
 TILES = {
-    "campaign": (
-        "attempts",
-        "answered",
-        "answer_seizure_ratio",
-        "reached_agent",
-        "abandon_rate",
-        "average_talk_seconds",
-    ),
-    "hours": ("attempts", "answered", "answer_seizure_ratio", "reached_agent", "abandon_rate", "average_talk_seconds"),
-    "agent": ("calls", "average_handle_seconds", "talk_seconds", "logged_in_seconds", "occupancy"),
-    "reasons": ("calls", "answered", "reached_agent"),
+    "campaign": _OF_CALLS,
+    "hours": _OF_CALLS,
+    "agent": ("calls", "aht_seconds", "talk_seconds", "logged_in_seconds", "occupancy"),
+    "reasons": ("calls", "outbound_calls", "inbound_calls"),
 }
 NAMES = {
-    "answer_seizure_ratio": "answered, of attempts",
-    "reached_agent": "reached an agent",
-    "abandon_rate": "no agent, of answered",
+    "outbound_asr": "ASR: answered, of dialled",
+    "outbound_abandon_rate": "abandoned, of live answers",
+    "service_level": "service level",
+    "average_speed_of_answer": "average speed of answer",
+    "inbound_abandon_rate": "gave up, of offered",
     "average_talk_seconds": "average talk",
-    "average_handle_seconds": "average handling",
+    "aht_seconds": "average handling",
     "logged_in_seconds": "logged in",
 }
 
@@ -84,15 +94,23 @@ def _tiles(found: "Report") -> str:
     if found.total is None:
         return ""
     by_name = {column.name: column for column in columns(found)}
-    tiles = [
-        (NAMES.get(name, by_name[name].heading), value(found.total, by_name[name], found))
-        for name in TILES[found.asked.kind]
-    ]
-    return (
-        '<dl class="tiles">'
-        + "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(text)}</dd></div>" for name, text in tiles if text)
-        + "</dl>"
-    )
+    tiles = [_tile(by_name[name], found) for name in TILES[found.asked.kind] if name in by_name]
+    return '<dl class="tiles">' + "".join(tiles) + "</dl>"
+
+
+def _tile(column: Shown, found: "Report") -> str:
+    """The figure; its target, if it has one; and what it was last week."""
+    if found.total is None or not (text := value(found.total, column, found)):
+        return ""
+    called = NAMES.get(column.name, column.heading)
+    if column.name == "aht_seconds" and found.total["aht_of"]:
+        called += f": {found.total['aht_of']}"
+    said = ""
+    if aim := target(column, found):
+        said += f'<dd class="{"met" if aim[1] else "missed"}">{_text(aim[0])}</dd>'
+    if found.last_week.total and (before := value(found.last_week.total, column, found)):
+        said += f'<dd class="before">{_text(f"{last_week(found)}: {before}")}</dd>'
+    return f"<div><dt>{_text(called)}</dt><dd>{_text(text)}</dd>{said}</div>"
 
 
 def _figure(chart: Chart) -> str:
@@ -112,6 +130,8 @@ def _table(found: "Report", shown: list[Shown]) -> str:
     sums = "\n".join(_row(row, shown, found, "all days") for row in found.by_subject)
     if found.total and len(found.rows) > 1:
         sums += "\n" + _row(found.total, shown, found, "all", whole=True)
+    if found.last_week.total:
+        sums += "\n" + _row(found.last_week.total, shown, found, last_week(found), whole=True)
     about = about_totals(found)
     return (
         f'<section class="figures"><h2>Figures</h2><div class="wide"><table><thead><tr>{heads}</tr></thead>\n'

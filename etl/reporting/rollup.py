@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from etl.reporting import twins
+from etl.reporting import kept, twins
 from etl.reporting.left_out import LeftOut
 from etl.store.tables import FIGURES_LOCK
 
@@ -136,7 +136,7 @@ def _compute(connection: sa.Connection, day: date, dataset: str) -> bool:
 def _compute_states(connection: sa.Connection, first: date, last: date) -> None:
     """All business days from the first to the last."""
     with _alone(connection):
-        for statement in _STATES:
+        for statement in kept.STATES:
             connection.execute(statement, {"first": first, "last": last})
 
 
@@ -234,127 +234,4 @@ _WITHOUT_INDEX = sa.text(
     f" AND day = {_DAY_OF_NAME} ORDER BY revision DESC LIMIT 1) latest"
     " WHERE dropped_at IS NOT NULL) ORDER BY day"
 )
-
-# Campaigns and agents in one pass. Contacts are made different before they are counted: count(DISTINCT …) sorts them
-# for every row of figures.
-_CALLS = (
-    sa.text("DELETE FROM reporting.campaign_figures WHERE day = :day"),
-    sa.text("DELETE FROM reporting.agent_call_figures WHERE day = :day"),
-    sa.text("""
-WITH calls AS MATERIALIZED (
-    SELECT hour, campaign_ref, extension, answered, reached_agent, abandoned, voicemail, end_reason, talk_seconds,
-        hold_seconds, absurd_durations > 0 AS is_absurd,
-        coalesce(nullif(contact_ref, ''), nullif(number, '')) AS contact,
-        reporting.has_number(campaign_ref, number) AS tells_number
-    FROM reporting.calls_unmasked_on(:day)
-), agents AS (
-    INSERT INTO reporting.agent_call_figures (
-        day, hour, extension, calls, talk_seconds, hold_seconds, absurd_durations, talk_unknown, hold_unknown
-    )
-    SELECT :day, hour, extension, count(*), coalesce(sum(talk_seconds), 0), coalesce(sum(hold_seconds), 0),
-        count(*) FILTER (WHERE is_absurd), count(*) - count(talk_seconds), count(*) - count(hold_seconds)
-    FROM calls WHERE reached_agent
-    GROUP BY GROUPING SETS ((hour, extension), (extension))
-), contacts AS MATERIALIZED (
-    SELECT hour, campaign_ref, contact, bool_or(reached_agent) AS is_reached
-    FROM calls WHERE contact IS NOT NULL
-    GROUP BY hour, campaign_ref, contact
-), contacted AS (
-    SELECT hour, campaign_ref, count(*) AS contacts, count(*) FILTER (WHERE is_reached) AS contacts_reached
-    FROM contacts GROUP BY hour, campaign_ref
-    UNION ALL
-    SELECT NULL, campaign_ref, count(*), count(*) FILTER (WHERE is_reached)
-    FROM (SELECT campaign_ref, bool_or(is_reached) AS is_reached FROM contacts GROUP BY campaign_ref, contact) of_day
-    GROUP BY campaign_ref
-), campaigns AS (
-    SELECT hour, campaign_ref, count(*) AS attempts, count(*) FILTER (WHERE answered) AS answered,
-        count(*) FILTER (WHERE reached_agent) AS reached_agent, count(*) FILTER (WHERE abandoned) AS abandoned,
-        count(*) FILTER (WHERE voicemail) AS voicemail, count(*) FILTER (WHERE end_reason = 'busy') AS busy,
-        count(*) FILTER (WHERE end_reason = 'timeout') AS no_answer,
-        count(*) FILTER (WHERE end_reason = 'reject') AS rejected,
-        count(*) FILTER (WHERE end_reason IN ('error', 'failed')) AS failed,
-        coalesce(sum(talk_seconds) FILTER (WHERE reached_agent), 0) AS talk_seconds,
-        coalesce(sum(hold_seconds) FILTER (WHERE answered), 0) AS hold_seconds,
-        count(hold_seconds) FILTER (WHERE answered) AS held, count(*) FILTER (WHERE is_absurd) AS absurd_durations,
-        count(*) FILTER (WHERE reached_agent AND talk_seconds IS NULL) AS talk_unknown,
-        bool_or(tells_number) AS tells_number
-    FROM calls
-    GROUP BY GROUPING SETS ((hour, campaign_ref), (campaign_ref))
-)
-INSERT INTO reporting.campaign_figures (
-    day, hour, campaign_ref, attempts, answered, reached_agent, abandoned, voicemail, busy, no_answer, rejected, failed,
-    talk_seconds, hold_seconds, held, contacts, contacts_reached, absurd_durations, talk_unknown,
-    tells_number
-)
-SELECT :day, c.hour, c.campaign_ref, attempts, answered, reached_agent, abandoned, voicemail, busy, no_answer, rejected,
-    failed, talk_seconds, hold_seconds, held, coalesce(contacts, 0), coalesce(contacts_reached, 0), absurd_durations,
-    talk_unknown, tells_number
-FROM campaigns c
-LEFT JOIN contacted t ON (t.hour, t.campaign_ref) IS NOT DISTINCT FROM (c.hour, c.campaign_ref)"""),
-)
-_CHANGES = (
-    # By time, not by day: rows computed for another time zone have other days.
-    sa.text(
-        "DELETE FROM reporting.status_changes s USING reporting.settings WHERE (s.at AT TIME ZONE zone)::date = :day"
-        " AND s.day BETWEEN CAST(:day AS date) - 2 AND CAST(:day AS date) + 2"
-    ),
-    sa.text("""
-WITH told AS MATERIALIZED (
-    SELECT e.extension, e.captured_at, e.event_id, e.origin, e.status, e.campaign_ref, e.channel, e.reference,
-        e.batch_id
-    FROM reporting.settings
-    CROSS JOIN LATERAL (
-        SELECT (CAST(:day AS timestamp) AT TIME ZONE zone) AS start,
-            ((CAST(:day AS timestamp) + interval '1 day') AT TIME ZONE zone) AS stop
-    ) business_day
-    JOIN audit_events e ON captured_on BETWEEN (start AT TIME ZONE 'UTC')::date AND (stop AT TIME ZONE 'UTC')::date
-        AND captured_on BETWEEN CAST(:day AS date) - 1 AND CAST(:day AS date) + 1 -- which the planner knows
-        AND (captured_at AT TIME ZONE zone)::date = CAST(:day AS date)
-    WHERE kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL AND status IS NOT NULL
-), claims AS MATERIALIZED ( -- by the ledger's key, never all of the ledger
-    SELECT batch_id, server FROM load_batches WHERE batch_id = ANY (ARRAY(SELECT DISTINCT batch_id FROM told))
-)
-INSERT INTO reporting.status_changes (
-    day, extension, at, event_id, origin, status, campaign_ref, server, channels
-)
-SELECT :day, extension, captured_at, event_id, origin, status, campaign_ref, server,
-    CASE WHEN reference IS NULL THEN channel ELSE regexp_replace(channel, ':[^:]*$', '') END
-FROM told LEFT JOIN claims USING (batch_id)"""),
-)
-_OF_DATASET = {"cdrs": _CALLS, "audit_events": _CHANGES}
-# Of consecutive days, so that each state is worked out once. A state counts on the day it began and on the next. It's
-# cut into quarters of an hour: in every time zone an hour begins with one. Most states don't last that long.
-_STATES = (
-    sa.text("DELETE FROM reporting.agent_state_figures WHERE day BETWEEN :first AND :last"),
-    sa.text("""
-WITH days AS (
-    SELECT zone, day::date AS day, day AT TIME ZONE zone AS start, (day + interval '1 day') AT TIME ZONE zone AS stop
-    FROM reporting.settings
-    CROSS JOIN generate_series(CAST(:first AS timestamp), CAST(:last AS timestamp), interval '1 day') AS day
-), parts AS MATERIALIZED (
-    SELECT d.day, d.zone, d.start, s.extension, s.status, s.closed_by, s.state_from,
-        greatest(s.state_from, d.start) AS since, least(coalesce(s.state_until, now()), d.stop) AS until,
-        date_bin('15 minutes', greatest(s.state_from, d.start), '2000-01-01 00:00Z') AS quarter
-    FROM reporting.agent_states_between(CAST(:first AS date) - 1, CAST(:last AS date)) s
-    JOIN days d ON d.day IN (s.day, s.day + 1) AND s.state_from < d.stop
-), pieces AS (
-    SELECT day, zone, extension, status, 0 AS unclosed, quarter, extract(epoch FROM until - since) AS seconds
-    FROM parts WHERE closed_by <> 'login' AND until > since AND until <= quarter + interval '15 minutes'
-    UNION ALL
-    SELECT day, zone, extension, status, 0, piece,
-        extract(epoch FROM least(until, piece + interval '15 minutes') - greatest(since, piece))
-    FROM parts CROSS JOIN LATERAL generate_series(quarter, until - interval '1 microsecond', '15 minutes') AS piece
-    WHERE closed_by <> 'login' AND until > quarter + interval '15 minutes'
-    UNION ALL
-    SELECT day, zone, extension, status, 1, state_from, 0 FROM parts WHERE closed_by = 'login' AND state_from >= start
-)
-INSERT INTO reporting.agent_state_figures (
-    day, hour, extension, logged_in_seconds, available_seconds, busy_seconds, wrapup_seconds, unclosed
-)
-SELECT day, hour, extension, sum(seconds), coalesce(sum(seconds) FILTER (WHERE status = 'available'), 0),
-    coalesce(sum(seconds) FILTER (WHERE status = 'busy'), 0),
-    coalesce(sum(seconds) FILTER (WHERE status = 'wrapup'), 0),
-    sum(unclosed)
-FROM (SELECT *, date_trunc('hour', quarter, zone) AS hour FROM pieces) hours
-GROUP BY GROUPING SETS ((day, hour, extension), (day, extension))"""),
-)
+_OF_DATASET = {"cdrs": kept.CALLS, "audit_events": kept.CHANGES}

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from etl.reporting.shown import MEASURE, about_totals, as_of, columns, notes, period, title, value
+from etl.reporting.shown import MEASURE, about_totals, as_of, columns, last_week, notes, period, title, value
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
@@ -62,12 +62,15 @@ def _table(found: "Report", bar: Callable[[int, int], str]) -> Table:
     if found.total and len(found.rows) > 1:
         table.add_section()
         add(found.total, style="bold", called="all")
+    if found.last_week.total:
+        table.add_section()
+        add(found.last_week.total, style="dim", called=last_week(found))
     return table
 
 
 def _vain(column: "Shown", called: str | None) -> bool:
-    """Text columns stay empty in the total row."""
-    return called == "all" and column.what == "text"
+    """Text columns stay empty in total rows."""
+    return called not in (None, "all days") and column.what == "text"
 
 
 def _eighths(number: int, most: int) -> str:

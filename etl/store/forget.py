@@ -37,6 +37,7 @@ _FETCH_ROWS = 1_000
 # Kept figures, by names of campaigns and agents; see `etl.reporting.rollup`.
 _FIGURES = (
     ("campaign_figures", "campaign_ref"),
+    ("preview_figures", "campaign_ref"),
     ("agent_call_figures", "extension"),
     ("agent_state_figures", "extension"),
     ("status_changes", "extension"),

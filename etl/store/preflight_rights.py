@@ -56,7 +56,13 @@ LOADING = Duty(
         },
         **{
             f"reporting.{name}": ("SELECT", "INSERT", "DELETE")
-            for name in ("campaign_figures", "agent_call_figures", "agent_state_figures", "status_changes")
+            for name in (
+                "campaign_figures",
+                "agent_call_figures",
+                "agent_state_figures",
+                "status_changes",
+                "preview_figures",
+            )
         },
         "reporting.rolled_up": ("SELECT", "INSERT", "UPDATE"),
     },

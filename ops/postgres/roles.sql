@@ -161,7 +161,8 @@ GRANT SELECT ON reporting.settings, reporting.calls, reporting.twins, reporting.
 GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO etl_loader;
 REVOKE ALL ON reporting.secret FROM etl_loader; -- which the views read as their owner
 GRANT INSERT, DELETE ON
-    reporting.campaign_figures, reporting.agent_call_figures, reporting.agent_state_figures, reporting.status_changes
+    reporting.campaign_figures, reporting.agent_call_figures, reporting.agent_state_figures, reporting.status_changes,
+    reporting.preview_figures
     TO etl_loader;
 GRANT INSERT, UPDATE ON reporting.rolled_up TO etl_loader;
 GRANT EXECUTE ON FUNCTION reporting.index_contacts(date), reporting.twins_counted(date) TO etl_loader;

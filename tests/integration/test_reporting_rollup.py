@@ -23,13 +23,24 @@ from etl.wire.spool import pack_heard, pack_session
 from etl.wire.times import from_datetime
 from tests.integration.test_reporting_truth import session
 from tests.lake import DAY, SPOOL, export, export_and_prune, load, on, prune, with_lake
-from tests.reporting import Call, Change, assert_equal, expected, figures, states_of
+from tests.reporting import ANSWERED, Call, Change, Preview, assert_equal, expected, figures, states_of
 from tests.store import at_once, engine
 from tests.world import Archive, api_cdr, cdr, eventually
 
 pytestmark = pytest.mark.versions
 
 MIDNIGHT = datetime(2015, 2, 19, tzinfo=UTC)
+REASONS = [
+    "hungup",
+    "callee_hungup",
+    "busy",
+    "timeout",
+    "voicemail",
+    "odd",
+    "machine_left_message",
+    "Answer Machine",
+    None,
+]
 FAR = datetime.max.replace(tzinfo=UTC)
 
 
@@ -73,7 +84,17 @@ def plain(archive: Archive) -> dict[str, Any]:
         (Change(row["extension"], row["captured_at"], row["status"]) for row in changes),
         [(gap["gap_from"] or MIDNIGHT - timedelta(days=999), gap["gap_until"] or FAR) for gap in gaps],
     )
-    return expected([call(row) for row in archive.rows("SELECT * FROM cdrs")], states, datetime.now(UTC), zone)
+    calls = [call(row) for row in archive.rows("SELECT * FROM cdrs")]
+    return expected(calls, states, datetime.now(UTC), zone, previews(archive))
+
+
+def previews(archive: Archive) -> list[Preview]:
+    return [
+        (row["captured_at"], row["campaign_ref"], callee.get("contact_ref") or callee["number"])
+        for row in archive.rows("SELECT * FROM audit_events WHERE event_type = 'dial_preview'")
+        if isinstance(row["payload"]["callees"], list)
+        for callee in row["payload"]["callees"]
+    ]
 
 
 def call(row: dict[str, Any]) -> Call:
@@ -86,6 +107,7 @@ def call(row: dict[str, Any]) -> Call:
     ring, hold, talk = (
         next((length for length in both if is_sane(length)), None) for both in zip(sent, between, strict=True)
     )
+    reached = row["end_reason"] in ANSWERED or row["answered_at"] is not None
     first_told = [a if a is not None else b for a, b in zip(sent, between, strict=True)]
     return Call(
         **{
@@ -97,8 +119,17 @@ def call(row: dict[str, Any]) -> Call:
         ring=ring,
         hold=hold,
         talk=talk,
+        call_dir=row["call_dir"],
+        wait=hold if hold is not None or (reached and row["extension"]) else given_up(moments),
         absurd=sum(length is not None and not is_sane(length) for length in first_told),
     )
+
+
+def given_up(moments: list[datetime | None]) -> int | None:
+    """How long after the answer it ended."""
+    _, answered_at, _, ended_at = moments
+    length = int((ended_at - answered_at).total_seconds()) if answered_at and ended_at else None
+    return length if is_sane(length) else None
 
 
 def is_sane(length: int | None) -> bool:
@@ -153,8 +184,9 @@ def news(dice: Random, first: int) -> dict[str, list[bytes]]:
     for _ in range(60):
         ref = dice.randrange(80)
         dialed_at = MIDNIGHT + timedelta(seconds=Random(ref).randrange(4 * 86_400))  # a call stays on its day
-        agent, reason = dice.choice(["1", "2", None]), dice.choice(["hungup", "busy", "timeout", "voicemail", "odd"])
+        agent, reason = dice.choice(["1", "2", None]), dice.choice(REASONS)
         about: dict[str, object] = {"end_reason": reason, "ref": dice.choice(["2040", "2041", None])}
+        about["call_dir"] = dice.choice(["outbound", "outbound", "inbound", "inbound", None, "internal"])
         if dice.random() < 0.6:
             more = {"contact_ref": dice.choice(["M1", "M2", "", None]), "call_time": seconds(dice)}
             more |= {"hold_time": seconds(dice), "ring_time_number": seconds(dice)}
@@ -180,7 +212,17 @@ def news(dice: Random, first: int) -> dict[str, list[bytes]]:
         )
         for number in range(12)
     ]
+    heard += [preview(dice, first + number) for number in range(12, 18)]
     return {**calls, SPOOL: heard}
+
+
+def preview(dice: Random, number: int) -> bytes:
+    callees = [{"contact_ref": dice.choice(["M1", "M2", "M3", "", None]), "number": "07"} for _ in range(3)]
+    payload = {"callees": dice.choice([callees, callees, [], "none"]), "ref": dice.choice(["2040", "2041", "2042"])}
+    at = MIDNIGHT + timedelta(seconds=dice.randrange(4 * 86_400))
+    message = json.dumps({"type": "dial_preview", "payload": payload}).encode()
+    channel = f"enigma:notifications:campaigns:{payload['ref']}".encode()
+    return pack_heard(UUID(int=number).bytes, from_datetime(at), channel, message)
 
 
 def seconds(dice: Random) -> int | None:

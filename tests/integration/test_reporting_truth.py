@@ -27,6 +27,7 @@ from tests.reporting import (
     Call,
     Change,
     Gap,
+    Preview,
     State,
     asked,
     assert_equal,
@@ -82,6 +83,15 @@ class World:
     @property
     def states(self) -> list[State]:
         return states_of((change(notice) for _, notice in self.notices if is_status(notice)), self.gaps)
+
+    @property
+    def previews(self) -> list[Preview]:
+        return [
+            (at(notice.at), str(notice.ref), callee["contact_ref"] or callee["number"])
+            for _, notice in self.notices
+            if notice.sub_type == "dial_preview"
+            for callee in notice.payload["callees"]
+        ]
 
     def connections(self) -> dict[str, datetime]:
         """Call references and when their connection was heard."""
@@ -195,6 +205,10 @@ def told(call: call_centre.Call, profile: Profile) -> Call:
         end_reason = {"busy": "busy", "reject": "reject", "timeout": "timeout", "error": "error"}.get(
             end_reason, "hungup"
         )
+    hold = call.hold_time if (in_a and by_documents and not is_old) or (in_b and call.outcome.connected) else None
+    given_up = (
+        in_b and call.outcome.answered and not call.outcome.connected
+    )  # then B has when it was, and when it ended
     return Call(
         source=call.source,
         call_ref=str(call.call_ref),
@@ -207,8 +221,10 @@ def told(call: call_centre.Call, profile: Profile) -> Call:
         end_reason=end_reason,
         has_answered_at=in_b and call.outcome.answered,
         ring=call.ring_time if is_new or (in_b and call.outcome.answered) else None,
-        hold=call.hold_time if (in_a and by_documents and not is_old) or (in_b and call.outcome.connected) else None,
+        hold=hold,
         talk=call.call_time if in_a or call.outcome.connected else None,
+        call_dir=call.campaign.call_dir,
+        wait=call.hold_time if given_up else hold,
     )
 
 
@@ -216,7 +232,7 @@ def test_what_is_told_is_what_the_views_show(world: World) -> None:
     """One test, since telling the story takes longer than asking about it."""
     assert world.archive.value("SELECT count(*) FROM dead_letters") == world.broken
     calls_are_right(world)
-    wanted = expected(world.records, world.states, datetime.now(UTC), world.zone)
+    wanted = expected(world.records, world.states, datetime.now(UTC), world.zone, world.previews)
     assert_equal(figures(world.archive), wanted)
     rollup(world.archive, everything=True)
     assert_equal(figures(world.archive), wanted)
