@@ -53,6 +53,11 @@ class WrongClock(Outage):
     """This host's clock is wrong: wait until somebody has set it. Nothing took effect."""
 
 
+class ClocksDisagree(Outage):
+    """By Postgres' clock this can't be yet, and nobody knows which clock is wrong: wait until they agree. Nothing took
+    effect."""
+
+
 class Contention(Outage):
     """Another transaction is in the way, for a moment: the same step again will find it gone. Nothing took effect."""
 

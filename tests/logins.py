@@ -84,6 +84,10 @@ POSTGRES = [
     _sql("drop a day on a forged revision", FORGE, HOLD, DROP, who=LAKE),
     _sql("drop a partition by hand", f"DROP TABLE {PARTITION}", who=[OWNER]),
     _sql("make a partition", "SELECT make_partition('cdrs', '2015-02-25')", who=LOADING),
+    _sql(
+        "make partitions without end",
+        "SELECT make_partition('cdrs', current_date + n) FROM generate_series(4, 999, 99) AS n",
+    ),
     _sql("make tables in `etl_staging`", "CREATE TABLE etl_staging.x (x int)", who=LAKE),
     _sql("make tables beside the archive's", "CREATE TABLE public.x (x int)", who=[OWNER]),
     _sql("make functions", "CREATE FUNCTION public.x() RETURNS int LANGUAGE sql AS 'SELECT 1'", who=[OWNER]),

@@ -15,6 +15,7 @@ from etl.ids import new_id
 from etl.store import connection
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
+from etl.wire.dated import Dated
 from etl.wire.decode import Decoding
 from etl.wire.times import from_datetime
 from tests.world import CAMPAIGNS
@@ -28,16 +29,19 @@ def batch(messages: Sequence[bytes], batch_id: UUID | None = None, source: str =
     """A claim of these messages. Each holder of a claim decodes it for itself: make one for each."""
     now = datetime.now(UTC)
     batch_id = batch_id or new_id()
-    records = Decoding(
-        messages,
-        source=source,
-        key=CAMPAIGNS,
-        batch_id=batch_id,
-        captured_at=from_datetime(now),
-        latest=from_datetime(now + timedelta(days=1)),
-        max_message_bytes=1024 * 1024,
-    )
-    return Batch(batch_id, "test", CAMPAIGNS, now, len(messages), records)
+
+    def records(captured_at: int) -> Decoding:
+        return Decoding(
+            messages,
+            source=source,
+            key=CAMPAIGNS,
+            batch_id=batch_id,
+            captured_at=captured_at,
+            latest=from_datetime(now + timedelta(days=1)),
+            max_message_bytes=1024 * 1024,
+        )
+
+    return Batch(batch_id, "test", CAMPAIGNS, now, len(messages), Dated(records, from_datetime(now)))
 
 
 def write(writer: Writer, *messages: bytes, batch_id: UUID | None = None) -> Books | None:

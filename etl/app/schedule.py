@@ -21,8 +21,6 @@ from etl.store import unite as legs
 from etl.store.connection import Engine, unix_time
 from etl.store.tables import PARTITIONED
 
-# So the first claims after midnight find their partition, also those of a clock that runs ahead.
-DAYS_AHEAD = 2
 # How far back the frequent rollup looks for commits: many times its interval, and longer than a claim takes.
 LATELY = timedelta(hours=2)
 FAILED = 1
@@ -40,7 +38,8 @@ def schedule_of(settings: Settings, engine: Engine, check_clock: Callable[[], No
         failures: list[EtlError] = []
         for each in PARTITIONED.values():
             try:
-                partitions.ensure(engine, each, [today + timedelta(days=n) for n in range(DAYS_AHEAD + 1)])
+                # So the first claims after midnight find their partition, also those of a clock that runs ahead.
+                partitions.ensure(engine, each, [today + timedelta(days=n) for n in range(partitions.DAYS_AHEAD + 1)])
             except EtlError as error:  # of one table: the other's days are made all the same
                 failures.append(error)
         if failures:

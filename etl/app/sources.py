@@ -107,7 +107,8 @@ def decoders_of(settings: Settings) -> dict[str, Decode]:
 def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
     """A call later than its claim, by Redis' clock, and than now is of a broken time. Neither clock decides alone: this
     host's may be set between a claim and its decoding, and that of a 0.1 dated the letters that are replayed. How old
-    it is goes by its claim alone: whoever adopts that decodes the same."""
+    it is goes by its claim alone: whoever adopts that decodes the same. What is wrong with the claim's own time is for
+    who writes it, see `etl.store.claim_times`."""
     age = settings.oldest_days * MICROSECONDS_PER_DAY
 
     def decode(messages: Sequence[bytes], batch_id: UUID, captured_at: int, first: int = 0) -> Records:
@@ -128,7 +129,11 @@ def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
 
 def _of_the_spool(settings: Settings) -> Decode:
     return lambda messages, batch_id, captured_at, first=0: SpoolDecoding(
-        messages, batch_id=batch_id, max_message_bytes=settings.max_message_bytes, latest=_latest(captured_at)
+        messages,
+        batch_id=batch_id,
+        captured_at=captured_at,
+        latest=_latest(captured_at),
+        max_message_bytes=settings.max_message_bytes,
     ).beginning_at(first)
 
 

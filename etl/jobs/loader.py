@@ -44,6 +44,7 @@ from etl.metrics import (
 )
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
+from etl.wire.dated import Dated
 from etl.wire.decode import Decodable, Pieces, Records, Summary
 from etl.wire.faults import Reason
 from etl.wire.times import from_datetime, from_unix_ns
@@ -276,15 +277,18 @@ class Loader:
     def _batch(self, claim: Claim) -> Batch:
         """Not decoded yet: `Writer` does that while it writes."""
         claimed_at = time_of(claim.batch_id)
-        decode = partial(self._decode, claim.batch_id, from_datetime(claimed_at))
-        records: Decodable = Pieces(claim.pieces, decode) if claim.adopted else decode(claim.messages)
+
+        def records(captured_at: int) -> Decodable:
+            decode = partial(self._decode, claim.batch_id, captured_at)
+            return Pieces(claim.pieces, decode) if claim.adopted else decode(claim.messages)
+
         return Batch(
             claim.batch_id,
             self._options.worker,
             self._source.key,
             claimed_at,
             claim.count,
-            records,
+            Dated(records, from_datetime(claimed_at)),
             server=self._options.server,
             number=claim.number,
             is_replicated=claim.is_replicated,

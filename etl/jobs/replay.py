@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import date
 from uuid import UUID, uuid5
 
-from etl.ids import after, time_of, uuid7
+from etl.ids import after, uuid7
 from etl.jobs.loader import Decode
 from etl.store.copy import as_date
 from etl.store.dead_letters import Group, Letter
 from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
+from etl.wire.dated import Dated
+from etl.wire.decode import Records
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
 
@@ -87,22 +89,27 @@ def replay(
 
 def _decoded(list_key: str, letters: list[Letter], decode: Decode, worker: str) -> Batch:
     """As a claim of the list, taken when the letters were."""
-    claimed_at, batch_id = letters[0].received_at, _batch_id(letters[0])
-    messages = [_as_claimed(list_key, letter) for letter in letters]
-    records = decode(messages, batch_id, from_datetime(claimed_at))
-    return Batch(batch_id, worker, list_key, claimed_at, len(letters), records, server=letters[0].server)
+    received_at, batch_id = letters[0].received_at, _batch_id(letters[0])
+
+    def records(captured_at: int) -> Records:
+        messages = [_as_claimed(list_key, letter, captured_at) for letter in letters]
+        return decode(messages, batch_id, captured_at)
+
+    dated = Dated(records, from_datetime(received_at))
+    return Batch(batch_id, worker, list_key, received_at, len(letters), dated, server=letters[0].server)
 
 
 def _batch_id(first: Letter) -> UUID:
+    """By the claim's: `received_at` may be another time, see `etl.store.claim_times`."""
     claim = first.batch_id
-    if time_of(claim) != first.received_at:  # it isn't from a claim of ours
+    if claim.version != 7:  # it isn't from a claim of ours
         claim = uuid7(int(first.received_at.timestamp() * 1_000))
     return after(claim, first.position)
 
 
-def _as_claimed(list_key: str, letter: Letter) -> bytes:
+def _as_claimed(list_key: str, letter: Letter, captured_at: int) -> bytes:
     """What came by PubSub was on the spool in the listener's frame; of that, time and id are those of the claim."""
     if letter.source_key == list_key:
         return letter.raw
     event_id = uuid5(letter.batch_id, str(letter.position)).bytes
-    return pack_heard(event_id, from_datetime(letter.received_at), letter.source_key.encode(), letter.raw)
+    return pack_heard(event_id, captured_at, letter.source_key.encode(), letter.raw)

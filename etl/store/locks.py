@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from etl.errors import EtlError, Outage
 
-# "etl" and a number, which nobody else in this database uses. Migration 0014 has 01, for making a partition, and knows
-# by the others which sessions are an etl's: `etl.store.connection` has 08, which every session holds, shared.
+# "etl" and a number, which nobody else in this database uses. 01 was for making a partition, up to migration 0022: any
+# login can hold an advisory lock, and nothing that must go on may wait for one alone. Migration 0014 knows by them
+# which sessions are an etl's: `etl.store.connection` has 08, which every session holds, shared.
 # `etl.store.tables` has 06 taken alone, FIGURES_LOCK. JOBS is another lock, since it is taken with a second number.
 SCHEMA = 0x65746C_02  # one upgrade of the schema at a time
 TURN = 0x65746C_03  # and the claim: its holders take turns

@@ -9,8 +9,15 @@ from datetime import date
 
 import sqlalchemy as sa
 
+from etl.errors import ClocksDisagree, StatementRefused
 from etl.store.connection import rows
 from etl.store.tables import day_column
+
+# So many days after today, by Postgres' clock, may have a partition: make_partition has the same number, and the
+# schedule makes them.
+DAYS_AHEAD = 2
+# The SQLSTATE with which it refuses a later one.
+_TOO_FAR_AHEAD = "P0926"
 
 
 def missing(engine: sa.Engine, table: sa.Table, days: Iterable[date]) -> list[date]:
@@ -31,7 +38,8 @@ _MISSING = sa.text(
 def ensure(
     engine: sa.Engine, table: sa.Table, days: Iterable[date], before_each: Callable[[], None] = lambda: None
 ) -> None:
-    """Make sure that `table` has a partition for each of these days. Raises `Outage` or `ConfigurationError`.
+    """Make sure that `table` has a partition for each of these days. Raises `Outage` or `ConfigurationError`. A day too
+    far ahead is an `Outage` too: no row with that day is at fault as long as a clock may be.
 
     Years of days take minutes: what `before_each` raises ends it, and those that were made stay.
 
@@ -40,8 +48,20 @@ def ensure(
     """
     for day in missing(engine, table, days):
         before_each()
-        with engine.begin() as connection:
-            connection.execute(sa.select(sa.func.make_partition(table.name, day)))
+        try:
+            with engine.begin() as connection:
+                connection.execute(sa.select(sa.func.make_partition(table.name, day)))
+        except StatementRefused as refusal:
+            if refusal.sqlstate != _TOO_FAR_AHEAD:
+                raise
+            raise clocks_disagree(refusal.text) from refusal
+
+
+def clocks_disagree(found: str) -> ClocksDisagree:
+    """Of what can't be stored until they agree."""
+    return ClocksDisagree(
+        "ETL-926", f"{found}: set Postgres' clock if it's behind, or Redis' and this host's if they are ahead"
+    )
 
 
 def drop(connection: sa.Connection, table: sa.Table, day: date, revision: int, sha256: str) -> bool:

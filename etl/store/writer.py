@@ -11,15 +11,17 @@ other.
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from etl.errors import Contention, EtlError, MissingPartition, Outage, RowRefused
+from etl.errors import ClocksDisagree, Contention, EtlError, MissingPartition, Outage, RowRefused
 from etl.store import history, identities, ledger, locks, merge
+from etl.store.claim_times import ClaimTimes
 from etl.store.copy import copy_rows
 from etl.store.frozen import Net
 from etl.store.history import History
@@ -31,6 +33,7 @@ from etl.store.rows import CDRS, EVENTS, Loaded, Rows, count_days
 from etl.store.sessions import record_sessions
 from etl.store.tables import audit_events, cdrs, dead_letters
 from etl.wire.arrival import Forgotten
+from etl.wire.dated import Dated
 from etl.wire.decode import Decodable, Records
 from etl.wire.faults import DeadLetter
 from etl.wire.times import from_datetime
@@ -44,17 +47,18 @@ FAST_WAIT_MS = 200
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A claim of `claimed` messages, whose `records` are decoded as they are read. `server` is the name of the Redis
-    server that it was taken from; None if that isn't known. `number` is the running number of its first message in that
-    list; None if it has none. `is_replicated` is asked before the commit: it may wait until Redis' replicas have the
-    claim, and says whether they do."""
+    """A claim of `claimed` messages, whose `records` are decoded as they are read. `claimed_at` is the time in its id,
+    which may be wrong: see `etl.store.claim_times`. `server` is the name of the Redis server that it was taken from;
+    None if that isn't known. `number` is the running number of its first message in that list; None if it has none.
+    `is_replicated` is asked before the commit: it may wait until Redis' replicas have the claim, and says whether they
+    do."""
 
     batch_id: UUID
     worker: str
     source_key: str
     claimed_at: datetime
     claimed: int
-    records: Decodable
+    records: Dated
     server: str | None = None
     number: int | None = None
     is_replicated: Callable[[], bool] = lambda: True
@@ -75,6 +79,7 @@ class Writer:
         self._receipts = Receipts(forget_key, unrecognised)
         self.history: History | None = None  # what the last claim was written into
         self._net = Net(engine)
+        self._claim_times = ClaimTimes(partial(datetime.now, UTC))
         # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again: so is
         # most likely the next one, and the fast way costs a COPY before it fails.
         self._repeating: set[str] = set()
@@ -86,7 +91,7 @@ class Writer:
         `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
         fast = batch.source_key not in self._repeating
-        books = self._persist(batch, lambda taken: _write(taken, batch, alive, fast=fast), alive)
+        books = self._persist(batch, lambda taken, dated: _write(taken, dated, alive, fast=fast), alive)
         if books:
             known = books.updated + books.unchanged
             note = self._repeating.add if known and known >= books.inserted else self._repeating.discard
@@ -96,15 +101,15 @@ class Writer:
     def replay(self, batch: Batch, letters: Sequence[int]) -> Books:
         """Commit dead letters, given by their ids and decoded anew as `batch`: those that can be stored now are
         resolved, the others get today's reason. The books have the former only. Raises as `write`."""
-        books = self._persist(batch, lambda taken: _write(taken, batch, lambda: None, letters))
+        books = self._persist(batch, lambda taken, dated: _write(taken, dated, lambda: None, letters))
         return books or Books()
 
     def _persist(
-        self, batch: Batch, write: Callable[["_Taken"], Books], alive: Callable[[], None] = lambda: None
+        self, batch: Batch, write: Callable[["_Taken", Batch], Books], alive: Callable[[], None] = lambda: None
     ) -> Books | None:
         for _ in range(ATTEMPTS):
             try:
-                return self._attempt(batch.batch_id, write)
+                return self._attempt(batch, write)
             except Contention as error:
                 trouble: EtlError = error
                 self._net.end_frozen()
@@ -123,19 +128,21 @@ class Writer:
                     if not self._net.end_frozen():
                         raise
 
-    def _attempt(self, batch_id: UUID, write: Callable[["_Taken"], Books]) -> Books | None:
+    def _attempt(self, batch: Batch, write: Callable[["_Taken", Batch], Books]) -> Books | None:
         try:
             with suppress(_LoadedAlreadyError), self._engine.begin() as connection:
-                self.history, sees_receipts = _take_turn(connection, batch_id)
-                is_loaded, latest = look(connection, batch_id, sees_receipts)
+                turn = _take_turn(connection, batch.batch_id)
+                self.history = turn.history
+                is_loaded, latest = look(connection, batch.batch_id, turn.sees_receipts)
                 if is_loaded:
                     raise _LoadedAlreadyError
-                return write(_Taken(connection, self._receipts.people(connection, latest)))
+                dated = self._dated(batch, turn.now)
+                return write(_Taken(connection, self._receipts.people(connection, latest)), dated)
             # The commit that we saw may wait for a standby still, or was cut off from it by a crash.
             with self._engine.begin() as connection:
                 connection.execute(_WRITE_NOTHING)
             return None
-        except Contention:
+        except (Contention, ClocksDisagree):
             raise
         except RowRefused as refusal:  # of the ledger or the dead letters, or at the commit: no row of ours is known
             raise Outage("ETL-342", f"Postgres refuses what goes with the rows: {refusal.text}") from refusal
@@ -143,6 +150,21 @@ class Writer:
             # Next time on new connections: an old one may lead to a server that has become a standby.
             self._engine.dispose()
             raise
+
+    def _dated(self, batch: Batch, now: datetime) -> Batch:
+        """As of the time at which it counts as taken, while it's `now` by Postgres."""
+        claimed_at = self._claim_times.of(batch.source_key, batch.claimed_at, now)
+        batch.records.as_of(from_datetime(claimed_at))
+        return replace(batch, claimed_at=claimed_at)
+
+
+class _Turn(NamedTuple):
+    """Which history the claim will be in; whether we may read the receipts, since of a 0.1 no loader did; and what time
+    it is by Postgres."""
+
+    history: History
+    sees_receipts: bool
+    now: datetime
 
 
 class _Taken(NamedTuple):
@@ -194,7 +216,9 @@ def _write_piece(
         *decoded.dead,
         *(records.refused(decoded.cdrs_at[index], detail) for index, detail in calls.refused.items()),
     ]
-    of_list = (at for at, event in zip(decoded.events_at, decoded.events, strict=True) if event.origin == "list")
+    # What a listener heard has an id of its own, but its day is part of its key.
+    of_list = {at for at, event in zip(decoded.events_at, decoded.events, strict=True) if event.origin == "list"}
+    of_list |= decoded.misdated_at
     repeated = _repeated(connection, batch, records, [*of_list, *(letter.position for letter in dead)])
     new = [(at, event) for at, event in zip(decoded.events_at, decoded.events, strict=True) if at not in repeated]
     told = [event for _, event in new]
@@ -202,7 +226,7 @@ def _write_piece(
     # Most claims have none, and each round trip is felt.
     events = Rows(connection, EVENTS, batch.source_key, alive).load(lambda: heard) if heard else Loaded()
     dead += [records.refused(new[index][0], detail) for index, detail in events.refused.items()]
-    of_spool = [new[index][0] for index in events.refused if new[index][1].origin != "list"]
+    of_spool = [new[index][0] for index in events.refused if new[index][0] not in of_list]
     decoded.repeated_at = repeated | _repeated(connection, batch, records, of_spool)
     record_sessions(connection, decoded.sessions, batch.batch_id)
     written.calls += calls.merged
@@ -246,19 +270,18 @@ class _Written:
         return Books(messages - self.left_dead, inserted, updated, unchanged, self.told, self.dead)
 
 
-def _take_turn(connection: sa.Connection, batch_id: UUID) -> tuple[History, bool]:
-    """Another holder of this claim waits here until we have committed, and then finds it in the ledger. Returns which
-    history it will be in, and whether we may read the receipts: of a 0.1 no loader did."""
+def _take_turn(connection: sa.Connection, batch_id: UUID) -> _Turn:
+    """Another holder of this claim waits here until we have committed, and then finds it in the ledger."""
     own = int.from_bytes(batch_id.bytes[-4:], signed=True)
     waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
     turn = connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits}).one()
-    return History(turn.started_at, turn.database, turn.ledger), bool(turn.sees_receipts)
+    return _Turn(History(turn.started_at, turn.database, turn.ledger), bool(turn.sees_receipts), turn.now)
 
 
 _TAKE_TURN = sa.text(
     "SELECT set_config('lock_timeout', :patiently, true), pg_advisory_xact_lock(:turn, :own),"
     f" set_config('lock_timeout', :fast, true), {history.COLUMNS},"
-    " has_table_privilege(to_regclass('forgotten'), 'SELECT') AS sees_receipts"
+    " has_table_privilege(to_regclass('forgotten'), 'SELECT') AS sees_receipts, now() AS now"
 )
 # A transaction that changes nothing, and still writes to the log that standbys follow: its commit waits as any does.
 _WRITE_NOTHING = sa.text("SELECT pg_logical_emit_message(true, 'etl', '')")

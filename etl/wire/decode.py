@@ -48,6 +48,8 @@ class Decoded:
     refused_at: Collection[int] = ()
     # Positions of events and dead letters that an earlier claim had brought, when they were last written.
     repeated_at: Collection[int] = ()
+    # Positions of events that were heard at a time that can't be, and have their claim's.
+    misdated_at: set[int] = field(default_factory=set)
 
     @property
     def set_aside(self) -> Counter[str]:
@@ -72,8 +74,8 @@ class Summary:
 
 
 class Decodable(ABC):
-    """A claim to be decoded. The same claim decodes to the same records, ids included, however often and by whomever
-    it's done."""
+    """A claim to be decoded. The same claim, taken at the same time, decodes to the same records, ids included, however
+    often and by whomever it's done."""
 
     @abstractmethod
     def pieces(self) -> Iterator["Records"]:
@@ -231,11 +233,20 @@ class SpoolDecoding(Records):
     """A claim of the spool list: what the listener heard, and its reports about itself. No CDR among them."""
 
     def __init__(
-        self, messages: Sequence[bytes], *, batch_id: UUID, max_message_bytes: int, latest: int | None = None
+        self,
+        messages: Sequence[bytes],
+        *,
+        batch_id: UUID,
+        captured_at: int,
+        latest: int,
+        max_message_bytes: int,
     ) -> None:
-        """`latest` is the last acceptable time at which anything was heard, in microseconds since 2000."""
+        """`captured_at` is the claim's time, `latest` the last at which anything can have been heard, both in
+        microseconds since 2000. What says a later one was heard by a clock that was wrong, and before the claim: it has
+        the claim's time."""
         super().__init__(messages, max_message_bytes)
         self._batch_id = batch_id.bytes
+        self._captured_at = captured_at
         self._latest = latest
 
     def _decode(self) -> Iterator[Cdr]:
@@ -257,9 +268,10 @@ class SpoolDecoding(Records):
         return letter._replace(raw=heard.message, channel=heard.channel) if isinstance(heard, Heard) else letter
 
     def _decode_heard(self, position: int, heard: Heard) -> None:
+        if heard.captured_at > self._latest:
+            heard = heard._replace(captured_at=self._captured_at)
+            self._decoded.misdated_at.add(position)
         try:
-            if self._latest is not None and heard.captured_at > self._latest:
-                raise Undecodable(Reason.OUT_OF_RANGE, "heard more than a day ahead: by a clock that was wrong")
             self._decoded.events.append(_heard_event(heard, self._batch_id, self._max_message_bytes))
             self._decoded.events_at.append(position)
         except Undecodable as fault:

@@ -2,8 +2,8 @@
 failing. The statements are those of tests/logins.py, of which docs/security.md tells, typed into an archive of 0.1.
 
 What they meet today is in tests/integration: test_logins.py, test_attacks.py, test_traces.py, test_pinned_functions.py,
-test_masking.py, test_forget_spellings.py, test_forced_exports.py and test_tls_weakened.py; and in tests/acceptance:
-test_report.py.
+test_masking.py, test_forget_spellings.py, test_forced_exports.py, test_tls_weakened.py, test_claim_times.py and
+test_making_days.py; and in tests/acceptance: test_report.py.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import pytest
 from psycopg.errors import (
     InsufficientPrivilege,
     InvalidParameterValue,
+    LockNotAvailable,
     UndefinedColumn,
     UndefinedFunction,
     UndefinedTable,
@@ -55,6 +56,7 @@ COULD = {
     "change the lake's books",
     "take a revision out of the lake's books",
     "drop a day on a forged revision",
+    "make partitions without end",
     "make tables in `etl_staging`",
 }
 # What 0.1 had nothing of: neither to attack nor to protect.
@@ -130,7 +132,7 @@ def test_given_the_loaders_password_then_calls_of_01_changed_traceless(guarded: 
 
 
 def test_given_the_loaders_password_then_01_made_days_without_end(guarded: Installation) -> None:
-    """Every query of many days pays for each. So it can be done today."""
+    """Every query of many days pays for each. Today days come two days ahead, by Postgres' clock."""
     with psycopg.connect(as_role(guarded, LOADER)) as attacker:
         attacker.execute("SELECT make_partition('cdrs', current_date + n) FROM generate_series(3, 999, 99) AS n")
         made = attacker.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'cdrs'::regclass").fetchone()
@@ -138,6 +140,18 @@ def test_given_the_loaders_password_then_01_made_days_without_end(guarded: Insta
 
     assert made is not None
     assert made[0] > 10
+
+
+def test_given_the_reports_password_then_01_made_no_day(guarded: Installation) -> None:
+    """For as long as that transaction lasted. Today makers of days wait for what only who writes the table can lock."""
+    with (
+        psycopg.connect(as_role(guarded, "etl_reporting")) as attacker,
+        psycopg.connect(as_role(guarded, LOADER)) as loader,
+    ):
+        attacker.execute("SELECT pg_advisory_xact_lock(x'65746c01'::bigint)")
+        loader.execute("SET lock_timeout = '200ms'")
+        with pytest.raises(LockNotAvailable):
+            loader.execute("SELECT make_partition('cdrs', current_date)")
 
 
 def test_given_a_schema_of_ones_own_then_01_unmasked_all_numbers(guarded: Installation) -> None:

@@ -25,6 +25,7 @@ import psycopg
 import pytest
 import redis
 
+from etl.ids import uuid7
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.world import CAMPAIGNS, CDRS, CLICK2DIAL, Archive, api_cdr, cdr, eventually
 
@@ -315,6 +316,28 @@ def test_given_an_upgrade_then_a_loader_of_01_goes_on_beside_a_new(site: Install
     assert site.value("SELECT count(*) FROM dead_letters") == 0
     # What of 0.1 is started only now, is refused.
     assert "install a newer etl" in site.etl("0.1", "run", code=MISUSED)
+
+
+def test_given_a_claim_of_years_ahead_then_01_waits_and_a_new_loads(site: Installation) -> None:
+    """Of a Redis whose clock was wrong. The database, and not its own release, keeps 0.1 from dating it so."""
+    batch_id = uuid7(2_200_000_000_000)
+    with site.running("0.1", *FOLLOW, worker="old") as old:
+        site.tell("before")
+        eventually(lambda: site.value("SELECT count(*) FROM cdrs") == 1)
+        site.etl("new", "db", "upgrade")
+        site.redis.rpush(f"{{{CDRS}}}:claim:{batch_id}", SPOKEN % 1)
+        site.redis.zadd(f"{{{CDRS}}}:claims", {f"{batch_id}@gone": 0})
+        eventually(lambda: "days come two days ahead" in old.says())
+        site.tell("meanwhile")
+        eventually(lambda: site.value("SELECT count(*) FROM cdrs") == 2, what="the other list waits too")
+        assert site.value("SELECT count(*) FROM audit_events") == 0
+        old.signal(signal.SIGTERM)
+        old.ended()
+    site.etl("new", "run")
+
+    assert site.value("SELECT count(*) FROM audit_events WHERE abs(extract(epoch FROM captured_at - now())) < 600") == 1
+    assert site.value("SELECT count(*) FROM dead_letters") == 0
+    site.assert_every_call_once()
 
 
 @pytest.mark.parametrize(("listening", "loading"), [("0.1", "new"), ("new", "0.1")])

@@ -4,12 +4,14 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 
 from etl.app.sources import decoders_of
 from etl.ids import time_of
 from etl.inbox import connection as inbox
 from etl.inbox.claims import Source
 from etl.store.writer import Batch, Writer
+from etl.wire.dated import Dated
 from etl.wire.times import from_datetime
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.load import BATCH, Bench
@@ -51,8 +53,8 @@ def _load(bench: Bench) -> dict[str, float]:
                 return spent
             claimed_at = time_of(claim.batch_id)
             with step(DECODE):
-                records = decode(claim.messages, claim.batch_id, from_datetime(claimed_at))
-                records.finish()
+                records = Dated(partial(decode, claim.messages, claim.batch_id), from_datetime(claimed_at))
+                records.prepare()
             with step(WRITE):
                 writer.write(Batch(claim.batch_id, "bench", CAMPAIGNS, claimed_at, len(claim.messages), records))
             with step(ACK):

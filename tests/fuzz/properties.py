@@ -103,7 +103,7 @@ def _of_a_list(key: str, raw: bytes) -> Decoded:
 
 
 def _of_the_spool(raw: bytes) -> Decoded:
-    records = SpoolDecoding([raw], batch_id=BATCH, max_message_bytes=LIMIT).finish()
+    records = SpoolDecoding([raw], batch_id=BATCH, captured_at=0, latest=2**63, max_message_bytes=LIMIT).finish()
     _check_records(records, [raw])
     return records
 

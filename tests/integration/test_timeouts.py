@@ -15,7 +15,8 @@ from etl.store import connection
 from etl.store.ledger import Books
 from etl.store.pinned import LOADING, PATIENT
 from etl.store.writer import Writer
-from etl.wire.decode import Decodable, Records, Summary
+from etl.wire.dated import Dated
+from etl.wire.decode import Records
 from tests.store import batch, write
 from tests.world import Archive, cdr, eventually
 
@@ -39,21 +40,16 @@ def test_only_sessions_that_load_have_limits(archive: Archive) -> None:
         }
 
 
-class Slow(Decodable):
+class Slow(Dated):
     """A claim's records, which its loader comes to only when something has happened."""
 
-    def __init__(self, records: Decodable, happened: Callable[[], None]) -> None:
-        self._records, self._happened = records, happened
+    def __init__(self, records: Dated, happened: Callable[[], None]) -> None:
+        super().__init__(lambda _: records, 0)
+        self._happened = happened
 
     def pieces(self) -> Iterator[Records]:
         self._happened()
-        yield from self._records.pieces()
-
-    def prepare(self) -> None:
-        self._records.prepare()
-
-    def summary(self) -> Summary:
-        return self._records.summary()
+        yield from super().pieces()
 
 
 @pytest.fixture(params=["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"])

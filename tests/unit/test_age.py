@@ -56,7 +56,8 @@ def test_of_a_list_a_call_tells_when_it_ended(message: bytes, moment: int | None
     ],
 )
 def test_of_the_spool_an_entry_tells_when_it_was_heard(entry: bytes, moment: int | None) -> None:
-    assert sent(SpoolDecoding([entry], batch_id=UUID(int=1), max_message_bytes=1_000).finish()) == moment
+    records = SpoolDecoding([entry], batch_id=UUID(int=1), captured_at=400, latest=500, max_message_bytes=1_000)
+    assert sent(records.finish()) == moment
 
 
 def test_of_several_it_is_the_earliest() -> None:
