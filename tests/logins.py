@@ -65,6 +65,12 @@ POSTGRES = [
     _sql("change an event", "UPDATE audit_events SET payload = '{}'", who=LAKE),
     _sql("delete an event", "DELETE FROM audit_events", who=[OWNER]),
     _sql("read or resolve dead letters", "UPDATE dead_letters SET resolution = 'x'", who=[OWNER, LOADER]),
+    _sql(
+        "fill ahead a number that Postgres counts",
+        "INSERT INTO cdr_revisions (id, dialed_on, source, call_ref, leg, dialed_at, batch_id, loaded_at) OVERRIDING"
+        " SYSTEM VALUE SELECT 1000, dialed_on, source, call_ref, leg, dialed_at, batch_id, loaded_at FROM cdrs LIMIT 1",
+        who=[OWNER],
+    ),
     _sql("change what a dead letter says", "UPDATE dead_letters SET raw = ''", who=[OWNER]),
     _sql("delete a dead letter", "DELETE FROM dead_letters", who=[OWNER]),
     _sql("add to the ledger", ENTER, who=LOADING),
@@ -97,7 +103,7 @@ POSTGRES = [
     _sql("read the secret of `number_key`", "SELECT key FROM reporting.secret", who=[OWNER]),
     _sql("change `reporting.settings`", "UPDATE reporting.settings SET zone = 'UTC'", who=[OWNER]),
     _sql("enter or complete an erasure", "UPDATE forgotten SET completed_at = now()", who=[OWNER]),
-    _sql("end frozen sessions of etl", "SELECT end_frozen_of_the_owner(1e9)", who=[OWNER, LOADER]),
+    _sql("end sessions of etl that froze a minute ago", "SELECT end_frozen_of_the_owner(-1)", who=[OWNER, LOADER]),
     *(_sql(f"become `{role}`", f"SET ROLE {role}", who=[role]) for role in (OWNER, KEEPER, LOADER)),
     _sql("make a role", "CREATE ROLE x"),
     _sql("read the passwords' hashes", "SELECT rolpassword FROM pg_authid"),

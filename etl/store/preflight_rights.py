@@ -13,7 +13,7 @@ from etl.errors import EtlError
 from etl.findings import Finding, unreachable
 from etl.store import history
 from etl.store.connection import Engine, rows
-from etl.store.tables import CDR_KEY, STAGING
+from etl.store.tables import CDR_KEY, STAGING, metadata
 
 LOADER, KEEPER = "etl_loader", "etl_keeper"
 OF_THE_LAKE = "Postgres rights of the lake"
@@ -22,12 +22,13 @@ UNNEEDED = "Postgres rights unneeded"
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """What a login has to do, and the rights that it takes: on tables, on columns (any will do, of those that aren't
-    the key), on functions and on schemas. A change here needs the same change in `ops/postgres/roles.sql`."""
+    """What a login has to do, and the rights that it takes: on tables, on columns (any will do, of those that are
+    neither the key nor counted by Postgres), on functions and on schemas. A change here needs the same change in
+    `ops/postgres/roles.sql`."""
 
     what: str
     tables: Mapping[str, Sequence[str]]
-    columns: Mapping[str, str]
+    columns: Mapping[str, Sequence[str]]
     functions: Sequence[str]
     schemas: Mapping[str, Sequence[str]]
 
@@ -37,10 +38,10 @@ LOADING = Duty(
     {
         "alembic_version": ("SELECT",),
         "cdrs": ("SELECT", "INSERT"),
-        "cdr_revisions": ("SELECT", "INSERT"),
+        "cdr_revisions": ("SELECT",),
         "audit_events": ("SELECT", "INSERT"),
         "audit_gaps": ("SELECT",),
-        "dead_letters": ("SELECT", "INSERT"),
+        "dead_letters": ("SELECT",),
         "load_batches": ("SELECT", "INSERT"),
         "load_batch_days": ("SELECT", "INSERT"),
         "listener_sessions": ("SELECT", "INSERT", "UPDATE"),
@@ -48,7 +49,7 @@ LOADING = Duty(
         "retired_servers": ("SELECT", "INSERT"),
         "forgotten": ("SELECT",),
         "exports": ("SELECT",),
-        "set_backs": ("SELECT", "INSERT"),
+        "set_backs": ("SELECT",),
         "list_identities": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         **{
             f"reporting.{name}": ("SELECT",)
@@ -66,7 +67,12 @@ LOADING = Duty(
         },
         "reporting.rolled_up": ("SELECT", "INSERT", "UPDATE"),
     },
-    {"cdrs": "UPDATE", "dead_letters": "UPDATE"},
+    {
+        "cdrs": ("UPDATE",),
+        "cdr_revisions": ("INSERT",),
+        "dead_letters": ("INSERT", "UPDATE"),
+        "set_backs": ("INSERT",),
+    },
     (
         "make_partition(text, date)",
         "unite_legs(date, integer, uuid, text)",
@@ -84,7 +90,7 @@ KEEPING = Duty(
     {
         "alembic_version": ("SELECT",),
         "cdrs": ("SELECT", "INSERT"),
-        "cdr_revisions": ("SELECT", "INSERT"),
+        "cdr_revisions": ("SELECT",),
         "audit_events": ("SELECT", "INSERT"),
         "load_batches": ("SELECT", "INSERT"),
         "load_batch_days": ("SELECT", "INSERT"),
@@ -95,7 +101,7 @@ KEEPING = Duty(
         "list_identities": ("SELECT", "DELETE"),
         **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls", "twins", "lake_days")},
     },
-    {"cdrs": "UPDATE", "audit_events": "UPDATE"},
+    {"cdrs": ("UPDATE",), "cdr_revisions": ("INSERT",), "audit_events": ("UPDATE",)},
     (
         "make_partition(text, date)",
         "lock_partition(text, date)",
@@ -146,9 +152,13 @@ _UNNEEDED = sa.text(
     "  WHERE :aside AND has_schema_privilege(to_regnamespace(:staging), 'CREATE')"
     " UNION ALL SELECT 'UPDATE on audit_events', 5"
     "  WHERE :aside AND has_any_column_privilege(to_regclass('audit_events'), 'UPDATE')"
+    " UNION ALL SELECT 'INSERT (id) on ' || name, 6 FROM unnest(cast(:counted AS text[])) AS name"
+    "  WHERE has_column_privilege(to_regclass(name), 'id', 'INSERT')"
     ") AS found (has, number) WHERE c.oid = to_regclass('exports') AND NOT pg_has_role(c.relowner, 'MEMBER')"
     " ORDER BY number, has"
 )
+# Whoever fills their ids ahead keeps all rows out that are to come.
+_COUNTED = [table.name for table in metadata.sorted_tables if "id" in table.c and table.c.id.identity is not None]
 _ME = sa.text("SELECT current_user::text")
 _AMONG = sa.text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:roles) AND pg_has_role(oid, 'USAGE')")
 _HISTORY = sa.text(f"SELECT {history.COLUMNS}")
@@ -177,7 +187,7 @@ def _of_the_loader(engine: Engine, aside: bool) -> Finding:
 
 
 def _unneeded(engine: Engine, aside: bool) -> Finding:
-    found = rows(engine, _UNNEEDED, {"key": [*CDR_KEY], "aside": aside, "staging": STAGING})
+    found = rows(engine, _UNNEEDED, {"key": [*CDR_KEY], "aside": aside, "staging": STAGING, "counted": _COUNTED})
     if not found:
         return Finding(UNNEEDED, "fine", "none, or this login is the owner's")
     me = _me(engine)
@@ -245,7 +255,9 @@ def _lacking(engine: Engine, *duties: Duty) -> list[str]:
                 _LACKING_ON_TABLES, [(name, each) for d in duties for name, all_ in d.tables.items() for each in all_]
             ),
             *connection.scalars(_LACKING_ON_FUNCTIONS, {"signatures": [*signatures]}),
-            *ask(_LACKING_ON_COLUMNS, [pair for d in duties for pair in d.columns.items()]),
+            *ask(
+                _LACKING_ON_COLUMNS, [(name, each) for d in duties for name, all_ in d.columns.items() for each in all_]
+            ),
             *schemas,
             *connection.scalars(_LACKING_TEMPORARY),
         ]

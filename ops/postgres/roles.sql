@@ -130,7 +130,12 @@ REVOKE ALL ON SCHEMA etl_staging FROM etl_loader; -- what it puts there the keep
 -- Rights on a partitioned table are enough for all its partitions, those to come included.
 GRANT SELECT ON alembic_version, forgotten, united_days TO etl_loader, etl_keeper; -- of people only keyed hashes
 GRANT SELECT ON audit_gaps, exports TO etl_loader;
-GRANT SELECT, INSERT ON cdrs, cdr_revisions, audit_events, load_batches, load_batch_days TO etl_loader, etl_keeper;
+GRANT SELECT, INSERT ON cdrs, audit_events, load_batches, load_batch_days TO etl_loader, etl_keeper;
+GRANT SELECT, INSERT ( -- never an id, which Postgres counts: who fills ids ahead keeps out all rows to come
+    dialed_on, source, call_ref, leg, dialed_at, answered_at, connected_at, ended_at, call_time, hold_time, ring_time,
+    call_dir, extension, number, dial_number, campaign_ref, contact_ref, end_reason, end_code, recording_url, uuid, extra,
+    batch_id, loaded_at, replaced_by
+) ON cdr_revisions TO etl_loader, etl_keeper;
 GRANT SELECT, INSERT ON retired_servers TO etl_loader;
 GRANT SELECT, INSERT, UPDATE ON listener_sessions TO etl_loader;
 GRANT UPDATE ( -- and never the key
@@ -144,8 +149,14 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_keeper; -- a revision tha
 GRANT SELECT, INSERT, DELETE ON lake_drafts TO etl_keeper;
 GRANT SELECT, INSERT, UPDATE, DELETE ON list_identities TO etl_loader; -- digests, for 30 days
 GRANT SELECT, DELETE ON list_identities TO etl_keeper; -- which lets them go
-GRANT SELECT, INSERT ON set_backs TO etl_loader;
-GRANT SELECT, INSERT, UPDATE (reason, detail, resolved_at, resolution) ON dead_letters TO etl_loader;
+GRANT SELECT, INSERT (
+    noticed_at, source_key, server, first_claimed_at, last_claimed_at, recalled_claims, recalled_messages, lost_claims,
+    lost_messages, lost_from, lost_until
+) ON set_backs TO etl_loader;
+GRANT
+    SELECT, INSERT (batch_id, position, source_key, reason, detail, raw, received_at, server),
+    UPDATE (reason, detail, resolved_at, resolution)
+    ON dead_letters TO etl_loader;
 GRANT EXECUTE ON FUNCTION
     make_partition(text, date), unite_legs(date, integer, uuid, text), ledger_entries(),
     end_frozen(double precision), end_frozen_of_the_owner(double precision)
