@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from etl.errors import ConfigurationError
 from etl.reporting import workbook
-from etl.reporting.figures import _ASKS, Asked, Report, column_names
+from etl.reporting.asks import ASKS
+from etl.reporting.figures import Asked, Report, column_names
 from etl.reporting.workbook import MOST_ROWS, MOST_UNITS, to_xlsx
 from tests.workbook import DURATION, SHARE, Sheet, read
 
@@ -64,7 +65,7 @@ def sheet_of(found: Report) -> Sheet:
 
 
 def test_every_kind_has_a_sheet_of_its_name_with_the_columns_of_csv() -> None:
-    for kind in _ASKS:
+    for kind in ASKS:
         for rows in ([], [row(kind)]):
             found = report(kind, rows)
             sheets = read(to_xlsx(found))
