@@ -25,8 +25,8 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """Of a campaign's calls in one direction. A live answer is an answer by no machine; who was answered live and got
-    no agent is dropped if we called them, and gave up waiting if they called us."""
+    """Of a campaign's calls in one direction. `live` are live answers, by no machine, if we called them, and offered
+    calls if they called us; who of these got no agent was dropped, or gave up waiting."""
 
     calls: int = 0
     live: int = 0
@@ -198,14 +198,20 @@ _NOW = sa.text(
     "SELECT zone, now(), now() AT TIME ZONE zone, date_trunc('day', now() AT TIME ZONE zone) AT TIME ZONE zone"
     " FROM reporting.settings"
 )
-# A machine's answer is none that anybody was dropped from.
+# By the definitions of campaign_days, see docs/reports.md: live answers of those who were called, offered calls of who
+# calls.
 _CALLS = sa.text("""
 SELECT campaign_ref, call_dir, count(*) AS calls,
-    count(*) FILTER (WHERE answered AND voicemail IS NOT TRUE) AS live,
-    count(*) FILTER (WHERE reached_agent AND voicemail IS NOT TRUE) AS reached_agent,
-    count(*) FILTER (WHERE abandoned AND voicemail IS NOT TRUE) AS no_agent,
+    count(*) FILTER (WHERE counts AND (reached_agent OR known)) AS live,
+    count(*) FILTER (WHERE counts AND reached_agent) AS reached_agent,
+    count(*) FILTER (WHERE counts AND NOT reached_agent AND known) AS no_agent,
     max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at
-FROM reporting.calls_on(:day) GROUP BY campaign_ref, call_dir""")
+FROM (
+    SELECT campaign_ref, call_dir, loaded_at, dialed_at, reached_agent,
+        CASE call_dir WHEN 'outbound' THEN (answered OR reached_agent) AND NOT machine ELSE answered END AS counts,
+        call_dir IS DISTINCT FROM 'outbound' OR outcome_known AS known
+    FROM reporting.calls_on(:day)
+) AS call GROUP BY campaign_ref, call_dir""")
 _AGENTS = sa.text("""
 SELECT DISTINCT ON (extension) extension, status, campaign_ref, captured_at
 FROM reporting.events_between(:first, :last)

@@ -97,7 +97,10 @@ def _columns(found: "Report") -> Iterator[Column]:
 def _what(name: str, values: Sequence[object]) -> str:
     """By the values; what a number is, by the column."""
     if all(isinstance(value, int | float | Decimal) for value in values):
-        return _SHOWN.get(name) or ("duration" if name.endswith("_seconds") else "number")
+        by_name = (
+            "duration" if name.endswith("_seconds") else "share" if name.endswith(("_rate", "_ratio")) else "number"
+        )
+        return _SHOWN.get(name) or by_name
     return "date" if all(isinstance(value, date) for value in values) else "text"
 
 

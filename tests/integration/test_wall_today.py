@@ -46,7 +46,10 @@ def test_calls_count_by_campaign_and_direction_and_machines_apart(archive: Archi
         {"end_reason": "busy", "end_code": 17, **NO_AGENT},
         {"end_reason": "voicemail"},
         {"end_reason": "voicemail", **NO_AGENT},
+        {"end_reason": "machine_left_message", **NO_AGENT},
+        {"end_reason": "who knows what", **NO_AGENT},  # a person or a machine
         INBOUND,
+        {**INBOUND, "end_reason": "busy", "end_code": 17, **NO_AGENT},  # never in the queue
         {**INBOUND, **NO_AGENT},
         {"call_dir": "sideways"},
         {"dialed_at": int((now - timedelta(days=1)).timestamp())},
@@ -55,8 +58,8 @@ def test_calls_count_by_campaign_and_direction_and_machines_apart(archive: Archi
     archive.load()
     today = looked(archive)
     by_name = {each.campaign_ref: each for each in today.campaigns}
-    assert by_name["2040"].outbound == Direction(calls=6, live=3, reached_agent=2, no_agent=1)
-    assert by_name["3001"].inbound == Direction(calls=2, live=2, reached_agent=1, no_agent=1)
+    assert by_name["2040"].outbound == Direction(calls=8, live=3, reached_agent=2, no_agent=1)
+    assert by_name["3001"].inbound == Direction(calls=3, live=2, reached_agent=1, no_agent=1)
     assert (by_name["2040"].other, today.total.other) == (1, 1)
     assert today.total.outbound == by_name["2040"].outbound
     assert today.last_dialed_at == now
