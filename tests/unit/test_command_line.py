@@ -87,7 +87,9 @@ def test_the_shell_completes_commands(words: str, completed: set[str]) -> None:
 def test_completion_is_installed_for_the_users_shell_alone(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("etl")
     environment = {**os.environ, "HOME": str(tmp_path)}
-    subprocess.run([program, "--install-completion", "bash"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    # Which shell that is it finds out from who called it: in a detached run of tests there may be none.
+    typed = ["bash", "-c", f"'{program}' --install-completion; exit $?"]
+    subprocess.run(typed, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     assert ".bash_completions/etl.sh" in (tmp_path / ".bashrc").read_text()
     assert "_ETL_COMPLETE" in (tmp_path / ".bash_completions/etl.sh").read_text()
