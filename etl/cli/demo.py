@@ -7,19 +7,33 @@ from typing import Annotated
 import typer
 
 from etl import logs
+from etl.app.threads import stop_on_signals
 from etl.cli import app
 from etl.cli.printing import RunBooks, advancing, counting, heading, out, print_rows, program
+from etl.cli.serve import wall
 from etl.lab import demo as playing
 
 
-@app.command(epilog="Examples: [bold]etl demo[/bold] · afterwards [bold]etl demo --psql[/bold]")
+@app.command(
+    epilog="Examples: [bold]etl demo[/bold] · afterwards [bold]etl demo --psql[/bold] or [bold]etl demo --serve[/bold]"
+)
 def demo(
     psql: Annotated[bool, typer.Option("--psql", help="Open psql on the data of the last demo.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the data of the last demo in a browser, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Start a private Postgres and a private Redis, simulate a dialler, load what it says, and show what came of it."""
     logs.configure(level="warning")
     if psql:
         raise typer.Exit(playing.psql([]))
+    if serve:
+        show = wall()
+        with playing.again() as settings:
+            host, port = settings.web_address
+            out.print(f"http://{host}:{port} has the demo's days, until Ctrl-C")
+            show(settings, stop_on_signals())
+        return
     watched = sys.stderr.isatty()
 
     out.print("starting a private Postgres and a private Redis, and making the schema")
@@ -68,6 +82,7 @@ def demo(
     for query, what in playing.QUERIES.items():
         out.print(f"  {query}", markup=False, soft_wrap=True)
         out.print(f"      {what}")
+    out.print(f"[bold]{program()} demo --serve[/bold] shows them in a browser")
     out.print(f"The Parquet files are in {running.settings.export_url}", soft_wrap=True)
 
 

@@ -1,9 +1,13 @@
 """`etl serve`: the wall, in a browser."""
 
+import threading
+from collections.abc import Callable
+
 from etl import logs
 from etl.app.threads import stop_on_signals
 from etl.cli import Config, app, configured
 from etl.errors import ConfigurationError
+from etl.settings import Settings
 
 NEEDS = ("jinja2", "starlette", "uvicorn")
 WEB = "'jinja2>=3.1.6' 'starlette>=1.10,<2' 'uvicorn>=0.54,<1'"
@@ -17,13 +21,19 @@ def serve(config: Config = None) -> None:
     is enough for it (ETL_WEB_DATABASE_URL).
     """
     settings = configured(config)
+    show = wall()
+    logs.configure()
+    show(settings, stop_on_signals())
+
+
+def wall() -> Callable[[Settings, threading.Event], None]:
+    """What serves it until the event is set. Raises `ConfigurationError` if its libraries aren't installed."""
     try:
-        from etl.app import serving  # noqa: PLC0415 (its libraries are an extra)
+        from etl.app.serving import serve as show  # noqa: PLC0415 (its libraries are an extra)
     except ModuleNotFoundError as error:
         if error.name not in NEEDS:
             raise
         raise ConfigurationError(
             "ETL-927", f"{error.name} isn't installed: the extra `web`, which is pip install {WEB}"
         ) from None
-    logs.configure()
-    serving.serve(settings, stop_on_signals())
+    return show

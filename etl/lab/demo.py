@@ -29,6 +29,7 @@ from etl.jobs.outcomes import Outcome
 from etl.keys import SPOOL
 from etl.lab.dialler import simulate
 from etl.lab.heard import NAME, last_until
+from etl.lab.servers.ports import free_port
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.lab.servers.process import wait_until
 from etl.lab.simulator import Profile, SimulatorTally
@@ -217,26 +218,43 @@ def fresh() -> Iterator[Demo]:
         data = folder() / "data"
         _clear(data)
         with PrivatePostgres(data / "postgres") as postgres, PrivateRedis(data / "redis") as redis:
-            settings = Settings(
-                redis_url=SecretStr(redis.url),
-                database_url=SecretStr(postgres.url),
-                redis_name=NAME,
-                sources=DEMO_SOURCES,
-                worker_name="demo",
-                export_url=str(data / "lake"),
-                export_grace_minutes=0,
-            )
+            settings = _settings(redis, postgres)
             upgrade(settings)
             yield Demo(settings, postgres)
 
 
+@contextlib.contextmanager
+def again() -> Iterator[Settings]:
+    """The data of the last demo, with its servers up; nothing waits in Redis."""
+    with _last() as postgres, PrivateRedis(folder() / "data" / "redis") as redis:
+        yield _settings(redis, postgres).model_copy(update={"web": f"127.0.0.1:{free_port()}"})
+
+
 def psql(arguments: list[str]) -> int:
     """Open psql on the data of the last demo; returns its exit code."""
+    with _last() as postgres:
+        return subprocess.run([postgres.bin / "psql", postgres.url, *arguments], check=False).returncode
+
+
+@contextlib.contextmanager
+def _last() -> Iterator[PrivatePostgres]:
     data = folder() / "data" / "postgres"
     if not data.is_dir():
         raise ConfigurationError("ETL-901", "there is no demo to look at yet: run `etl demo` first")
     with _alone(), PrivatePostgres(data) as postgres:
-        return subprocess.run([postgres.bin / "psql", postgres.url, *arguments], check=False).returncode
+        yield postgres
+
+
+def _settings(redis: PrivateRedis, postgres: PrivatePostgres) -> Settings:
+    return Settings(
+        redis_url=SecretStr(redis.url),
+        database_url=SecretStr(postgres.url),
+        redis_name=NAME,
+        sources=DEMO_SOURCES,
+        worker_name="demo",
+        export_url=str(folder() / "data" / "lake"),
+        export_grace_minutes=0,
+    )
 
 
 @contextlib.contextmanager

@@ -2,23 +2,39 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+
+from tests.world import eventually
+
+
+def surroundings(folder: Path) -> dict[str, str]:
+    """A temporary folder of our own, so that nobody's demo is in our way, nor we in theirs."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
+    return ours | {"TMPDIR": str(folder)}
 
 
 def etl(folder: Path, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
-    """In a temporary folder of our own, so that nobody's demo is in our way, nor we in theirs."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
     return subprocess.run(
         [sys.executable, "-m", "etl.cli", *arguments],
-        env=environment | {"TMPDIR": str(folder)},
+        env=surroundings(folder),
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
         input=typed,
     )
+
+
+def page(address: str) -> str:
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
 
 
 def figures(text: str) -> list[int]:
@@ -95,3 +111,22 @@ def test_given_the_demo_twice_then_books_add_up_and_its_advice_works(session_fol
     assert (psql.returncode, psql.stderr) == (0, "")
     for shown in ("The system that reported the call", "| demo ", "missing_field", "20000"):
         assert shown in psql.stdout
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "etl.cli", "demo", "--serve"],
+        env=surroundings(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        try:
+            assert serving.stdout
+            address, _, rest = serving.stdout.readline().partition(" ")
+            assert rest == "has the demo's days, until Ctrl-C\n"
+            eventually(lambda: "Campaigns today" in page(address))
+            assert page(f"{address}/campaigns?format=csv").startswith('"day","campaign_ref",')
+            serving.send_signal(signal.SIGINT)
+            _, errors = serving.communicate(timeout=200)
+            assert (serving.returncode, errors) == (0, "")
+        finally:
+            serving.kill()
