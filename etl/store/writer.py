@@ -221,8 +221,8 @@ def _write_piece(
     of_list |= decoded.misdated_at
     repeated = _repeated(connection, batch, records, [*of_list, *(letter.position for letter in dead)])
     new = [(at, event) for at, event in zip(decoded.events_at, decoded.events, strict=True) if at not in repeated]
-    told = [event for _, event in new]
-    heard = forgotten.events(told) if forgotten else told
+    told = [(event, at in decoded.misdated_at) for at, event in new]
+    heard = forgotten.events(told) if forgotten else [event for event, _ in told]
     # Most claims have none, and each round trip is felt.
     events = Rows(connection, EVENTS, batch.source_key, alive).load(lambda: heard) if heard else Loaded()
     dead += [records.refused(new[index][0], detail) for index, detail in events.refused.items()]

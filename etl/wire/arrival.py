@@ -60,8 +60,9 @@ class Forgotten:
 
         return erased
 
-    def events(self, events: Sequence[Event]) -> Sequence[Event]:
-        return [*map(self._event, events)]
+    def events(self, events: Sequence[tuple[Event, bool]]) -> Sequence[Event]:
+        """Each with whether its time is that of its claim, as it was heard by a clock that was wrong."""
+        return [self._event(event, misdated) for event, misdated in events]
 
     def letter(self, letter: DeadLetter, list_key: str, claimed_at: int, **others: Any) -> DeadLetter:
         """`list_key` is the list of which it was claimed, `claimed_at` the time in microseconds since 2000."""
@@ -80,8 +81,9 @@ class Forgotten:
     def _call(self, cdr: Cdr) -> Cdr:
         return cdr._replace(**_as_sent(self._erased(_row(cdr, _OF_A_CDR), cdr.dialed_at)))
 
-    def _event(self, event: Event) -> Event:
-        at = event.captured_at if event.origin == "pubsub" else event.captured_at - WAITED
+    def _event(self, event: Event, misdated: bool) -> Event:
+        was_then = event.origin == "pubsub" and not misdated
+        at = event.captured_at if was_then else event.captured_at - WAITED
         if at >= self._latest:
             return event
         return event._replace(**_as_sent(self._erased(_row(event, _OF_AN_EVENT), at)))

@@ -28,7 +28,8 @@ _BYTES = re.compile(rb"(?<!\\)\\++(?:([0-3][0-7]{2})|x([0-9a-fA-F]{2}))")
 _ENTITY = re.compile(rb"&#(?:0*([0-9]{1,7})|[xX]0*([0-9a-fA-F]{1,6}));")
 # Quoted-printable, but for control characters: in most texts `=0` is none.
 _QUOTED = re.compile(rb"=([2389A-Fa-f][0-9A-Fa-f])")
-_EXTENSION = re.compile(r"(?i)[\W_]*(?:ext(?:ension|n)?\b|x|#)[\W_]*[0-9]*\W*$")
+# Short, and with bounds, by which it takes no longer than the text is long.
+_EXTENSION = re.compile(r"(?i)[\W_]{0,9}(?:ext(?:ension|n)?\b|x|#)[\W_]{0,9}[0-9]{0,5}\W{0,9}$")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _NO_LETTER = re.compile(r"[\W_]+")
 _HASH = re.compile(r"forgotten:[0-9a-f]{16}")
@@ -54,9 +55,12 @@ class Sought:
     def __init__(self, numbers: Iterable[str], contacts: Iterable[str], hashes: Iterable[str]) -> None:
         """`hashes` take the places of the values: a row that has one is theirs."""
         self._numbers, self._contacts, self._hashes = {*numbers}, {*contacts}, {*hashes}
-        by_digits = {number: _main(number) for number in self._numbers if len(_digits(number)) >= _FEWEST}
-        self._whole = {digits for digits in by_digits.values() if len(digits) >= _SHARED}
-        self._short = {number for number, digits in by_digits.items() if len(digits) < _SHARED}
+        # With what may be an extension, and without: who can say which of them the number is?
+        by_digits = {
+            number: {_main(number), _digits(number)} for number in self._numbers if len(_digits(number)) >= _FEWEST
+        }
+        self._whole = {digits for both in by_digits.values() for digits in both if len(digits) >= _SHARED}
+        self._short = {number for number in by_digits if len(_main(number)) < _SHARED}
         self._last = {digits[-_SHARED:] for digits in self._whole}
         self._last_of_contacts = {_digits(each)[-_SHARED:] for each in self._contacts if len(_digits(each)) >= _SHARED}
         of_digits = self._last | self._last_of_contacts | {_digits(each) for each in self._short}

@@ -41,8 +41,9 @@ _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _NEITHER = re.compile(r"[\W_]+")
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 _PLUS = re.compile("[+\uff0b][\\W_]*$")
-# What a switchboard adds to a number.
-_EXTENSION = re.compile(r"(?i)[\s,;]*(?:ext(?:ension|n)?\b|x|#)[\s.:=]*[0-9]*\s*$")
+# What a switchboard adds to a number; what is longer may be the number itself, behind a prefix. Each part has a bound,
+# so that a search takes time in proportion to the text.
+_EXTENSION = re.compile(r"(?i)[\s,;]{0,9}(?:ext(?:ension|n)?\b|x|#)[\s.:=]{0,9}[0-9]{0,5}\s{0,9}$")
 
 # Where it isn't known yet that the row is theirs: fewer, by which less is found by accident, in words that Postgres,
 # Arrow and Python read alike.

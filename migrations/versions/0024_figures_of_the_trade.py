@@ -110,7 +110,6 @@ CALLS_OF_AGENTS: Columns = {
     "inbound_calls": (COUNT, "Of calls, those that came in"),
 }
 PREVIEWS: Columns = {
-    "preview_id": ("bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "Without a meaning"),
     "day": ("date NOT NULL", "Business day"),
     "campaign_ref": ("text NOT NULL", "Campaign"),
     "contacts": ("integer NOT NULL", "Different callees that the dialler previewed (dial_preview), as far as heard"),
@@ -269,7 +268,9 @@ def _settings(masks: ModuleType) -> None:
     _add(
         "end_reasons", {"machine": ("boolean", "Whether it means that a machine answered; null: its name says")}, masks
     )
-    _execute("UPDATE reporting.end_reasons SET machine = (end_reason = 'voicemail')")
+    # Of ours; a site's own may be named as a machine's.
+    ours = ", ".join(f"'{end_reason}'" for end_reason, *_ in context.script.get_revision("0006").module.END_REASONS)
+    _execute(f"UPDATE reporting.end_reasons SET machine = (end_reason = 'voicemail') WHERE end_reason IN ({ours})")
 
 
 def _views_of_calls(first: ModuleType, later: ModuleType, masks: ModuleType) -> None:
@@ -315,6 +316,8 @@ def _kept(masks: ModuleType) -> None:
     _add("agent_call_figures", CALLS_OF_AGENTS, masks)
     listed = ",\n    ".join(f"{column} {kind}" for column, (kind, _) in PREVIEWS.items())
     _execute(f"CREATE TABLE reporting.preview_figures (\n    {listed}\n)")
+    # As 0015 has it: no key, since a campaign's name may be longer than an index takes.
+    _execute("ALTER TABLE reporting.preview_figures REPLICA IDENTITY FULL")
     _execute("CREATE INDEX preview_figures_day_idx ON reporting.preview_figures (day)")
     masks._comment(
         "TABLE reporting.preview_figures", "Kept figures of previews by campaign and business day, from events"

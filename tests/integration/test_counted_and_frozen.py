@@ -22,7 +22,7 @@ pytestmark = pytest.mark.versions
 
 COUNTED = """
     SELECT c.oid::regclass::text AS name, a.attname AS id FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    WHERE a.attidentity = 'a' AND c.relnamespace = 'public'::regnamespace ORDER BY 1
+    WHERE a.attidentity = 'a' AND c.relnamespace IN ('public'::regnamespace, 'reporting'::regnamespace) ORDER BY 1
 """
 LOGINS = ("etl_loader", "etl_keeper", "etl_reporting")
 # As an installation has it that hasn't run roles.sql since, and 0.1's own.

@@ -176,3 +176,20 @@ def test_views_of_a_site_go_on_after_the_upgrade(empty_database_url: str) -> Non
             for name, rows in before.items():
                 assert connection.execute(f"SELECT * FROM site.{name}".encode()).fetchall() == rows, name
             assert len(before["calls"]) == 2
+
+
+def test_a_sites_own_dispositions_are_what_their_names_say(empty_database_url: str) -> None:
+    names = ("answering_machine", "machine_left_message", "interested")
+    with engine(empty_database_url) as connections:
+        upgrade(connections, "0021")
+        with psycopg.connect(empty_database_url, autocommit=True, row_factory=dict_row) as connection:
+            for name in names:
+                connection.execute(
+                    "INSERT INTO reporting.end_reasons (end_reason, answered, meaning, ended_by)"
+                    " VALUES (%s, true, 'A site''s own', 'unknown')",
+                    [name],
+                )
+            schema.upgrade(connections)
+            write(Writer(connections), *(cdr(n, end_reason=name, extension=None) for n, name in enumerate(names)))
+            found = connection.execute("SELECT end_reason, machine FROM reporting.calls").fetchall()
+    assert {row["end_reason"]: row["machine"] for row in found} == dict(zip(names, (True, True, False), strict=True))

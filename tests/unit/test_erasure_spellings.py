@@ -104,6 +104,16 @@ def test_given_an_extension_then_the_number_goes_without_it_too(extension: str) 
     assert Sought([asked], [], []).hits([("number", NUMBER)])[0].kind == "itself"
 
 
+@pytest.mark.parametrize("prefix", ["100200#", "0049 x ", "77ext", "123456#"])
+def test_given_a_number_behind_a_prefix_then_it_is_no_extension(prefix: str) -> None:
+    asked = f"{prefix}{NUMBER}"
+    row = {"number": asked, "recording_url": f"rec/2026-{NUMBER}-0.wav", "call_ref": f"{prefix.strip('#')}777"}
+    erased = {**row, **Person(KEY, number=asked).row(row)}
+    assert NUMBER not in " ".join(erased.values())
+    assert "forgotten" not in erased["call_ref"]
+    assert Sought([asked], [], []).hits([("recording_url", row["recording_url"])])
+
+
 LENGTH = 1_000_000
 LONG = {
     each: (each * LENGTH)[:LENGTH]
@@ -132,3 +142,7 @@ def test_given_a_long_text_of_one_kind_then_its_cost_is_bounded(each: str) -> No
         erased = {**row, **person.row(row)}
         said = erased["raw"].decode() if "raw" in erased else erased["extra"]
         assert NUMBER not in str(said)
+    for number in (f"12{text}y", f"{NUMBER}{text}", f"{text}#{text}"):  # nobody bounds the number itself
+        person.row({"number": number, "raw": text[:1_000].encode()})
+        everybody({"number": number})
+        Sought([number], [], [])

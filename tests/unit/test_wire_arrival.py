@@ -14,8 +14,9 @@ from etl.store.tables import audit_events, cdrs
 from etl.wire import arrival
 from etl.wire.arrival import Forgotten
 from etl.wire.cdr import Cdr
-from etl.wire.decode import Decoding
+from etl.wire.decode import Decoding, SpoolDecoding
 from etl.wire.erasure import Person, everybody
+from etl.wire.spool import pack_heard
 
 KEY = "k" * 32
 NOW = 800_000_000_000_000  # microseconds since 2000
@@ -72,7 +73,7 @@ def test_given_any_message_then_the_person_is_found_by_the_hash_alone(
     forgotten = Forgotten(KEY, {(person.by, person.hash): NOW + arrival.WAITED + 1})
     names = tuple(column.name for column in forget._searched(cdrs if found.cdrs else audit_events))
     before = found.cdrs[0] if found.cdrs else found.events[0]
-    after = [*forgotten.calls(lambda: found.cdrs)(), *forgotten.events(found.events)][0]
+    after = [*forgotten.calls(lambda: found.cdrs)(), *forgotten.events([(event, False) for event in found.events])][0]
 
     row = as_stored(before, names)
     assert as_stored(after, names) == row | person.row(row)
@@ -98,3 +99,15 @@ def test_given_a_message_full_of_digits_then_few_of_them_are_looked_at() -> None
     """Each takes a hash: those of a megabyte took longer than a lease, for whoever adopted the claim too."""
     row = {"number": None, "extra": json.dumps({"x": "".join(str(n) for n in range(200_000))})}
     assert len(everybody(row)["number"]) < 10_000
+
+
+def test_given_an_event_heard_in_the_future_then_its_claims_time_may_be_late() -> None:
+    """It counts as heard when it was claimed; and it may have waited for that, as an event of a list may."""
+    message = json.dumps({"type": "call", "payload": {"ref": "1002", "number": NUMBER}}).encode()
+    heard = pack_heard(UUID(int=5).bytes, NOW * 2, b"enigma:notifications:agents:1002", message)
+    found = SpoolDecoding([heard], batch_id=UUID(int=7), captured_at=NOW, latest=NOW, max_message_bytes=10_000).finish()
+    assert found.misdated_at == {0}
+    person = Person(KEY, number=NUMBER)
+    for waited, is_erased in ((arrival.WAITED - 1, True), (arrival.WAITED, True), (arrival.WAITED + 1, False)):
+        (seen,) = Forgotten(KEY, {("number", person.hash): NOW - waited + 1}).events([(found.events[0], True)])
+        assert (NUMBER not in str(seen.payload)) == is_erased
