@@ -7,7 +7,7 @@ One look costs as much as the day so far; how often there is one is for others t
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -74,9 +74,19 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Book:
+    """Of a UTC day: the messages received then which are dead letters, and the twins among its calls. None is what
+    isn't known: letters if nothing of the day was loaded, as no view has them then; twins if they were never counted."""
+
+    day: date
+    dead_letters: int | None = None
+    twins: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Today:
     """`now` is Postgres's; `local` is the same on the zone's clock, naive. Agents who logged off aren't among `agents`.
-    Dead letters and twins are those of the UTC days on which the business day lies; twins are None if never counted."""
+    `books` are of the UTC days that the business day has touched so far, the earliest first."""
 
     zone: str
     now: datetime
@@ -88,8 +98,7 @@ class Today:
     unheard_seconds: float
     last_loaded_at: datetime | None
     last_dialed_at: datetime | None
-    dead_letters: int
-    twins: int | None
+    books: list[Book]
 
     @property
     def day(self) -> date:
@@ -132,8 +141,7 @@ class Wall:
             counted = connection.execute(_CALLS, {"day": day}).all()
             gaps = [Gap(*row) for row in connection.execute(_GAPS, {"since": midnight - _DAY})]
             agents = [_doubted(agent, gaps, now) for agent in self._last_states(connection, day)]
-            apart = 0 * _DAY if zone == "UTC" else _DAY
-            letters, twins = connection.execute(_BOOKS, {"first": day - apart, "last": day + apart}).one()
+            books = _books(connection, midnight, now)
         of_today = [gap for gap in gaps if gap.end is None or gap.end > midnight]
         return Today(
             zone=zone,
@@ -146,8 +154,7 @@ class Wall:
             unheard_seconds=_length(of_today, midnight, now),
             last_loaded_at=max((row.loaded_at for row in counted), default=None),
             last_dialed_at=max((row.dialed_at for row in counted), default=None),
-            dead_letters=letters,
-            twins=twins,
+            books=books,
         )
 
     def _last_states(self, connection: sa.Connection, day: date) -> list[Agent]:
@@ -160,6 +167,13 @@ class Wall:
             self._of_day, self._all_at = day, time.monotonic()
         self._agents = found if since is None else self._agents | found
         return [self._agents[extension] for extension in sorted(self._agents)]
+
+
+def _books(connection: sa.Connection, begin: datetime, end: datetime) -> list[Book]:
+    first, last = (moment.astimezone(UTC).date() for moment in (begin, end))
+    found = {row.day: Book(*row) for row in connection.execute(_BOOKS, {"first": first, "last": last})}
+    days = (first + number * _DAY for number in range((last - first).days + 1))
+    return [found.get(day, Book(day)) for day in days]
 
 
 def _campaigns(counted: Sequence[sa.Row[tuple[object, ...]]]) -> list[Campaign]:
@@ -219,7 +233,5 @@ WHERE kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL
     AND captured_at > coalesce(CAST(:since AS timestamptz), '-infinity')
 ORDER BY extension, captured_at DESC, event_id DESC""")
 _GAPS = sa.text("SELECT gap_from, gap_until, server FROM reporting.gaps_between(:since, now())")
-_BOOKS = sa.text(
-    "SELECT coalesce(sum(dead_letters), 0)::bigint, sum(twins) FROM reporting.load_days"
-    " WHERE day BETWEEN :first AND :last"
-)
+# It has days only of which something was loaded.
+_BOOKS = sa.text("SELECT day, dead_letters, twins FROM reporting.load_days WHERE day BETWEEN :first AND :last")

@@ -1,5 +1,6 @@
 """The pages' templates, and how their values are written. Whatever isn't a template's own words is escaped."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -73,13 +74,27 @@ def notes(today: Today) -> list[str]:
         said.append(_deaf(gap, today))
     elif today.unheard_seconds:
         said.append(f"nobody listened for {duration(today.unheard_seconds)} of today: states are missing")
-    if today.dead_letters:
-        said.append(f"{today.dead_letters:,} messages of today are dead letters, and may be calls")
-    if today.twins:
-        said.append(f"{today.twins:,} calls look like one call in two rows, and are counted twice")
+    said += _of_books(today)
     if other := today.total.other:
         said.append(f"{other:,} calls are neither outbound nor inbound, and in no column")
     return said
+
+
+def _of_books(today: Today) -> Iterable[str]:
+    """By UTC days, as the views count them: one may have begun before the business day."""
+    for book in today.books:
+        if book.dead_letters is None:
+            yield (
+                f"nothing of the UTC day {book.day} was loaded, so how many of its messages are dead letters isn't"
+                " known: `etl dead list`"
+            )
+        elif book.dead_letters:
+            yield (
+                f"{book.dead_letters:,} messages that were received on the UTC day {book.day} are dead letters, and may"
+                " be calls: `etl dead list`"
+            )
+        if book.twins:
+            yield f"{book.twins:,} calls of the UTC day {book.day} look like one call in two rows, and are counted twice"
 
 
 def _deaf(gap: Gap, today: Today) -> str:
