@@ -54,14 +54,18 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The status that was heard last, and when. If nobody listened at some moment after that, `unheard_from` is the
-    first of these moments: the agent may have another status since."""
+    """The status that was heard last, and when; None of an event that told none. If nobody listened at some moment
+    after that, `unheard_from` is the first of these moments: the agent may have another status since."""
 
     extension: str
     status: str | None
     campaign_ref: str | None
     since: datetime
     unheard_from: datetime | None = None
+
+    @property
+    def is_known(self) -> bool:
+        return self.status is not None and self.unheard_from is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Gap:
 @dataclass(frozen=True, slots=True)
 class Book:
     """Of a UTC day: the messages received then which are dead letters, and the twins among its calls. None is what
-    isn't known: letters if nothing of the day was loaded, as no view has them then; twins if they were never counted."""
+    isn't known: letters if nothing of the day was loaded, as no view has them; twins if they were never counted."""
 
     day: date
     dead_letters: int | None = None
@@ -85,7 +89,8 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class Today:
-    """`now` is Postgres's; `local` is the same on the zone's clock, naive. Agents who logged off aren't among `agents`.
+    """`now` is Postgres's; `local` is the same on the zone's clock, naive. `agents` are those of whom something was
+    heard since yesterday's midnight, without who logged off; `all_heard` if somebody listened throughout that time.
     `books` are of the UTC days that the business day has touched so far, the earliest first."""
 
     zone: str
@@ -94,6 +99,7 @@ class Today:
     campaigns: list[Campaign]
     agents: list[Agent]
     gone: int
+    all_heard: bool
     gaps: list[Gap]
     unheard_seconds: float
     last_loaded_at: datetime | None
@@ -112,6 +118,11 @@ class Today:
             sum((each.inbound for each in self.campaigns), Direction()),
             sum(each.other for each in self.campaigns),
         )
+
+    @property
+    def logged_in(self) -> int:
+        """Of whom that is known."""
+        return sum(agent.is_known for agent in self.agents)
 
     @property
     def nobody_listens_since(self) -> Gap | None:
@@ -150,6 +161,7 @@ class Wall:
             campaigns=_campaigns(counted),
             agents=[agent for agent in agents if agent.status != OFFLINE],
             gone=sum(agent.status == OFFLINE for agent in agents),
+            all_heard=not gaps,
             gaps=of_today,
             unheard_seconds=_length(of_today, midnight, now),
             last_loaded_at=max((row.loaded_at for row in counted), default=None),

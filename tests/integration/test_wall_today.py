@@ -1,6 +1,7 @@
 """Today's figures on the wall, beside what was pushed; and that many who look cost one look."""
 
 import asyncio
+import json
 import threading
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,10 +13,13 @@ import sqlalchemy as sa
 from etl import logs
 from etl.app.serving import reading
 from etl.errors import EtlError, Outage
+from etl.ids import new_id
 from etl.logs import OutageLog
 from etl.reporting.today import OVER_LONG, Agent, Direction, Today, Wall
 from etl.reporting.web import pages
 from etl.reporting.web.shared import Shared
+from etl.wire.spool import pack_heard
+from etl.wire.times import from_datetime
 from tests.store import ROLES
 from tests.wall import at_noon, listened, load_and_listen, said, session
 from tests.world import Archive, cdr
@@ -149,6 +153,38 @@ def test_given_nobody_listens_any_more_then_no_state_is_known(archive: Archive) 
     assert "nobody has listened since" in pages.notes(today)[0]
     assert not pages.agents(today)[0]["over_long"]
     assert agents(today)["1"].unheard_from == end
+
+
+def test_agents_of_unknown_state_are_counted_apart(archive: Archive) -> None:
+    now = at_noon(archive)
+    begin, end = now - timedelta(hours=2), now - timedelta(hours=1)
+    without_status = json.dumps({"type": "status", "payload": {"ref": "3"}}).encode()
+    at = from_datetime(now - timedelta(minutes=1))
+    archive.push(
+        session(now - timedelta(days=3), begin, begin),
+        session(end, now + timedelta(hours=1)),
+        *(said(str(n), "busy", begin - timedelta(minutes=5)) for n in range(10, 50)),
+        said("1", "available", end + timedelta(minutes=5)),
+        said("2", "offline", end + timedelta(minutes=5)),
+        pack_heard(new_id().bytes, at, b"enigma:notifications:agents:3", without_status),
+        key="etl:events",
+    )
+    load_and_listen(archive)
+    today = looked(archive)
+    assert pages.logged_in(today) == "1, and 41 not known"
+    assert {row["status"] for row in pages.agents(today) if row["extension"] == "3"} == {"not known"}
+
+
+@pytest.mark.parametrize(("heard_since", "said_of_it"), [(3, "0"), (0.5, "not known")])
+def test_given_no_agent_then_zero_only_if_all_was_heard(archive: Archive, heard_since: float, said_of_it: str) -> None:
+    now = at_noon(archive)
+    archive.push(session(now - timedelta(days=heard_since), now), key="etl:events")
+    load_and_listen(archive)
+    today = looked(archive)
+    assert pages.logged_in(today) == said_of_it
+    values = {"path": "/", "refresh": 5, "error": None, "age": 0, "notes": [], "agents": [], "waiting": None}
+    page = pages.environment().get_template("today.html").render(today=today, **values)
+    assert ("nobody is logged in" in page, "nobody was heard of yet" in page) == (said_of_it == "0", said_of_it != "0")
 
 
 def test_etl_reporting_is_enough_and_nobody_may_write(archive: Archive) -> None:

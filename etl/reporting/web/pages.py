@@ -45,6 +45,14 @@ def lasted(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
+def logged_in(today: Today | None) -> str:
+    """How many agents are; who may be, and isn't known to, is no 0."""
+    if today is None or today.nobody_listens_since or not (today.agents or today.all_heard):
+        return NOT_KNOWN
+    unknown = len(today.agents) - today.logged_in
+    return count(today.logged_in) + (f", and {count(unknown)} {NOT_KNOWN}" if unknown else "")
+
+
 def agents(today: Today) -> list[dict[str, Any]]:
     """As rows of the table: whose state is over-long first, then by extension."""
     rows = [_agent(agent, today) for agent in today.agents]
@@ -58,7 +66,7 @@ def _agent(agent: Agent, today: Today) -> dict[str, Any]:
         "extension": agent.extension,
         "page": f"/agent/{quote(agent.extension, safe='')}?from={today.day}&to={today.day}",
         "campaign": agent.campaign_ref,
-        "status": STATES.get(status, status),
+        "status": STATES.get(status, status) if agent.status is not None else NOT_KNOWN,
         "kind": status if status in STATES else "other",
         "since": clock(today.on_the_clock(agent.since)),
         "lasted": lasted(seconds),
@@ -94,7 +102,7 @@ def _of_books(today: Today) -> Iterable[str]:
                 " be calls: `etl dead list`"
             )
         if book.twins:
-            yield f"{book.twins:,} calls of the UTC day {book.day} look like one call in two rows, and are counted twice"
+            yield f"{book.twins:,} calls of the UTC day {book.day} look like one call in two rows, and count twice"
 
 
 def _deaf(gap: Gap, today: Today) -> str:
@@ -115,6 +123,6 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"count": count, "share": share, "clock": clock, "lasted": lasted}
+    made.filters |= {"logged_in": logged_in, "count": count, "share": share, "clock": clock, "lasted": lasted}
     made.globals |= {"version": __version__, "not_known": NOT_KNOWN}
     return made
