@@ -26,12 +26,14 @@ _DAY = timedelta(days=1)
 @dataclass(frozen=True, slots=True)
 class Direction:
     """Of a campaign's calls in one direction. `live` are live answers, by no machine, if we called them, and offered
-    calls if they called us; who of these got no agent was dropped, or gave up waiting."""
+    calls if they called us; who of these got no agent was dropped, or gave up waiting. `unclear` are calls of ours that
+    were answered without an agent, by a person or a machine: they are in no other of these."""
 
     calls: int = 0
     live: int = 0
     reached_agent: int = 0
     no_agent: int = 0
+    unclear: int = 0
 
     def __add__(self, other: "Direction") -> "Direction":
         return Direction(
@@ -39,6 +41,7 @@ class Direction:
             self.live + other.live,
             self.reached_agent + other.reached_agent,
             self.no_agent + other.no_agent,
+            self.unclear + other.unclear,
         )
 
 
@@ -193,7 +196,7 @@ def _campaigns(counted: Sequence[sa.Row[tuple[object, ...]]]) -> list[Campaign]:
     found: dict[str | None, Campaign] = {}
     for row in counted:
         before = found.get(row.campaign_ref, Campaign(row.campaign_ref))
-        direction = Direction(row.calls, row.live, row.reached_agent, row.no_agent)
+        direction = Direction(row.calls, row.live, row.reached_agent, row.no_agent, row.unclear)
         if row.call_dir in ("outbound", "inbound"):
             found[row.campaign_ref] = replace(before, **{row.call_dir: getattr(before, row.call_dir) + direction})
         else:
@@ -231,6 +234,7 @@ SELECT campaign_ref, call_dir, count(*) AS calls,
     count(*) FILTER (WHERE counts AND (reached_agent OR known)) AS live,
     count(*) FILTER (WHERE counts AND reached_agent) AS reached_agent,
     count(*) FILTER (WHERE counts AND NOT reached_agent AND known) AS no_agent,
+    count(*) FILTER (WHERE counts AND NOT reached_agent AND NOT known) AS unclear,
     max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at
 FROM (
     SELECT campaign_ref, call_dir, loaded_at, dialed_at, reached_agent,

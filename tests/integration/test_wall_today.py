@@ -16,13 +16,13 @@ from etl.errors import EtlError, Outage
 from etl.ids import new_id
 from etl.logs import OutageLog
 from etl.reporting.today import OVER_LONG, Agent, Direction, Today, Wall
-from etl.reporting.web import pages
+from etl.reporting.web import pages, shared
 from etl.reporting.web.shared import Shared
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
 from tests.store import ROLES
 from tests.wall import at_noon, listened, load_and_listen, said, session
-from tests.world import Archive, cdr
+from tests.world import Archive, api_cdr, cdr
 
 OUTBOUND = {"call_dir": "outbound"}
 INBOUND = {"call_dir": "inbound", "ref": "3001"}
@@ -68,6 +68,19 @@ def test_calls_count_by_campaign_and_direction_and_machines_apart(archive: Archi
     assert today.total.outbound == by_name["2040"].outbound
     assert today.last_dialed_at == now
     assert "1 calls are neither outbound nor inbound, and in no column" in pages.notes(today)
+
+
+def test_answered_by_nobody_knows_whom_is_in_a_note(archive: Archive) -> None:
+    now = at_noon(archive)
+    answered = f"{now:%Y-%m-%d %H:%M:%S} +0000"
+    times = {"dialed_at": answered, "callee_answered_at": answered, "agent_answered_at": None, "ended_at": answered}
+    archive.push(api_cdr(1, **times, agent=None, end_reason="who knows what"))
+    archive.load()
+    today = looked(archive)
+    assert today.total.outbound == Direction(calls=1, unclear=1)
+    assert pages.notes(today)[-1].startswith(
+        "1 dialled calls were answered without an agent, by whom their disposition"
+    )
 
 
 def test_an_agents_state_is_the_one_that_was_heard_last(archive: Archive) -> None:
@@ -150,7 +163,7 @@ def test_given_nobody_listens_any_more_then_no_state_is_known(archive: Archive) 
     today = looked(archive)
     assert today.nobody_listens_since is not None
     assert today.nobody_listens_since.begin == end
-    assert "nobody has listened since" in pages.notes(today)[0]
+    assert "nothing was loaded of a listener since" in pages.notes(today)[0]
     assert not pages.agents(today)[0]["over_long"]
     assert agents(today)["1"].unheard_from == end
 
@@ -268,6 +281,37 @@ def test_a_look_that_fails_is_shared_and_a_bug_is_raised() -> None:
     assert (seen.found, seen.error) == (None, outage)
     with pytest.raises(ZeroDivisionError):
         asyncio.run(ask(ZeroDivisionError()))
+
+
+def test_given_an_outage_then_the_last_look_is_kept_until_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "GOOD_SECONDS", 0)
+    monkeypatch.setattr(shared, "GOOD_TIMES", 0)
+    outage, looks = Outage("ETL-301", "a lock"), iter([7])
+
+    def look() -> int:
+        for each in looks:
+            return each
+        raise outage
+
+    async def ask() -> list[Any]:
+        last = Shared("wall", look, OutageLog(logs.get(), "wall_outage_began", "wall_outage_ended"))
+        seen = [await last.get(), await last.get()]
+        monkeypatch.setattr(shared, "STALE_SECONDS", -1)
+        return [*seen, await last.get()]
+
+    first, second, third = asyncio.run(ask())
+    assert (first.found, first.error) == (7, None)
+    assert (second.found, second.error) == (7, outage)
+    assert second.seconds >= first.seconds
+    assert third is None or third.found is None
+
+
+def test_given_an_outage_then_the_age_of_what_is_shown_is_said(archive: Archive) -> None:
+    at_noon(archive)
+    values = {"path": "/", "refresh": 5, "age": 4.0, "notes": [], "agents": [], "waiting": None, "error": "a lock"}
+    page = pages.environment().get_template("today.html").render(today=looked(archive), **values)
+    assert "Postgres can't be asked, so what is shown is 0:00:04 old: a lock" in page
+    assert "nothing of today is known" not in page
 
 
 def test_the_clock_on_the_wall_is_the_zones(archive: Archive) -> None:

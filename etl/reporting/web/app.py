@@ -9,6 +9,7 @@
 Nothing else is answered, and nothing here writes.
 """
 
+from asyncio import CancelledError
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +96,7 @@ class _Pages:
             age=seen.seconds if seen else None,
             notes=pages.notes(found) if found else [],
             agents=pages.agents(found) if found else [],
-            waiting=waiting.found if waiting else None,
+            waiting=waiting.found if waiting and not waiting.error else None,
         )
 
     async def figures(self, request: Request) -> Response:
@@ -206,7 +207,7 @@ def application(engine: sa.Engine, waiting: Waiting, site: Site) -> ASGIApp:
                 await ours.log_in()(scope, receive, send)
             else:
                 await app(scope, receive, send)
-        except ClientDisconnect:
+        except (ClientDisconnect, CancelledError):  # they are gone, or we are told to end
             pass
         except Exception as error:  # whoever asked has been told
             log.warning("request_failed", error=repr(error))

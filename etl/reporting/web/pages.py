@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from etl import __version__
+from etl.reporting.shown import of_unclear
 from etl.reporting.today import OVER_LONG, Agent, Gap, Today
 from etl.text import duration, printable
 
@@ -83,6 +84,8 @@ def notes(today: Today) -> list[str]:
     elif today.unheard_seconds:
         said.append(f"nobody listened for {duration(today.unheard_seconds)} of today: states are missing")
     said += _of_books(today)
+    if unclear := today.total.outbound.unclear:
+        said.append(of_unclear(unclear))
     if other := today.total.other:
         said.append(f"{other:,} calls are neither outbound nor inbound, and in no column")
     return said
@@ -111,7 +114,7 @@ def _deaf(gap: Gap, today: Today) -> str:
         return f"nobody listens{where}: agents' states aren't known"
     since = today.on_the_clock(gap.begin)
     when = clock(since) if since.date() == today.day else f"{since:%Y-%m-%d %H:%M}"
-    return f"nobody has listened{where} since {when}: what agents did after that isn't known"
+    return f"nothing was loaded of a listener{where} since {when}: what agents did after that isn't known"
 
 
 def environment() -> Environment:
