@@ -70,7 +70,9 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             server_header=False,
             access_log=False,
             log_config=None,
-            log_level="error",  # whatever anybody sends is answered, and nothing to log
+            # Whatever anybody sends is answered, and nothing to log; what breaks is told by the application itself, and
+            # at the end requests are broken off.
+            log_level="critical",
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=END_SECONDS,
         )

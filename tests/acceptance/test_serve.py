@@ -2,14 +2,17 @@
 tests/integration/test_wall_today.py."""
 
 import contextlib
+import http.client
 import itertools
 import re
 import resource
 import signal
 import socket
+import threading
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -235,3 +238,23 @@ def test_given_no_file_descriptor_then_one_line_says_so(archive: Archive, tmp_pa
             eventually(lambda: wall.lines("connections_refused"))
         eventually(lambda: wall.ask("/static/wall.css").status == 200)
         assert len(wall.log.read_text().splitlines()) == 2, wall.log.read_text()
+
+
+def test_given_sigterm_while_it_answers_then_nothing_breaks(archive: Archive, tmp_path: Path) -> None:
+    with (
+        served(archive, tmp_path / "log", ETL_WEB_TOKEN=TOKEN) as wall,
+        socket.create_connection(("127.0.0.1", wall.port), timeout=60) as half,
+        psycopg.connect(archive.database_url) as other,
+    ):
+        half.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\ntok")
+        other.execute("LOCK TABLE reporting.settings")
+        threading.Thread(target=give_up, args=(wall,), daemon=True).start()
+        eventually(lambda: archive.rows("SELECT 1 AS it FROM pg_locks WHERE NOT granted"))
+        assert wall.end() == 0
+        assert [line for line in wall.log.read_text().splitlines() if "Traceback" in line or '"error"' in line] == []
+
+
+def give_up(wall: Served) -> None:
+    """Asks what isn't answered any more."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        wall.ask("/campaigns", headers={"Authorization": f"Bearer {TOKEN}"})
