@@ -96,6 +96,23 @@ def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _unset(value: object) -> object:
+    """An empty variable, as Compose passes on what isn't in its `.env`, is one that isn't set."""
+    return None if value == "" else value
+
+
+def _no_names(value: object) -> object:
+    return () if value == "" else _json(value)
+
+
+def _token(token: SecretStr) -> SecretStr:
+    """Any other can't be given in a header, or not by all programs."""
+    text = token.get_secret_value()
+    if not (text.isascii() and text.isprintable() and text == text.strip()):
+        raise ValueError("must have only printable ASCII characters, and no space around them")
+    return token
+
+
 def _host_and_port(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     with contextlib.suppress(ValueError):  # of a port that is no number, or too large
@@ -243,10 +260,12 @@ class Settings(BaseModel):
 
     http: Annotated[str, AfterValidator(_http)] = Field(default="127.0.0.1:9464", description="host:port, or off")
     web: Annotated[str, AfterValidator(_web)] = Field(default="127.0.0.1:8080", description="host:port")
-    web_hosts: Annotated[tuple[str, ...], BeforeValidator(_json), AfterValidator(_host_names)] = Field(
+    web_hosts: Annotated[tuple[str, ...], BeforeValidator(_no_names), AfterValidator(_host_names)] = Field(
         default=(), description='a list of names like ["wall.example.com"]'
     )
-    web_token: SecretStr | None = Field(default=None, min_length=16, description="a secret of 16 characters or more")
+    web_token: Annotated[
+        Annotated[SecretStr, Field(min_length=16), AfterValidator(_token)] | None, BeforeValidator(_unset)
+    ] = Field(default=None, description="a secret of 16 characters or more")
 
     @property
     def http_address(self) -> tuple[str, int] | None:

@@ -15,6 +15,7 @@ import uvicorn
 
 from etl import logs
 from etl.app.database import engine_of
+from etl.app.listening import Impatient, Refusals
 from etl.app.sources import let_in, sources
 from etl.app.stores import Stores
 from etl.app.threads import run_in_threads
@@ -61,7 +62,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=Impatient,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -69,7 +70,9 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             server_header=False,
             access_log=False,
             log_config=None,
-            log_level="error",  # whatever anybody sends is answered, and nothing to log
+            # Whatever anybody sends is answered, and nothing to log; what breaks is told by the application itself, and
+            # at the end requests are broken off.
+            log_level="critical",
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=END_SECONDS,
         )
@@ -80,6 +83,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
 
 
 async def _until(ended: threading.Event, config: uvicorn.Config, listening: socket.socket) -> None:
+    asyncio.get_running_loop().set_exception_handler(Refusals())
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listening]))
     while not ended.is_set() and not serving.done():

@@ -84,13 +84,18 @@ def yesterday(engine: sa.Engine) -> date:
         return _now(connection)[1].date() - _DAY
 
 
-def ask(engine: sa.Engine, asked: Asked) -> Report:
-    """Raises `Outage` or `ConfigurationError`."""
+class TooMany(Exception):
+    """More rows than may be fetched."""
+
+
+def ask(engine: sa.Engine, asked: Asked, most: int | None = None) -> Report:
+    """Raises `TooMany` if there are more than `most` rows with their totals, before it has fetched more than that; and
+    `Outage` or `ConfigurationError`."""
     how = ASKS[asked.kind]
     period = {"first": asked.first, "last": asked.last}
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         zone, now = _now(connection)
-        found = _found(connection, how, asked)
+        found = _found(connection, how, asked, most)
         apart = 0 * _DAY if zone == "UTC" else _DAY
         books = connection.execute(_BOOKS, {"first": asked.first - apart, "last": asked.last + apart}).mappings()
         known = None if found else connection.execute(_KNOWN).one()
@@ -118,24 +123,30 @@ def ask(engine: sa.Engine, asked: Asked) -> Report:
 def _last_week(connection: sa.Connection, how: Ask, asked: Asked) -> LastWeek:
     weeks = (asked.last - asked.first).days // 7 + 1
     first, last = (day - weeks * 7 * _DAY for day in (asked.first, asked.last))
-    found = _found(connection, how, Asked(asked.kind, first, last, asked.campaigns))
-    return LastWeek(first, last, next((_row(row) for row in found if row["level"] == "all"), None))
+    found = _found(connection, how, Asked(asked.kind, first, last, asked.campaigns), total_only=True)
+    return LastWeek(first, last, _row(found[0]) if found else None)
 
 
-def _found(connection: sa.Connection, how: Ask, asked: Asked) -> list[Row]:
-    """Rows of all levels; none if there are no calls."""
-    found = [dict(row) for row in connection.execute(_statement(how, asked), _parameters(asked)).mappings()]
+def _found(
+    connection: sa.Connection, how: Ask, asked: Asked, most: int | None = None, total_only: bool = False
+) -> list[Row]:
+    """Rows of all levels, or of the total alone; none if there are no calls."""
+    limit = {"limit": None if most is None else most + 1}
+    rows = connection.execute(_statement(how, asked, total_only), _parameters(asked) | limit)
+    found = [dict(row) for row in rows.mappings()]
+    if most is not None and len(found) > most:
+        raise TooMany
     if not any(row["calls_or_rows"] for row in found):
         return []
     if "wait_p80" in how.figures:
-        _add_percentiles(connection, how, asked, found)
+        _add_percentiles(connection, how, asked, found, total_only)
     return found
 
 
-def _add_percentiles(connection: sa.Connection, how: Ask, asked: Asked, found: Sequence[Row]) -> None:
+def _add_percentiles(connection: sa.Connection, how: Ask, asked: Asked, found: Sequence[Row], total_only: bool) -> None:
     """By the nearest rank: the smallest wait that so many in a hundred don't exceed."""
     waits: dict[tuple[object, ...], list[tuple[int, int]]] = {}
-    for *key, wait, calls in connection.execute(_waits(how, asked), _parameters(asked)):
+    for *key, wait, calls in connection.execute(_waits(how, asked, total_only), _parameters(asked)):
         waits.setdefault(tuple(key), []).append((wait, calls))
     for row in found:
         of_row = waits.get((row["level"], *(row[name] for name in how.key)), ())
@@ -162,7 +173,7 @@ def _in_zone(moment: datetime, local: datetime) -> datetime:
     return moment.astimezone(timezone(offset))
 
 
-def _statement(how: Ask, asked: Asked) -> sa.TextClause:
+def _statement(how: Ask, asked: Asked, total_only: bool) -> sa.TextClause:
     """Rows, totals by subject, and the total; `level` says which."""
     figures = dict(how.figures) | (FRESH if how.view != "calls" else {"refreshed_at": "NULL::timestamptz"})
     listed = ", ".join(f"{expression} AS {column}" for column, expression in (dict(how.also) | figures).items())
@@ -174,12 +185,17 @@ SELECT {_level(how)} AS level, count(*) AS calls_or_rows,
     {", ".join(how.key)}{local}, {listed}
 FROM reporting.{how.rows or how.view}
 WHERE {_where(asked)}
-GROUP BY GROUPING SETS ({", ".join(f"({each})" for each in _sets(how, asked))})
-ORDER BY {", ".join(order)}"""  # noqa: S608  # our own words
+GROUP BY GROUPING SETS ({", ".join(f"({each})" for each in _sets(how, asked))}){_having(how, total_only)}
+ORDER BY {", ".join(order)} LIMIT :limit"""  # noqa: S608  # our own words
     return sa.text(query)
 
 
-def _waits(how: Ask, asked: Asked) -> sa.TextClause:
+def _having(how: Ask, total_only: bool) -> str:
+    """A total with no other rows to fetch: of them there may be very many."""
+    return f" HAVING {_level(how)} = 'all'" if total_only else ""
+
+
+def _waits(how: Ask, asked: Asked, total_only: bool) -> sa.TextClause:
     """Of the same rows and totals: how many offered calls waited how long."""
     sets = ", ".join(f"({', '.join(filter(None, (each, 'wait')))})" for each in _sets(how, asked))
     return sa.text(f"""
@@ -187,7 +203,7 @@ SELECT {_level(how)}, {", ".join(how.key)}, wait, sum(after.answered + after.aba
 FROM reporting.{how.view}
 CROSS JOIN LATERAL unnest(waits, waits_answered, waits_abandoned) AS after (wait, answered, abandoned)
 WHERE {_where(asked)} AND after.answered + after.abandoned > 0
-GROUP BY GROUPING SETS ({sets}) ORDER BY wait""")  # noqa: S608  # our own words
+GROUP BY GROUPING SETS ({sets}){_having(how, total_only)} ORDER BY wait""")  # noqa: S608  # our own words
 
 
 def _where(asked: Asked) -> str:

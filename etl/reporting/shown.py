@@ -297,12 +297,16 @@ def _of_directions(total: "Row") -> Iterable[str]:
     if elsewhere := total["attempts"] - dialled - came:
         yield f"{elsewhere:,} calls neither came in nor were dialled, as far as was told: they are in no rate"
     if unclear := total["outbound_unclear"]:
-        yield (
-            f"{unclear:,} dialled calls were answered without an agent, by whom their disposition doesn't tell: they"
-            " are in no rate of abandoned calls"
-        )
+        yield of_unclear(unclear)
     if unknown := offered - (total["waits_known"] or 0):
         yield f"how long {unknown:,} of {offered:,} offered calls waited isn't known: they are in no service level"
+
+
+def of_unclear(calls: int) -> str:
+    return (
+        f"{calls:,} dialled calls were answered without an agent, by whom their disposition doesn't tell: they are in"
+        " no rate of abandoned calls"
+    )
 
 
 def _of_agents(found: "Report") -> Iterable[str]:

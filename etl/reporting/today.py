@@ -7,7 +7,7 @@ One look costs as much as the day so far; how often there is one is for others t
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -26,12 +26,14 @@ _DAY = timedelta(days=1)
 @dataclass(frozen=True, slots=True)
 class Direction:
     """Of a campaign's calls in one direction. `live` are live answers, by no machine, if we called them, and offered
-    calls if they called us; who of these got no agent was dropped, or gave up waiting."""
+    calls if they called us; who of these got no agent was dropped, or gave up waiting. `unclear` are calls of ours that
+    were answered without an agent, by a person or a machine: they are in no other of these."""
 
     calls: int = 0
     live: int = 0
     reached_agent: int = 0
     no_agent: int = 0
+    unclear: int = 0
 
     def __add__(self, other: "Direction") -> "Direction":
         return Direction(
@@ -39,6 +41,7 @@ class Direction:
             self.live + other.live,
             self.reached_agent + other.reached_agent,
             self.no_agent + other.no_agent,
+            self.unclear + other.unclear,
         )
 
 
@@ -54,14 +57,18 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The status that was heard last, and when. If nobody listened at some moment after that, `unheard_from` is the
-    first of these moments: the agent may have another status since."""
+    """The status that was heard last, and when; None of an event that told none. If nobody listened at some moment
+    after that, `unheard_from` is the first of these moments: the agent may have another status since."""
 
     extension: str
     status: str | None
     campaign_ref: str | None
     since: datetime
     unheard_from: datetime | None = None
+
+    @property
+    def is_known(self) -> bool:
+        return self.status is not None and self.unheard_from is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,20 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Book:
+    """Of a UTC day: the messages received then which are dead letters, and the twins among its calls. None is what
+    isn't known: letters if nothing of the day was loaded, as no view has them; twins if they were never counted."""
+
+    day: date
+    dead_letters: int | None = None
+    twins: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Today:
-    """`now` is Postgres's; `local` is the same on the zone's clock, naive. Agents who logged off aren't among `agents`.
-    Dead letters and twins are those of the UTC days on which the business day lies; twins are None if never counted."""
+    """`now` is Postgres's; `local` is the same on the zone's clock, naive. `agents` are those of whom something was
+    heard since yesterday's midnight, without who logged off; `all_heard` if somebody listened throughout that time.
+    `books` are of the UTC days that the business day has touched so far, the earliest first."""
 
     zone: str
     now: datetime
@@ -84,12 +102,12 @@ class Today:
     campaigns: list[Campaign]
     agents: list[Agent]
     gone: int
+    all_heard: bool
     gaps: list[Gap]
     unheard_seconds: float
     last_loaded_at: datetime | None
     last_dialed_at: datetime | None
-    dead_letters: int
-    twins: int | None
+    books: list[Book]
 
     @property
     def day(self) -> date:
@@ -103,6 +121,11 @@ class Today:
             sum((each.inbound for each in self.campaigns), Direction()),
             sum(each.other for each in self.campaigns),
         )
+
+    @property
+    def logged_in(self) -> int:
+        """Of whom that is known."""
+        return sum(agent.is_known for agent in self.agents)
 
     @property
     def nobody_listens_since(self) -> Gap | None:
@@ -132,8 +155,7 @@ class Wall:
             counted = connection.execute(_CALLS, {"day": day}).all()
             gaps = [Gap(*row) for row in connection.execute(_GAPS, {"since": midnight - _DAY})]
             agents = [_doubted(agent, gaps, now) for agent in self._last_states(connection, day)]
-            apart = 0 * _DAY if zone == "UTC" else _DAY
-            letters, twins = connection.execute(_BOOKS, {"first": day - apart, "last": day + apart}).one()
+            books = _books(connection, midnight, now)
         of_today = [gap for gap in gaps if gap.end is None or gap.end > midnight]
         return Today(
             zone=zone,
@@ -142,12 +164,12 @@ class Wall:
             campaigns=_campaigns(counted),
             agents=[agent for agent in agents if agent.status != OFFLINE],
             gone=sum(agent.status == OFFLINE for agent in agents),
+            all_heard=not gaps,
             gaps=of_today,
             unheard_seconds=_length(of_today, midnight, now),
             last_loaded_at=max((row.loaded_at for row in counted), default=None),
             last_dialed_at=max((row.dialed_at for row in counted), default=None),
-            dead_letters=letters,
-            twins=twins,
+            books=books,
         )
 
     def _last_states(self, connection: sa.Connection, day: date) -> list[Agent]:
@@ -162,12 +184,19 @@ class Wall:
         return [self._agents[extension] for extension in sorted(self._agents)]
 
 
+def _books(connection: sa.Connection, begin: datetime, end: datetime) -> list[Book]:
+    first, last = (moment.astimezone(UTC).date() for moment in (begin, end))
+    found = {row.day: Book(*row) for row in connection.execute(_BOOKS, {"first": first, "last": last})}
+    days = (first + number * _DAY for number in range((last - first).days + 1))
+    return [found.get(day, Book(day)) for day in days]
+
+
 def _campaigns(counted: Sequence[sa.Row[tuple[object, ...]]]) -> list[Campaign]:
     """Those with the most calls first."""
     found: dict[str | None, Campaign] = {}
     for row in counted:
         before = found.get(row.campaign_ref, Campaign(row.campaign_ref))
-        direction = Direction(row.calls, row.live, row.reached_agent, row.no_agent)
+        direction = Direction(row.calls, row.live, row.reached_agent, row.no_agent, row.unclear)
         if row.call_dir in ("outbound", "inbound"):
             found[row.campaign_ref] = replace(before, **{row.call_dir: getattr(before, row.call_dir) + direction})
         else:
@@ -205,6 +234,7 @@ SELECT campaign_ref, call_dir, count(*) AS calls,
     count(*) FILTER (WHERE counts AND (reached_agent OR known)) AS live,
     count(*) FILTER (WHERE counts AND reached_agent) AS reached_agent,
     count(*) FILTER (WHERE counts AND NOT reached_agent AND known) AS no_agent,
+    count(*) FILTER (WHERE counts AND NOT reached_agent AND NOT known) AS unclear,
     max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at
 FROM (
     SELECT campaign_ref, call_dir, loaded_at, dialed_at, reached_agent,
@@ -219,7 +249,5 @@ WHERE kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL
     AND captured_at > coalesce(CAST(:since AS timestamptz), '-infinity')
 ORDER BY extension, captured_at DESC, event_id DESC""")
 _GAPS = sa.text("SELECT gap_from, gap_until, server FROM reporting.gaps_between(:since, now())")
-_BOOKS = sa.text(
-    "SELECT coalesce(sum(dead_letters), 0)::bigint, sum(twins) FROM reporting.load_days"
-    " WHERE day BETWEEN :first AND :last"
-)
+# It has days only of which something was loaded.
+_BOOKS = sa.text("SELECT day, dead_letters, twins FROM reporting.load_days WHERE day BETWEEN :first AND :last")

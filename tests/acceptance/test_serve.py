@@ -1,17 +1,23 @@
 """`etl serve`: who may ask what, and what becomes of it when a store is away. What today's figures are is in
 tests/integration/test_wall_today.py."""
 
+import contextlib
+import http.client
 import itertools
 import re
+import resource
 import signal
 import socket
+import threading
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl.app.serving import MOST_CONNECTIONS
 from tests.tools import extra
 from tests.wall import PROMISED, Served, at_noon, listened, load_and_listen, said, served
 from tests.world import Archive, cdr, eventually
@@ -206,3 +212,49 @@ def test_given_names_with_markup_then_they_are_text(archive: Archive, tmp_path: 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.body
     assert page.body.count("\u202e") == page.body.count("\x1b") == 0
     assert "{{7*7}}" in page.body
+
+
+def test_given_idle_connections_then_others_get_in_all_the_same(archive: Archive, tmp_path: Path) -> None:
+    begun = [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: loc",
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\ntok",
+    ]
+    with served(archive, tmp_path / "log", ETL_WEB_TOKEN=TOKEN) as wall, contextlib.ExitStack() as open_ones:
+        for beginning in begun * (MOST_CONNECTIONS // len(begun) + 1):
+            connection = open_ones.enter_context(socket.create_connection(("127.0.0.1", wall.port), timeout=60))
+            connection.sendall(beginning)
+        eventually(lambda: wall.ask("/").status == 401)
+        assert len(wall.log.read_text().splitlines()) == 1, wall.log.read_text()
+
+
+def test_given_no_file_descriptor_then_one_line_says_so(archive: Archive, tmp_path: Path) -> None:
+    with served(archive, tmp_path / "log") as wall:
+        assert wall.ask("/").status == 200
+        resource.prlimit(wall.process.pid, resource.RLIMIT_NOFILE, (40, 40))
+        with contextlib.ExitStack() as open_ones:
+            for _ in range(80):
+                open_ones.enter_context(socket.create_connection(("127.0.0.1", wall.port), timeout=60))
+            eventually(lambda: wall.lines("connections_refused"))
+        eventually(lambda: wall.ask("/static/wall.css").status == 200)
+        assert len(wall.log.read_text().splitlines()) == 2, wall.log.read_text()
+
+
+def test_given_sigterm_while_it_answers_then_nothing_breaks(archive: Archive, tmp_path: Path) -> None:
+    with (
+        served(archive, tmp_path / "log", ETL_WEB_TOKEN=TOKEN) as wall,
+        socket.create_connection(("127.0.0.1", wall.port), timeout=60) as half,
+        psycopg.connect(archive.database_url) as other,
+    ):
+        half.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\ntok")
+        other.execute("LOCK TABLE reporting.settings")
+        threading.Thread(target=give_up, args=(wall,), daemon=True).start()
+        eventually(lambda: archive.rows("SELECT 1 AS it FROM pg_locks WHERE NOT granted"))
+        assert wall.end() == 0
+        assert [line for line in wall.log.read_text().splitlines() if "Traceback" in line or '"error"' in line] == []
+
+
+def give_up(wall: Served) -> None:
+    """Asks what isn't answered any more."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        wall.ask("/campaigns", headers={"Authorization": f"Bearer {TOKEN}"})

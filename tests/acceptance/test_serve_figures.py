@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from etl.app.database import rollup
 from etl.reporting.web import shared
-from etl.reporting.web.app import KINDS, MOST_ASKING
+from etl.reporting.web.app import KINDS, MOST_ASKING, MOST_ROWS
 from etl.reporting.web.asked import MOST_CAMPAIGNS
 from etl.reporting.web.shared import Full, Gate
 from tests.wall import PROMISED, Answer, at_noon, listened, load_and_listen, said, served
@@ -154,6 +156,39 @@ def test_given_any_query_then_it_is_answered_and_nothing_logged(calls: Archive, 
 
         ask()
         assert len(wall.log.read_text().splitlines()) == 1, wall.log.read_text()
+
+
+def test_given_too_many_rows_then_fewer_days_are_asked_for(calls: Archive, tmp_path: Path) -> None:
+    """As many as may be take no more memory than the wall has in Kubernetes, three times at once."""
+    campaigns = 100
+    days = MOST_ROWS // campaigns - 2  # beside them are the totals
+    names = ", ".join(
+        str(row["attname"])
+        for row in calls.rows(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'reporting.campaign_figures'::regclass"
+            " AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('day', 'campaign_ref')"
+            " AND attidentity = '' AND attgenerated = ''"
+        )
+    )
+    calls.rows(f"""
+        INSERT INTO reporting.campaign_figures (day, campaign_ref, {names})
+        SELECT date '2014-01-01' + d, 'c' || k, {names}
+        FROM (SELECT * FROM reporting.campaign_figures WHERE hour IS NULL AND campaign_ref = '2040' LIMIT 1) one,
+            generate_series(0, {days + 1}) d, generate_series(1, {campaigns}) k
+        RETURNING 1""")
+    first = date(2014, 1, 1)
+    with served(calls, tmp_path / "log") as wall:
+        asked = f"/campaigns?from={first}&to={first + timedelta(days=days - 1)}"
+        with ThreadPoolExecutor(MOST_ASKING) as asking:
+            answers = [*asking.map(wall.ask, [asked, asked + "&format=csv", asked + "&format=csv"])]
+        assert [answer.status for answer in answers] == [200] * MOST_ASKING
+        assert len(answers[1].body.splitlines()) == 1 + days * campaigns
+        most = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{wall.process.pid}/status").read_text())
+        assert most
+        assert int(most[1]) < 384 * 1024, "its limit in ops/kubernetes"
+        for form in ("html", "csv"):
+            refused = wall.ask(f"/campaigns?from={first}&to={first + timedelta(days=days + 1)}&format={form}")
+            assert (refused.status, "ask for fewer days" in refused.text) == (400, True)
 
 
 def test_given_a_locked_table_then_the_answer_says_so_soon(calls: Archive, tmp_path: Path) -> None:

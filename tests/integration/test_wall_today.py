@@ -1,6 +1,7 @@
 """Today's figures on the wall, beside what was pushed; and that many who look cost one look."""
 
 import asyncio
+import json
 import threading
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,13 +13,16 @@ import sqlalchemy as sa
 from etl import logs
 from etl.app.serving import reading
 from etl.errors import EtlError, Outage
+from etl.ids import new_id
 from etl.logs import OutageLog
 from etl.reporting.today import OVER_LONG, Agent, Direction, Today, Wall
-from etl.reporting.web import pages
+from etl.reporting.web import pages, shared
 from etl.reporting.web.shared import Shared
+from etl.wire.spool import pack_heard
+from etl.wire.times import from_datetime
 from tests.store import ROLES
 from tests.wall import at_noon, listened, load_and_listen, said, session
-from tests.world import Archive, cdr
+from tests.world import Archive, api_cdr, cdr
 
 OUTBOUND = {"call_dir": "outbound"}
 INBOUND = {"call_dir": "inbound", "ref": "3001"}
@@ -64,6 +68,19 @@ def test_calls_count_by_campaign_and_direction_and_machines_apart(archive: Archi
     assert today.total.outbound == by_name["2040"].outbound
     assert today.last_dialed_at == now
     assert "1 calls are neither outbound nor inbound, and in no column" in pages.notes(today)
+
+
+def test_answered_by_nobody_knows_whom_is_in_a_note(archive: Archive) -> None:
+    now = at_noon(archive)
+    answered = f"{now:%Y-%m-%d %H:%M:%S} +0000"
+    times = {"dialed_at": answered, "callee_answered_at": answered, "agent_answered_at": None, "ended_at": answered}
+    archive.push(api_cdr(1, **times, agent=None, end_reason="who knows what"))
+    archive.load()
+    today = looked(archive)
+    assert today.total.outbound == Direction(calls=1, unclear=1)
+    assert pages.notes(today)[-1].startswith(
+        "1 dialled calls were answered without an agent, by whom their disposition"
+    )
 
 
 def test_an_agents_state_is_the_one_that_was_heard_last(archive: Archive) -> None:
@@ -135,7 +152,7 @@ def test_after_a_gap_a_state_is_not_known_until_it_is_heard(archive: Archive) ->
     today = looked(archive)
     assert {name: agent.unheard_from for name, agent in agents(today).items()} == {"1": begin, "2": None}
     assert today.unheard_seconds == 3_600
-    assert pages.notes(today) == ["nobody listened for 1 h 0 min of today: states are missing"]
+    assert pages.notes(today)[0] == "nobody listened for 1 h 0 min of today: states are missing"
 
 
 def test_given_nobody_listens_any_more_then_no_state_is_known(archive: Archive) -> None:
@@ -146,9 +163,41 @@ def test_given_nobody_listens_any_more_then_no_state_is_known(archive: Archive) 
     today = looked(archive)
     assert today.nobody_listens_since is not None
     assert today.nobody_listens_since.begin == end
-    assert "nobody has listened since" in pages.notes(today)[0]
+    assert "nothing was loaded of a listener since" in pages.notes(today)[0]
     assert not pages.agents(today)[0]["over_long"]
     assert agents(today)["1"].unheard_from == end
+
+
+def test_agents_of_unknown_state_are_counted_apart(archive: Archive) -> None:
+    now = at_noon(archive)
+    begin, end = now - timedelta(hours=2), now - timedelta(hours=1)
+    without_status = json.dumps({"type": "status", "payload": {"ref": "3"}}).encode()
+    at = from_datetime(now - timedelta(minutes=1))
+    archive.push(
+        session(now - timedelta(days=3), begin, begin),
+        session(end, now + timedelta(hours=1)),
+        *(said(str(n), "busy", begin - timedelta(minutes=5)) for n in range(10, 50)),
+        said("1", "available", end + timedelta(minutes=5)),
+        said("2", "offline", end + timedelta(minutes=5)),
+        pack_heard(new_id().bytes, at, b"enigma:notifications:agents:3", without_status),
+        key="etl:events",
+    )
+    load_and_listen(archive)
+    today = looked(archive)
+    assert pages.logged_in(today) == "1, and 41 not known"
+    assert {row["status"] for row in pages.agents(today) if row["extension"] == "3"} == {"not known"}
+
+
+@pytest.mark.parametrize(("heard_since", "said_of_it"), [(3, "0"), (0.5, "not known")])
+def test_given_no_agent_then_zero_only_if_all_was_heard(archive: Archive, heard_since: float, said_of_it: str) -> None:
+    now = at_noon(archive)
+    archive.push(session(now - timedelta(days=heard_since), now), key="etl:events")
+    load_and_listen(archive)
+    today = looked(archive)
+    assert pages.logged_in(today) == said_of_it
+    values = {"path": "/", "refresh": 5, "error": None, "age": 0, "notes": [], "agents": [], "waiting": None}
+    page = pages.environment().get_template("today.html").render(today=today, **values)
+    assert ("nobody is logged in" in page, "nobody was heard of yet" in page) == (said_of_it == "0", said_of_it != "0")
 
 
 def test_etl_reporting_is_enough_and_nobody_may_write(archive: Archive) -> None:
@@ -161,14 +210,43 @@ def test_etl_reporting_is_enough_and_nobody_may_write(archive: Archive) -> None:
     url = archive.database_url.replace("postgres@", "etl_reporting@")
     with reading(archive.settings(web_database_url=url)) as engine:
         today = Wall(engine).look()
-    assert (today.total.outbound.calls, len(today.agents), today.dead_letters) == (1, 1, 1)
-    assert "1 messages of today are dead letters, and may be calls" in pages.notes(today)
+    assert (today.total.outbound.calls, len(today.agents)) == (1, 1)
+    received = f"1 messages that were received on the UTC day {now.date()} are dead letters, and may be calls"
+    assert any(note.startswith(received) for note in pages.notes(today))
     with (
         reading(archive.settings()) as engine,
         pytest.raises(EtlError, match="read-only"),
         engine.begin() as connection,
     ):
         connection.execute(sa.text("DELETE FROM cdrs"))
+
+
+def test_given_a_day_of_dead_letters_only_then_they_are_no_zero(archive: Archive) -> None:
+    now = at_noon(archive)
+    archive.push(cdr(1, dialed_at=int(now.timestamp()) - 5 * 86_400), *[b'{"broken'] * 25)
+    archive.load()
+    today = looked(archive)
+    assert {book.dead_letters for book in today.books} == {None}
+    said = f"nothing of the UTC day {now.date()} was loaded, so how many of its messages are dead letters isn't known"
+    assert any(note.startswith(said) for note in pages.notes(today))
+
+
+def test_only_utc_days_of_the_business_day_count_dead_letters(archive: Archive) -> None:
+    now = at_noon(archive)
+    begin = now - timedelta(hours=12, minutes=now.minute, seconds=now.second)
+    days = sorted({begin.date(), now.date()})
+    around = [days[0] - timedelta(days=1), *days, days[-1] + timedelta(days=1)]
+    archive.push(*(cdr(n, dialed_at=int(now.timestamp()) + (n - 2) * 86_400) for n in range(4)))
+    archive.push(*[b"junk"] * len(around))
+    archive.load()
+    with psycopg.connect(archive.database_url, autocommit=True) as owner:
+        owner.execute("SET session_replication_role = replica")  # the archive itself rewrites nothing
+        for day, letter in zip(around, owner.execute("SELECT id FROM dead_letters").fetchall(), strict=True):
+            owner.execute("UPDATE dead_letters SET received_at = %s WHERE id = %s", (f"{day} 12:00+00", letter[0]))
+    today = looked(archive)
+    assert [book.day for book in today.books] == days
+    assert [book.dead_letters for book in today.books] == [1] * len(days)
+    assert sum("are dead letters, and may be calls" in note for note in pages.notes(today)) == len(days)
 
 
 def test_however_many_ask_one_at_a_time_looks() -> None:
@@ -203,6 +281,37 @@ def test_a_look_that_fails_is_shared_and_a_bug_is_raised() -> None:
     assert (seen.found, seen.error) == (None, outage)
     with pytest.raises(ZeroDivisionError):
         asyncio.run(ask(ZeroDivisionError()))
+
+
+def test_given_an_outage_then_the_last_look_is_kept_until_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "GOOD_SECONDS", 0)
+    monkeypatch.setattr(shared, "GOOD_TIMES", 0)
+    outage, looks = Outage("ETL-301", "a lock"), iter([7])
+
+    def look() -> int:
+        for each in looks:
+            return each
+        raise outage
+
+    async def ask() -> list[Any]:
+        last = Shared("wall", look, OutageLog(logs.get(), "wall_outage_began", "wall_outage_ended"))
+        seen = [await last.get(), await last.get()]
+        monkeypatch.setattr(shared, "STALE_SECONDS", -1)
+        return [*seen, await last.get()]
+
+    first, second, third = asyncio.run(ask())
+    assert (first.found, first.error) == (7, None)
+    assert (second.found, second.error) == (7, outage)
+    assert second.seconds >= first.seconds
+    assert third is None or third.found is None
+
+
+def test_given_an_outage_then_the_age_of_what_is_shown_is_said(archive: Archive) -> None:
+    at_noon(archive)
+    values = {"path": "/", "refresh": 5, "age": 4.0, "notes": [], "agents": [], "waiting": None, "error": "a lock"}
+    page = pages.environment().get_template("today.html").render(today=looked(archive), **values)
+    assert "Postgres can't be asked, so what is shown is 0:00:04 old: a lock" in page
+    assert "nothing of today is known" not in page
 
 
 def test_the_clock_on_the_wall_is_the_zones(archive: Archive) -> None:

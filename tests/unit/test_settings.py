@@ -160,6 +160,19 @@ def test_an_address_that_is_none_is_refused(http: str) -> None:
         load(None, {"ETL_HTTP": http})
 
 
+def test_an_empty_token_or_list_of_names_is_one_not_set() -> None:
+    settings = load(None, {"ETL_WEB_TOKEN": "", "ETL_WEB_HOSTS": ""})
+    assert (settings.web_token, settings.web_hosts) == (None, ())
+
+
+@pytest.mark.parametrize(
+    "token", ["sixteen-chars-ok\n", " sixteen-chars-ok", "p\u00e4ssw\u00f6rt-p\u00e4ssw\u00f6rt", "sixteen\tchars-ok"]
+)
+def test_a_token_that_no_header_can_have_is_refused(token: str) -> None:
+    told = "ETL_WEB_TOKEN must have only printable ASCII characters, and no space around them"
+    assert the_problem({"ETL_WEB_TOKEN": token}) == told
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_sqlalchemy_gets_the_database_url_with_its_own_scheme(scheme: str) -> None:
     settings = load(None, {"ETL_DATABASE_URL": f"{scheme}://u:p%40w@/etl?host=/run/postgresql"})

@@ -1,5 +1,6 @@
 """The pages' templates, and how their values are written. Whatever isn't a template's own words is escaped."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from etl import __version__
+from etl.reporting.shown import of_unclear
 from etl.reporting.today import OVER_LONG, Agent, Gap, Today
 from etl.text import duration, printable
 
@@ -44,6 +46,14 @@ def lasted(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
+def logged_in(today: Today | None) -> str:
+    """How many agents are; who may be, and isn't known to, is no 0."""
+    if today is None or today.nobody_listens_since or not (today.agents or today.all_heard):
+        return NOT_KNOWN
+    unknown = len(today.agents) - today.logged_in
+    return count(today.logged_in) + (f", and {count(unknown)} {NOT_KNOWN}" if unknown else "")
+
+
 def agents(today: Today) -> list[dict[str, Any]]:
     """As rows of the table: whose state is over-long first, then by extension."""
     rows = [_agent(agent, today) for agent in today.agents]
@@ -57,7 +67,7 @@ def _agent(agent: Agent, today: Today) -> dict[str, Any]:
         "extension": agent.extension,
         "page": f"/agent/{quote(agent.extension, safe='')}?from={today.day}&to={today.day}",
         "campaign": agent.campaign_ref,
-        "status": STATES.get(status, status),
+        "status": STATES.get(status, status) if agent.status is not None else NOT_KNOWN,
         "kind": status if status in STATES else "other",
         "since": clock(today.on_the_clock(agent.since)),
         "lasted": lasted(seconds),
@@ -73,13 +83,29 @@ def notes(today: Today) -> list[str]:
         said.append(_deaf(gap, today))
     elif today.unheard_seconds:
         said.append(f"nobody listened for {duration(today.unheard_seconds)} of today: states are missing")
-    if today.dead_letters:
-        said.append(f"{today.dead_letters:,} messages of today are dead letters, and may be calls")
-    if today.twins:
-        said.append(f"{today.twins:,} calls look like one call in two rows, and are counted twice")
+    said += _of_books(today)
+    if unclear := today.total.outbound.unclear:
+        said.append(of_unclear(unclear))
     if other := today.total.other:
         said.append(f"{other:,} calls are neither outbound nor inbound, and in no column")
     return said
+
+
+def _of_books(today: Today) -> Iterable[str]:
+    """By UTC days, as the views count them: one may have begun before the business day."""
+    for book in today.books:
+        if book.dead_letters is None:
+            yield (
+                f"nothing of the UTC day {book.day} was loaded, so how many of its messages are dead letters isn't"
+                " known: `etl dead list`"
+            )
+        elif book.dead_letters:
+            yield (
+                f"{book.dead_letters:,} messages that were received on the UTC day {book.day} are dead letters, and may"
+                " be calls: `etl dead list`"
+            )
+        if book.twins:
+            yield f"{book.twins:,} calls of the UTC day {book.day} look like one call in two rows, and count twice"
 
 
 def _deaf(gap: Gap, today: Today) -> str:
@@ -88,7 +114,7 @@ def _deaf(gap: Gap, today: Today) -> str:
         return f"nobody listens{where}: agents' states aren't known"
     since = today.on_the_clock(gap.begin)
     when = clock(since) if since.date() == today.day else f"{since:%Y-%m-%d %H:%M}"
-    return f"nobody has listened{where} since {when}: what agents did after that isn't known"
+    return f"nothing was loaded of a listener{where} since {when}: what agents did after that isn't known"
 
 
 def environment() -> Environment:
@@ -100,6 +126,6 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"count": count, "share": share, "clock": clock, "lasted": lasted}
+    made.filters |= {"logged_in": logged_in, "count": count, "share": share, "clock": clock, "lasted": lasted}
     made.globals |= {"version": __version__, "not_known": NOT_KNOWN}
     return made

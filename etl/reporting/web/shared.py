@@ -32,7 +32,8 @@ class Full(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen(Generic[T]):
-    """What a look found, or its error, `seconds` ago."""
+    """What a look found, `seconds` ago; with an error, if there is one of the last look, it's of one before. With an
+    error alone, that is so old."""
 
     found: T | None
     error: EtlError | None
@@ -48,7 +49,8 @@ class Shared(Generic[T]):
         self._outages = outages
         self._running: asyncio.Future[T] | None = None
         self._began = 0.0
-        self._last: tuple[T | None, EtlError | None] | None = None
+        self._found: tuple[T, float] | None = None  # and when
+        self._failed: EtlError | None = None
         self._at = self._good_until = 0.0
 
     async def get(self) -> Seen[T] | None:
@@ -62,10 +64,11 @@ class Shared(Generic[T]):
             await asyncio.wait([running], timeout=PATIENCE_SECONDS)
             if running.done() and running.exception() and not isinstance(running.exception(), EtlError):
                 running.result()
-        age = time.monotonic() - self._at
-        if self._last is None or age > STALE_SECONDS:
-            return None
-        return Seen(*self._last, age)
+        now = time.monotonic()
+        failed = self._failed if now - self._at <= STALE_SECONDS else None
+        if self._found and now - self._found[1] <= STALE_SECONDS:
+            return Seen(self._found[0], failed, now - self._found[1])
+        return Seen(None, failed, now - self._at) if failed else None
 
     def _done(self, running: "asyncio.Future[T]") -> None:
         self._running = None
@@ -73,10 +76,10 @@ class Shared(Generic[T]):
         self._good_until = self._at + max(GOOD_SECONDS, GOOD_TIMES * (self._at - self._began))
         error = running.exception()
         if error is None:
-            self._last = running.result(), None
+            self._found, self._failed = (running.result(), self._at), None
             self._outages.succeeded()
         elif isinstance(error, EtlError):
-            self._last = None, error
+            self._failed = error
             self._outages.failed(error)
 
 
