@@ -67,8 +67,9 @@ POSTGRES = [
     _sql("read or resolve dead letters", "UPDATE dead_letters SET resolution = 'x'", who=[OWNER, LOADER]),
     _sql(
         "fill ahead a number that Postgres counts",
-        "INSERT INTO cdr_revisions (id, dialed_on, source, call_ref, leg, dialed_at, batch_id, loaded_at) OVERRIDING"
-        " SYSTEM VALUE SELECT 1000, dialed_on, source, call_ref, leg, dialed_at, batch_id, loaded_at FROM cdrs LIMIT 1",
+        "INSERT INTO cdr_revisions (id, dialed_on, source, call_ref, leg, dialed_at, batch_id, loaded_at, replaced_by)"
+        " OVERRIDING SYSTEM VALUE SELECT 1000, dialed_on, source, call_ref, leg, dialed_at, batch_id, loaded_at,"
+        " batch_id FROM cdrs LIMIT 1",
         who=[OWNER],
     ),
     _sql("change what a dead letter says", "UPDATE dead_letters SET raw = ''", who=[OWNER]),

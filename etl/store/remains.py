@@ -57,6 +57,11 @@ _SAMPLES = (
     " WHERE (s.schemaname = current_schema() OR s.schemaname IN ({schemas})) AND c.relpersistence <> 't'"
     " AND y.typname !~ {never}"
 )
+# However a role would have queries planned: those of many catalogs take minutes if it forbids what joins them fast.
+_PLAN_AS_EVER = sa.text(
+    "SELECT set_config(name, boot_val, true) FROM pg_settings"
+    " WHERE category LIKE 'Query Tuning%' AND context = 'user' AND setting <> boot_val"
+)
 _IS_THERE = sa.text(
     "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = :schema AND c.relname = :name"
@@ -129,7 +134,8 @@ def samples(
     by its table's name, its own and these. Only of tables that this user may read. Raises `EtlError`."""
     schemas = ["reporting", STAGING, *(str(copy.schema) for copy in copies(engine))]
     query = sql.SQL(_SAMPLES).format(schemas=sql.SQL(", ").join(map(sql.Literal, schemas)), never=sql.Literal(_NEVER))
-    with engine.connect() as connection:
+    with engine.begin() as connection:
+        connection.execute(_PLAN_AS_EVER)
         for piece in copy_out(connection, query.as_string()):
             read(len(piece))
             for table, schema, name, column, text in rows_of(piece) if sought.may_be_in(piece) else ():
@@ -148,6 +154,7 @@ def sample_anew(engine: sa.Engine, sought: Sought) -> None:
     """ANALYZE each table of which Postgres' samples tell of somebody, whose rows don't any more. Raises `EtlError`."""
     for table in sorted({table for table, _, _ in samples(engine, sought)}):
         with engine.begin() as connection:
+            connection.execute(sa.text("SET LOCAL vacuum_cost_delay = 0"))  # a role may have it rest after each page
             connection.execute(sa.text(f"ANALYZE {table}".replace(":", r"\:")))  # quoted by Postgres
 
 

@@ -193,8 +193,8 @@ NEEDED = {
 COMMANDS = sorted(commands(typer.main.get_command(etl.cli.registered())))
 WITHOUT_SETTINGS = ("files", "demo", "selftest")
 CONFIGURED = [command for command in COMMANDS if command[0] not in WITHOUT_SETTINGS]
-# `etl listen` waits for stores that are away.
-PATIENT = ("listen",)
+# `etl listen` waits for stores that are away, and `etl serve` says so on its pages.
+PATIENT = ("listen", "serve")
 
 
 @pytest.fixture
