@@ -50,6 +50,7 @@ pytestmark = pytest.mark.timeout(300)
 
 # What the loader of 0.1 could do, and none may do today.
 COULD = {
+    "fill ahead a number that Postgres counts",
     "change a call's key",
     "change an event",
     "enter a revision into the lake's books",
