@@ -101,7 +101,7 @@ def test_given_a_message_full_of_digits_then_few_of_them_are_looked_at() -> None
     assert len(everybody(row)["number"]) < 10_000
 
 
-def test_given_an_event_heard_in_the_future_then_its_claims_time_may_be_late() -> None:
+def test_given_an_event_heard_in_the_future_then_its_time_may_be_late() -> None:
     """It counts as heard when it was claimed; and it may have waited for that, as an event of a list may."""
     message = json.dumps({"type": "call", "payload": {"ref": "1002", "number": NUMBER}}).encode()
     heard = pack_heard(UUID(int=5).bytes, NOW * 2, b"enigma:notifications:agents:1002", message)
