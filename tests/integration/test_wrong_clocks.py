@@ -11,9 +11,9 @@ import psycopg
 import pytest
 import redis
 
-from etl.lab.servers.clock import SEEN_WITHIN_SECONDS, Clock
+from etl.lab.servers.clock import Clock
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
-from tests.clocks import DAY, settable, step
+from tests.clocks import DAY, settable, step, wait_until_seen
 from tests.faults.worker import Worker
 from tests.integration.test_claim_times import EVENT, assert_all_of_now
 from tests.lake import export, load, with_lake
@@ -106,12 +106,6 @@ def test_given_wrong_clocks_then_all_is_of_today_or_waits(
     assert archive.rows("SELECT reason, detail FROM dead_letters") == []
     assert_all_of_now(archive)
     archive.assert_books_balance()
-
-
-def wait_until_seen() -> None:
-    """A process remembers the time for a moment, and hands that down to its children."""
-    later = time.monotonic() + SEEN_WITHIN_SECONDS
-    eventually(lambda: time.monotonic() > later)
 
 
 def test_given_postgres_behind_then_restore_and_replay_say_so(archive: Archive, clocks: Clocks, tmp_path: Path) -> None:
