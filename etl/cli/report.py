@@ -14,10 +14,10 @@ import typer
 from etl.app.database import engine_of
 from etl.cli import Config, a_day, app, configured, to_json
 from etl.cli.printing import out
-from etl.reporting.figures import TARGETED, Asked, Report, ask, column_names, yesterday
+from etl.reporting.figures import TARGETED, Asked, Report, ask, yesterday
 from etl.reporting.page import page
 from etl.reporting.shown import notes
-from etl.reporting.spreadsheet import to_csv
+from etl.reporting.spreadsheet import csv_of
 from etl.reporting.table import show
 from etl.reporting.workbook import to_xlsx
 from etl.store.connection import Engine
@@ -126,7 +126,7 @@ def _rendered(found: Report, format_: Format) -> str:
     if format_ is Format.JSON:
         return to_json(_as_json(found)) + "\n"
     if format_ is Format.CSV:
-        return _as_csv(found)
+        return csv_of(found)
     return page(found)
 
 
@@ -164,9 +164,3 @@ def _as_json(found: Report) -> dict[str, Any]:
         "load_days": found.books,
         "notes": notes(found),
     }
-
-
-def _as_csv(found: Report) -> str:
-    """Rows only: a total among them would be summed once more."""
-    names = column_names(found.asked)
-    return to_csv(names, [[row[name] for name in names] for row in found.rows])

@@ -8,12 +8,24 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+from etl.reporting.figures import column_names
+
+if TYPE_CHECKING:
+    from etl.reporting.figures import Report
 
 # As normalized, so that full-width and small forms are among them; of the minus sign that isn't so.
 _TRIGGERS = frozenset("=+-@\N{MINUS SIGN}")
 _CONTROLS = ("\t", "\r", "\n")
 # Where another cell may begin for a program that was told another separator, or takes quotes for text.
 _SEPARATORS = re.compile("([,;|\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029])")
+
+
+def csv_of(found: "Report") -> str:
+    """A report's rows only: a total among them would be summed once more."""
+    names = column_names(found.asked)
+    return to_csv(names, [[row[name] for name in names] for row in found.rows])
 
 
 def to_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -31,6 +31,7 @@ from etl import logs
 from etl.errors import EtlError
 from etl.logs import OutageLog
 from etl.reporting.figures import TooMany, ask, yesterday
+from etl.reporting.spreadsheet import csv_of
 from etl.reporting.today import Today, Wall
 from etl.reporting.web import figures, pages
 from etl.reporting.web.asked import Refused, Wanted, is_reference, wanted
@@ -126,7 +127,7 @@ class _Pages:
         if asked.form == "html":
             return self.html("figures.html", **figures.values(found, path, agent))
         name = f"{asked.kind}-{found.asked.first}-{found.asked.last}.csv"
-        answer = Response(figures.csv_of(found), media_type="text/csv")
+        answer = Response(csv_of(found), media_type="text/csv")
         answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         return answer
 

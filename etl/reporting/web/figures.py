@@ -4,9 +4,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from etl.reporting.figures import Report, Row, column_names
+from etl.reporting.figures import Report, Row
 from etl.reporting.shown import Shown, about_totals, as_of, columns, notes, period, title, value
-from etl.reporting.spreadsheet import to_csv
 from etl.reporting.web.asked import is_reference, query_of
 
 # More rows make a page that nobody reads; the CSV has all.
@@ -17,12 +16,6 @@ def of_agent(found: Report, extension: str) -> Report:
     """The same for one agent."""
     rows, sums = ([row for row in some if row["extension"] == extension] for some in (found.rows, found.by_subject))
     return replace(found, rows=rows, by_subject=[], total=next(iter(sums or rows), None))
-
-
-def csv_of(found: Report) -> str:
-    """As `etl report --format csv` has it: rows only."""
-    names = column_names(found.asked)
-    return to_csv(names, [[row[name] for name in names] for row in found.rows])
 
 
 def values(found: Report, path: str, agent: str | None = None) -> dict[str, Any]:
