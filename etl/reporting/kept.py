@@ -9,6 +9,19 @@ def _counted(which: str, what: str = "calls") -> str:
     return f"coalesce(sum({what}) FILTER (WHERE {which}), 0)"
 
 
+# Of the views' calls, by the trade's definitions: which of them count. Whoever counts calls counts by these.
+WHICH = {
+    "outbound_attempts": "call_dir = 'outbound'",
+    "outbound_answered": "call_dir = 'outbound' AND (answered OR machine)",
+    "outbound_machines": "call_dir = 'outbound' AND machine",
+    "outbound_reached": "call_dir = 'outbound' AND reached_agent AND NOT machine",
+    "outbound_dropped": "call_dir = 'outbound' AND answered AND NOT reached_agent AND NOT machine AND outcome_known",
+    "outbound_unclear": "call_dir = 'outbound' AND answered AND NOT reached_agent AND NOT outcome_known",
+    "inbound_calls": "call_dir = 'inbound'",
+    "inbound_offered": "call_dir = 'inbound' AND answered",
+    "inbound_reached": "call_dir = 'inbound' AND reached_agent",
+    "unknown_dispositions": "NOT outcome_known",
+}
 # Column of the kept figures → what it is of the counts of calls that are alike.
 _COUNTS = {
     "attempts": "sum(calls)",
@@ -26,19 +39,8 @@ _COUNTS = {
     "absurd_durations": "sum(absurd_durations)",
     "talk_unknown": _counted("reached_agent", "calls - talked"),
     "tells_number": "bool_or(tells_number)",
-    "outbound_attempts": _counted("call_dir = 'outbound'"),
-    "outbound_answered": _counted("call_dir = 'outbound' AND (answered OR machine)"),
-    "outbound_machines": _counted("call_dir = 'outbound' AND machine"),
-    "outbound_reached": _counted("call_dir = 'outbound' AND reached_agent AND NOT machine"),
-    "outbound_dropped": _counted(
-        "call_dir = 'outbound' AND answered AND NOT reached_agent AND NOT machine AND outcome_known"
-    ),
-    "outbound_unclear": _counted("call_dir = 'outbound' AND answered AND NOT reached_agent AND NOT outcome_known"),
-    "outbound_contact_attempts": _counted("call_dir = 'outbound'", "with_contact"),
-    "inbound_calls": _counted("call_dir = 'inbound'"),
-    "inbound_offered": _counted("call_dir = 'inbound' AND answered"),
-    "inbound_reached": _counted("call_dir = 'inbound' AND reached_agent"),
-    "unknown_dispositions": _counted("NOT outcome_known"),
+    **{name: _counted(which) for name, which in WHICH.items()},
+    "outbound_contact_attempts": _counted(WHICH["outbound_attempts"], "with_contact"),
 }
 # Hours by a hash; a campaign may be null.
 _SAME = (

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
+from etl.reporting.kept import WHICH
 
 # Seconds from which on a state is over-long. Who rings, or talks, or rests for so long forgot to say so, most likely.
 OVER_LONG = {"logging_in": 120, "available": 3_600, "busy": 3_600, "wrapup": 300, "logging_out": 120}
@@ -191,17 +193,20 @@ def _books(connection: sa.Connection, begin: datetime, end: datetime) -> list[Bo
     return [found.get(day, Book(day)) for day in days]
 
 
-def _campaigns(counted: Sequence[sa.Row[tuple[object, ...]]]) -> list[Campaign]:
+def _campaigns(counted: Sequence[sa.Row[Any]]) -> list[Campaign]:
     """Those with the most calls first."""
-    found: dict[str | None, Campaign] = {}
-    for row in counted:
-        before = found.get(row.campaign_ref, Campaign(row.campaign_ref))
-        direction = Direction(row.calls, row.live, row.reached_agent, row.no_agent, row.unclear)
-        if row.call_dir in ("outbound", "inbound"):
-            found[row.campaign_ref] = replace(before, **{row.call_dir: getattr(before, row.call_dir) + direction})
-        else:
-            found[row.campaign_ref] = replace(before, other=before.other + row.calls)
-    return sorted(found.values(), key=_size, reverse=True)
+    return sorted(map(_campaign, counted), key=_size, reverse=True)
+
+
+def _campaign(row: sa.Row[Any]) -> Campaign:
+    live = row.outbound_reached + row.outbound_dropped
+    gave_up = row.inbound_offered - row.inbound_reached
+    return Campaign(
+        row.campaign_ref,
+        Direction(row.outbound_attempts, live, row.outbound_reached, row.outbound_dropped, row.outbound_unclear),
+        Direction(row.inbound_calls, row.inbound_offered, row.inbound_reached, gave_up),
+        row.calls - row.outbound_attempts - row.inbound_calls,
+    )
 
 
 def _size(campaign: Campaign) -> tuple[int, str]:
@@ -227,21 +232,21 @@ _NOW = sa.text(
     "SELECT zone, now(), now() AT TIME ZONE zone, date_trunc('day', now() AT TIME ZONE zone) AT TIME ZONE zone"
     " FROM reporting.settings"
 )
-# By the definitions of campaign_days, see docs/reports.md: live answers of those who were called, offered calls of who
-# calls.
-_CALLS = sa.text("""
-SELECT campaign_ref, call_dir, count(*) AS calls,
-    count(*) FILTER (WHERE counts AND (reached_agent OR known)) AS live,
-    count(*) FILTER (WHERE counts AND reached_agent) AS reached_agent,
-    count(*) FILTER (WHERE counts AND NOT reached_agent AND known) AS no_agent,
-    count(*) FILTER (WHERE counts AND NOT reached_agent AND NOT known) AS unclear,
-    max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at
-FROM (
-    SELECT campaign_ref, call_dir, loaded_at, dialed_at, reached_agent,
-        CASE call_dir WHEN 'outbound' THEN (answered OR reached_agent) AND NOT machine ELSE answered END AS counts,
-        call_dir IS DISTINCT FROM 'outbound' OR outcome_known AS known
-    FROM reporting.calls_on(:day)
-) AS call GROUP BY campaign_ref, call_dir""")
+_COUNTED = (
+    "outbound_attempts",
+    "outbound_reached",
+    "outbound_dropped",
+    "outbound_unclear",
+    "inbound_calls",
+    "inbound_offered",
+    "inbound_reached",
+)
+_CALLS = sa.text(
+    "SELECT campaign_ref, count(*) AS calls, max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at, {counts}"
+    " FROM reporting.calls_on(:day) GROUP BY campaign_ref".replace(
+        "{counts}", ", ".join(f"count(*) FILTER (WHERE {WHICH[name]}) AS {name}" for name in _COUNTED)
+    )
+)
 _AGENTS = sa.text("""
 SELECT DISTINCT ON (extension) extension, status, campaign_ref, captured_at
 FROM reporting.events_between(:first, :last)
