@@ -60,6 +60,7 @@ def test_a_redis_that_fills_up_during_an_outage_is_emptied_afterwards(
             gate.open()
             eventually(lambda: own_archive.value("SELECT count(*) FROM cdrs") == 2_001)
             assert worker.count("outage_began") == 0
+            assert worker.stop() == 0
         finally:
             own_archive.redis.config_set("maxmemory", "0")
     own_archive.assert_books_balance()

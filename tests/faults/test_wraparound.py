@@ -71,7 +71,7 @@ def test_given_no_transaction_id_left_then_it_is_waited_for_none_refused(
             archive._connection.execute("VACUUM (FREEZE)")
             worker.wait_for("outage_ended")
             eventually(lambda: archive.value("SELECT count(*) FROM cdrs") == 601)
-            assert worker.process.poll() is None
+            assert worker.stop() == 0
         assert archive.value("SELECT count(*) FROM dead_letters") == 0
         archive.assert_books_balance()
 
