@@ -74,22 +74,18 @@ WITH calls AS MATERIALIZED (
         sum(talk_unknown), sum(hold_unknown), sum(outbound_calls), sum(inbound_calls)
     FROM calls_of_agents
     GROUP BY GROUPING SETS ((hour, extension), (extension))
-), contacts AS MATERIALIZED ( -- a bit each: reached, dialled, and reached by dialling
-    SELECT hour, campaign_ref, contact, bit_or(
-        CASE WHEN reached_agent THEN 1 ELSE 0 END
-        | CASE WHEN call_dir = 'outbound' THEN CASE WHEN reached_agent AND NOT machine THEN 6 ELSE 2 END ELSE 0 END
-    ) AS met
-    FROM calls WHERE contact IS NOT NULL
-    GROUP BY hour, campaign_ref, contact
-), contacted AS (
+), contacted AS ( -- a bit each: reached, dialled, and reached by dialling
     SELECT hour, campaign_ref, count(*) AS contacts, count(*) FILTER (WHERE met & 1 > 0) AS contacts_reached,
         count(*) FILTER (WHERE met & 2 > 0) AS dialled, count(*) FILTER (WHERE met & 4 > 0) AS dialled_reached
-    FROM contacts GROUP BY hour, campaign_ref
-    UNION ALL
-    SELECT NULL, campaign_ref, count(*), count(*) FILTER (WHERE met & 1 > 0), count(*) FILTER (WHERE met & 2 > 0),
-        count(*) FILTER (WHERE met & 4 > 0)
-    FROM (SELECT campaign_ref, bit_or(met) AS met FROM contacts GROUP BY campaign_ref, contact) of_day
-    GROUP BY campaign_ref
+    FROM (
+        SELECT hour, campaign_ref, bit_or(
+            CASE WHEN reached_agent THEN 1 ELSE 0 END
+            | CASE WHEN call_dir = 'outbound' THEN CASE WHEN reached_agent AND NOT machine THEN 6 ELSE 2 END ELSE 0 END
+        ) AS met
+        FROM calls WHERE contact IS NOT NULL
+        GROUP BY GROUPING SETS ((hour, campaign_ref, contact), (campaign_ref, contact))
+    ) each_once
+    GROUP BY hour, campaign_ref
 ), alike AS MATERIALIZED (
     SELECT hour, campaign_ref, call_dir, end_reason, answered, reached_agent, machine, outcome_known,
         count(*) AS calls, count(contact) AS with_contact, coalesce(sum(talk_seconds), 0) AS talk_seconds,
@@ -188,7 +184,7 @@ FROM told LEFT JOIN claims USING (batch_id) WHERE callees IS NULL"""),
 STATES = (
     sa.text("DELETE FROM reporting.agent_state_figures WHERE day BETWEEN :first AND :last"),
     sa.text("""
-WITH days AS (
+WITH days AS MATERIALIZED (
     SELECT zone, day::date AS day, day AT TIME ZONE zone AS start, (day + interval '1 day') AT TIME ZONE zone AS stop
     FROM reporting.settings
     CROSS JOIN generate_series(CAST(:first AS timestamp), CAST(:last AS timestamp), interval '1 day') AS day
@@ -197,7 +193,8 @@ WITH days AS (
         greatest(s.state_from, d.start) AS since, least(coalesce(s.state_until, now()), d.stop) AS until,
         date_bin('15 minutes', greatest(s.state_from, d.start), '2000-01-01 00:00Z') AS quarter
     FROM reporting.agent_states_between(CAST(:first AS date) - 1, CAST(:last AS date)) s
-    JOIN days d ON d.day IN (s.day, s.day + 1) AND s.state_from < d.stop
+    JOIN days d ON s.state_from < d.stop
+        AND (d.day = s.day OR d.day = s.day + 1 AND coalesce(s.state_until, now()) > d.start)
 ), pieces AS (
     SELECT day, zone, extension, status, 0 AS unclosed, quarter, extract(epoch FROM until - since) AS seconds
     FROM parts WHERE closed_by <> 'login' AND until > since AND until <= quarter + interval '15 minutes'
