@@ -244,6 +244,7 @@ def test_a_panel_says_what_it_shows_and_what_it_does_not_know(title: str) -> Non
 def test_inbound_and_outbound_are_apart_in_every_panel(
     archive_of_days: Archive, reporting: "psycopg.Connection[dict[str, Any]]"
 ) -> None:
+    assert len(PANELS) == len(DASHBOARD["panels"]), "two have the same title, and only one of them is asked"
     together = {"attempts", "answered", "reached_agent", "abandoned", "answer_seizure_ratio", "abandon_rate"}
     for title, panel in PANELS.items():
         for row, *_ in ask(reporting, archive_of_days, title, LAST, LAST):
