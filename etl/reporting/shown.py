@@ -299,7 +299,7 @@ def _of_directions(total: "Row") -> Iterable[str]:
     if unclear := total["outbound_unclear"]:
         yield of_unclear(unclear)
     if unknown := offered - (total["waits_known"] or 0):
-        yield f"how long {unknown:,} of {offered:,} offered calls waited isn't known: they are in no service level"
+        yield of_waits(unknown, offered)
 
 
 def of_unclear(calls: int) -> str:
@@ -307,6 +307,10 @@ def of_unclear(calls: int) -> str:
         f"{calls:,} dialled calls were answered without an agent, by whom their disposition doesn't tell: they are in"
         " no rate of abandoned calls"
     )
+
+
+def of_waits(unknown: int, offered: int) -> str:
+    return f"how long {unknown:,} of {offered:,} offered calls waited isn't known: they are in no service level"
 
 
 def _of_agents(found: "Report") -> Iterable[str]:

@@ -1,18 +1,21 @@
 """How today goes: what the wall of `etl serve` shows, asked of the views of the schema `reporting` only. The figures
-that are kept are some minutes old, so these are counted from the calls and the events themselves.
+that are kept are some minutes old, so these are counted from the calls and the events themselves; last week's, beside
+them, are kept ones.
 
 One look costs as much as the day so far; how often there is one is for others to decide.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
+from etl.reporting.figures import TARGETED
 from etl.reporting.kept import WHICH
 
 # Seconds from which on a state is over-long. Who rings, or talks, or rests for so long forgot to say so, most likely.
@@ -23,19 +26,25 @@ OFFLINE = "offline"
 _ALL_EVERY_SECONDS = 60.0
 _LATEST = timedelta(minutes=2)
 _DAY = timedelta(days=1)
+# Calls that count, of calls that could: None where nobody knows.
+Share = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Direction:
     """Of a campaign's calls in one direction. `live` are live answers, by no machine, if we called them, and offered
     calls if they called us; who of these got no agent was dropped, or gave up waiting. `unclear` are calls of ours that
-    were answered without an agent, by a person or a machine: they are in no other of these."""
+    were answered without an agent, by a person or a machine: they are in no other of these. Of live calls that came in,
+    `waits_known` are those of which it's known how long they waited, and `in_time` those that an agent answered within
+    the seconds of the service level."""
 
     calls: int = 0
     live: int = 0
     reached_agent: int = 0
     no_agent: int = 0
     unclear: int = 0
+    waits_known: int = 0
+    in_time: int = 0
 
     def __add__(self, other: "Direction") -> "Direction":
         return Direction(
@@ -44,6 +53,8 @@ class Direction:
             self.reached_agent + other.reached_agent,
             self.no_agent + other.no_agent,
             self.unclear + other.unclear,
+            self.waits_known + other.waits_known,
+            self.in_time + other.in_time,
         )
 
 
@@ -55,6 +66,21 @@ class Campaign:
     outbound: Direction = Direction()
     inbound: Direction = Direction()
     other: int = 0
+
+    @property
+    def service_level(self) -> Share:
+        """Offered calls of unknown wait are in no service level."""
+        known = self.inbound.waits_known
+        return (self.inbound.in_time, known) if known or not self.inbound.live else None
+
+    @property
+    def rates(self) -> dict[str, Share]:
+        """By the names that they have in the views."""
+        return {
+            "outbound_abandon_rate": (self.outbound.no_agent, self.outbound.live),
+            "inbound_abandon_rate": (self.inbound.no_agent, self.inbound.live),
+            "service_level": self.service_level,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +119,19 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True)
+class LastWeek:
+    """The same day of last week, until the last full hour of now: naive, on the zone's clock."""
+
+    until: datetime
+    rates: Mapping[str, Share]
+
+
+@dataclass(frozen=True, slots=True)
 class Today:
     """`now` is Postgres's; `local` is the same on the zone's clock, naive. `agents` are those of whom something was
     heard since yesterday's midnight, without who logged off; `all_heard` if somebody listened throughout that time.
-    `books` are of the UTC days that the business day has touched so far, the earliest first."""
+    `books` are of the UTC days that the business day has touched so far, the earliest first. `settings` are those of
+    reporting.settings."""
 
     zone: str
     now: datetime
@@ -110,6 +145,13 @@ class Today:
     last_loaded_at: datetime | None
     last_dialed_at: datetime | None
     books: list[Book]
+    last_week: LastWeek
+    settings: Mapping[str, Any]
+
+    def target(self, figure: str) -> Decimal | None:
+        """What the figure should be, if a target is set."""
+        found: Decimal | None = self.settings[f"target_{TARGETED[figure]}"]
+        return found
 
     @property
     def day(self) -> date:
@@ -150,14 +192,16 @@ class Wall:
     def look(self) -> Today:
         """Raises `Outage` or `ConfigurationError`."""
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            if connection.scalar(sa.text("SELECT to_regclass('reporting.load_days')")) is None:
+            if connection.scalar(sa.text("SELECT to_regclass('reporting.preview_figures')")) is None:
                 raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
-            zone, now, local, midnight = connection.execute(_NOW).one()
+            settings = dict(connection.execute(_NOW).mappings().one())
+            zone, now, local, midnight = (settings[name] for name in ("zone", "now", "local", "midnight"))
             day = local.date()
             counted = connection.execute(_CALLS, {"day": day}).all()
             gaps = [Gap(*row) for row in connection.execute(_GAPS, {"since": midnight - _DAY})]
             agents = [_doubted(agent, gaps, now) for agent in self._last_states(connection, day)]
             books = _books(connection, midnight, now)
+            last_week = _last_week(connection, local)
         of_today = [gap for gap in gaps if gap.end is None or gap.end > midnight]
         return Today(
             zone=zone,
@@ -172,6 +216,8 @@ class Wall:
             last_loaded_at=max((row.loaded_at for row in counted), default=None),
             last_dialed_at=max((row.dialed_at for row in counted), default=None),
             books=books,
+            last_week=last_week,
+            settings=settings,
         )
 
     def _last_states(self, connection: sa.Connection, day: date) -> list[Agent]:
@@ -193,6 +239,15 @@ def _books(connection: sa.Connection, begin: datetime, end: datetime) -> list[Bo
     return [found.get(day, Book(day)) for day in days]
 
 
+def _last_week(connection: sa.Connection, local: datetime) -> LastWeek:
+    """Null is what isn't known, also if there are no figures of that day."""
+    until = local.replace(minute=0, second=0, microsecond=0) - 7 * _DAY
+    row = connection.execute(_LAST_WEEK, {"day": until.date(), "until": until}).one()
+    pairs = zip(row[::2], row[1::2], strict=True)
+    known = [None if None in pair else pair for pair in pairs]
+    return LastWeek(until, dict(zip(_RATES, known, strict=True)))
+
+
 def _campaigns(counted: Sequence[sa.Row[Any]]) -> list[Campaign]:
     """Those with the most calls first."""
     return sorted(map(_campaign, counted), key=_size, reverse=True)
@@ -204,7 +259,14 @@ def _campaign(row: sa.Row[Any]) -> Campaign:
     return Campaign(
         row.campaign_ref,
         Direction(row.outbound_attempts, live, row.outbound_reached, row.outbound_dropped, row.outbound_unclear),
-        Direction(row.inbound_calls, row.inbound_offered, row.inbound_reached, gave_up),
+        Direction(
+            row.inbound_calls,
+            row.inbound_offered,
+            row.inbound_reached,
+            gave_up,
+            waits_known=row.waits_known,
+            in_time=row.in_time,
+        ),
         row.calls - row.outbound_attempts - row.inbound_calls,
     )
 
@@ -229,7 +291,8 @@ def _length(gaps: Iterable[Gap], since: datetime, now: datetime) -> float:
 
 
 _NOW = sa.text(
-    "SELECT zone, now(), now() AT TIME ZONE zone, date_trunc('day', now() AT TIME ZONE zone) AT TIME ZONE zone"
+    "SELECT *, now() AS now, now() AT TIME ZONE zone AS local,"
+    " date_trunc('day', now() AT TIME ZONE zone) AT TIME ZONE zone AS midnight"
     " FROM reporting.settings"
 )
 _COUNTED = (
@@ -241,10 +304,29 @@ _COUNTED = (
     "inbound_offered",
     "inbound_reached",
 )
+_WHICH = {
+    **{name: WHICH[name] for name in _COUNTED},
+    "waits_known": f"{WHICH['inbound_offered']} AND wait_seconds IS NOT NULL",
+    "in_time": f"{WHICH['inbound_reached']} AND wait_seconds <= service_level_seconds",
+}
 _CALLS = sa.text(
     "SELECT campaign_ref, count(*) AS calls, max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at, {counts}"
-    " FROM reporting.calls_on(:day) GROUP BY campaign_ref".replace(
-        "{counts}", ", ".join(f"count(*) FILTER (WHERE {WHICH[name]}) AS {name}" for name in _COUNTED)
+    " FROM reporting.calls_on(:day), reporting.settings GROUP BY campaign_ref".replace(
+        "{counts}", ", ".join(f"count(*) FILTER (WHERE {which}) AS {name}" for name, which in _WHICH.items())
+    )
+)
+_RATES = {
+    "outbound_abandon_rate": ("outbound_dropped", "outbound_live"),
+    "inbound_abandon_rate": ("inbound_abandoned", "inbound_offered"),
+    "service_level": ("answered_in_time", "waits_known"),
+}
+_LAST_WEEK = sa.text(
+    "SELECT {sums} FROM reporting.campaign_hours, reporting.settings"
+    " WHERE day = :day AND hour AT TIME ZONE zone < :until".replace(
+        "{sums}",
+        ", ".join(
+            f"CASE WHEN count({name}) = count(*) THEN sum({name}) END" for pair in _RATES.values() for name in pair
+        ),
     )
 )
 _AGENTS = sa.text("""

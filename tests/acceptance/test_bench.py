@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from etl.reporting.web.app import KINDS
+from tests.benchmarks import serving
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.load import LIMIT
 
@@ -25,3 +27,18 @@ def test_the_benchmark_writes_what_it_measured(tmp_path: Path, capsys: pytest.Ca
     assert "100 % duplicates" in capsys.readouterr().out
     assert told["machine"]["cores"] > 0
     assert told["versions"]["postgresql"]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+def test_the_benchmark_of_the_wall_asks_every_page_and_looks(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    little = ["--calls", "400", "--times", "2", "--cdrs", "2000", "--clients", "2", "--runs", "1"]
+
+    serving.main([*little, "--results", str(results)])
+
+    told = json.loads(results.read_text())["results"]
+    pages = {each["name"] for each in told if each["part"] == "pages"}
+    assert pages == {"/", *KINDS, "/agent/1000"}
+    assert all(each["median"] > 0 for each in told)
+    assert [each["ratio"] for each in told if each["name"] == "nobody looks"] == [1]

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import redis
 import yaml
+from sqlalchemy import make_url
 
 from etl.lab.servers import redis as embedded_redis
 from etl.lab.servers.private import PrivatePostgres
@@ -27,7 +28,12 @@ from tests.scrape import get
 from tests.tools import tool
 from tests.world import CAMPAIGNS, RECENTLY, cdr, eventually
 
-DOTENV = {"REDIS_PASSWORD": "r3dis", "POSTGRES_PASSWORD": "p0stgres", "GRAFANA_PASSWORD": "gr4fana"}
+DOTENV = {
+    "REDIS_PASSWORD": "r3dis",
+    "POSTGRES_PASSWORD": "p0stgres",
+    "REPORTING_PASSWORD": "r3porting",
+    "GRAFANA_PASSWORD": "gr4fana",
+}
 ETL = [sys.executable, "-m", "etl.cli"]  # the image's entry point
 
 
@@ -37,6 +43,7 @@ class Host:
 
     folder: Path
     elsewhere: dict[str, str] = field(default_factory=dict)
+    clients: Path = Path()  # the folder of Postgres' own
     environment: dict[str, dict[str, str]] = field(default_factory=dict)
     running: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -108,6 +115,7 @@ def start_postgres(host: Host, service: Mapping[str, Any]) -> None:
     server = PrivatePostgres(host.folder / "pg", {"listen_addresses": "127.0.0.1", "port": port, "fsync": "off"})
     host.running.callback(server.remove)
     server.start()
+    host.clients = server.bin
     user, password, database = (service["environment"][f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
     with psycopg.connect(server.url.replace("port=5432", f"port={port}"), autocommit=True) as superuser:
         # As the image does it.
@@ -118,6 +126,17 @@ def start_postgres(host: Host, service: Mapping[str, Any]) -> None:
     how, program, *arguments = service["healthcheck"]["test"]
     assert (how, program) == ("CMD", "pg_isready")
     subprocess.run([server.bin / program, *arguments, "--port", port], check=True, stdout=subprocess.DEVNULL)
+
+
+def set_up_roles(host: Host, service: Mapping[str, Any]) -> None:
+    program, *arguments = service["command"]
+    assert program == "psql"
+    source, target, _ = service["volumes"][0].split(":")
+    asked = service["environment"]
+    address, _, port = host.elsewhere[f"{asked['PGHOST']}:5432"].partition(":")
+    host.environment["roles"] = {**asked, "PGHOST": address, "PGPORT": port}
+    command = [each.replace(target, str(CHECKOUT / source)) for each in arguments]
+    assert host.run("roles", [host.clients / program, *command]) == 0
 
 
 def prepare_etl(host: Host, name: str, service: Mapping[str, Any]) -> list[str]:
@@ -187,6 +206,10 @@ def test_the_services_work_together_in_their_order(host: Host) -> None:
             start_postgres(host, service)
         elif name == "migrate":
             assert host.run(name, prepare_etl(host, name, service)) == 0
+        elif name == "roles":
+            for _ in range(2):  # each `docker compose up` runs both
+                set_up_roles(host, service)
+                assert host.run("migrate", prepare_etl(host, "migrate", services["migrate"])) == 0
         elif name == "loader":
             loader = host.start(name, prepare_etl(host, name, service))
             eventually(lambda: get_status(f"127.0.0.1:{loader_port}", "/readyz") == 200)
@@ -194,13 +217,14 @@ def test_the_services_work_together_in_their_order(host: Host) -> None:
         elif name == "wall":
             host.start(name, prepare_etl(host, name, service))
             eventually(lambda: get_status(f"127.0.0.1:{wall_port}", "/") == 200)
+            eventually(lambda: "none today" in get(f"127.0.0.1:{wall_port}", "/").body, what="it can't ask Postgres")
             assert [host.here(port) for port in service["ports"]] == [f"127.0.0.1:{wall_port}:{wall_port}"]
             how, _, *check = service["healthcheck"]["test"]
             assert how == "CMD"
             assert subprocess.run([sys.executable, *map(host.here, check)], check=False).returncode == 0
         elif name == "prometheus":
             prometheus = start_prometheus(host, service)
-    assert set(begun) == {"redis", "postgres", "migrate", "loader", "wall", "prometheus", "grafana"}
+    assert set(begun) == {"redis", "postgres", "migrate", "roles", "loader", "wall", "prometheus", "grafana"}
 
     with client(host) as dialler, psycopg.connect(host.environment["loader"]["ETL_DATABASE_URL"]) as reader:
         # A message that was acknowledged to the dialler survives a restart, and full memory.
@@ -250,15 +274,17 @@ def test_each_service_comes_back_keeps_its_data_and_tells_how_it_is() -> None:
     services = compose.services(DOTENV)
     kept = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["volumes"]
     mounted = set()
+    once = {"migrate", "roles"}
     for name, service in services.items():
-        assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
-        if service["image"] != "enigma-etl":
+        assert service["restart"] == ("no" if name in once else "unless-stopped")
+        if service["image"] != "enigma-etl" and name not in once:
             assert service["healthcheck"]["test"][0] == "CMD"
+        if service["image"] != "enigma-etl":
             assert service["image"].rpartition(":")[2][:1] in "0123456789v", "an image of any version"
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             if source.startswith("."):
-                assert (CHECKOUT / source).is_dir()
+                assert (CHECKOUT / source).exists()
             else:
                 mounted.add(source)
         published = service.get("ports", [])
@@ -281,8 +307,19 @@ def test_a_second_redis_server_has_its_own_loader_and_the_same_archive() -> None
     assert "second-loader" not in compose.services(DOTENV)
 
 
+def test_who_only_looks_has_no_other_login_than_etl_reporting() -> None:
+    services = compose.services(DOTENV)
+    assert services["postgres"]["image"] == services["roles"]["image"]
+    for name in ("wall", "grafana", "prometheus"):
+        assert DOTENV["POSTGRES_PASSWORD"] not in json.dumps(services[name]), name
+    assert make_url(load(None, services["wall"]["environment"]).of_the_wall.libpq_url).username == "etl_reporting"
+    for name in ("wall", "grafana"):
+        assert services[name]["depends_on"]["roles"] == {"condition": "service_completed_successfully"}
+
+
 def test_grafana_is_given_what_it_is_told_to_load() -> None:
-    service = compose.services(DOTENV)["grafana"]
+    services = compose.services(DOTENV)
+    service = services["grafana"]
     mounts = {target: CHECKOUT / source for source, target, *_ in (each.split(":") for each in service["volumes"])}
     provisioning = mounts["/etc/grafana/provisioning"]
     [provider] = yaml.safe_load((provisioning / "dashboards/etl.yml").read_text())["providers"]
@@ -290,8 +327,14 @@ def test_grafana_is_given_what_it_is_told_to_load() -> None:
     folder, _, home = service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"].rpartition("/")
     assert mounts[folder] == dashboards
     assert (dashboards / home).is_file()
-    [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
-    assert source["url"] == "http://prometheus:9090"
+    [metrics] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    assert metrics["url"] == "http://prometheus:9090"
+    [archive] = yaml.safe_load((provisioning / "datasources/archive.yml").read_text())["datasources"]
+    login = make_url(services["wall"]["environment"]["ETL_DATABASE_URL"])
+    password = archive["secureJsonData"]["password"]
+    assert password.startswith("$")
+    given = (archive["user"], service["environment"][password[1:]], archive["url"], archive["jsonData"]["database"])
+    assert given == (login.username, login.password, f"{login.host}:{login.port}", login.database)
 
 
 def test_the_image_is_made_of_what_is_there_and_runs_as_nobody_special() -> None:

@@ -107,8 +107,19 @@ def test_the_dashboard_asks_for_what_there_is(tmp_path: Path) -> None:
     promtool("check", "rules", tmp_path / "rules.json")
 
 
-def test_grafana_finds_the_dashboard_and_its_source() -> None:
-    [source] = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
-    panels = json.loads(DASHBOARD.read_text())["panels"]
-    used = {(each["datasource"]["type"], each["datasource"]["uid"]) for panel in panels for each in panel["targets"]}
-    assert used == {(source["type"], source["uid"])}
+def test_grafana_finds_each_dashboard_and_its_source() -> None:
+    sources = [
+        source
+        for file in sorted((GRAFANA / "provisioning/datasources").iterdir())
+        for source in yaml.safe_load(file.read_text())["datasources"]
+    ]
+    assert [source["uid"] for source in sources if source.get("isDefault")] == ["prometheus"]
+    used, ids = set(), []
+    for file in sorted((GRAFANA / "dashboards").iterdir()):
+        dashboard = json.loads(file.read_text())
+        ids.append(dashboard["uid"])
+        assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+        for panel in dashboard["panels"]:
+            used |= {(each["datasource"]["type"], each["datasource"]["uid"]) for each in (panel, *panel["targets"])}
+    assert len(set(ids)) == len(ids) >= 2
+    assert used == {(source["type"], source["uid"]) for source in sources}

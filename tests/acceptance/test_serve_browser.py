@@ -1,10 +1,15 @@
 """The wall as a browser shows it: what changes without a reload, on what screens, and that no name is a program."""
 
 import contextlib
+import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,6 +17,7 @@ import pytest
 from etl.app.database import rollup
 from etl.reporting.web.app import KINDS
 from etl.reporting.web.shared import GOOD_SECONDS
+from tests.accessibility import CONTRAST, LEAST_CONTRAST, RULES
 from tests.browser import Refused, Tab, browser, resize
 from tests.wall import Served, at_noon, listened, load_and_listen, said, served
 from tests.world import Archive, cdr, eventually
@@ -20,30 +26,6 @@ BAD = "\"'><img src=x onerror=owned=1><script>owned=1</script>{{owned}}${owned}j
 LONG = "n" * 300
 FIELDS = ("ref", "extension", "contact_ref", "number", "dial_number", "end_reason", "recording_url", "call_dir")
 PAGES = ["/", *KINDS, "/agent/1002"]
-# What the eye tells apart needs so much contrast (WCAG 2.2, AA, of text).
-LEAST_CONTRAST = 4.5
-CONTRAST = """(() => {
-    const light = text => {
-        const parts = text.match(/[\\d.]+/g).slice(0, 3).map(Number).map(part => part / 255)
-            .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
-    };
-    const behind = element => {
-        for (; element; element = element.parentElement) {
-            const color = getComputedStyle(element).backgroundColor;
-            if (!color.endsWith(", 0)")) return color;
-        }
-        return "rgb(255, 255, 255)";
-    };
-    const found = {};
-    for (const element of document.querySelectorAll("body *")) {
-        if (![...element.childNodes].some(node => node.nodeType === 3 && node.data.trim())) continue;
-        const both = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => b - a);
-        const name = element.tagName + "." + element.className;
-        found[name] = Math.min(found[name] || 99, (both[0] + 0.05) / (both[1] + 0.05));
-    }
-    return found;
-})()"""
 
 
 @pytest.fixture
@@ -91,6 +73,90 @@ def test_a_call_is_shown_within_six_seconds_of_its_push() -> None:
     script = (files("etl.reporting.web") / "static" / "wall.js").read_text()
     [pause] = re.findall(r"const SECONDS = (\d+);", script)
     assert 0.5 + GOOD_SECONDS + int(pause) < 6
+
+
+def test_given_what_comes_before_then_focus_and_selection_stay(archive: Archive, tab: Tab, tmp_path: Path) -> None:
+    now = at_noon(archive)
+    archive.push(
+        listened(now),
+        *(said(who, "available", now - timedelta(minutes=10), campaign_ref="2040") for who in ("1005", "1007")),
+        key="etl:events",
+    )
+    load_and_listen(archive)
+    with served(archive, tmp_path / "log") as wall:
+        tab.open(address(wall, "/"))
+        tab.run(
+            """window.row = document.querySelector("[data-key='1007']"), row.querySelector("a").focus(),
+            window.state = row.cells[1].querySelector("span").firstChild,
+            getSelection().setBaseAndExtent(state, 2, row.cells[3].firstChild, 4)"""
+        )
+        assert tab.run("String(getSelection())").startswith("ailable")
+        # A row before it, notes before all; and then it's the first itself, as what lasts too long is.
+        archive.push(said("1001", "busy", now), key="etl:events")
+        archive.push(cdr(1, dialed_at=int(now.timestamp())), b"junk")
+        load_and_listen(archive)
+        eventually(lambda: "1001" in text(tab) and "are dead letters" in text(tab))
+        assert_same_place(tab, "ailable")
+        archive.push(said("1007", "wrapup", now - timedelta(minutes=8)), key="etl:events")
+        load_and_listen(archive)
+        eventually(lambda: tab.run("row.matches('.long') && row.parentElement.rows[0] === row"))
+        assert_same_place(tab, "ap-up")
+        archive.push(said("1007", "offline", now), key="etl:events")
+        load_and_listen(archive)
+        eventually(lambda: "1007" not in text(tab))
+        assert tab.run("[...document.querySelectorAll('tbody tr')].some(each => each.dataset.key === '1005')")
+        assert tab.complaints() == []
+
+
+def assert_same_place(tab: Tab, selected: str) -> None:
+    assert tab.run("row.isConnected && document.activeElement === row.querySelector('a')")
+    assert tab.run("document.activeElement.innerText") == "1007"
+    assert tab.run("String(getSelection())").startswith(selected)
+
+
+def test_what_is_fetched_is_what_is_shown_after_any_change(archive: Archive, tab: Tab, tmp_path: Path) -> None:
+    """A page that is patched looks like one that is opened anew, for random tables."""
+    with served(archive, tmp_path / "log") as wall:
+        tab.open(address(wall, "/"))
+        dice = Random(7)
+        for _ in range(60):
+            html = tables_of(dice)
+            shown_as = tab.run(
+                f"put(new DOMParser().parseFromString({json.dumps('<main>' + html + '</main>')}, 'text/html')),"
+                "document.querySelector('main').innerHTML"
+            )
+            assert shown_as == html
+
+
+def tables_of(dice: Random) -> str:
+    rows = [
+        f'<tr data-key="{key}"><th>{key}</th><td>{dice.choice(["", "a", "<b>b</b>"])}</td></tr>'
+        for key in dice.sample(range(8), dice.randrange(8))
+    ]
+    notes = dice.choice(["", f'<section data-key="notes"><ul>{"<li>x</li>" * dice.randrange(4)}</ul></section>'])
+    body = "".join(rows) or "<tr><td>nothing</td></tr>"
+    return f'{notes}<p class="{dice.choice("ab")}">{dice.randrange(3)}</p><table><tbody>{body}</tbody></table>'
+
+
+def test_a_call_that_is_pushed_appears_while_a_loader_runs(
+    archive: Archive, tab: Tab, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """How long it takes goes to the results, and is no matter of passing: machines differ."""
+    at_noon(archive)
+    with archive.process("run", "--follow", "--no-schedule"), served(archive, tmp_path / "log") as wall:
+        tab.open(address(wall, "/"))
+        took = []
+        for number in range(3):
+            began = time.monotonic()
+            archive.push(cdr(number, dialed_at=int(datetime.now(UTC).timestamp()), ref=f"campaign-{number}"))
+            eventually(partial(is_shown, tab, f"campaign-{number}"))
+            took.append(round(time.monotonic() - began, 1))
+        record_property("seconds_to_wall", took)
+        print(f"seconds from a push until it's on the wall: {took}")
+
+
+def is_shown(tab: Tab, name: str) -> bool:
+    return name in text(tab)
 
 
 def test_without_javascript_the_page_comes_anew(archive: Archive, tab: Tab, tmp_path: Path) -> None:
@@ -201,3 +267,17 @@ def test_whatever_can_be_reached_by_key_or_ear_has_a_name(hostile: Archive, tab:
             assert nameless == [], path
             tab.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
             assert tab.run("document.activeElement.className") == "skip", "the first stop leads past the pages' names"
+
+
+def test_no_page_breaks_a_rule_of_accessibility(hostile: Archive, tab: Tab, tmp_path: Path) -> None:
+    with served(hostile, tmp_path / "log") as wall:
+        for path in [*PAGES, "/nothing-there"]:
+            tab.open(address(wall, path + (day_of(hostile) if path != "/" else "")))
+            assert tab.run(RULES) == [], path
+        broken = "<h3></h3><table><tr><th></th></tr></table><ul><p></p></ul><input><a href=/></a><p id=stale>"
+        tab.run(f"document.querySelector('main').innerHTML = {json.dumps(broken)}")
+        rules = {each.partition(":")[0] for each in tab.run(RULES)}
+        assert len(rules) > 8, "the rules find what is planted"
+    with served(hostile, tmp_path / "login", ETL_WEB_TOKEN="correct-horse-battery") as wall:
+        tab.open(address(wall, "/"))
+        assert tab.run(RULES) == []

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -11,10 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from etl import logs
+from etl.app.database import rollup
 from etl.app.serving import reading
 from etl.errors import EtlError, Outage
 from etl.ids import new_id
 from etl.logs import OutageLog
+from etl.reporting.figures import Asked, ask
 from etl.reporting.today import OVER_LONG, Agent, Direction, Today, Wall
 from etl.reporting.web import pages, shared
 from etl.reporting.web.shared import Shared
@@ -320,3 +323,84 @@ def test_the_clock_on_the_wall_is_the_zones(archive: Archive) -> None:
     assert today.on_the_clock(now).hour == 12
     assert isinstance(today.on_the_clock(now), datetime)
     assert today.zone.startswith("Etc/GMT")
+
+
+def queue(archive: Archive, at: datetime, *waits: int | None, agent: str | None = "1002", first: int = 0) -> None:
+    """Offered calls that came in then, each after its wait."""
+    for number, wait in enumerate(waits, first):
+        told = {} if wait is None else {"hold_time": wait}
+        archive.push(cdr(number, dialed_at=int(at.timestamp()), extension=agent, **INBOUND, **told))
+
+
+def test_service_level_and_abandons_are_those_of_the_report(archive: Archive) -> None:
+    now = at_noon(archive)
+    queue(archive, now, 4, 20, 21, 60, None)
+    queue(archive, now, 3, 90, agent=None, first=10)
+    archive.push(
+        *(cdr(n, dialed_at=int(now.timestamp()), extension=who) for n, who in ((20, "1"), (21, "1"), (22, None)))
+    )
+    archive.load()
+    today = looked(archive)
+    assert today.total.rates == {
+        "outbound_abandon_rate": (1, 3),
+        "inbound_abandon_rate": (2, 7),
+        "service_level": (2, 6),
+    }
+    assert "how long 1 of 7 offered calls waited isn't known: they are in no service level" in pages.notes(today)
+    rollup(archive.settings(), False, lambda _: None)
+    with reading(archive.settings()) as engine:
+        reported = ask(engine, Asked("campaign", today.day, today.day)).total
+    assert reported is not None
+    for figure, share in today.total.rates.items():
+        assert share is not None
+        assert reported[figure] == round(Decimal(share[0]) / share[1], 4), figure
+    archive.rows("UPDATE reporting.settings SET service_level_seconds = 60 RETURNING zone")
+    assert looked(archive).total.rates["service_level"] == (4, 6)
+
+
+def test_a_service_level_without_known_waits_is_not_known(archive: Archive) -> None:
+    now = at_noon(archive)
+    assert pages.rate(looked(archive).total.rates["service_level"]) == "\N{EN DASH}", "of no calls there is none"
+    queue(archive, now, None, None)
+    archive.load()
+    today = looked(archive)
+    assert today.total.rates["service_level"] is None
+    assert pages.rate(today.total.rates["service_level"]) == "not known"
+
+
+def test_a_figure_stands_beside_its_target_and_last_weeks(archive: Archive) -> None:
+    now = at_noon(archive)
+    week_ago = now - timedelta(days=7)
+    hour = week_ago - timedelta(hours=1)
+    queue(archive, now, 4, 5, 6, 70)
+    queue(archive, hour, 4, 70, first=10)
+    queue(archive, hour + timedelta(hours=3), 70, 70, first=20)  # later than now
+    archive.load()
+    today = looked(archive)
+    (unknown,) = pages.beside(today, "service_level")
+    until = f"last week until {today.last_week.until:%H:%M}"
+    assert unknown == ("before", f"{until}: not known"), "no figures of that day are kept yet"
+    rollup(archive.settings(), False, lambda _: None)
+    for aim, text in ((None, None), ("0.8", ("missed", "target at least 80.0%, missed"))):
+        archive.rows("UPDATE reporting.settings SET target_service_level = %s RETURNING zone", aim)
+        *target, before = pages.beside(looked(archive), "service_level")
+        assert target == ([text] if text else [])
+        assert before[1].endswith(": 50.0%")
+
+
+@pytest.mark.parametrize("figure", ["service_level", "inbound_abandon_rate", "outbound_abandon_rate"])
+def test_a_target_is_met_up_to_its_bound(archive: Archive, figure: str) -> None:
+    now = at_noon(archive)
+    at = int(now.timestamp())
+    queue(archive, now, 4, 70)
+    queue(archive, now, 70, 80, agent=None, first=10)
+    archive.push(*(cdr(n, dialed_at=at, extension="1" if n % 4 else None) for n in range(20, 24)))
+    archive.load()
+    least = figure == "service_level"
+    for aim, is_met in (("0.24", least), ("0.25", least or figure[0] == "o"), ("0.26", figure[0] == "o")):
+        archive.rows(f"UPDATE reporting.settings SET target_{figure} = %s RETURNING zone", aim)
+        ((kind, text), _) = pages.beside(looked(archive), figure)
+        assert kind == ("met" if is_met else "missed"), aim
+        assert text == f"target at {'least' if least else 'most'} {Decimal(aim):.1%}, {kind}"
+    archive.rows("UPDATE cdrs SET dialed_at = dialed_at - interval '1 day', call_dir = 'internal' RETURNING 1")
+    assert pages.beside(looked(archive), figure)[0] == ("met", f"target at {'least' if least else 'most'} 26.0%")

@@ -9,8 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from etl import __version__
-from etl.reporting.shown import of_unclear
-from etl.reporting.today import OVER_LONG, Agent, Gap, Today
+from etl.reporting.figures import AT_LEAST
+from etl.reporting.shown import of_unclear, of_waits
+from etl.reporting.today import OVER_LONG, Agent, Gap, Share, Today
 from etl.text import duration, printable
 
 NOT_KNOWN = "not known"
@@ -35,6 +36,28 @@ def count(number: int | None) -> str:
 def share(part: int, whole: int) -> str:
     """Of nothing there is none."""
     return f"{part / whole:.1%}" if whole else "–"  # noqa: RUF001  # a dash
+
+
+def rate(found: Share) -> str:
+    return NOT_KNOWN if found is None else share(*found)
+
+
+def beside(today: Today, figure: str) -> list[tuple[str, str]]:
+    """What stands below the figure's tile, each with its class: its target, if one is set, and last week's."""
+    said = []
+    found, aim = today.total.rates[figure], today.target(figure)
+    if aim is not None:
+        least = figure in AT_LEAST
+        text, kind = f"target at {'least' if least else 'most'} {aim:.1%}", "met"
+        if found and found[1]:
+            is_met = found[0] >= aim * found[1] if least else found[0] <= aim * found[1]
+            kind = "met" if is_met else "missed"
+            text += f", {kind}"
+        said.append((kind, text))
+    last_week = today.last_week
+    if last_week.until.hour:  # before, there was nothing yet
+        said.append(("before", f"last week until {last_week.until:%H:%M}: {rate(last_week.rates[figure])}"))
+    return said
 
 
 def clock(moment: datetime | None) -> str:
@@ -86,6 +109,9 @@ def notes(today: Today) -> list[str]:
     said += _of_books(today)
     if unclear := today.total.outbound.unclear:
         said.append(of_unclear(unclear))
+    came = today.total.inbound
+    if unknown := came.live - came.waits_known:
+        said.append(of_waits(unknown, came.live))
     if other := today.total.other:
         said.append(f"{other:,} calls are neither outbound nor inbound, and in no column")
     return said
@@ -127,5 +153,6 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"logged_in": logged_in, "count": count, "share": share, "clock": clock, "lasted": lasted}
+    made.filters |= {"rate": rate, "beside": beside}
     made.globals |= {"version": __version__, "not_known": NOT_KNOWN}
     return made
