@@ -53,6 +53,8 @@ _PINNED: Mapping[str, str] = {
     "constraint_exclusion": "partition",
     # A generic plan has no dates in it: just to make one, after a few executions, Postgres locks every partition.
     "plan_cache_mode": "force_custom_plan",
+    # Before 18 what avoids a way of joining seems dear enough to be compiled, which takes a second and more each time.
+    "jit": "off",
 }
 
 # Settings of ours in the session: where its role would look for tables, and what the database knows releases by.
