@@ -1,16 +1,13 @@
-"""A report's charts, drawn by Vega-Lite into SVG that needs no script: it opens in a mail, on paper, and for a screen
-reader: every mark has a description, which is its tooltip too.
-"""
+"""Which charts a report has, and of what data. How they look is in `specs`, how they are drawn in `drawing`."""
 
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.errors import ConfigurationError
 from etl.reporting import specs
+from etl.reporting.drawing import CONFIG, NARROW, drawn
 from etl.reporting.shown import count, hour, length, name, seconds, share
-from etl.reporting.specs import AMBER, BLUE, GREEN, GREY, LIGHT, PALE, RED, VIOLET, Datum, Parts, Spec, ValueFormat
+from etl.reporting.specs import AMBER, BLUE, GREEN, GREY, LIGHT, PALE, RED, VIOLET, Datum, Parts, ValueFormat
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
@@ -19,7 +16,6 @@ LONGEST = 30  # most names in a chart, the largest first; the table has all
 FEW = 10  # calls: a rate of fewer means nothing
 LINES = 6  # most campaigns whose lines can be distinguished
 
-_SVG = "http://www.w3.org/2000/svg"
 OUTCOMES = {
     "agent": ("reached_agent", GREEN),
     "answered, no agent": ("abandoned", AMBER),
@@ -42,24 +38,13 @@ AGENT_TIMES = {
     "available": ("available_seconds", LIGHT),
 }
 _AGENT_FORMATS = {"calls": ",d", "minutes a call": ".1f", "occupancy": "%"}
-CONFIG: Spec = {
-    "font": "Arial, Helvetica, sans-serif",
-    "background": "transparent",
-    "padding": {"left": 24, "right": 8, "top": 4, "bottom": 4},  # the browser's letters may be wider than measured
-    "view": {"stroke": None},
-    "axis": {"labelColor": "#44515e", "titleColor": "#44515e", "titleFontWeight": "normal", "labelFontSize": 12,
-             "titleFontSize": 12, "gridColor": "#e6eaee", "domainColor": "#9aa6b2", "tickColor": "#9aa6b2",
-             "labelLimit": 240},
-    "legend": {"labelColor": "#2b3640", "labelFontSize": 12, "title": None, "orient": "top", "symbolType": "square",
-               "columns": 7, "columnPadding": 28, "labelLimit": 240},
-    "header": {"labelColor": "#2b3640", "labelFontSize": 13, "labelFontWeight": "bold", "title": None},
-}  # fmt: skip
 
 
 class Chart(NamedTuple):
     heading: str
     caption: str
     svg: str
+    narrow: str  # the same for a telephone
 
 
 def charts(found: "Report") -> list[Chart]:
@@ -67,28 +52,14 @@ def charts(found: "Report") -> list[Chart]:
     if not found.rows:
         return []
     return [
-        Chart(heading, caption, _drawn(spec, heading)) for heading, caption, spec in _KINDS[found.asked.kind](found)
+        Chart(
+            heading,
+            caption,
+            drawn(spec, CONFIG, heading, f"c{number}"),
+            drawn(specs.narrow(spec), NARROW, heading, f"n{number}"),
+        )
+        for number, (heading, caption, spec) in enumerate(_KINDS[found.asked.kind](found))
     ]
-
-
-def _drawn(spec: Spec, heading: str) -> str:
-    try:
-        import vl_convert
-    except ImportError:
-        raise ConfigurationError(
-            "ETL-005",
-            "charts need one more library: the extra `report`, which is pip install 'vl-convert-python>=1.9,<2'",
-        ) from None
-    # The library may not fetch anything.
-    text = vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])
-    ET.register_namespace("", _SVG)
-    root = ET.fromstring(text)  # noqa: S314  # the library's own
-    root.set("role", "graphics-document")
-    root.set("aria-label", heading)
-    for element in root.iter():
-        if element.get("role") == "graphics-symbol" and element.get("aria-roledescription") not in ("axis", "legend"):
-            ET.SubElement(element, f"{{{_SVG}}}title").text = element.get("aria-label")
-    return ET.tostring(root, encoding="unicode")
 
 
 def _campaigns(found: "Report") -> Parts:

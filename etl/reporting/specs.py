@@ -17,7 +17,8 @@ ValueFormat = Callable[[Any], str]  # a value → its text
 
 Parts = Iterator[tuple[str, str, Spec]]
 
-PLOT_WIDTH = 940  # of a chart's plot, in pixels
+PLOT_WIDTH = 860  # of a chart's plot, in pixels
+NARROW_WIDTH = 205  # of one on a screen of 400 pixels, beside its names
 APART: Spec = {"labelOverlap": "parity", "labelSeparation": 6}  # labels that would touch are left out
 # Distinguishable also for those who don't see red and green alike.
 GREEN, BLUE, AMBER, VIOLET, RED = "#1b7f79", "#2f6db3", "#e0912f", "#7b68a6", "#c0453b"
@@ -168,6 +169,37 @@ def heat(cells: Sequence[tuple[str, str, Any, ValueFormat]], legend: str) -> Spe
             "description": _DESCRIPTION,
         },
     }  # fmt: skip
+
+
+def narrow(spec: Spec) -> Spec:
+    """The same for a telephone: panels one below the other, each with its names, and fewer ticks."""
+    if "hconcat" in spec:
+        return {"vconcat": [narrow(_named(panel)) for panel in spec["hconcat"]], "spacing": 20}
+    made: Spec = {**_fewer_ticks(spec), "width": NARROW_WIDTH}
+    if "layer" in made:
+        made["layer"] = [_fewer_ticks(each) for each in made["layer"]]
+    color = made.get("encoding", {}).get("color", {})
+    if color.get("legend", {}).get("orient") == "right":  # a scale: there's no room beside it
+        legend = {**color["legend"], "orient": "top", "gradientLength": NARROW_WIDTH}
+        made["encoding"] = {**made["encoding"], "color": {**color, "legend": legend}}
+    return made
+
+
+def _named(panel: Spec) -> Spec:
+    """With the names at its left, which among panels side by side the first one only has."""
+    first, *others = panel["layer"]
+    y = {**first["encoding"]["y"], "axis": {"title": None}}
+    return {**panel, "layer": [{**first, "encoding": {**first["encoding"], "y": y}}, *others]}
+
+
+def _fewer_ticks(spec: Spec) -> Spec:
+    encoding = {
+        channel: {**how, "axis": {**how["axis"], "tickCount": 3, **APART}}
+        if channel == "x" and how.get("type") == "quantitative" and how.get("axis")
+        else how
+        for channel, how in spec.get("encoding", {}).items()
+    }
+    return {**spec, "encoding": encoding} if encoding else spec
 
 
 def day_axis() -> Spec:

@@ -275,7 +275,7 @@ def test_a_page_opens_from_disk_with_charts_and_without_network(
         document, complaints = opened(chromium, page)
         assert complaints == []
         assert f"<title>{mark}</title>" in document
-        assert document.count("<figure>") == document.count("<svg ")
+        assert document.count("<figure>") * 2 == document.count("<svg ")  # one for small screens
         assert (
             re.findall(r"""<script|<link|\bsrc=|href=|@import|url\((?!"?'?#)""", document.replace("&quot;", '"')) == []
         )
