@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.reporting import specs
+from etl.reporting import hours, specs, waits
 from etl.reporting.drawing import CONFIG, NARROW, drawn
 from etl.reporting.shown import count, hour, length, name, seconds, share
-from etl.reporting.specs import AMBER, BLUE, GREEN, GREY, LIGHT, PALE, RED, VIOLET, Datum, Parts, ValueFormat
+from etl.reporting.specs import AMBER, GREEN, GREY, LIGHT, PALE, RED, VIOLET, Datum, Parts, ValueFormat
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
 
 LONGEST = 30  # most names in a chart, the largest first; the table has all
-FEW = 10  # calls: a rate of fewer means nothing
 LINES = 6  # most campaigns whose lines can be distinguished
 
 OUTCOMES = {
@@ -34,7 +33,7 @@ RATES = {
 }
 AGENT_TIMES = {
     "busy": ("busy_seconds", GREEN),
-    "wrap-up": ("wrapup_seconds", BLUE),
+    "wrap-up": ("wrapup_seconds", VIOLET),
     "available": ("available_seconds", LIGHT),
 }
 _AGENT_FORMATS = {"calls": ",d", "minutes a call": ".1f", "occupancy": "%"}
@@ -90,33 +89,21 @@ def _campaigns(found: "Report") -> Parts:
     else:
         rates = RATES | {"contacts reached, of tried": "outbound_contact_rate"}
         yield from specs.rates(found, largest, rates, "By campaign", lambda row: name(row["campaign_ref"]))
+    yield from waits.spread(found)
 
 
 def _hours(found: "Report") -> Parts:
     by_hour = _by(found.rows, "hour", lambda row: hour(row["hour"], found))
-    several = found.asked.first < found.asked.last
     yield (
         "Calls by hour of the day",
-        "What came of them" + (", all days together" if several else ""),
+        "What came of them" + (", all days together" if found.asked.first < found.asked.last else ""),
         specs.columns(by_hour, OUTCOME_COLOURS, {"title": None, "labelAngle": 0, **specs.APART}),
     )
-    if several:
-        busy = [row for row in found.rows if (row["outbound_attempts"] or 0) >= FEW]
-        for heading, caption, column, form, rows in (
-            ("Calls, by day and hour", "The darker, the more", "attempts", count, found.rows),
-            (
-                "Answered of dialled, by day and hour",
-                f"The darker, the more. Hours of fewer than {FEW} dialled calls are left white",
-                "outbound_asr",
-                share,
-                busy,
-            ),
-        ):
-            cells = [(f"{row['day']:%a} {row['day']}", hour(row["hour"], found), row[column], form) for row in rows]
-            if any(cell[2] is not None for cell in cells):
-                yield heading, caption, specs.heat(cells, "%" if form is share else ",d")
+    if found.asked.first < found.asked.last:
+        yield from hours.maps(found)
     else:
         yield from specs.rates(found, found.rows, RATES, "By hour", lambda row: hour(row["hour"], found))
+    yield from waits.spread(found)
 
 
 def _agents(found: "Report") -> Parts:
@@ -161,7 +148,7 @@ def _agents(found: "Report") -> Parts:
             for each in largest
             for row in days[each["extension"]]
         ]
-        yield "Calls, by agent and day", "The darker, the more", specs.heat(cells, ",d")
+        yield "Calls, by agent and day", "The darker, the more", specs.heat(cells, specs.MANY, count)
 
 
 def _reasons(found: "Report") -> Parts:

@@ -5,7 +5,7 @@ mark has a description, which is its tooltip too.
 import xml.etree.ElementTree as ET
 
 from etl.errors import ConfigurationError
-from etl.reporting.specs import Spec
+from etl.reporting.specs import PATTERNS, Spec
 
 _SVG = "http://www.w3.org/2000/svg"
 CONFIG: Spec = {
@@ -52,4 +52,27 @@ def drawn(spec: Spec, config: Spec, heading: str, ids: str) -> str:
             element.set(name, f"{ids}-{value}" if name == "id" else value.replace("url(#", f"url(#{ids}-"))
         if element.get("role") == "graphics-symbol" and element.get("aria-roledescription") not in ("axis", "legend"):
             ET.SubElement(element, f"{{{_SVG}}}title").text = element.get("aria-label")
+    _pattern(root, ids)
     return ET.tostring(root, encoding="unicode")
+
+
+def _pattern(root: ET.Element, ids: str) -> None:
+    """Colours that have a pattern are drawn with it, in the legend too."""
+    used = {}
+    for element in root.iter():
+        if (strokes := PATTERNS.get(colour := element.get("fill", ""))) and element.get("opacity") != "0":
+            used[colour] = strokes
+            element.set("fill", f"url(#{_name(ids, colour)})")
+    defined = ET.Element(f"{{{_SVG}}}defs")
+    for colour, strokes in used.items():
+        size = {"width": "8", "height": "8"}
+        pattern = ET.SubElement(
+            defined, f"{{{_SVG}}}pattern", {"id": _name(ids, colour), "patternUnits": "userSpaceOnUse", **size}
+        )
+        ET.SubElement(pattern, f"{{{_SVG}}}rect", {"fill": colour, **size})
+        ET.SubElement(pattern, f"{{{_SVG}}}path", {"d": strokes, "stroke": "#ffffff", "stroke-width": "1.2"})
+    root.insert(0, defined)
+
+
+def _name(ids: str, colour: str) -> str:
+    return f"{ids}-{colour.removeprefix('#')}"
