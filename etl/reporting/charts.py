@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.reporting import hours, specs, waits
+from etl.reporting import hours, specs, timeline, waits
 from etl.reporting.drawing import CONFIG, NARROW, drawn
 from etl.reporting.shown import count, hour, length, name, seconds, share
-from etl.reporting.specs import AMBER, GREEN, GREY, LIGHT, PALE, RED, VIOLET, Datum, Parts, ValueFormat
+from etl.reporting.specs import AMBER, BLACK, GREEN, GREY, LIGHT, PALE, RED, UNHEARD, VIOLET, Datum, Parts, ValueFormat
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
+    from etl.reporting.timeline import Span
 
-LONGEST = 30  # most names in a chart, the largest first; the table has all
+LONGEST = timeline.AGENTS  # most names in a chart, the largest first; the table has all
 LINES = 6  # most campaigns whose lines can be distinguished
 
 OUTCOMES = {
@@ -35,6 +36,14 @@ AGENT_TIMES = {
     "busy": ("busy_seconds", GREEN),
     "wrap-up": ("wrapup_seconds", VIOLET),
     "available": ("available_seconds", LIGHT),
+}
+ON_A_TIMELINE = {
+    "busy": GREEN,
+    "wrap-up": VIOLET,
+    "available": LIGHT,
+    timeline.OTHER: PALE,
+    timeline.CALL: BLACK,
+    timeline.GAP: UNHEARD,
 }
 _AGENT_FORMATS = {"calls": ",d", "minutes a call": ".1f", "occupancy": "%"}
 
@@ -139,6 +148,7 @@ def _agents(found: "Report") -> Parts:
         + specs.aim_said(found, "occupancy"),
         specs.panels(shown, _AGENT_FORMATS, {} if aim is None else {"occupancy": aim}),
     )
+    yield from _from_hour_to_hour(found, [row["extension"] for row in largest])
     if several:
         days: dict[str, list[Row]] = {}
         for row in found.rows:
@@ -149,6 +159,25 @@ def _agents(found: "Report") -> Parts:
             for row in days[each["extension"]]
         ]
         yield "Calls, by agent and day", "The darker, the more", specs.heat(cells, specs.MANY, count)
+
+
+def _from_hour_to_hour(found: "Report", extensions: list[str]) -> Parts:
+    """Nothing if nothing of them is known."""
+    told = found.timeline
+    if told is None or not (told.states or told.calls):
+        return
+    data = [_span(each) | {"name": name(each.extension)} for each in (*told.states, *told.calls)]
+    names = [name(extension) for extension in extensions]
+    yield (
+        "From hour to hour",
+        "States and calls, in hours since the day began. Where nothing is drawn, nothing is known",
+        specs.spans(names, data, [_span(gap) for gap in told.gaps], ON_A_TIMELINE, timeline.CALL, told.hours),
+    )
+
+
+def _span(span: "Span") -> Datum:
+    text = f"{name(span.extension)}: {span.text}" if span.extension else span.text
+    return {"part": span.part, "begin": span.begin, "end": span.end, "text": text}
 
 
 def _reasons(found: "Report") -> Parts:

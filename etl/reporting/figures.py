@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
 from etl.reporting.asks import ASKS, FRESH, PERCENTILES, Ask
+from etl.reporting.timeline import AGENTS, Timeline, look
 
 _DAY = timedelta(days=1)
 _EXAMPLES = 10  # campaigns named to whoever asked for others that have no rows
@@ -72,6 +73,7 @@ class Report:
     last_week: "LastWeek"
     settings: Row  # of reporting.settings
     waits: list[Wait]  # of all rows together, the shortest first; none if no wait is known
+    timeline: Timeline | None = None  # of a day's agents, if that was asked for
 
     def target(self, figure: str) -> Decimal | None:
         """What the figure should be, if a target is set."""
@@ -97,7 +99,7 @@ class TooMany(Exception):
     """More rows than may be fetched."""
 
 
-def ask(engine: sa.Engine, asked: Asked, most: int | None = None) -> Report:
+def ask(engine: sa.Engine, asked: Asked, most: int | None = None, with_timeline: bool = False) -> Report:
     """Raises `TooMany` if there are more than `most` rows with their totals, before it has fetched more than that; and
     `Outage` or `ConfigurationError`."""
     how = ASKS[asked.kind]
@@ -112,6 +114,7 @@ def ask(engine: sa.Engine, asked: Asked, most: int | None = None) -> Report:
         there = connection.scalars(_CAMPAIGNS, examples) if not found and asked.campaigns else ()
         comments = connection.execute(_COMMENTS, {"view": f"reporting.{how.view}"})
         total = next((row for row in found if row["level"] == "all"), None)
+        agents = _agents(found, asked) if with_timeline else []
         return Report(
             asked=asked,
             zone=zone,
@@ -127,7 +130,15 @@ def ask(engine: sa.Engine, asked: Asked, most: int | None = None) -> Report:
             last_week=_last_week(connection, how, asked),
             settings=dict(connection.execute(_SETTINGS).mappings().one()),
             waits=waits,
+            timeline=look(connection, asked.first, agents) if agents else None,
         )
+
+
+def _agents(found: Sequence[Row], asked: Asked) -> list[str]:
+    """Whose timeline is shown: those of one day, not of several."""
+    if asked.kind != "agent" or asked.first != asked.last:
+        return []
+    return [row["extension"] for row in found if row["level"] == "row"][:AGENTS]
 
 
 def _last_week(connection: sa.Connection, how: Ask, asked: Asked) -> LastWeek:

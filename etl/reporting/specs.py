@@ -25,6 +25,7 @@ APART: Spec = {"labelOverlap": "parity", "labelSeparation": 6}  # labels that wo
 # tells them apart by their patterns.
 GREEN, BLUE, AMBER, VIOLET, RED = "#1b7f79", "#2f6db3", "#b06a0c", "#7b68a6", "#b23a30"
 GREY, LIGHT, PALE = "#66727f", "#75889b", "#8a8f96"
+BLACK, UNHEARD = "#000000", "#59636e"  # of calls on a timeline, and of when nobody listened
 # Colour → the strokes that are drawn on it in white, in a square of 8 by 8. GREEN and BLUE have none.
 PATTERNS = {
     AMBER: "M0 8L8 0M-2 2L2 -2M6 10L10 6",
@@ -33,6 +34,7 @@ PATTERNS = {
     GREY: "M0 4H8",
     LIGHT: "M4 0V8",
     PALE: "M2 2H3M6 6H7",
+    UNHEARD: "M0 8L8 0M-2 2L2 -2M6 10L10 6M-1 8L8 -1M0 9L9 0M-2 3L3 -2M-2 1L1 -2M6 9L9 6M7 10L10 7M-1 7L7 -1M1 9L9 1",
 }
 # From few to many: of numbers, and of shares, which have a scale of their own.
 MANY, SHARES = ("#e3f1f0", "#0a4f4a"), ("#fcefdb", "#6b3a06")
@@ -234,6 +236,27 @@ def contrast(one: str, other: str) -> float:
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
+def spans(
+    names: list[str], data: list[Datum], gaps: list[Datum], colours: dict[str, str], call: str, hours: float
+) -> Spec:
+    """From left to right over the day; gaps are behind all rows, and calls are thin, before the states."""
+    x = {"field": "begin", "type": "quantitative", "title": "hours",
+         "scale": {"domain": [0, hours], "nice": False}, "axis": {"tickCount": 12, **APART}}  # fmt: skip
+    y = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "title": None}
+    base = {"x": x, "x2": {"field": "end"}, "color": _colours_of([*data, *gaps], colours), "description": _DESCRIPTION}
+    states, calls = ([each for each in data if (each["part"] == call) == is_call] for is_call in (False, True))
+    # A call of a second is seen, too.
+    drawn = [
+        ({"type": "rect"}, gaps, base),
+        ({"type": "bar", "size": 16}, states, {**base, "y": y}),
+        ({"type": "bar", "size": 5, "stroke": "black", "strokeWidth": 0.8}, calls, {**base, "y": y}),
+    ]
+    layers = [
+        {"data": {"values": values}, "mark": mark, "encoding": encoding} for mark, values, encoding in drawn if values
+    ]
+    return {"width": PLOT_WIDTH, "height": {"step": 26}, "layer": layers}
+
+
 def narrow(spec: Spec) -> Spec:
     """The same for a telephone: panels one below the other, each with its names, fewer ticks, and no text in cells."""
     if "hconcat" in spec:
@@ -277,7 +300,11 @@ def day_axis() -> Spec:
 
 
 def _colours(data: list[Datum], colours: dict[str, str]) -> Spec:
-    there = {each["part"] for each in _without_nothing(data)}
+    return _colours_of(_without_nothing(data), colours)
+
+
+def _colours_of(data: list[Datum], colours: dict[str, str]) -> Spec:
+    there = {each["part"] for each in data}
     shown = {part: colour for part, colour in colours.items() if part in there}
     return {"field": "part", "type": "nominal", "scale": {"domain": [*shown], "range": [*shown.values()]}}
 

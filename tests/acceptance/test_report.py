@@ -371,6 +371,7 @@ def test_who_may_only_ask_views_may_have_reports(calls: Archive) -> None:
         with replace(calls, database_url=calls.database_url.replace("postgres@", f"{role}@")) as asking:
             for kind in ("agent", "reasons") if role == "etl_loader" else KINDS:
                 assert report(asking, kind, "--day", DAY)["rows"] != []
+                assert "<svg" in etl(asking, "report", kind, "--day", DAY, "--format", "html").stdout
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,23 @@ from typing import Any
 import pytest
 
 from etl.reporting import specs, waits
-from etl.reporting.charts import AGENT_TIMES, OUTCOME_COLOURS, Chart, charts
+from etl.reporting.charts import AGENT_TIMES, ON_A_TIMELINE, OUTCOME_COLOURS, Chart, charts
 from etl.reporting.figures import Asked, Report, ask
 from etl.reporting.rollup import rollup
 from tests.store import engine
+from tests.wall import said as said_by
+from tests.wall import session
 from tests.world import Archive, cdr
 
 FIRST = date(2015, 2, 2)  # a Monday
 NOON = int(datetime(2015, 2, 2, 12, tzinfo=UTC).timestamp())
+HOSTILE = "=</title><script>document.title='mine'</script>\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}\n&amp;\"'"
 HOUR, DAY = 3_600, 86_400  # seconds
 FEW = 10  # calls; a rate of fewer isn't drawn
-PALETTE = {name: getattr(specs, name) for name in ("GREEN", "BLUE", "AMBER", "VIOLET", "RED", "GREY", "LIGHT", "PALE")}
+PALETTE = {
+    name: getattr(specs, name)
+    for name in ("GREEN", "BLUE", "AMBER", "VIOLET", "RED", "GREY", "LIGHT", "PALE", "UNHEARD")
+}
 # WCAG 2.2: of graphics, and of text.
 OF_GRAPHICS, OF_TEXT = 3.0, 4.5
 
@@ -191,13 +197,14 @@ def test_every_colour_stands_out_from_paper_and_its_pattern(name: str) -> None:
     [
         [*OUTCOME_COLOURS.values()],
         [colour for _, colour in AGENT_TIMES.values()],
+        [*ON_A_TIMELINE.values()],
         [*waits.COLOURS.values()],
         [specs.GREEN, specs.GREY],
     ],
 )
 def test_parts_of_a_bar_are_told_apart_without_any_colour(colours: list[str]) -> None:
     for one, other in combinations(colours, 2):
-        assert specs.PATTERNS.get(one) != specs.PATTERNS.get(other)
+        assert specs.PATTERNS.get(one) != specs.PATTERNS.get(other) or contrast(one, other) >= OF_GRAPHICS
 
 
 def test_lines_are_told_apart_without_any_colour() -> None:
@@ -238,3 +245,79 @@ def test_each_line_has_its_name_in_the_legend(archive: Archive) -> None:
 
     for svg in (chart.svg, chart.narrow):
         assert {">first<", ">second<"} <= set(re.findall(r">[a-z]+<", svg))
+
+
+TIMELINE = "From hour to hour"
+
+
+def timeline(archive: Archive) -> tuple[dict[str, Chart], Report]:
+    with engine(archive.database_url) as connections:
+        found = ask(connections, Asked("agent", FIRST, FIRST), with_timeline=True)
+    return drawn(found), found
+
+
+def test_a_timeline_has_states_calls_and_when_nobody_listened(archive: Archive) -> None:
+    archive.rows("UPDATE reporting.settings SET zone = 'Europe/Berlin' RETURNING zone")
+    noon = datetime.fromtimestamp(NOON, UTC)
+    minutes = [noon + timedelta(minutes=number) for number in range(121)]
+    archive.push(
+        session(noon - timedelta(hours=20), minutes[60], ended=minutes[60]),
+        session(minutes[90], minutes[120], ended=minutes[120]),
+        said_by("1001", "available", noon - timedelta(hours=14)),
+        said_by("1001", "busy", minutes[10]),
+        said_by("1001", "wrapup", minutes[20]),
+        said_by("1001", "available", minutes[30]),
+        said_by("1001", HOSTILE, minutes[95]),
+        said_by("1001", "offline", minutes[100]),
+        said_by("1002", "busy", minutes[15]),
+        said_by("1002", "logging_in", minutes[40]),
+        said_by("1002", "offline", minutes[41]),
+        key="etl:events",
+    )
+    call = {"extension": "1001", "hold_time": 30, "call_time": 240}
+    nobody_knows_how_long = {**call, "extension": HOSTILE, "dialed_at": NOON, "call_time": None}
+    loaded(archive, {**call, "dialed_at": NOON + 600}, nobody_knows_how_long)
+
+    charts_of, found = timeline(archive)
+
+    texts = [unescape(text) for text in re.findall(r"<title>(.*?)</title>", charts_of[TIMELINE].svg)]
+    assert sorted(text for text in texts if "1001" in text) == [
+        "1001: available from 13:30:00 to 14:00:00",
+        "1001: available from 23:00:00 to 13:10:00",
+        "1001: busy from 13:10:00 to 13:20:00",
+        "1001: calls from 13:10:30 to 13:14:30",
+        "1001: other states from 14:35:00 to 14:40:00",
+        "1001: wrap-up from 13:20:00 to 13:30:00",
+    ]
+    assert not [text for text in texts if "1002: busy" in text], "its end isn't known"
+    assert any(text.endswith("calls from 13:00:30 to ?") for text in texts)
+    assert "nobody listened from 14:00:00 to 14:30:00" in texts
+    assert found.timeline is not None
+    assert found.timeline.hours == 24
+    began = next(span for span in found.timeline.states if "23:00:00" in span.text)
+    assert began.begin == 0, "what is before the day is cut off"
+    assert began.end == pytest.approx(13 + 10 / 60)
+    for svg in (charts_of[TIMELINE].svg, charts_of[TIMELINE].narrow):
+        assert re.search(r'id="[cn]\d+-59636e"', svg), "gaps are hatched"
+
+
+def test_a_day_of_which_nothing_is_known_has_no_timeline(archive: Archive) -> None:
+    assert timeline(archive)[0] == {}
+    loaded(archive, {"dialed_at": NOON}, {"dialed_at": NOON + DAY})
+    with engine(archive.database_url) as connections:
+        several = ask(connections, Asked("agent", FIRST, FIRST + timedelta(days=1)), with_timeline=True)
+    assert several.timeline is None
+    assert TIMELINE not in drawn(report(archive, "agent", 1)), "nobody asked for it"
+
+
+def test_a_day_of_25_hours_has_all_of_them_on_its_timeline(archive: Archive) -> None:
+    archive.rows("UPDATE reporting.settings SET zone = 'Europe/London' RETURNING zone")
+    day = date(2014, 10, 26)
+    last = datetime(2014, 10, 26, 23, 30, tzinfo=UTC)
+    loaded(archive, {"dialed_at": int(last.timestamp()), "hold_time": 0, "call_time": 60})
+    with engine(archive.database_url) as connections:
+        found = ask(connections, Asked("agent", day, day), with_timeline=True)
+
+    assert found.timeline is not None
+    assert found.timeline.hours == 25
+    assert found.timeline.calls[0].begin == 24.5

@@ -65,7 +65,7 @@ def call_centre(archive: Archive, days: int, agents: int) -> None:
 def reports(archive: Archive, days: int) -> Iterator[Report]:
     with engine(archive.database_url) as connections:
         for kind in KINDS:
-            yield ask(connections, Asked(kind, FIRST, FIRST + timedelta(days=days - 1)))
+            yield ask(connections, Asked(kind, FIRST, FIRST + timedelta(days=days - 1)), with_timeline=True)
 
 
 @pytest.mark.timeout(900)
