@@ -3,13 +3,16 @@
 It's Debian's; where there is none, tests that want one skip.
 """
 
+import base64
 import contextlib
 import fcntl
 import json
 import os
 import select
+import struct
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,3 +148,65 @@ def _raised(pipe: tuple[int, int]) -> tuple[int, int]:
     for end in pipe:
         os.close(end)
     return read, write
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is painted, pixel by pixel."""
+
+    width: int
+    rows: list[bytes]
+    channels: int
+
+    def light(self, x: int, y: int) -> float:
+        """From 0, black, to 255."""
+        at = min(max(x, 0), self.width - 1) * self.channels
+        red, green, blue = self.rows[min(max(y, 0), len(self.rows) - 1)][at : at + 3]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def screenshot(tab: Tab, height: float) -> Picture:
+    """Of the page's upper part, so many pixels high, also of what must be scrolled to."""
+    width = tab.run("document.documentElement.scrollWidth")
+    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+    told = tab.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+    return _decoded(base64.b64decode(told["data"]))
+
+
+def _decoded(png: bytes) -> Picture:
+    """Chromium's have eight bits a channel, and aren't interlaced."""
+    place, packed, width, channels = 8, b"", 0, 0
+    while place < len(png):
+        length, kind = struct.unpack(">I4s", png[place : place + 8])
+        chunk = png[place + 8 : place + 8 + length]
+        if kind == b"IHDR":
+            width, _, depth, colours, *_ = struct.unpack(">IIBBBBB", chunk)
+            assert (depth, colours) in ((8, 2), (8, 6))
+            channels = 3 if colours == 2 else 4
+        elif kind == b"IDAT":
+            packed += chunk
+        place += length + 12
+    data, stride = zlib.decompress(packed), width * channels
+    rows, above = [], bytes(stride)
+    for start in range(0, len(data), stride + 1):
+        above = _unfiltered(data[start], data[start + 1 : start + 1 + stride], above, channels)
+        rows.append(above)
+    return Picture(width, rows, channels)
+
+
+def _unfiltered(kind: int, row: bytes, above: bytes, channels: int) -> bytes:
+    """By the PNG specification, 9.2."""
+    if kind == 0:
+        return row
+    made = bytearray(row)
+    for at in range(len(made)):
+        left, before = (made[at - channels], above[at - channels]) if at >= channels else (0, 0)
+        made[at] = (made[at] + _predicted(kind, left, above[at], before)) & 255
+    return bytes(made)
+
+
+def _predicted(kind: int, left: int, above: int, before: int) -> int:
+    if kind < 4:
+        return (left, above, (left + above) // 2)[kind - 1]
+    distances = [abs(left + above - before - each) for each in (left, above, before)]
+    return (left, above, before)[distances.index(min(distances))]

@@ -98,7 +98,8 @@ def report(
     if format_ is Format.XLSX and not output and sys.stdout.isatty():
         raise typer.BadParameter("a workbook isn't for a terminal: --output FILE")
     with engine_of(configured(config)) as engine:
-        found = ask(engine, _asked(engine, kind, day, first, last, campaigns or []))
+        asked = _asked(engine, kind, day, first, last, campaigns or [])
+        found = ask(engine, asked, with_timeline=format_ is Format.HTML)
     if format_ is Format.TABLE:
         show(found, out)
         return

@@ -1,25 +1,21 @@
-"""A report's charts, drawn by Vega-Lite into SVG that needs no script: it opens in a mail, on paper, and for a screen
-reader: every mark has a description, which is its tooltip too.
-"""
+"""Which charts a report has, and of what data. How they look is in `specs`, how they are drawn in `drawing`."""
 
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from etl.errors import ConfigurationError
-from etl.reporting import specs
+from etl.reporting import hours, specs, timeline, waits
+from etl.reporting.drawing import CONFIG, NARROW, drawn
 from etl.reporting.shown import count, hour, length, name, seconds, share
-from etl.reporting.specs import AMBER, BLUE, GREEN, GREY, LIGHT, PALE, RED, VIOLET, Datum, Parts, Spec, ValueFormat
+from etl.reporting.specs import AMBER, BLACK, GREEN, GREY, LIGHT, PALE, RED, UNHEARD, VIOLET, Datum, Parts, ValueFormat
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
+    from etl.reporting.timeline import Span
 
-LONGEST = 30  # most names in a chart, the largest first; the table has all
-FEW = 10  # calls: a rate of fewer means nothing
+LONGEST = timeline.AGENTS  # most names in a chart, the largest first; the table has all
 LINES = 6  # most campaigns whose lines can be distinguished
 
-_SVG = "http://www.w3.org/2000/svg"
 OUTCOMES = {
     "agent": ("reached_agent", GREEN),
     "answered, no agent": ("abandoned", AMBER),
@@ -38,28 +34,25 @@ RATES = {
 }
 AGENT_TIMES = {
     "busy": ("busy_seconds", GREEN),
-    "wrap-up": ("wrapup_seconds", BLUE),
+    "wrap-up": ("wrapup_seconds", VIOLET),
     "available": ("available_seconds", LIGHT),
 }
+ON_A_TIMELINE = {
+    "busy": GREEN,
+    "wrap-up": VIOLET,
+    "available": LIGHT,
+    timeline.OTHER: PALE,
+    timeline.CALL: BLACK,
+    timeline.GAP: UNHEARD,
+}
 _AGENT_FORMATS = {"calls": ",d", "minutes a call": ".1f", "occupancy": "%"}
-CONFIG: Spec = {
-    "font": "Arial, Helvetica, sans-serif",
-    "background": "transparent",
-    "padding": {"left": 24, "right": 8, "top": 4, "bottom": 4},  # the browser's letters may be wider than measured
-    "view": {"stroke": None},
-    "axis": {"labelColor": "#44515e", "titleColor": "#44515e", "titleFontWeight": "normal", "labelFontSize": 12,
-             "titleFontSize": 12, "gridColor": "#e6eaee", "domainColor": "#9aa6b2", "tickColor": "#9aa6b2",
-             "labelLimit": 240},
-    "legend": {"labelColor": "#2b3640", "labelFontSize": 12, "title": None, "orient": "top", "symbolType": "square",
-               "columns": 7, "columnPadding": 28, "labelLimit": 240},
-    "header": {"labelColor": "#2b3640", "labelFontSize": 13, "labelFontWeight": "bold", "title": None},
-}  # fmt: skip
 
 
 class Chart(NamedTuple):
     heading: str
     caption: str
     svg: str
+    narrow: str  # the same for a telephone
 
 
 def charts(found: "Report") -> list[Chart]:
@@ -67,28 +60,14 @@ def charts(found: "Report") -> list[Chart]:
     if not found.rows:
         return []
     return [
-        Chart(heading, caption, _drawn(spec, heading)) for heading, caption, spec in _KINDS[found.asked.kind](found)
+        Chart(
+            heading,
+            caption,
+            drawn(spec, CONFIG, heading, f"c{number}"),
+            drawn(specs.narrow(spec), NARROW, heading, f"n{number}"),
+        )
+        for number, (heading, caption, spec) in enumerate(_KINDS[found.asked.kind](found))
     ]
-
-
-def _drawn(spec: Spec, heading: str) -> str:
-    try:
-        import vl_convert
-    except ImportError:
-        raise ConfigurationError(
-            "ETL-005",
-            "charts need one more library: the extra `report`, which is pip install 'vl-convert-python>=1.9,<2'",
-        ) from None
-    # The library may not fetch anything.
-    text = vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])
-    ET.register_namespace("", _SVG)
-    root = ET.fromstring(text)  # noqa: S314  # the library's own
-    root.set("role", "graphics-document")
-    root.set("aria-label", heading)
-    for element in root.iter():
-        if element.get("role") == "graphics-symbol" and element.get("aria-roledescription") not in ("axis", "legend"):
-            ET.SubElement(element, f"{{{_SVG}}}title").text = element.get("aria-label")
-    return ET.tostring(root, encoding="unicode")
 
 
 def _campaigns(found: "Report") -> Parts:
@@ -119,33 +98,21 @@ def _campaigns(found: "Report") -> Parts:
     else:
         rates = RATES | {"contacts reached, of tried": "outbound_contact_rate"}
         yield from specs.rates(found, largest, rates, "By campaign", lambda row: name(row["campaign_ref"]))
+    yield from waits.spread(found)
 
 
 def _hours(found: "Report") -> Parts:
     by_hour = _by(found.rows, "hour", lambda row: hour(row["hour"], found))
-    several = found.asked.first < found.asked.last
     yield (
         "Calls by hour of the day",
-        "What came of them" + (", all days together" if several else ""),
+        "What came of them" + (", all days together" if found.asked.first < found.asked.last else ""),
         specs.columns(by_hour, OUTCOME_COLOURS, {"title": None, "labelAngle": 0, **specs.APART}),
     )
-    if several:
-        busy = [row for row in found.rows if (row["outbound_attempts"] or 0) >= FEW]
-        for heading, caption, column, form, rows in (
-            ("Calls, by day and hour", "The darker, the more", "attempts", count, found.rows),
-            (
-                "Answered of dialled, by day and hour",
-                f"The darker, the more. Hours of fewer than {FEW} dialled calls are left white",
-                "outbound_asr",
-                share,
-                busy,
-            ),
-        ):
-            cells = [(f"{row['day']:%a} {row['day']}", hour(row["hour"], found), row[column], form) for row in rows]
-            if any(cell[2] is not None for cell in cells):
-                yield heading, caption, specs.heat(cells, "%" if form is share else ",d")
+    if found.asked.first < found.asked.last:
+        yield from hours.maps(found)
     else:
         yield from specs.rates(found, found.rows, RATES, "By hour", lambda row: hour(row["hour"], found))
+    yield from waits.spread(found)
 
 
 def _agents(found: "Report") -> Parts:
@@ -181,6 +148,7 @@ def _agents(found: "Report") -> Parts:
         + specs.aim_said(found, "occupancy"),
         specs.panels(shown, _AGENT_FORMATS, {} if aim is None else {"occupancy": aim}),
     )
+    yield from _from_hour_to_hour(found, [row["extension"] for row in largest])
     if several:
         days: dict[str, list[Row]] = {}
         for row in found.rows:
@@ -190,7 +158,26 @@ def _agents(found: "Report") -> Parts:
             for each in largest
             for row in days[each["extension"]]
         ]
-        yield "Calls, by agent and day", "The darker, the more", specs.heat(cells, ",d")
+        yield "Calls, by agent and day", "The darker, the more", specs.heat(cells, specs.MANY, count)
+
+
+def _from_hour_to_hour(found: "Report", extensions: list[str]) -> Parts:
+    """Nothing if nothing of them is known."""
+    told = found.timeline
+    if told is None or not (told.states or told.calls):
+        return
+    data = [_span(each) | {"name": name(each.extension)} for each in (*told.states, *told.calls)]
+    names = [name(extension) for extension in extensions]
+    yield (
+        "From hour to hour",
+        "States and calls, in hours since the day began. Where nothing is drawn, nothing is known",
+        specs.spans(names, data, [_span(gap) for gap in told.gaps], ON_A_TIMELINE, timeline.CALL, told.hours),
+    )
+
+
+def _span(span: "Span") -> Datum:
+    text = f"{name(span.extension)}: {span.text}" if span.extension else span.text
+    return {"part": span.part, "begin": span.begin, "end": span.end, "text": text}
 
 
 def _reasons(found: "Report") -> Parts:

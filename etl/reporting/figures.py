@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
 from etl.reporting.asks import ASKS, FRESH, PERCENTILES, Ask
+from etl.reporting.timeline import AGENTS, Timeline, look
 
 _DAY = timedelta(days=1)
 _EXAMPLES = 10  # campaigns named to whoever asked for others that have no rows
@@ -46,6 +47,14 @@ class Asked:
     campaigns: tuple[str, ...] = ()
 
 
+class Wait(NamedTuple):
+    """How many offered calls an agent answered, and how many were given up, after so many seconds."""
+
+    seconds: int
+    answered: int
+    abandoned: int
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Columns are named as in the view. Hours are in the zone, with its offset from UTC at that time."""
@@ -63,6 +72,8 @@ class Report:
     comments: dict[str, str]  # column → its comment in the view
     last_week: "LastWeek"
     settings: Row  # of reporting.settings
+    waits: list[Wait]  # of all rows together, the shortest first; none if no wait is known
+    timeline: Timeline | None = None  # of a day's agents, if that was asked for
 
     def target(self, figure: str) -> Decimal | None:
         """What the figure should be, if a target is set."""
@@ -88,14 +99,14 @@ class TooMany(Exception):
     """More rows than may be fetched."""
 
 
-def ask(engine: sa.Engine, asked: Asked, most: int | None = None) -> Report:
+def ask(engine: sa.Engine, asked: Asked, most: int | None = None, with_timeline: bool = False) -> Report:
     """Raises `TooMany` if there are more than `most` rows with their totals, before it has fetched more than that; and
     `Outage` or `ConfigurationError`."""
     how = ASKS[asked.kind]
     period = {"first": asked.first, "last": asked.last}
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         zone, now = _now(connection)
-        found = _found(connection, how, asked, most)
+        found, waits = _found(connection, how, asked, most)
         apart = 0 * _DAY if zone == "UTC" else _DAY
         books = connection.execute(_BOOKS, {"first": asked.first - apart, "last": asked.last + apart}).mappings()
         known = None if found else connection.execute(_KNOWN).one()
@@ -103,6 +114,7 @@ def ask(engine: sa.Engine, asked: Asked, most: int | None = None) -> Report:
         there = connection.scalars(_CAMPAIGNS, examples) if not found and asked.campaigns else ()
         comments = connection.execute(_COMMENTS, {"view": f"reporting.{how.view}"})
         total = next((row for row in found if row["level"] == "all"), None)
+        agents = _agents(found, asked) if with_timeline else []
         return Report(
             asked=asked,
             zone=zone,
@@ -117,47 +129,56 @@ def ask(engine: sa.Engine, asked: Asked, most: int | None = None) -> Report:
             comments={name: comment for name, comment in comments if comment},
             last_week=_last_week(connection, how, asked),
             settings=dict(connection.execute(_SETTINGS).mappings().one()),
+            waits=waits,
+            timeline=look(connection, asked.first, agents) if agents else None,
         )
+
+
+def _agents(found: Sequence[Row], asked: Asked) -> list[str]:
+    """Whose timeline is shown: those of one day, not of several."""
+    if asked.kind != "agent" or asked.first != asked.last:
+        return []
+    return [row["extension"] for row in found if row["level"] == "row"][:AGENTS]
 
 
 def _last_week(connection: sa.Connection, how: Ask, asked: Asked) -> LastWeek:
     weeks = (asked.last - asked.first).days // 7 + 1
     first, last = (day - weeks * 7 * _DAY for day in (asked.first, asked.last))
-    found = _found(connection, how, Asked(asked.kind, first, last, asked.campaigns), total_only=True)
+    found, _ = _found(connection, how, Asked(asked.kind, first, last, asked.campaigns), total_only=True)
     return LastWeek(first, last, _row(found[0]) if found else None)
 
 
 def _found(
     connection: sa.Connection, how: Ask, asked: Asked, most: int | None = None, total_only: bool = False
-) -> list[Row]:
-    """Rows of all levels, or of the total alone; none if there are no calls."""
+) -> tuple[list[Row], list[Wait]]:
+    """Rows of all levels, or of the total alone, and the waits of the total; none if there are no calls."""
     limit = {"limit": None if most is None else most + 1}
     rows = connection.execute(_statement(how, asked, total_only), _parameters(asked) | limit)
     found = [dict(row) for row in rows.mappings()]
     if most is not None and len(found) > most:
         raise TooMany
     if not any(row["calls_or_rows"] for row in found):
-        return []
-    if "wait_p80" in how.figures:
-        _add_percentiles(connection, how, asked, found, total_only)
-    return found
+        return [], []
+    if "wait_p80" not in how.figures:
+        return found, []
+    waits: dict[tuple[object, ...], list[Wait]] = {}
+    for *key, wait, answered, abandoned in connection.execute(_waits(how, asked, total_only), _parameters(asked)):
+        waits.setdefault(tuple(key), []).append(Wait(wait, int(answered), int(abandoned)))
+    _add_percentiles(how, found, waits)
+    return found, waits.get(("all", *(None for _ in how.key)), [])
 
 
-def _add_percentiles(connection: sa.Connection, how: Ask, asked: Asked, found: Sequence[Row], total_only: bool) -> None:
+def _add_percentiles(how: Ask, found: Sequence[Row], waits: dict[tuple[object, ...], list[Wait]]) -> None:
     """By the nearest rank: the smallest wait that so many in a hundred don't exceed."""
-    waits: dict[tuple[object, ...], list[tuple[int, int]]] = {}
-    for *key, wait, calls in connection.execute(_waits(how, asked, total_only), _parameters(asked)):
-        waits.setdefault(tuple(key), []).append((wait, calls))
     for row in found:
         of_row = waits.get((row["level"], *(row[name] for name in how.key)), ())
         # As the views have it: of figures of an older etl nothing is known.
         if row["waits_known"] is None:
             row["longest_wait"] = None
         elif of_row:
-            total = sum(calls for _, calls in of_row)
-            upto = [*accumulate(calls for _, calls in of_row)]
+            upto = [*accumulate(each.answered + each.abandoned for each in of_row)]
             for name, percent in PERCENTILES.items():
-                row[name] = of_row[bisect_left(upto, -(-percent * total // 100))][0]
+                row[name] = of_row[bisect_left(upto, -(-percent * upto[-1] // 100))].seconds
 
 
 def _now(connection: sa.Connection) -> tuple[str, datetime]:
@@ -199,7 +220,8 @@ def _waits(how: Ask, asked: Asked, total_only: bool) -> sa.TextClause:
     """Of the same rows and totals: how many offered calls waited how long."""
     sets = ", ".join(f"({', '.join(filter(None, (each, 'wait')))})" for each in _sets(how, asked))
     return sa.text(f"""
-SELECT {_level(how)}, {", ".join(how.key)}, wait, sum(after.answered + after.abandoned) AS calls
+SELECT {_level(how)}, {", ".join(how.key)}, wait, sum(after.answered) AS answered,
+    sum(after.abandoned) AS abandoned
 FROM reporting.{how.view}
 CROSS JOIN LATERAL unnest(waits, waits_answered, waits_abandoned) AS after (wait, answered, abandoned)
 WHERE {_where(asked)} AND after.answered + after.abandoned > 0

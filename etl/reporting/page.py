@@ -1,17 +1,16 @@
 """A report as one page: nothing in it is fetched or run, as its policy says to the browser, and it opens from disk.
 
-Whatever comes from the archive goes through `_text`, or through the charts, whose library writes it as text too.
+Whatever comes from the archive goes through `text`, or through the charts, whose library writes it as text too.
 """
 
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from etl import __version__
+from etl.reporting.blocks import tables, text
 from etl.reporting.charts import Chart, charts
 from etl.reporting.shown import (
     Shown,
-    about_totals,
     as_of,
     columns,
     last_week,
@@ -24,9 +23,10 @@ from etl.reporting.shown import (
 from etl.text import printable
 
 if TYPE_CHECKING:
-    from etl.reporting.figures import Report, Row
+    from etl.reporting.figures import Report
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+HEAD_LETTERS = 110  # as many as a sheet has room for in one line
 # Of the total row: what a manager looks at first.
 _OF_CALLS = (
     *("attempts", "outbound_asr", "outbound_abandon_rate", "outbound_contact_rate", "attempts_per_contact"),
@@ -55,13 +55,13 @@ def page(found: "Report") -> str:
     shown = columns(found)
     heading = f"{title(found)}: {period(found)}"
     body = [
-        f"<header><h1>{_text(title(found))}</h1><p>{_text(period(found))}</p></header>",
+        f"<header><h1>{text(title(found))}</h1><p>{text(period(found))}</p></header>",
         _notes(found),
         _tiles(found),
         *(_figure(chart) for chart in charts(found)),
-        _table(found, shown) if found.rows else "",
+        tables(found),
         _meanings(found, shown) if found.rows else "",
-        f"<footer>{_text(_made(found))}</footer>",
+        f"<footer>{text(_made(found))}</footer>",
     ]
     content = "\n".join(part for part in body if part)
     return f"""<!DOCTYPE html>
@@ -70,9 +70,9 @@ def page(found: "Report") -> str:
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(heading)}</title>
+<title>{text(heading)}</title>
 <style>
-{(files("etl.reporting") / "page.css").read_text()}</style>
+{(files("etl.reporting") / "page.css").read_text()}{_running_head(heading)}</style>
 </head>
 <body><main>
 {content}
@@ -81,12 +81,16 @@ def page(found: "Report") -> str:
 """
 
 
-def _text(text: str) -> str:
-    return escape(printable(text))
+def _running_head(heading: str) -> str:
+    """On each sheet of paper: which report it is of. All but letters and digits is escaped, so that no name ends the
+    text, or the style."""
+    short = heading if len(heading) <= HEAD_LETTERS else f"{heading[:HEAD_LETTERS]}…"
+    letters = (c if c.isascii() and c.isalnum() else f"\\{ord(c):06x}" for c in printable(short).replace("\n", " "))
+    return f'@page {{ @top-left {{ content: "{"".join(letters)}"; }} }}\n'
 
 
 def _notes(found: "Report") -> str:
-    items = "".join(f"<li>{_text(note)}</li>" for note in notes(found))
+    items = "".join(f"<li>{text(note)}</li>" for note in notes(found))
     return f'<section class="notes" aria-label="Notes"><ul>{items}</ul></section>' if items else ""
 
 
@@ -100,68 +104,30 @@ def _tiles(found: "Report") -> str:
 
 def _tile(column: Shown, found: "Report") -> str:
     """The figure; its target, if it has one; and what it was last week."""
-    if found.total is None or not (text := value(found.total, column, found)):
+    if found.total is None or not (figure := value(found.total, column, found)):
         return ""
     called = NAMES.get(column.name, column.heading)
     if column.name == "aht_seconds" and found.total["aht_of"]:
         called += f": {found.total['aht_of']}"
     said = ""
     if aim := target(column, found):
-        said += f'<dd class="{"met" if aim[1] else "missed"}">{_text(aim[0])}</dd>'
+        said += f'<dd class="{"met" if aim[1] else "missed"}">{text(aim[0])}</dd>'
     if found.last_week.total and (before := value(found.last_week.total, column, found)):
-        said += f'<dd class="before">{_text(f"{last_week(found)}: {before}")}</dd>'
-    return f"<div><dt>{_text(called)}</dt><dd>{_text(text)}</dd>{said}</div>"
+        said += f'<dd class="before">{text(f"{last_week(found)}: {before}")}</dd>'
+    return f"<div><dt>{text(called)}</dt><dd>{text(figure)}</dd>{said}</div>"
 
 
 def _figure(chart: Chart) -> str:
     return (
-        f"<figure><figcaption><h2>{_text(chart.heading)}</h2><p>{_text(chart.caption)}</p></figcaption>"
-        f"{chart.svg}</figure>"
+        f"<figure><figcaption><h2>{text(chart.heading)}</h2><p>{text(chart.caption)}</p></figcaption>"
+        f'<div class="broad">{chart.svg}</div><div class="narrow">{chart.narrow}</div></figure>'
     )
-
-
-def _table(found: "Report", shown: list[Shown]) -> str:
-    heads = "".join(
-        f'<th scope="col"{_class(column)} title="{_text(found.comments.get(column.name, ""))}">'
-        f"{_text(column.heading)}</th>"
-        for column in shown
-    )
-    rows = "\n".join(_row(row, shown, found) for row in found.rows)
-    sums = "\n".join(_row(row, shown, found, "all days") for row in found.by_subject)
-    if found.total and len(found.rows) > 1:
-        sums += "\n" + _row(found.total, shown, found, "all", whole=True)
-    if found.last_week.total:
-        sums += "\n" + _row(found.last_week.total, shown, found, last_week(found), whole=True)
-    about = about_totals(found)
-    return (
-        f'<section class="figures"><h2>Figures</h2><div class="wide"><table><thead><tr>{heads}</tr></thead>\n'
-        f'<tbody class="sums">{sums}</tbody>\n<tbody>{rows}</tbody></table></div>'
-        + (f"<p>{_text(about)}</p>" if about else "")
-        + "</section>"
-    )
-
-
-def _row(row: "Row", shown: list[Shown], found: "Report", called: str | None = None, whole: bool = False) -> str:
-    cells = []
-    for index, column in enumerate(shown):
-        text = "" if whole and column.what == "text" else value(row, column, found)
-        if index == 0:
-            cells.append(f'<th scope="row"{_class(column)}>{_text(called or text)}</th>')
-        else:
-            cells.append(f"<td{_class(column)}>{_text(text)}</td>")
-    return f"<tr{' class=all' if whole else ''}>{''.join(cells)}</tr>"
-
-
-def _class(column: Shown) -> str:
-    if column.name == "day":
-        return ' class="day"'
-    return ' class="text"' if column.what == "text" else ""
 
 
 def _meanings(found: "Report", shown: list[Shown]) -> str:
     """The view's own comments."""
-    text = [(column.heading, found.comments[column.name]) for column in shown if column.name in found.comments]
-    listed = "".join(f"<dt>{_text(heading)}</dt><dd>{_text(comment)}</dd>" for heading, comment in text)
+    said = [(column.heading, found.comments[column.name]) for column in shown if column.name in found.comments]
+    listed = "".join(f"<dt>{text(heading)}</dt><dd>{text(comment)}</dd>" for heading, comment in said)
     return (
         '<section class="figures"><details><summary>What the figures mean</summary>'
         f'<dl class="meanings">{listed}</dl></details></section>'

@@ -17,11 +17,31 @@ ValueFormat = Callable[[Any], str]  # a value → its text
 
 Parts = Iterator[tuple[str, str, Spec]]
 
-PLOT_WIDTH = 940  # of a chart's plot, in pixels
+PLOT_WIDTH = 860  # of a chart's plot, in pixels
+NARROW_WIDTH = 205  # of one on a screen of 400 pixels, beside its names
+SLANTING = 10  # so many names of columns fit below a narrow chart
 APART: Spec = {"labelOverlap": "parity", "labelSeparation": 6}  # labels that would touch are left out
-# Distinguishable also for those who don't see red and green alike.
-GREEN, BLUE, AMBER, VIOLET, RED = "#1b7f79", "#2f6db3", "#e0912f", "#7b68a6", "#c0453b"
-GREY, LIGHT, PALE = "#8a97a6", "#bcc6d0", "#e3e7eb"
+# Each stands out from paper, by 3 to 1 as WCAG asks of graphics; whoever doesn't see colours, or has them printed grey,
+# tells them apart by their patterns.
+GREEN, BLUE, AMBER, VIOLET, RED = "#1b7f79", "#2f6db3", "#b06a0c", "#7b68a6", "#b23a30"
+GREY, LIGHT, PALE = "#66727f", "#75889b", "#8a8f96"
+BLACK, UNHEARD = "#000000", "#59636e"  # of calls on a timeline, and of when nobody listened
+# Colour → the strokes that are drawn on it in white, in a square of 8 by 8. GREEN and BLUE have none.
+PATTERNS = {
+    AMBER: "M0 8L8 0M-2 2L2 -2M6 10L10 6",
+    VIOLET: "M0 0L8 8M-2 6L2 10M6 -2L10 2",
+    RED: "M0 0L8 8M0 8L8 0",
+    GREY: "M0 4H8",
+    LIGHT: "M4 0V8",
+    PALE: "M2 2H3M6 6H7",
+    UNHEARD: "M0 8L8 0M-2 2L2 -2M6 10L10 6M-1 8L8 -1M0 9L9 0M-2 3L3 -2M-2 1L1 -2M6 9L9 6M7 10L10 7M-1 7L7 -1M1 9L9 1",
+}
+# From few to many: of numbers, and of shares, which have a scale of their own.
+MANY, SHARES = ("#e3f1f0", "#0a4f4a"), ("#fcefdb", "#6b3a06")
+COLOURS_OF_LINES = [GREEN, AMBER, BLUE, RED, VIOLET, GREY]
+# Of lines, which cross: their points and strokes differ, too.
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [12, 3], [1, 3]]
 _DESCRIPTION: Spec = {"field": "text", "type": "nominal"}
 
 
@@ -31,7 +51,7 @@ def stacked(data: list[Datum], colours: dict[str, str], unit: str) -> Spec:
         "data": {"values": _without_nothing(data)},
         "width": PLOT_WIDTH,
         "height": {"step": 26},
-        "mark": {"type": "bar"},
+        "mark": {"type": "bar", "stroke": "white", "strokeWidth": 1},
         "encoding": {
             "y": {"field": "name", "type": "nominal", "sort": _names(data), "title": None,
                   "scale": {"domain": _names(data)}},
@@ -49,7 +69,7 @@ def columns(data: list[Datum], colours: dict[str, str], axis: Spec) -> Spec:
         "data": {"values": _without_nothing(data)},
         "width": PLOT_WIDTH,
         "height": 240,
-        "mark": {"type": "bar"},
+        "mark": {"type": "bar", "stroke": "white", "strokeWidth": 1},
         "encoding": {
             "x": {"field": "name", "type": "ordinal", "sort": _names(data), "axis": axis,
                   "scale": {"domain": _names(data)}},
@@ -70,12 +90,18 @@ def lines(rows: list["Row"], column: str, names: list[str], aim: Decimal | None)
     x = {"field": "day", "type": "temporal", "axis": {"title": None, "format": "%a %d %b", "tickCount": "day",
          **APART}}  # fmt: skip
     y = {"field": "value", "type": "quantitative", "axis": {"format": "%", "title": None}}
-    color = {"field": "name", "type": "nominal", "scale": {"domain": names, "scheme": "tableau10"}}
+    color = {
+        "field": "name",
+        "type": "nominal",
+        "scale": {"domain": names, "range": [GREEN, AMBER, BLUE, RED, VIOLET, GREY]},
+    }
+    shape = {"field": "name", "type": "nominal", "scale": {"domain": names, "range": SHAPES}}
+    dash = {"field": "name", "type": "nominal", "scale": {"domain": names, "range": DASHES}}
     marks: list[Spec] = [
-        {"mark": {"type": "line", "aria": False}},
+        {"mark": {"type": "line", "aria": False}, "encoding": {"strokeDash": dash}},
         {
             "mark": {"type": "point", "filled": True, "size": 50, "opacity": 1},
-            "encoding": {"description": _DESCRIPTION},
+            "encoding": {"description": _DESCRIPTION, "shape": shape},
         },
     ]
     base = {"x": x, "y": y, "color": color}
@@ -147,27 +173,126 @@ def rates(
         yield "Rates", caption + aim_said(found, *told.values()), panels(bars, dict.fromkeys(told, "%"), aims)
 
 
-def heat(cells: Sequence[tuple[str, str, Any, ValueFormat]], legend: str) -> Spec:
-    data = [
-        {"y": y, "x": x, "value": float(number), "text": f"{y}, {x}: {form(number)}"}
-        for y, x, number, form in cells if number is not None
+def heat(cells: Sequence[tuple[str, str, Any, ValueFormat]], colours: tuple[str, str], brief: ValueFormat) -> Spec:
+    """What isn't known has no cell. Numbers are from 0 up; shares have the whole scale for what there is of them.
+
+    `brief` is the text in a cell, if all of them have room for it.
+    """
+    told = [cell for cell in cells if cell[2] is not None]
+    most = max(float(number) for _, _, number, _ in told)
+    least = min(float(number) for _, _, number, _ in told) if colours == SHARES else 0.0
+    domain = [least, most] if most > least else [0.0, most or 1.0]
+    data: list[Datum] = [
+        {"y": y, "x": x, "value": float(number), "text": f"{y}, {x}: {form(number)}", "brief": brief(number),
+         "ink": ink(_between(colours, (float(number) - domain[0]) / (domain[1] - domain[0])))}
+        for y, x, number, form in told
     ]  # fmt: skip
-    across = sorted({x for _, x, _, _ in cells})
-    down = [*dict.fromkeys(y for y, _, _, _ in cells)]
+    across, down = sorted({x for _, x, _, _ in cells}), [*dict.fromkeys(y for y, _, _, _ in cells)]
+    legend = {"format": "%" if colours == SHARES else ",d", "orient": "right", "columns": 1, "tickCount": 4}
+    cell: Spec = {
+        "mark": {"type": "rect", "stroke": "white"},
+        "encoding": {
+            "color": {"field": "value", "type": "quantitative", "scale": {"range": [*colours], "domain": domain},
+                      "legend": legend},
+            "description": _DESCRIPTION,
+        },
+    }  # fmt: skip
+    fits = max(len(each["brief"]) for each in data) * 8 <= PLOT_WIDTH / len(across)
+    said: Spec = {
+        "mark": {"type": "text", "fontSize": 12, "aria": False},
+        "encoding": {"text": {"field": "brief"}, "color": {"field": "ink", "type": "nominal", "scale": None}},
+    }
     return {
         "data": {"values": data},
         "width": PLOT_WIDTH,
         "height": {"step": 22},
-        "mark": {"type": "rect", "stroke": "white"},
         "encoding": {
-            "x": {"field": "x", "type": "ordinal", "sort": across, "axis": {"title": None, "labelAngle": 0,
-                  **APART}},
+            "x": {"field": "x", "type": "ordinal", "sort": across, "axis": {"title": None, "labelAngle": 0, **APART}},
             "y": {"field": "y", "type": "ordinal", "sort": down, "axis": {"title": None}},
-            "color": {"field": "value", "type": "quantitative", "scale": {"scheme": "teals", "zero": True},
-                      "legend": {"format": legend, "orient": "right", "columns": 1}},
-            "description": _DESCRIPTION,
         },
-    }  # fmt: skip
+        "layer": [cell, said] if fits else [cell],
+        "resolve": {"scale": {"color": "independent"}},  # the letters' colours have none
+    }
+
+
+def _between(colours: tuple[str, str], part: float) -> str:
+    """As the scale has it: each channel in proportion."""
+    ends = [[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in colours]
+    return "#" + "".join(f"{round(low + (high - low) * part):02x}" for low, high in zip(*ends, strict=True))
+
+
+def ink(colour: str) -> str:
+    """Black or white, whichever can be read on it."""
+    return max(("#000000", "#ffffff"), key=lambda letters: contrast(letters, colour))
+
+
+def contrast(one: str, other: str) -> float:
+    """From 1 to 21, as WCAG 2.2 has it. Colours are written #rrggbb."""
+    lights = []
+    for colour in (one, other):
+        channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def spans(
+    names: list[str], data: list[Datum], gaps: list[Datum], colours: dict[str, str], call: str, hours: float
+) -> Spec:
+    """From left to right over the day; gaps are behind all rows, and calls are thin, before the states."""
+    x = {"field": "begin", "type": "quantitative", "title": "hours",
+         "scale": {"domain": [0, hours], "nice": False}, "axis": {"tickCount": 12, **APART}}  # fmt: skip
+    y = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "title": None}
+    base = {"x": x, "x2": {"field": "end"}, "color": _colours_of([*data, *gaps], colours), "description": _DESCRIPTION}
+    states, calls = ([each for each in data if (each["part"] == call) == is_call] for is_call in (False, True))
+    # A call of a second is seen, too.
+    drawn = [
+        ({"type": "rect"}, gaps, base),
+        ({"type": "bar", "size": 16}, states, {**base, "y": y}),
+        ({"type": "bar", "size": 5, "stroke": "black", "strokeWidth": 0.8}, calls, {**base, "y": y}),
+    ]
+    layers = [
+        {"data": {"values": values}, "mark": mark, "encoding": encoding} for mark, values, encoding in drawn if values
+    ]
+    return {"width": PLOT_WIDTH, "height": {"step": 26}, "layer": layers}
+
+
+def narrow(spec: Spec) -> Spec:
+    """The same for a telephone: panels one below the other, each with its names, fewer ticks, and no text in cells."""
+    if "hconcat" in spec:
+        return {"vconcat": [narrow(_named(panel)) for panel in spec["hconcat"]], "spacing": 20}
+    made: Spec = {**_fewer_ticks(spec), "width": NARROW_WIDTH}
+    if "layer" in made:
+        layers = [each for each in made["layer"] if each["mark"]["type"] != "text"]
+        made["layer"] = [_scale_above(_fewer_ticks(each)) for each in layers]
+    return made
+
+
+def _scale_above(layer: Spec) -> Spec:
+    """A scale of colours is above the chart: there's no room beside it."""
+    color = layer.get("encoding", {}).get("color", {})
+    if (color.get("legend") or {}).get("orient") != "right":
+        return layer
+    legend = {**color["legend"], "orient": "top", "gradientLength": NARROW_WIDTH}
+    return {**layer, "encoding": {**layer["encoding"], "color": {**color, "legend": legend}}}
+
+
+def _named(panel: Spec) -> Spec:
+    """With the names at its left, which among panels side by side the first one only has."""
+    first, *others = panel["layer"]
+    y = {**first["encoding"]["y"], "axis": {"title": None}}
+    return {**panel, "layer": [{**first, "encoding": {**first["encoding"], "y": y}}, *others]}
+
+
+def _fewer_ticks(spec: Spec) -> Spec:
+    """And names of a few columns slanting, so that none is left out."""
+    encoding = dict(spec.get("encoding", {}))
+    x = encoding.get("x", {})
+    if x.get("type") == "quantitative" and x.get("axis"):
+        encoding["x"] = {**x, "axis": {**x["axis"], "tickCount": 3, **APART}}
+    elif x.get("type") == "ordinal" and len(x["sort"]) <= SLANTING:
+        encoding["x"] = {**x, "axis": {"title": None, "labelAngle": -50, "labelOverlap": False}}
+    return {**spec, "encoding": encoding} if encoding else spec
 
 
 def day_axis() -> Spec:
@@ -175,7 +300,11 @@ def day_axis() -> Spec:
 
 
 def _colours(data: list[Datum], colours: dict[str, str]) -> Spec:
-    there = {each["part"] for each in _without_nothing(data)}
+    return _colours_of(_without_nothing(data), colours)
+
+
+def _colours_of(data: list[Datum], colours: dict[str, str]) -> Spec:
+    there = {each["part"] for each in data}
     shown = {part: colour for part, colour in colours.items() if part in there}
     return {"field": "part", "type": "nominal", "scale": {"domain": [*shown], "range": [*shown.values()]}}
 

@@ -96,6 +96,7 @@ RUNS = (
     "rollup",
     "rollup --all",
     *(f"report {kind} --from {DAY} --to {NEXT_DAY}" for kind in ("campaign", "agent", "hours", "reasons")),
+    f"report agent --day {DAY} --format html",
     "export",
     "verify --deep",
     "reconcile",
