@@ -69,7 +69,7 @@ def reports(archive: Archive, days: int) -> Iterator[Report]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("agents", [3, 300])
+@pytest.mark.parametrize("agents", [3, pytest.param(300, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("days", [1, 31])
 def test_on_paper_is_every_column_and_row_of_every_table(
     archive: Archive, chromium: list[str], tmp_path: Path, days: int, agents: int
