@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etl.errors import ConfigurationError
 from etl.reporting import specs
-from etl.reporting.shown import count, hour, length, name, seconds, share
+from etl.reporting.shown import count, hour, label, length, name, seconds, share
 from etl.reporting.specs import AMBER, BLUE, GREEN, GREY, LIGHT, PALE, RED, VIOLET, Datum, Parts, Spec, ValueFormat
 
 if TYPE_CHECKING:
@@ -103,14 +103,14 @@ def _campaigns(found: "Report") -> Parts:
     yield (
         "What came of the calls",
         "By campaign. Answered by a machine counts as answered, and mostly has no agent",
-        specs.stacked(_outcomes((name(row["campaign_ref"]), row) for row in largest), OUTCOME_COLOURS, "calls"),
+        specs.stacked(_outcomes((label(row), row) for row in largest), OUTCOME_COLOURS, "calls"),
     )
     if several:
         few = [row["campaign_ref"] for row in largest[:LINES]]
         rows = [row for row in found.rows if row["campaign_ref"] in few]
         for heading, column in RATES.items():
             if any(row[column] is not None for row in rows):
-                spec = specs.lines(rows, column, [*map(name, few)], found.target(column))
+                spec = specs.lines(rows, column, [*map(label, largest[:LINES])], found.target(column))
                 yield (
                     heading[0].upper() + heading[1:],
                     "Day by day, the largest campaigns" + specs.aim_said(found, column),
@@ -118,7 +118,7 @@ def _campaigns(found: "Report") -> Parts:
                 )
     else:
         rates = RATES | {"contacts reached, of tried": "outbound_contact_rate"}
-        yield from specs.rates(found, largest, rates, "By campaign", lambda row: name(row["campaign_ref"]))
+        yield from specs.rates(found, largest, rates, "By campaign", label)
 
 
 def _hours(found: "Report") -> Parts:
@@ -152,7 +152,7 @@ def _agents(found: "Report") -> Parts:
     several = found.asked.first < found.asked.last
     largest = _largest(found.by_subject if several else found.rows, "calls")
     data = [
-        _datum(name(row["extension"]), part, Decimal(row[column]) / 3600, f"{length(row[column])} {part}", order)
+        _datum(label(row), part, Decimal(row[column]) / 3600, f"{length(row[column])} {part}", order)
         for row in largest
         for order, (part, (column, _)) in enumerate(AGENT_TIMES.items())
         if row[column] is not None
@@ -166,10 +166,7 @@ def _agents(found: "Report") -> Parts:
         "occupancy": ("occupancy", share),
     }
     bars = {
-        title: [
-            (name(row["extension"]), row[column] and row[column] / (60 if form is seconds else 1), form)
-            for row in largest
-        ]
+        title: [(label(row), row[column] and row[column] / (60 if form is seconds else 1), form) for row in largest]
         for title, (column, form) in panels.items()
     }
     shown = {title: points for title, points in bars.items() if any(point[1] is not None for point in points)}
@@ -186,9 +183,7 @@ def _agents(found: "Report") -> Parts:
         for row in found.rows:
             days.setdefault(row["extension"], []).append(row)
         cells = [
-            (name(each["extension"]), str(row["day"]), row["calls"], count)
-            for each in largest
-            for row in days[each["extension"]]
+            (label(each), str(row["day"]), row["calls"], count) for each in largest for row in days[each["extension"]]
         ]
         yield "Calls, by agent and day", "The darker, the more", specs.heat(cells, ",d")
 
