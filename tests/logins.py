@@ -103,6 +103,12 @@ POSTGRES = [
     _sql("change the kept figures", "DELETE FROM reporting.campaign_figures", who=[OWNER, LOADER]),
     _sql("read the secret of `number_key`", "SELECT key FROM reporting.secret", who=[OWNER]),
     _sql("change `reporting.settings`", "UPDATE reporting.settings SET zone = 'UTC'", who=[OWNER]),
+    _sql("read names for people, those of numbers among them", "SELECT * FROM reporting.names", who=[OWNER, LOADER]),
+    _sql(
+        "name people",
+        "INSERT INTO reporting.names (kind, reference, name) VALUES ('agent', '1002', 'Ada')",
+        who=[OWNER],
+    ),
     _sql("enter or complete an erasure", "UPDATE forgotten SET completed_at = now()", who=[OWNER]),
     _sql("end sessions of etl that froze a minute ago", "SELECT end_frozen_of_the_owner(-1)", who=[OWNER, LOADER]),
     *(_sql(f"become `{role}`", f"SET ROLE {role}", who=[role]) for role in (OWNER, KEEPER, LOADER)),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self, cast
 
 import psycopg
@@ -23,6 +24,8 @@ from etl.errors import EtlError
 from etl.settings import Settings, SourceSettings
 from etl.store.ledger import Books
 from tests import forked
+
+NAMES_FILE = Path(__file__).parent / "fixtures/names.csv"
 
 CAMPAIGNS = "enigma:notifications:campaigns"
 CDRS = "enigma:notifications:cdrs"

@@ -47,6 +47,7 @@ COMMANDS = {
     "rollup": ("rollup", "Compute the figures of campaigns and agents anew, for the days that changed."),
     "report": ("report", "Report what came of the calls: by campaign, agent, hour or reason."),
     "serve": ("serve", "Show in a browser how today goes: agents, campaigns, what waits; read-only."),
+    "names": ("names", "Names for people: what agents, campaigns and numbers are called."),
     "forget": ("forget", "Erase a person's number and contact references for good, from Postgres and the lake."),
     "demo": ("demo", "See the whole story in a minute, on private servers."),
     "simulate": ("simulate", "Push simulated CDRs onto the configured Redis lists, as a dialler would."),

@@ -2,8 +2,8 @@
 
     lake only ──restore──▶ Postgres ──erase, and enter──▶ ledger ──export──▶ next revision ──look──▶ nobody there
 
-Then copies in other schemas, and the names in kept figures; and at last a search of all of it, which proves that nobody
-is there; see `etl.jobs.remains`.
+Then names for people, copies in other schemas, and the names in kept figures; and at last a search of all of it, which
+proves that nobody is there; see `etl.jobs.remains`.
 
 Each step looks at what is there, and takes no note of what was done. So whoever comes after a death in between finds
 what is left to do: the file still holds the person, until its next revision is in its place. Revisions of CDRs come
@@ -77,6 +77,7 @@ def count(
     for table in forget.UNDATED:
         with _of(engine, found, table):
             found.undated[table.name] = forget.count(engine, table, person)
+    found.undated["names"] = forget.in_names(engine, person)
     for copy in remains.copies(engine):
         with _of(engine, found, copy):
             found.copies[copy.fullname] = forget.count(engine, copy, person)
@@ -110,6 +111,7 @@ def run(
     for table in forget.UNDATED:
         with _of(engine, found, table):
             found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
+    found.undated["names"] = forget.erase_names(engine, person)
     for copy in remains.copies(engine):
         with _of(engine, found, copy):
             found.copies[copy.fullname] = forget.erase_copy(engine, copy, person)

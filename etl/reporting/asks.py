@@ -93,6 +93,15 @@ _OF_INBOUND = {
     **dict.fromkeys(PERCENTILES, "NULL::integer"),
 }
 _UNKNOWN = _all_known("unknown_dispositions")
+
+
+def _named(kind: str, column: str) -> dict[str, str]:
+    """Of the rows and totals of one of them. Last: names came last."""
+    return {
+        name: f"CASE WHEN grouping({column}) = 0 THEN min({name}) END" for name in (f"{kind}_name", f"{kind}_group")
+    }
+
+
 FRESH = {"refreshed_at": "min(refreshed_at)"}
 
 ASKS = {
@@ -100,7 +109,14 @@ ASKS = {
         "campaign_days",
         ("day", "campaign_ref"),
         "campaign_ref",
-        _CALLS | _CONTACTS | _ABSURD | _OF_OUTBOUND | _OF_CONTACTS | _OF_INBOUND | _UNKNOWN,
+        _CALLS
+        | _CONTACTS
+        | _ABSURD
+        | _OF_OUTBOUND
+        | _OF_CONTACTS
+        | _OF_INBOUND
+        | _UNKNOWN
+        | _named("campaign", "campaign_ref"),
     ),
     "hours": Ask("campaign_hours", ("day", "hour"), None, _CALLS | _ABSURD | _OF_OUTBOUND | _OF_INBOUND | _UNKNOWN),
     "agent": Ask(
@@ -122,6 +138,7 @@ ASKS = {
             "aht_seconds": _of_one("aht_seconds", f"round({_HANDLING} + coalesce({_WRAPUP}, 0), 1)"),
             "aht_of": "CASE WHEN count(DISTINCT aht_of) > 1 THEN 'talk + hold, and wrap-up where told'"
             " ELSE min(aht_of) END",
+            **_named("agent", "extension"),
         },
     ),
     "reasons": Ask(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
 
 MOST = 17  # columns of a block: as many fit on a landscape A4 at the size of letters that page.css has for paper
-KEYS = frozenset({"day", "campaign_ref", "hour", "extension", "end_reason"})
+KEYS = frozenset({"day", "campaign_ref", "campaign_name", "hour", "extension", "agent_name", "end_reason"})
 # A column's side → the heading of its block.
 SIDES = {"": "Calls", "outbound": "Outbound", "inbound": "Inbound"}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etl.reporting import hours, specs, timeline, waits
 from etl.reporting.drawing import CONFIG, NARROW, drawn
-from etl.reporting.shown import count, hour, length, name, seconds, share
+from etl.reporting.shown import count, hour, label, length, name, seconds, share
 from etl.reporting.specs import AMBER, BLACK, GREEN, GREY, LIGHT, PALE, RED, UNHEARD, VIOLET, Datum, Parts, ValueFormat
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def _campaigns(found: "Report") -> Parts:
     yield (
         "What came of the calls",
         "By campaign. Answered by a machine counts as answered, and mostly has no agent",
-        specs.stacked(_outcomes((name(row["campaign_ref"]), row) for row in largest), OUTCOME_COLOURS, "calls"),
+        specs.stacked(_outcomes((label(row), row) for row in largest), OUTCOME_COLOURS, "calls"),
     )
     if several:
         few = [row["campaign_ref"] for row in largest[:LINES]]
         rows = [row for row in found.rows if row["campaign_ref"] in few]
         for heading, column in RATES.items():
             if any(row[column] is not None for row in rows):
-                spec = specs.lines(rows, column, [*map(name, few)], found.target(column))
+                spec = specs.lines(rows, column, [*map(label, largest[:LINES])], found.target(column))
                 yield (
                     heading[0].upper() + heading[1:],
                     "Day by day, the largest campaigns" + specs.aim_said(found, column),
@@ -97,7 +97,7 @@ def _campaigns(found: "Report") -> Parts:
                 )
     else:
         rates = RATES | {"contacts reached, of tried": "outbound_contact_rate"}
-        yield from specs.rates(found, largest, rates, "By campaign", lambda row: name(row["campaign_ref"]))
+        yield from specs.rates(found, largest, rates, "By campaign", label)
     yield from waits.spread(found)
 
 
@@ -119,7 +119,7 @@ def _agents(found: "Report") -> Parts:
     several = found.asked.first < found.asked.last
     largest = _largest(found.by_subject if several else found.rows, "calls")
     data = [
-        _datum(name(row["extension"]), part, Decimal(row[column]) / 3600, f"{length(row[column])} {part}", order)
+        _datum(label(row), part, Decimal(row[column]) / 3600, f"{length(row[column])} {part}", order)
         for row in largest
         for order, (part, (column, _)) in enumerate(AGENT_TIMES.items())
         if row[column] is not None
@@ -133,10 +133,7 @@ def _agents(found: "Report") -> Parts:
         "occupancy": ("occupancy", share),
     }
     bars = {
-        title: [
-            (name(row["extension"]), row[column] and row[column] / (60 if form is seconds else 1), form)
-            for row in largest
-        ]
+        title: [(label(row), row[column] and row[column] / (60 if form is seconds else 1), form) for row in largest]
         for title, (column, form) in panels.items()
     }
     shown = {title: points for title, points in bars.items() if any(point[1] is not None for point in points)}
@@ -148,35 +145,38 @@ def _agents(found: "Report") -> Parts:
         + specs.aim_said(found, "occupancy"),
         specs.panels(shown, _AGENT_FORMATS, {} if aim is None else {"occupancy": aim}),
     )
-    yield from _from_hour_to_hour(found, [row["extension"] for row in largest])
+    yield from _from_hour_to_hour(found, largest)
     if several:
         days: dict[str, list[Row]] = {}
         for row in found.rows:
             days.setdefault(row["extension"], []).append(row)
         cells = [
-            (name(each["extension"]), str(row["day"]), row["calls"], count)
-            for each in largest
-            for row in days[each["extension"]]
+            (label(each), str(row["day"]), row["calls"], count) for each in largest for row in days[each["extension"]]
         ]
         yield "Calls, by agent and day", "The darker, the more", specs.heat(cells, specs.MANY, count)
 
 
-def _from_hour_to_hour(found: "Report", extensions: list[str]) -> Parts:
+def _from_hour_to_hour(found: "Report", agents: "list[Row]") -> Parts:
     """Nothing if nothing of them is known."""
     told = found.timeline
     if told is None or not (told.states or told.calls):
         return
-    data = [_span(each) | {"name": name(each.extension)} for each in (*told.states, *told.calls)]
-    names = [name(extension) for extension in extensions]
+    called = {row["extension"]: label(row) for row in found.rows}
+    rows = [*map(label, agents)]
+
+    def of(span: "Span") -> Datum:
+        return _span(span, called[span.extension])
+
+    data = [of(each) | {"name": called[each.extension]} for each in (*told.states, *told.calls)]
     yield (
         "From hour to hour",
         "States and calls, in hours since the day began. Where nothing is drawn, nothing is known",
-        specs.spans(names, data, [_span(gap) for gap in told.gaps], ON_A_TIMELINE, timeline.CALL, told.hours),
+        specs.spans(rows, data, [_span(gap) for gap in told.gaps], ON_A_TIMELINE, timeline.CALL, told.hours),
     )
 
 
-def _span(span: "Span") -> Datum:
-    text = f"{name(span.extension)}: {span.text}" if span.extension else span.text
+def _span(span: "Span", called: str = "") -> Datum:
+    text = f"{called}: {span.text}" if called else span.text
     return {"part": span.part, "begin": span.begin, "end": span.end, "text": text}
 
 

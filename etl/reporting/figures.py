@@ -182,7 +182,7 @@ def _add_percentiles(how: Ask, found: Sequence[Row], waits: dict[tuple[object, .
 
 
 def _now(connection: sa.Connection) -> tuple[str, datetime]:
-    if connection.scalar(sa.text("SELECT to_regclass('reporting.preview_figures')")) is None:
+    if connection.scalar(sa.text("SELECT to_regclass('reporting.names_masked')")) is None:
         raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
     zone, now, local = connection.execute(_NOW).one()
     return zone, _in_zone(now, local)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NONE = "(none)"  # a campaign that the dialler didn't name, an empty disposition
 NOT_KNOWN = "not known"
+NAMES = ("agent_name", "agent_group", "campaign_name", "campaign_group")
 _SHARES = {"outbound_share": "outbound_calls", "inbound_share": "inbound_calls"}
 DAYS_NAMED = 5  # in a note; the others are counted
 
@@ -86,10 +87,15 @@ def _of_states(name: str, heading: str, what: str) -> Shown:
     return Shown(name, heading, what, known_by="logged_in_seconds")
 
 
+def _named(kind: str) -> tuple[Shown, Shown]:
+    return Shown(f"{kind}_name", "name", "text"), Shown(f"{kind}_group", "group", "text", brief=False)
+
+
 COLUMNS: dict[str, tuple[Shown, ...]] = {
     "campaign": (
         Shown("day", "day", "text"),
         Shown("campaign_ref", "campaign", "text"),
+        *_named("campaign"),
         *_FIGURES,
         _outbound("outbound_contacts", "contacts tried", "count", brief=True, of_one=True),
         _outbound("outbound_contact_rate", "contact rate", "share", brief=True, of_one=True),
@@ -101,6 +107,7 @@ COLUMNS: dict[str, tuple[Shown, ...]] = {
     "agent": (
         Shown("day", "day", "text"),
         Shown("extension", "agent", "text"),
+        *_named("agent"),
         Shown("calls", "calls", "count"),
         Shown("outbound_calls", "dialled", "count", brief=False, known_by="outbound_calls"),
         Shown("inbound_calls", "came in", "count", brief=False, known_by="inbound_calls"),
@@ -134,7 +141,8 @@ MEASURE = {"campaign": "attempts", "hours": "attempts", "agent": "calls", "reaso
 
 
 def columns(found: "Report") -> list[Shown]:
-    """Without the day if there is only one; with the calls of impossible durations only if there are any."""
+    """Without the day if there is only one; with the calls of impossible durations, and with names, only if there are
+    any."""
     shown = COLUMNS[found.asked.kind] + ((_ABSURD,) if _absurd(found) else ())
     total = found.total or {}
     none = {
@@ -142,9 +150,10 @@ def columns(found: "Report") -> list[Shown]:
         for side, calls in (("outbound", "outbound_attempts"), ("inbound", "inbound_calls"))
         if total.get(calls) == 0
     }
-    return [
-        each for each in shown if (each.name != "day" or found.asked.first < found.asked.last) and each.side not in none
-    ]
+    if found.asked.first == found.asked.last:
+        none.add("day")
+    none |= {each for each in NAMES if not any(row.get(each) for row in found.rows)}
+    return [each for each in shown if each.name not in none and each.side not in none]
 
 
 def _absurd(found: "Report") -> int:
@@ -181,6 +190,13 @@ def target(column: Shown, found: "Report") -> tuple[str, bool] | None:
 def name(text: str | None) -> str:
     """Of a campaign, an agent or a disposition, on one line."""
     return printable(text).replace("\n", "\\n") if text else NONE
+
+
+def label(row: "Row") -> str:
+    """A campaign or an agent by its name, if it has one, and its reference, on one line."""
+    kind, column = ("agent", "extension") if "extension" in row else ("campaign", "campaign_ref")
+    reference, its_name = name(row[column]), row.get(f"{kind}_name")
+    return f"{name(its_name)} ({reference})" if its_name else reference
 
 
 def hour(moment: datetime, found: "Report") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from etl.reporting.shown import name, seconds, share
+from etl.reporting.shown import label, seconds, share
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
@@ -83,8 +83,8 @@ def columns(data: list[Datum], colours: dict[str, str], axis: Spec) -> Spec:
 
 def lines(rows: list["Row"], column: str, names: list[str], aim: Decimal | None) -> Spec:
     data = [
-        {"day": str(row["day"]), "name": name(row["campaign_ref"]), "value": float(row[column]),
-         "text": f"{name(row['campaign_ref'])}, {row['day']}: {share(row[column])}"}
+        {"day": str(row["day"]), "name": label(row), "value": float(row[column]),
+         "text": f"{label(row)}, {row['day']}: {share(row[column])}"}
         for row in rows if row[column] is not None
     ]  # fmt: skip
     x = {"field": "day", "type": "temporal", "axis": {"title": None, "format": "%a %d %b", "tickCount": "day",

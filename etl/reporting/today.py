@@ -131,7 +131,7 @@ class Today:
     """`now` is Postgres's; `local` is the same on the zone's clock, naive. `agents` are those of whom something was
     heard since yesterday's midnight, without who logged off; `all_heard` if somebody listened throughout that time.
     `books` are of the UTC days that the business day has touched so far, the earliest first. `settings` are those of
-    reporting.settings."""
+    reporting.settings. `names` are by kind, agent or campaign, and reference."""
 
     zone: str
     now: datetime
@@ -147,11 +147,17 @@ class Today:
     books: list[Book]
     last_week: LastWeek
     settings: Mapping[str, Any]
+    names: dict[tuple[str, str], str]
 
     def target(self, figure: str) -> Decimal | None:
         """What the figure should be, if a target is set."""
         found: Decimal | None = self.settings[f"target_{TARGETED[figure]}"]
         return found
+
+    def called(self, kind: str, reference: str) -> str:
+        """An agent or a campaign by its name, if it has one, and its reference."""
+        name = self.names.get((kind, reference))
+        return f"{name} ({reference})" if name else reference
 
     @property
     def day(self) -> date:
@@ -192,7 +198,7 @@ class Wall:
     def look(self) -> Today:
         """Raises `Outage` or `ConfigurationError`."""
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            if connection.scalar(sa.text("SELECT to_regclass('reporting.preview_figures')")) is None:
+            if connection.scalar(sa.text("SELECT to_regclass('reporting.names_masked')")) is None:
                 raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
             settings = dict(connection.execute(_NOW).mappings().one())
             zone, now, local, midnight = (settings[name] for name in ("zone", "now", "local", "midnight"))
@@ -202,6 +208,9 @@ class Wall:
             agents = [_doubted(agent, gaps, now) for agent in self._last_states(connection, day)]
             books = _books(connection, midnight, now)
             last_week = _last_week(connection, local)
+            campaigns = {row.campaign_ref for row in counted} | {agent.campaign_ref for agent in agents}
+            asked = {"agents": [agent.extension for agent in agents], "campaigns": [*campaigns - {None}]}
+            names = {(kind, reference): name for kind, reference, name in connection.execute(_NAMES, asked)}
         of_today = [gap for gap in gaps if gap.end is None or gap.end > midnight]
         return Today(
             zone=zone,
@@ -218,6 +227,7 @@ class Wall:
             books=books,
             last_week=last_week,
             settings=settings,
+            names=names,
         )
 
     def _last_states(self, connection: sa.Connection, day: date) -> list[Agent]:
@@ -338,3 +348,7 @@ ORDER BY extension, captured_at DESC, event_id DESC""")
 _GAPS = sa.text("SELECT gap_from, gap_until, server FROM reporting.gaps_between(:since, now())")
 # It has days only of which something was loaded.
 _BOOKS = sa.text("SELECT day, dead_letters, twins FROM reporting.load_days WHERE day BETWEEN :first AND :last")
+_NAMES = sa.text(
+    "SELECT kind, reference, name FROM reporting.names_masked"
+    " WHERE kind = 'agent' AND reference = ANY(:agents) OR kind = 'campaign' AND reference = ANY(:campaigns)"
+)

@@ -45,11 +45,16 @@ _FIGURES = (
     ("status_changes", "status"),
     ("status_changes", "channels"),
 )
+_NAMES = sa.table(
+    "names", *(sa.column(name, sa.Text) for name in ("kind", "reference", "name", "group")), schema="reporting"
+)
 
 _ONE_BY_ONE = sa.text("LOCK TABLE forgotten IN SHARE ROW EXCLUSIVE MODE")
 _LACKING = sa.text(
     "SELECT 'UPDATE on ' || name, number FROM unnest(cast(:names AS text[])) WITH ORDINALITY AS needed (name, number)"
     " WHERE NOT has_table_privilege(to_regclass(name), 'UPDATE')"
+    " UNION ALL SELECT 'DELETE on reporting.names', 98"
+    " WHERE NOT has_table_privilege(to_regclass('reporting.names'), 'DELETE')"
     " UNION ALL SELECT 'EXECUTE on function leave_no_trace', 99"
     " WHERE NOT has_function_privilege(to_regprocedure('leave_no_trace(text)'), 'EXECUTE') ORDER BY number"
 )
@@ -140,6 +145,32 @@ def _figures(connection: sa.Connection, person: Person) -> Iterator[tuple[sa.Tab
         for text, number in connection.execute(sa.select(named, sa.func.count()).group_by(named)).all():
             if text is not None and person.whole(text) != text:
                 yield figures, column, text, number
+
+
+def in_names(engine: sa.Engine, person: Person) -> int:
+    """How many names for people have the person's number in them, or are its name. Raises `Outage`."""
+    with engine.connect() as connection:
+        return len(_named(connection, person))
+
+
+def erase_names(engine: sa.Engine, person: Person) -> int:
+    """Delete these; returns as `in_names`. Raises `Outage`."""
+    with engine.begin() as connection:
+        found = _named(connection, person)
+        for kind, reference in found:
+            its = (_NAMES.c.kind == kind, _NAMES.c.reference == reference)
+            connection.execute(sa.delete(_NAMES).where(*its))
+    return len(found)
+
+
+def _named(connection: sa.Connection, person: Person) -> list[tuple[str, str]]:
+    """By kind and reference."""
+    if person.by != "number":
+        return []
+    rows = connection.execute(sa.select(_NAMES), execution_options={"yield_per": _FETCH_ROWS})
+    return [
+        (kind, text) for kind, text, *more in rows if any(each and person.whole(each) != each for each in (text, *more))
+    ]
 
 
 def complete(engine: sa.Engine, receipts: Sequence[Receipt]) -> None:

@@ -53,7 +53,16 @@ LOADING = Duty(
         "list_identities": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         **{
             f"reporting.{name}": ("SELECT",)
-            for name in ("settings", "calls_unmasked", "calls", "events", "agent_states", "twins", "lake_days")
+            for name in (
+                "settings",
+                "calls_unmasked",
+                "calls",
+                "events",
+                "agent_states",
+                "twins",
+                "lake_days",
+                "names_masked",
+            )
         },
         **{
             f"reporting.{name}": ("SELECT", "INSERT", "DELETE")

@@ -8,7 +8,8 @@
 --
 -- No role has a password yet, and without one nobody gets in where passwords are asked for: in psql, \password etl_loader
 --
---     etl_owner              owns the archive, and changes its schema: `etl db upgrade`; and forgets people: `etl forget`
+--     etl_owner              owns the archive, and changes its schema: `etl db upgrade`; forgets people: `etl forget`; and
+--                            names them: `etl names import`
 --     etl_keeper             lets days go: export, prune, restore, verify, reconcile; etl's ETL_LAKE_DATABASE_URL
 --     etl_loader             everything else that etl does: run, listen, rollup, dead, gaps, check, status
 --     etl_reporting          asks the views of the schema `reporting`, and nothing else; telephone numbers are masked there
@@ -179,13 +180,14 @@ GRANT INSERT, UPDATE ON reporting.rolled_up TO etl_loader;
 GRANT EXECUTE ON FUNCTION reporting.index_contacts(date), reporting.twins_counted(date) TO etl_loader;
 
 -- The views read with their owner's rights, and mask what the asking user may not see. Functions like calls_on read
--- views only, with the asking user's rights: who may ask the view may call them.
+-- views only, with the asking user's rights: who may ask the view may call them. reporting.names is etl_owner's to write:
+-- GRANT SELECT, INSERT, UPDATE, DELETE ON reporting.names TO … lets somebody else, who sees whole numbers there.
 GRANT SELECT ON
     reporting.settings, reporting.end_reasons, reporting.isdn_causes,
     reporting.calls, reporting.events, reporting.agent_states, reporting.campaign_days, reporting.campaign_hours,
     reporting.agent_days, reporting.agent_hours, reporting.contact_history, reporting.call_audit,
     reporting.unmatched_calls, reporting.twins, reporting.load_days, reporting.lake_days, reporting.contact_calls,
-    reporting.statuses
+    reporting.statuses, reporting.names_masked, reporting.person_days
     TO etl_reporting;
 
 -- Whoever may ask a view, or one that reads it, may call its functions, and what it is made of; and who writes a day of

@@ -17,7 +17,7 @@ import etl.cli
 from etl.lab.servers.private import PrivateRedis
 from tests.command_line import answered
 from tests.faults.worker import Worker
-from tests.world import Archive, cdr
+from tests.world import NAMES_FILE, Archive, cdr
 
 PASSWORD = "hunter2"
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -187,6 +187,7 @@ NEEDED = {
     "report": ("campaign",),
     "simulate": ("--cdrs", "1"),
     "dead show": ("1",),
+    "names import": (str(NAMES_FILE),),
     "dead discard": ("1", "--because", "x"),
     "dead replay": ("1",),
 }

@@ -58,6 +58,11 @@ def call_centre(archive: Archive, days: int, agents: int) -> None:
             )
         )
     archive.load()
+    for kind, reference in (("agent", HOSTILE), ("agent", "1000"), ("campaign", CAMPAIGNS[0])):
+        name = f"{HOSTILE} {'of a long name ' * 12}"[:200]
+        archive.rows(
+            "INSERT INTO reporting.names VALUES (%s, %s, %s, %s) RETURNING name", kind, reference, name, "Team"
+        )
     with engine(archive.database_url) as connections:
         rollup(connections)
 

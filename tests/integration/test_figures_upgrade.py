@@ -37,10 +37,10 @@ UNKNOWN = (
     *("inbound_short_abandoned", "inbound_abandon_rate", "waits_known", "answered_in_time", "service_level"),
     *("service_level_without_short", "answer_waits_known", "answer_wait_seconds", "average_speed_of_answer"),
     *("longest_wait", "wait_p80", "wait_p95", "unknown_dispositions", "contacts_previewed", "list_penetration"),
-    *("waits", "waits_answered", "waits_abandoned", "waits_dropped"),
+    *("waits", "waits_answered", "waits_abandoned", "waits_dropped", "campaign_name", "campaign_group"),
 )
 OF_AGENTS = {
-    **dict.fromkeys(("outbound_calls", "inbound_calls")),
+    **dict.fromkeys(("outbound_calls", "inbound_calls", "agent_name", "agent_group")),
     "states_known": True,
     "wrapped_calls": 4,
     "average_wrapup_seconds": Decimal(25),

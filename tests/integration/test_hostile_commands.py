@@ -21,7 +21,7 @@ from tests import hostile
 from tests.lake import DAY, with_lake
 from tests.pgbouncer import pgbouncer
 from tests.scrape import get
-from tests.world import Archive, api_cdr, cdr, eventually, migrate
+from tests.world import NAMES_FILE, Archive, api_cdr, cdr, eventually, migrate
 
 SCHEMA = "archive"
 NAMES = {"1": "Zoë Ž", "2": "日本 🎧", "3": "\u202eright to left", "4": "plain", "5": "naïve £ €", "6": "7e-3"}
@@ -39,7 +39,13 @@ JOURNEY = [
         "report reasons --day 2015-02-19 --format csv",
     ),
     *("export", "verify --deep", "prune --keep-days 1", "restore --day 2015-02-19 --prove", "restore --day 2015-02-19"),
-    *("reconcile", "rollup --all", "report campaign --day 2015-02-19 --format csv", "forget --contact M0666 --yes"),
+    *(
+        "reconcile",
+        "rollup --all",
+        f"names import {NAMES_FILE}",
+        "report campaign --day 2015-02-19 --format csv",
+        "forget --contact M0666 --yes",
+    ),
     *(
         "verify --deep",
         "reconcile",

@@ -3,6 +3,7 @@ may ask, nor by asking for one, in an error or in a plan. What there is to ask i
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl.reporting.names import Name, keep
 from etl.reporting.rollup import refresh
 from etl.wire.spool import pack_heard
 from etl.wire.times import from_datetime
@@ -119,7 +121,17 @@ def load_spellings(archive: Archive, spellings: list[str]) -> None:
     load(archive, *calls, key=CAMPAIGNS)
     load(archive, *events, key=SPOOL)
     with engine(archive.database_url) as connections:
+        keep(connections, [*dict.fromkeys(names_of(spellings))])
         refresh(connections, datetime.now(UTC).date() + timedelta(days=3))
+
+
+def names_of(spellings: list[str]) -> Iterator[Name]:
+    """As many as a reference may have, of references with and without the number; and each in a row of its own."""
+    yield Name("agent", "1002", f"Ask {spellings[0]}", f"On {spellings[-1]}")
+    yield Name("campaign", "2040", f"Call {spellings[-1]} back", spellings[0])
+    for n, text in enumerate(dict.fromkeys([*spellings, NUMBER])):
+        yield Name("number", text, f"Jo {n}", None)
+        yield Name("campaign", f"n{n}", f"Call {text} back", text)
 
 
 def event(n: int, kind: str, /, **payload: object) -> bytes:

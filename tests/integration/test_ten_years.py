@@ -21,7 +21,7 @@ from etl.reporting.today import Wall
 from etl.store.writer import Writer
 from tests.lake import DAY, SPOOL, heard, on, with_lake
 from tests.store import engine, write
-from tests.world import Archive, cdr, migrate
+from tests.world import NAMES_FILE, Archive, cdr, migrate
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ RUNS = (
     "dead discard 1 --because tested",
     "rollup",
     "rollup --all",
+    f"names import {NAMES_FILE}",
     *(f"report {kind} --from {DAY} --to {NEXT_DAY}" for kind in ("campaign", "agent", "hours", "reasons")),
     f"report agent --day {DAY} --format html",
     "export",

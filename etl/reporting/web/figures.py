@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from etl.reporting.figures import Report, Row
-from etl.reporting.shown import Shown, about_totals, as_of, columns, notes, period, title, value
+from etl.reporting.shown import Shown, about_totals, as_of, columns, label, notes, period, title, value
 from etl.reporting.web.asked import is_reference, query_of
 
 # More rows make a page that nobody reads; the CSV has all.
@@ -23,7 +23,7 @@ def values(found: Report, path: str, agent: str | None = None) -> dict[str, Any]
     shown = columns(found)
     return {
         "path": path,
-        "title": f"Agent {agent}" if agent else title(found),
+        "title": f"Agent {label(found.rows[0]) if found.rows else agent}" if agent else title(found),
         "period": period(found),
         "asked": found.asked,
         "by_campaign": found.asked.kind != "agent",

@@ -88,8 +88,9 @@ def _agent(agent: Agent, today: Today) -> dict[str, Any]:
     status = agent.status or ""
     return {
         "extension": agent.extension,
+        "called": today.called("agent", agent.extension),
         "page": f"/agent/{quote(agent.extension, safe='')}?from={today.day}&to={today.day}",
-        "campaign": agent.campaign_ref,
+        "campaign": agent.campaign_ref and today.called("campaign", agent.campaign_ref),
         "status": STATES.get(status, status) if agent.status is not None else NOT_KNOWN,
         "kind": status if status in STATES else "other",
         "since": clock(today.on_the_clock(agent.since)),
