@@ -25,7 +25,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache, partial
 from itertools import islice
@@ -63,6 +63,9 @@ _GLUED = re.compile(r"\+?[0-9]{9,15}")
 _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])[ \t\u00a0.()/-]{1,3}(?=[0-9])")
 # A shorter reference is a word of its own somewhere by accident.
 _WORD = 5
+# Of what stands beside theirs in a row, so many values are looked for within texts; more go only where they are the
+# whole of a field. No call has as many, and a message with thousands would take hours.
+_MOST_BESIDE = 200
 
 # The tokens of JSON that can contain a person's values. A string is a key if a colon follows. One that never ends is
 # one as well: else each of its quotes would be tried for a beginning, up to the end.
@@ -139,7 +142,11 @@ class Person:
                 contacts = contacts | _texts(each, "contact_ref")
             elif self.by == "contact" and asked & _texts(each, "contact_ref"):
                 numbers = numbers | _numbers(each)
-        return _Names(self._key, {n: self._hash(n) for n in numbers}, {c: self._hash(c) for c in contacts})
+        return _Names(self._key, self._hashed(numbers), self._hashed(contacts))
+
+    def _hashed(self, values: Iterable[str]) -> dict[str, str]:
+        """Their hashes, first those that were asked for."""
+        return {each: self._hash(each) for each in sorted(values, key=lambda value: (value not in self.values, value))}
 
 
 def hash_of(key: str, value: str) -> str:
@@ -198,9 +205,11 @@ class _Names:
     contacts: dict[str, str]
     anywhere: re.Pattern[str] | None = None
     is_thorough: bool = False
+    spelled: list[spellings.Wanted] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        long = [re.escape(n) for n in self.numbers if sum(c.isdigit() for c in n) >= _DIGITS]
+        self.spelled = spellings.wanted(number for number, _ in self._some(self.numbers))
+        long = [re.escape(n) for n, _ in self._some(self.numbers) if sum(c.isdigit() for c in n) >= _DIGITS]
         if long:
             among = "|".join(sorted(long, key=len, reverse=True))
             self.anywhere = re.compile(f"{_NOBODY}|(?<![0-9])(?:{among})(?![0-9])")
@@ -234,12 +243,14 @@ class _Names:
         """Without any spelling, which only a row of theirs may lose."""
         if not self.is_thorough:
             return text
-        for number, hashed in self.numbers.items():
-            text = _but_hashes(partial(spellings.replaced, number, by=hashed), text)
-        for contact, hashed in self.contacts.items():
+        text = _but_hashes(partial(spellings.replaced, self.spelled, self.numbers), text)
+        for contact, hashed in self._some(self.contacts):
             if len(contact) >= _WORD:
                 text = _but_hashes(partial(_word(contact).sub, hashed), text)
         return text
+
+    def _some(self, values: dict[str, str]) -> Iterable[tuple[str, str]]:
+        return islice(values.items(), _MOST_BESIDE)
 
     def _json(self, text: str, mark: str = '"') -> str:
         """Replaces token by token, so that all other tokens stay exactly as they are. A number becomes a string in
@@ -286,7 +297,7 @@ class _Names:
         if not is_json:
             erased = self._within(erased)
             for name, hashes in (("contact_ref", self.contacts), ("number", self.numbers)):
-                for value, hashed in hashes.items():
+                for value, hashed in self._some(hashes):
                     named = rf"(\b{name}\W{{1,6}}){re.escape(value)}(?!\w)"
                     erased = re.sub(named, lambda found, hashed=hashed: found[1] + hashed, erased)  # type: ignore[misc]
         return encoded(erased) if erased != text else raw

@@ -10,7 +10,7 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -49,6 +49,14 @@ _EXTENSION = re.compile(r"(?i)[\s,;]{0,9}(?:ext(?:ension|n)?\b|x|#)[\s.:=]{0,9}[
 # Arrow and Python read alike.
 _PERCENT = "(?:%(?:25)*|=(?:3[Dd])*)"
 _BETWEEN_ANYWHERE = f"(?:[ \t\u00a0.()/-]|{_PERCENT}(?:20|2[89DdEeFf])){{0,3}}"
+
+
+class Wanted(NamedTuple):
+    """A number, its digits, and those of them that every form of it has."""
+
+    number: str
+    whole: str
+    core: str
 
 
 class Reading(NamedTuple):
@@ -92,26 +100,35 @@ def readings(text: str) -> Iterator[Reading]:
 def spans(number: str, text: str) -> list[tuple[int, int]]:
     """From where to where the number is spelled, in a text of somebody whose it is: in order, and apart. None if the
     number is too short."""
-    core = significant(number) or digits(number)
-    if len(text) < len(core) or len(core) < FEWEST:
-        return []
-    found = sorted(span for reading in readings(text) for span in _found(reading, core, digits(number)))
-    apart: list[tuple[int, int]] = []
-    for begin, end in found:
-        if apart and begin < apart[-1][1]:
-            apart[-1] = (apart[-1][0], max(end, apart[-1][1]))
-        else:
-            apart.append((begin, end))
-    return apart
+    return [(begin, end) for begin, end, _ in _spans(wanted([number]), text)]
 
 
-def replaced(number: str, text: str, by: str) -> str:
-    """The text with something else for each of the number's spellings."""
+def replaced(numbers: Sequence[Wanted], by: Mapping[str, str], text: str) -> str:
+    """The text, with something else for each of the numbers' spellings."""
     parts, at = [], 0
-    for begin, end in spans(number, text):
-        parts += [text[at:begin], by]
+    for begin, end, number in _spans(numbers, text):
+        parts += [text[at:begin], by[number]]
         at = end
     return "".join(parts) + text[at:]
+
+
+def wanted(numbers: Iterable[str]) -> list[Wanted]:
+    """What is looked for, the shortest first; nothing of a number that is too short."""
+    each = (Wanted(number, digits(number), significant(number) or digits(number)) for number in numbers)
+    return sorted((one for one in each if len(one.core) >= FEWEST), key=lambda one: len(one.core))
+
+
+def _spans(numbers: Sequence[Wanted], text: str) -> list[tuple[int, int, str]]:
+    """The text is read once for all numbers. Of spellings that overlap, the first one's."""
+    if not numbers or len(text) < len(numbers[0].core):
+        return []
+    apart: list[tuple[int, int, str]] = []
+    for begin, end, number in sorted(span for reading in readings(text) for span in _found(reading, numbers)):
+        if apart and begin < apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(end, apart[-1][1]), apart[-1][2])
+        else:
+            apart.append((begin, end, number))
+    return apart
 
 
 @lru_cache(256)
@@ -173,24 +190,27 @@ def _characters(found: re.Match[str]) -> Iterator[tuple[str, int]]:
         yield chr(min(int(number, 16), sys.maxunicode)), 0
 
 
-def _found(reading: Reading, core: str, whole: str) -> Iterator[tuple[int, int]]:
-    """Where the digits of `core` are, with those before them that belong to a number; in the text that was read."""
+def _found(reading: Reading, numbers: Iterable[Wanted]) -> Iterator[tuple[int, int, str]]:
+    """Where the digits of each core are, with those before them that belong to a number; in the text that was read."""
     text, begins, _ = reading
     bare = _NEITHER.sub("", text)
-    at = bare.find(core)
-    if at < 0:
+    there = [each for each in numbers if each.core in bare]
+    if not there:
         return
     places = [found.start() for found in _LETTER_OR_DIGIT.finditer(text)]
     units = [found.span() for found in re.finditer(f"{_ONE_BYTE.pattern}|{_ESCAPES}", text)]
-    while at >= 0:
-        last = at + len(core) - 1
-        gaps = (places[n + 1] - places[n] - 1 for n in range(at, last))
-        if len(core) >= SIGNIFICANT or max(gaps) <= _MOST_BETWEEN:
-            begin, end = _outside(units, places[at])[0], _outside(units, places[last])[1]
-            yield begins[_with_what_is_before(reading, bare, places, units, at, begin, whole)], begins[end]
-            at = bare.find(core, last + 1)
-        else:
-            at = bare.find(core, at + 1)
+    for number, whole, core in there:
+        at = bare.find(core)
+        while at >= 0:
+            last = at + len(core) - 1
+            gaps = (places[n + 1] - places[n] - 1 for n in range(at, last))
+            if len(core) >= SIGNIFICANT or max(gaps) <= _MOST_BETWEEN:
+                begin, end = _outside(units, places[at])[0], _outside(units, places[last])[1]
+                first = _with_what_is_before(reading, bare, places, units, at, begin, whole)
+                yield begins[first], begins[end], number
+                at = bare.find(core, last + 1)
+            else:
+                at = bare.find(core, at + 1)
 
 
 def _outside(units: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
