@@ -169,6 +169,7 @@ def _everybody(engine: Engine, lake: Lake, passed_over: Found) -> Generator[Mapp
     for table in forget.UNDATED:
         with _of(engine, passed_over, table):
             yield from forget.everybody(engine, table)
+    yield from forget.everybody_named(engine)
     for dataset in DATASETS.values():
         yield from lake.everybody(dataset)
 

@@ -2,12 +2,15 @@
 mark has a description, which is its tooltip too.
 """
 
+import json
+import re
 import xml.etree.ElementTree as ET
 
 from etl.errors import ConfigurationError
 from etl.reporting.specs import PATTERNS, Spec
 
 _SVG = "http://www.w3.org/2000/svg"
+_BEYOND = re.compile("[\U00010000-\U0010ffff]")
 CONFIG: Spec = {
     "font": "Arial, Helvetica, sans-serif",
     "background": "transparent",
@@ -41,8 +44,10 @@ def drawn(spec: Spec, config: Spec, heading: str, ids: str) -> str:
             "ETL-005",
             "charts need one more library: the extra `report`, which is pip install 'vl-convert-python>=1.9,<2'",
         ) from None
+    # Where it shortens a name, the library cuts what takes two units of UTF-16 in halves, and ends with an error.
+    plain = json.loads(_BEYOND.sub("\ufffd", json.dumps({**spec, "config": config}, ensure_ascii=False)))
     # The library may not fetch anything.
-    text = vl_convert.vegalite_to_svg({**spec, "config": config}, allowed_base_urls=[])
+    text = vl_convert.vegalite_to_svg(plain, allowed_base_urls=[])
     ET.register_namespace("", _SVG)
     root = ET.fromstring(text)  # noqa: S314  # the library's own
     root.set("role", "graphics-document")

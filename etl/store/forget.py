@@ -173,6 +173,13 @@ def _named(connection: sa.Connection, person: Person) -> list[tuple[str, str]]:
     ]
 
 
+def everybody_named(engine: sa.Engine) -> Iterator[dict[str, Any]]:
+    """Names for people, as rows in which people may be. Raises `Outage`."""
+    with engine.connect() as connection:
+        for kind, reference, name, group in connection.execute(sa.select(_NAMES)):
+            yield {"number" if kind == "number" else "ref": reference, "name": name, "group": group}
+
+
 def complete(engine: sa.Engine, receipts: Sequence[Receipt]) -> None:
     """Nothing is left of the person. Raises `Outage`."""
     with engine.begin() as connection:

@@ -122,7 +122,7 @@ class Person:
         """The hash of a text that belongs to no row, like a campaign's name, in which their number is in any spelling;
         else the text."""
         is_theirs = text in self.values or any(spellings.spans(value, text) for value in self.values)
-        return self._hash(text) if self.by == "number" and is_theirs and not text.startswith(HASH_PREFIX) else text
+        return self._hash(text) if self.by == "number" and is_theirs and not _HASHED.fullmatch(text) else text
 
     def _is_theirs(self, row: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> bool:
         """Though no value of theirs stands there by itself."""
