@@ -21,11 +21,6 @@ from typing import Any
 from tests.screenshots import CHROMIUM
 from tests.tools import tool
 
-# Nothing else is found, by whatever name.
-ONLY_HERE = [
-    *(option for option in CHROMIUM if "resolver" not in option),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 # For a machine on which others work, too.
 ANSWER_SECONDS = 120.0
 LOADED = """new Promise(done =>
@@ -110,7 +105,7 @@ def browser(folder: Path) -> Iterator[Tab]:
     process = subprocess.Popen(
         [
             tool("chromium"),
-            *ONLY_HERE,
+            *CHROMIUM,
             f"--user-data-dir={folder / 'profile'}",
             "--remote-debugging-pipe",
             "about:blank",

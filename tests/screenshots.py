@@ -1,25 +1,31 @@
 """`make screenshots`: the pictures in docs/, taken of real pages by Chromium. The calls are those of the simulated
-dialler, the same each time, on private servers. Chromium is Debian's, and is no part of the installation."""
+dialler, on private servers: the report's are the same each time, the wall's are today's. Chromium is Debian's, and
+is no part of the installation."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
+from etl.lab.servers.ports import Port
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
+from tests.world import eventually
 
 DOCS = Path(__file__).parents[1] / "docs"
 UNTIL = "2026-11-23T00:00:00"
 DAYS = ("--from", "2026-11-17", "--to", "2026-11-22")
 CALLS = ("--cdrs", "20000", "--days", "7", "--dialect", "both", "--duplicates", "0.03", "--until", UNTIL)
+TODAY = ("--cdrs", "6000", "--heard", "--dialect", "both")
+NAMES = Path(__file__).with_name("fixtures") / "names.csv"
 SIZE = "1000,1020"  # pixels: the figures' tiles and the first charts
 # Nothing may be fetched, nor does Chromium call home.
 CHROMIUM = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND"),
-    *("--hide-scrollbars", f"--window-size={SIZE}"),
+    *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars", f"--window-size={SIZE}"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
@@ -41,16 +47,43 @@ def main() -> None:
                 ("report", "campaign", *DAYS, "--format", "html", "--output", str(page)),
             ):
                 subprocess.run([sys.executable, "-m", "etl.cli", *arguments], env=environment, cwd=folder, check=True)
-        picture = DOCS / "report.png"
-        command = [
-            chromium,
-            *CHROMIUM,
-            f"--user-data-dir={folder / 'profile'}",
-            f"--screenshot={picture}",
-            page.as_uri(),
-        ]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        print(f"{picture.relative_to(DOCS.parent)}: {picture.stat().st_size:,} bytes")
+            take(chromium, folder, page.as_uri(), DOCS / "report.png")
+            take_wall(chromium, folder, environment)
+
+
+def take_wall(chromium: str, folder: Path, environment: dict[str, str]) -> None:
+    """Of today, as far as it is by now."""
+    port = Port()
+    wall = {**environment, "ETL_REDIS_NAME": "simulator", "ETL_WEB": f"127.0.0.1:{port.number}"}
+    for arguments in (
+        ("simulate", *TODAY),
+        ("names", "import", str(NAMES)),
+        ("run",),
+        ("rollup",),
+    ):
+        subprocess.run([sys.executable, "-m", "etl.cli", *arguments], env=wall, cwd=folder, check=True)
+    serving = subprocess.Popen([sys.executable, "-m", "etl.cli", "serve"], env=wall, cwd=folder)
+    try:
+        address = f"http://{wall['ETL_WEB']}/"
+        eventually(lambda: _answers(address))
+        take(chromium, folder, address, DOCS / "wall.png")
+    finally:
+        serving.terminate()
+        serving.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:  # our own
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def take(chromium: str, folder: Path, address: str, picture: Path) -> None:
+    command = [chromium, *CHROMIUM, f"--user-data-dir={folder / 'profile'}", f"--screenshot={picture}", address]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    print(f"{picture.relative_to(DOCS.parent)}: {picture.stat().st_size:,} bytes")
 
 
 def _without_settings() -> dict[str, str]:

@@ -162,8 +162,9 @@ def test_the_reasons_of_dead_letters_are_those_of_the_code() -> None:
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [str(reason) for reason in Reason]
 
 
-def test_the_picture_of_a_report_is_small() -> None:
-    picture = (ROOT / "docs/report.png").read_bytes()
+@pytest.mark.parametrize("name", ["report", "wall"])
+def test_a_picture_of_the_documents_is_small(name: str) -> None:
+    picture = (ROOT / f"docs/{name}.png").read_bytes()
 
     assert picture.startswith(b"\x89PNG")
     assert len(picture) < 200_000
