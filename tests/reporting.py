@@ -392,12 +392,13 @@ def _best(calls: Sequence[Call]) -> str:
 
 
 def asked(archive: Archive, view: str, key: Sequence[str]) -> Rows:
-    """A view's rows by their key, without when they were computed."""
+    """A view's rows by their key, without when they were computed, and without names, which aren't figures."""
     rows = archive.rows(f"SELECT * FROM reporting.{view}")
     found = {tuple(row.pop(name) for name in key): row for row in rows}
     assert len(found) == len(rows)
     for row in rows:
-        row.pop("refreshed_at", None)
+        for name in ("refreshed_at", "agent_name", "agent_group", "campaign_name", "campaign_group"):
+            row.pop(name, None)
     return found
 
 

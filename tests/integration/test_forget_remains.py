@@ -403,7 +403,7 @@ def test_given_an_eraser_that_knows_no_pattern_then_the_search_finds_all(
     calls = [cdr(at, number=NUMBER, **{texts[at % 3]: each}) for at, each in enumerate(SPELLED)]
     load(archive, *calls)
     export(archive)
-    monkeypatch.setattr(spellings, "spans", lambda *_: [])
+    monkeypatch.setattr(spellings, "_spans", lambda *_: [])
 
     found = forget(archive, number=NUMBER)
 

@@ -103,7 +103,8 @@ def test_every_text_of_a_message_that_ends_in_an_index_is_among_them(archive: Ar
 
     indexed = {(each["of"].removeprefix("reporting."), each["attname"]) for each in archive.rows(INDEXED)}
 
-    assert {(table, column) for table, column in indexed if column not in OURS} == FIELDS.keys()
+    of_messages = {(table, column) for table, column in indexed if column not in OURS and table != "names"}
+    assert of_messages == FIELDS.keys()
 
 
 @pytest.mark.parametrize("indexed", FIELDS, ids=".".join)
