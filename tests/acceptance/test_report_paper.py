@@ -148,7 +148,7 @@ LEAST_LETTERS = 11.0  # pixels: as in the page's smaller texts
 TELEPHONE = 400
 
 
-@pytest.mark.parametrize("days", [1, 31])
+@pytest.mark.parametrize("days", [1, pytest.param(31, marks=pytest.mark.nightly)])
 def test_on_400_pixels_the_letters_of_every_chart_can_be_read(archive: Archive, tmp_path: Path, days: int) -> None:
     call_centre(archive, days, 40)
     with browser(tmp_path) as tab:

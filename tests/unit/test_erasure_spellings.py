@@ -138,8 +138,8 @@ def test_given_thousands_of_numbers_beside_a_contact_then_all_go() -> None:
         assert text.count(hash_of(KEY, numbers[-1])) == 1
 
 
-# Those that have been slow; the others take a minute of CPU.
-SLOW = ("7", NUMBER, "-", "%", "%25", "\\", '\\"')
+# Of those that have been slow, one of each cause; the others take minutes of CPU.
+SLOW = ("7", "%25", "\\")
 
 
 @pytest.mark.timeout(900)
