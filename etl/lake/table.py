@@ -59,6 +59,8 @@ _PROPERTIES = {
     "commit.retry.num-retries": "0",  # who called does all of it again: other revisions may be the current ones by then
     "commit.manifest-merge.enabled": "true",
     "commit.manifest.min-count-to-merge": "20",
+    # Some hundred days: where one of them changes, so many are written anew.
+    "commit.manifest.target-size-bytes": str(256 * 1024),
     # Plain, so that who looks for a person's number among bytes would find it there.
     "write.avro.compression-codec": "null",
     # The least and the greatest of texts would be telephone numbers.
