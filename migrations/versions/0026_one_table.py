@@ -52,3 +52,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
         comment="Metadata files of the Iceberg tables, entered before they are written",
     )
+
+
+def downgrade() -> None:
+    raise NotImplementedError("there is no way back to 0.1: restore the backup that was made before the upgrade")
