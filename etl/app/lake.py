@@ -51,8 +51,11 @@ def _tables(settings: Settings, engine: Engine, target: Target) -> "Tables | Non
     try:
         from etl.jobs.tables import Tables  # noqa: PLC0415 (pyiceberg is an extra, and 40 MB of memory)
     except ModuleNotFoundError as error:
-        needs = "pip install 'enigma-etl[iceberg]'"
-        raise ConfigurationError("ETL-530", f"ETL_LAKE_TABLE=iceberg, and {error.name} is missing: {needs}") from None
+        raise ConfigurationError(
+            "ETL-530",
+            f"{error.name} isn't installed, and ETL_LAKE_TABLE=iceberg: the extra `iceberg`, which is"
+            " pip install 'pyiceberg[pyarrow]>=0.12,<0.13'",
+        ) from None
     return Tables(engine, target)
 
 

@@ -63,7 +63,7 @@ class Tables:
         time, and those with which it never did. Returns their names."""
         lake_table.give_up(self._engine, dataset.name)
         over = lake_table.removable(self._engine, dataset.name, until)  # first: what a later pointer needs is newer
-        gone = sorted(over - self.needed(dataset))
+        gone = sorted(name for name in over - self.needed(dataset) if name.startswith(f"{layout.table(dataset)}/"))
         for name in gone:
             self._target.remove(name)
         lake_table.removed(self._engine, gone)
