@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 import psycopg
+from pyiceberg.manifest import ManifestEntry
 from pyiceberg.table import StaticTable, Table
 
 from tests.world import Archive
@@ -40,8 +41,12 @@ def read(table: Table | str) -> pl.DataFrame:
 
 
 def files(table: Table) -> list[str]:
-    """Names of its data files, as the current snapshot's manifests have them."""
+    """Names of its data files."""
+    return sorted(entry.data_file.file_path.removeprefix("file://") for entry in entries(table))
+
+
+def entries(table: Table) -> list[ManifestEntry]:
+    """As the current snapshot's manifests have them."""
     snapshot = table.current_snapshot()
     manifests = snapshot.manifests(table.io) if snapshot else []
-    entries = [entry for each in manifests for entry in each.fetch_manifest_entry(table.io, discard_deleted=True)]
-    return sorted(entry.data_file.file_path.removeprefix("file://") for entry in entries)
+    return [entry for each in manifests for entry in each.fetch_manifest_entry(table.io, discard_deleted=True)]

@@ -1,5 +1,6 @@
 """`etl lake`: the lake's Iceberg tables, one per dataset, which every engine reads."""
 
+import sys
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated
@@ -38,13 +39,14 @@ def publish(
     exported before there was a table, or by a release that knew of none. Safe to run again."""
     if day and rebase:
         raise typer.BadParameter("either --day or --rebase")
+    logs.configure(level="warning" if sys.stderr.isatty() else "info")
     with open_lake(configured(config), tables=True) as opened:
         done = tables.publish(opened, logs.get(), day, rebase)
     if as_json:
         print_json({"published": [asdict(each) for each in done]})
     else:
         for each in done:
-            out.print(f"{each.dataset}: {each.days:,} days are new in the table")
+            out.print(f"{each.dataset}: {each.days:,} new in the table")
             for why in each.failed:
                 out.print(f"failed: {why}", soft_wrap=True)
     raise typer.Exit(FAILED if any(each.failed for each in done) else 0)
@@ -54,6 +56,7 @@ def publish(
 def expire(config: Config = None, as_json: AsJson = False) -> None:
     """Let snapshots go that were superseded more than ETL_LAKE_HISTORY_DAYS ago, and the metadata files that none
     needs. `etl export` does it by itself, and then lets revisions go that no snapshot has."""
+    logs.configure(level="warning" if sys.stderr.isatty() else "info")
     settings = configured(config)
     with open_lake(settings, tables=True) as opened:
         done = tables.expire(opened, timedelta(days=settings.lake_history_days), logs.get())

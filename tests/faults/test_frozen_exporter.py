@@ -76,7 +76,9 @@ def assert_the_table_has_what_the_books_have(archive: Archive) -> None:
     assert json.loads(ended.stdout)["tables"][0]["behind"] == [], ended
     if "://" not in archive.more["export_url"]:
         table = iceberg.planned(iceberg.pointer(archive))
-        query = "SELECT DISTINCT ON (day) sha256 FROM exports WHERE published_at IS NOT NULL ORDER BY day, revision DESC"
+        query = (
+            "SELECT DISTINCT ON (day) sha256 FROM exports WHERE published_at IS NOT NULL ORDER BY day, revision DESC"
+        )
         in_the_books = {row["sha256"][:16] for row in archive.rows(query)}
         assert {Path(name).stem.partition("-")[2] for name in iceberg.files(table)} == in_the_books
 
