@@ -10,11 +10,10 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import LakeError
+from etl.errors import EtlError
 from etl.jobs.lake import Lake
 from etl.lake import layout
 from etl.lake.datasets import DATASETS, Dataset
-from etl.lake.target import Target
 from etl.store import days, lake_table
 from etl.store.connection import Engine
 from etl.wire.manifest import Manifest
@@ -68,7 +67,7 @@ def publish(lake: Lake, log: Any, day: date | None = None, rebase: bool = False)
     for dataset in DATASETS.values():
         if rebase:
             _begin_anew(lake.engine, dataset)
-        published = _publish(lake.engine, lake.target, lake.tables, dataset, day)
+        published = _publish(lake, lake.tables, dataset, day)
         if published.days or published.failed:
             tell = log.error if published.failed else log.info
             tell("table_published", dataset=dataset.name, days=published.days, failed=[*published.failed])
@@ -76,43 +75,40 @@ def publish(lake: Lake, log: Any, day: date | None = None, rebase: bool = False)
     return done
 
 
-def _publish(engine: Engine, target: Target, tables: "Tables", dataset: Dataset, day: date | None) -> Published:
+def _publish(lake: Lake, tables: "Tables", dataset: Dataset, day: date | None) -> Published:
     state = tables.state(dataset)
-    with engine.connect() as connection:
+    with lake.engine.connect() as connection:
         current = days.current(connection, dataset.table, None if day is None else [day])
     held = state.days if state else {}
-    behind = [on for on, about in current.items() if held.get(on) != layout.revision_of(dataset, about)]
-    failed: list[str] = []
+    behind = [about for about in current.values() if held.get(about.day) != layout.revision_of(dataset, about)]
+    missing = {about.day: why for about in behind if (why := _why_not(lake, dataset, about))}
+    there = [about.day for about in behind if about.day not in missing]
     new = 0
-    for first in range(0, len(behind), _AT_ONCE):
-        some = behind[first : first + _AT_ONCE]
-        new += lake_table.again(partial(_follow, engine, target, tables, dataset, some, failed))
-    return Published(dataset.name, new, failed)
+    for first in range(0, len(there), _AT_ONCE):
+        new += lake_table.again(partial(_follow, lake.engine, tables, dataset, there[first : first + _AT_ONCE]))
+    return Published(dataset.name, new, [f"{dataset.name} {day}: {why}" for day, why in missing.items()])
 
 
-def _follow(
-    engine: Engine, target: Target, tables: "Tables", dataset: Dataset, behind: Collection[date], failed: list[str]
-) -> int:
+def _why_not(lake: Lake, dataset: Dataset, about: Manifest) -> str:
+    """Why the revision's file can't be had, which keeps no other day out; empty if it can. A 0.1's is taken over."""
+    name = layout.revision_of(dataset, about)
+    try:
+        if not lake.target.exists(name):
+            with lake.hold(dataset, about.day):
+                pass
+        size = lake.target.size(name)
+    except EtlError as error:
+        return str(error)
+    if size is None:
+        return f"{lake.target.path(name)} is missing"
+    return "" if size == about.bytes else f"{lake.target.path(name)} isn't whole"
+
+
+def _follow(engine: Engine, tables: "Tables", dataset: Dataset, behind: Collection[date]) -> int:
     with engine.begin() as connection:
         # The books are read when nobody else can move the pointer: what it leads to is never newer than they.
         lake_table.hold(connection, dataset.name)
-        current = days.current(connection, dataset.table, behind)
-        there = {on: about for on, about in current.items() if _is_there(target, dataset, about, failed)}
-        return tables.follow(connection, dataset, there)
-
-
-def _is_there(target: Target, dataset: Dataset, about: Manifest, failed: list[str]) -> bool:
-    """One day's file that can't be had keeps no other day out."""
-    name = layout.revision_of(dataset, about)
-    try:
-        size = target.size(name)
-    except LakeError as error:
-        size, why = None, str(error)
-    else:
-        why = f"ETL-518: {target.path(name)} is missing" if size is None else f"{target.path(name)} isn't whole"
-    if size != about.bytes:
-        failed.append(f"{dataset.name} {about.day}: {why}")
-    return size == about.bytes
+        return tables.follow(connection, dataset, days.current(connection, dataset.table, behind))
 
 
 def _begin_anew(engine: Engine, dataset: Dataset) -> None:
