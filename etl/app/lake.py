@@ -5,6 +5,7 @@ that load don't import this.
 import contextlib
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from etl.lake.datasets import DATASETS
 from etl.lake.target import Target
 from etl.settings import Settings
 from etl.store import connection as store
-from etl.store import identities, schema
+from etl.store import identities, lake_table, schema
 from etl.store.connection import Engine
 
 if TYPE_CHECKING:
@@ -47,7 +48,15 @@ def open_lake(settings: Settings, tables: bool = False) -> Iterator[Lake]:
 
 def _tables(settings: Settings, engine: Engine, target: Target) -> "Tables | None":
     if settings.lake_table is None:
+        if _has_tables(engine):
+            raise ConfigurationError(
+                "ETL-532",
+                "these books have Iceberg tables, which move with them: set ETL_LAKE_TABLE=iceberg here, too; or let"
+                " the tables go: DELETE FROM iceberg.iceberg_tables WHERE catalog_name = 'etl'",
+            )
         return None
+    if any(each in target.uri for each in "#?"):
+        raise ConfigurationError("ETL-533", f"engines take # and ? for parts of a URL: {target.uri} can have no tables")
     try:
         from etl.jobs.tables import Tables  # noqa: PLC0415 (pyiceberg is an extra, and 40 MB of memory)
     except ModuleNotFoundError as error:
@@ -57,6 +66,13 @@ def _tables(settings: Settings, engine: Engine, target: Target) -> "Tables | Non
             " pip install 'pyiceberg[pyarrow]>=0.12,<0.13'",
         ) from None
     return Tables(engine, target)
+
+
+def _has_tables(engine: Engine) -> bool:
+    """Whether others keep tables of these books."""
+    with suppress(ConfigurationError), engine.connect() as connection:  # a login that may not ask: told elsewhere
+        return any(lake_table.pointer(connection, name) for name in DATASETS)
+    return False
 
 
 def export(settings: Settings) -> None:

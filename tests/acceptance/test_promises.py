@@ -693,7 +693,6 @@ def test_7_given_kills_then_queries_of_the_table_keep_their_revision(site: Site)
     dice = random.Random(77)
     others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     export = ("export", "--dataset", "cdrs", "--day", str(FOURTH))
-    with_table = {"ETL_LAKE_TABLE": "iceberg"}
     calls = site.calls(100, FOURTH)
     planned: dict[int, str] = {}  # the length of the talks that it was planned for, and where its metadata is
     for talk in range(3):
@@ -701,7 +700,7 @@ def test_7_given_kills_then_queries_of_the_table_keep_their_revision(site: Site)
         site.etl("run")
         began = time.monotonic()
         for moment in (dice.uniform(0.3, 1.1), SECONDS):  # the last one may finish
-            with site.running(*export, **with_table) as exporter:
+            with site.running(*export, ETL_LAKE_TABLE="iceberg") as exporter:
                 until = time.monotonic() + moment
                 while time.monotonic() < until and not _ended_within(exporter, 0.05):
                     if talk:
@@ -712,9 +711,9 @@ def test_7_given_kills_then_queries_of_the_table_keep_their_revision(site: Site)
         planned[talk] = site.pointer("cdrs")
     for talk, location in planned.items():
         assert site.in_table(location, FOURTH) == {talk: 100}
-    site.etl("lake", "publish", **with_table)  # days of before there was a table
-    site.etl("verify", **with_table)
-    assert json.loads(site.etl("lake", "status", "--json", **with_table))["tables"][0]["behind"] == []
+    site.etl("lake", "publish", ETL_LAKE_TABLE="iceberg")  # days of before there was a table
+    site.etl("verify", ETL_LAKE_TABLE="iceberg")
+    assert json.loads(site.etl("lake", "status", "--json", ETL_LAKE_TABLE="iceberg"))["tables"][0]["behind"] == []
 
 
 def test_8_given_a_killed_listener_then_a_gap_covers_what_it_missed(site: Site) -> None:

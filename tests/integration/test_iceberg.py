@@ -138,6 +138,36 @@ def test_given_days_of_before_the_table_then_the_next_export_has_them(archive: A
     assert iceberg.pointer(archive) == before
 
 
+def test_given_tables_then_no_command_moves_the_books_without_them(archive: Archive) -> None:
+    load(archive, cdr("1"))
+    export(archive)
+    for command in ("export", "verify", "reconcile", "prune --keep-days 1", f"restore --day {DAY}"):
+        ended = archive.run(*command.split(), ETL_LAKE_TABLE="")
+        assert (ended.returncode, "ETL-532" in ended.stderr) == (2, True), command
+    ended = archive.run("forget", "--number", NUMBER, "--yes", ETL_LAKE_TABLE="", ETL_FORGET_KEY=KEY)
+    assert (ended.returncode, "ETL-532" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b"])
+def test_given_a_folder_that_no_url_can_name_then_tables_are_refused(
+    archive: Archive, tmp_path: Path, name: str
+) -> None:
+    with_lake(archive, tmp_path / name)
+    ended = archive.run("export")
+    assert (ended.returncode, "ETL-533" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "50%", "50%41", "a[b]*", "a=b+c&d'e"])
+def test_given_a_folder_of_any_other_name_then_engines_find_the_files(
+    archive: Archive, tmp_path: Path, name: str
+) -> None:
+    with_lake(archive, tmp_path / name)
+    load(archive, cdr("1"))
+    export(archive)
+    assert refs(iceberg.rows(archive)) == ["1"]
+    assert iceberg.planned(iceberg.pointer(archive)).scan().to_arrow().num_rows == 1
+
+
 def test_given_a_day_that_lost_all_rows_then_the_table_has_it_once(archive: Archive) -> None:
     load(archive, cdr("1"))
     export(archive)
