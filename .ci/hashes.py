@@ -26,7 +26,7 @@ TOP = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 # Those that users install. `test` and `dev` are for a checkout, which pip can't install under hashes.
-EXTRAS = ("embedded", "report", "xlsx")
+EXTRAS = ("embedded", "iceberg", "report", "xlsx")
 # Of the host, 2.x: Debian 12's. pip prefers the wheels of the newest that it has, and takes those of older ones.
 GLIBC = 36
 _OLD_NAMES = ("manylinux2014", "manylinux2010", "manylinux1")

@@ -253,6 +253,9 @@ class Settings(BaseModel):
     export_url: str = Field(default="./lake", min_length=1, description="a folder, or an s3://, gs:// or abfs:// URL")
     export_grace_minutes: int = _whole(60, 0, 1_440, "minutes")
     lake_history_days: int = _whole(7, 0, 36_500, "days")
+    lake_table: Annotated[Literal["iceberg"] | None, BeforeValidator(_unset)] = Field(
+        default=None, description="'iceberg', or nothing"
+    )
     lake_file_mode: Annotated[int, BeforeValidator(_file_mode)] = Field(default=0o640, description=_A_FILE_MODE)
     keep_days: int | None = Field(default=None, ge=1, le=36_500, description="a whole number of days from 1 to 36500")
 

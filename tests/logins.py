@@ -87,6 +87,17 @@ POSTGRES = [
         f"INSERT INTO lake_drafts (name, dataset, day, worker) VALUES ('x', 'cdrs', '{DAY}', 'x')",
         who=LAKE,
     ),
+    _sql("read where the Iceberg tables are", "SELECT * FROM iceberg.iceberg_tables", who=ALL),
+    _sql(
+        "move the pointer of an Iceberg table",
+        "UPDATE iceberg.iceberg_tables SET metadata_location = ''",
+        who=LAKE,
+    ),
+    _sql(
+        "name a metadata file of an Iceberg table, which the sweep takes away",
+        "INSERT INTO lake_table_files (name, dataset) VALUES ('x', 'cdrs')",
+        who=LAKE,
+    ),
     _sql("drop a day that the lake has", HOLD, DROP, who=LAKE),
     _sql("drop a day on a forged revision", FORGE, HOLD, DROP, who=LAKE),
     _sql("drop a partition by hand", f"DROP TABLE {PARTITION}", who=[OWNER]),

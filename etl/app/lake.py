@@ -5,11 +5,14 @@ that load don't import this.
 import contextlib
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from etl import logs
 from etl.app.days import first_open_day, last_day_to_drop
 from etl.errors import ConfigurationError, EtlError
+from etl.jobs import publish
 from etl.jobs import sweep as sweeping
 from etl.jobs.lake import Lake
 from etl.jobs.outcomes import one_by_one
@@ -18,22 +21,58 @@ from etl.lake.datasets import DATASETS
 from etl.lake.target import Target
 from etl.settings import Settings
 from etl.store import connection as store
-from etl.store import identities, schema
+from etl.store import identities, lake_table, schema
+from etl.store.connection import Engine
+
+if TYPE_CHECKING:
+    from etl.jobs.tables import Tables
 
 log = logs.get()
 
 
 @contextlib.contextmanager
-def open_lake(settings: Settings) -> Iterator[Lake]:
-    """The archive's lake, as the login that may let days go. Raises `Outage` and `ConfigurationError`."""
+def open_lake(settings: Settings, tables: bool = False) -> Iterator[Lake]:
+    """The archive's lake, as the login that may let days go; with its Iceberg tables if it has any, or if they are what
+    it's about. Raises `Outage` and `ConfigurationError`."""
     settings = settings.of_the_lake
+    if tables and settings.lake_table is None:
+        raise ConfigurationError("ETL-531", "ETL_LAKE_TABLE isn't set: set it to iceberg, and the lake has such tables")
     target = Target(settings.export_url, settings.lake_file_mode)
     engine = store.connect(settings.sqlalchemy_url)
     try:
         schema.check(engine)
-        yield Lake(engine, settings.libpq_url, target, settings.worker_name, log)
+        yield Lake(engine, settings.libpq_url, target, settings.worker_name, log, _tables(settings, engine, target))
     finally:
         engine.dispose()
+
+
+def _tables(settings: Settings, engine: Engine, target: Target) -> "Tables | None":
+    if settings.lake_table is None:
+        if _has_tables(engine):
+            raise ConfigurationError(
+                "ETL-532",
+                "these books have Iceberg tables, which move with them: set ETL_LAKE_TABLE=iceberg here, too; or let"
+                " the tables go: DELETE FROM iceberg.iceberg_tables WHERE catalog_name = 'etl'",
+            )
+        return None
+    if any(each in target.uri for each in "#?"):
+        raise ConfigurationError("ETL-533", f"engines take # and ? for parts of a URL: {target.uri} can have no tables")
+    try:
+        from etl.jobs.tables import Tables  # noqa: PLC0415 (pyiceberg is an extra, and 40 MB of memory)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "ETL-530",
+            f"{error.name} isn't installed, and ETL_LAKE_TABLE=iceberg: the extra `iceberg`, which is"
+            " pip install 'pyiceberg[pyarrow]>=0.12,<0.13'",
+        ) from None
+    return Tables(engine, target)
+
+
+def _has_tables(engine: Engine) -> bool:
+    """Whether others keep tables of these books."""
+    with suppress(ConfigurationError), engine.connect() as connection:  # a login that may not ask: told elsewhere
+        return any(lake_table.pointer(connection, name) for name in DATASETS)
+    return False
 
 
 def export(settings: Settings) -> None:
@@ -60,6 +99,7 @@ def sweep_after_export(settings: Settings, lake: Lake) -> None:
     """And what else a schedule does every night, for hosts that only have cron. What comes of it changes nothing about
     the export: the log has it."""
     for job, act in (
+        ("table", lambda: publish.publish(lake, log)),
         ("sweep", lambda: sweep_lake(settings, lake)),
         ("identities", lambda: identities.forget(lake.engine)),
     ):

@@ -43,6 +43,7 @@ COMMANDS = {
     "restore": ("lake", "Bring a day's rows from the lake back into Postgres."),
     "prune": ("lake", "Drop old days from Postgres, each after its file was compared with it."),
     "reconcile": ("lake", "Print each day's rows by the ledger, in Postgres and in the lake."),
+    "lake": ("table", "The lake's Iceberg tables: bring them up to date, expire, see where they stand."),
     "recall": ("recall", "Load again what Postgres has forgotten, from what Redis keeps of it."),
     "rollup": ("rollup", "Compute the figures of campaigns and agents anew, for the days that changed."),
     "report": ("report", "Report what came of the calls: by campaign, agent, hour or reason."),

@@ -7,11 +7,11 @@ steps, and goes on when the day has long been another's, can do no harm but to l
 draft, or an older revision where plain readers look: `etl.jobs.sweep` takes away the one and renews the other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etl.errors import LakeError
 from etl.lake import layout, verify
@@ -21,6 +21,9 @@ from etl.lake.target import Draft, Target
 from etl.store.days import Day, DayBooks, Revision
 from etl.wire import manifest
 from etl.wire.manifest import Manifest
+
+if TYPE_CHECKING:  # pyiceberg is an extra
+    from etl.jobs.tables import Tables
 
 # An exporter of 0.1 that was stopped may go on and write into the file that lies where plain readers look. After so
 # long nobody expects it any more, and the file needn't be copied to be out of its reach.
@@ -47,12 +50,16 @@ def erased(revisions: Sequence[Revision]) -> list[Revision]:
 class HeldDay:
     """One day of one dataset. Every method may raise `LakeError` and `Outage`."""
 
-    def __init__(self, day: Day, dataset: Dataset, target: Target, worker: str, log: Any) -> None:
+    def __init__(
+        self, day: Day, dataset: Dataset, target: Target, worker: str, log: Any, tables: "Tables | None" = None
+    ) -> None:
+        """`tables` are those that move with the books."""
         self.day = day
         self.dataset = dataset
         self.target = target
         self._worker = worker
         self._log = log
+        self._tables = tables
 
     def books(self) -> DayBooks:
         return self.day.books()
@@ -73,7 +80,7 @@ class HeldDay:
         if pending := books.pending:
             if self._is_there(pending.about):
                 self._describe(pending.about)
-                self.day.confirm(pending.about)
+                self._confirm(pending.about)
             else:
                 self.day.withdraw(pending.about, self.name(pending.about), self._worker)
             self._log.warning(
@@ -99,8 +106,15 @@ class HeldDay:
         self.day.enter(about, self.target.url)
         self.target.publish(draft, self.name(about))
         self._describe(about)
-        self.day.confirm(about)
+        self._confirm(about)
         self.renew(about)
+
+    def _confirm(self, about: Manifest) -> None:
+        if self._tables is None:
+            self.day.confirm(about)
+            return
+        tables, dataset = self._tables, self.dataset
+        self.day.confirm(about, lambda connection: tables.follow(connection, dataset, {about.day: about}))
 
     def renew(self, about: Manifest) -> None:
         """Plain readers find this revision from now on."""
@@ -175,13 +189,16 @@ class HeldDay:
             elsewhere = "" if revision.url == self.target.url else f" (it was published to {revision.url})"
             raise LakeError("ETL-518", f"{self.target.path(name)} is missing{elsewhere}")
 
-    def sweep(self, going: Callable[[Sequence[Revision]], list[Revision]]) -> list[str]:
+    def sweep(
+        self, going: Callable[[Sequence[Revision]], list[Revision]], needed: Collection[str] = frozenset()
+    ) -> list[str]:
         """Take away the files of revisions that the books say nobody needs, if the current one is there; returns their
-        names. `going` chooses them out of the day's, the latest last."""
+        names. `going` chooses them out of the day's, the latest last; what a snapshot has `needed` stays."""
         revisions = [each for each in self.day.revisions() if each.published_at]
         if not revisions or not self.target.exists(self.name(revisions[-1].about)):
             return []
         gone = [name for each in going(revisions) if each != revisions[-1] for name in self._files(each.about)]
+        gone = [name for name in gone if name.replace(".json", ".parquet") not in needed]
         if self.target.exists(old := f"{layout.folder(self.dataset, self.day.day)}/{layout.OLD_MANIFEST}"):
             gone.append(old)
         for name in gone:

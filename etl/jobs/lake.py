@@ -11,14 +11,15 @@ the next export: that restores the day first, so that the file never loses a row
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from etl.errors import Busy, Contention, EtlError, LakeError
 from etl.jobs.held_day import HeldDay
 from etl.jobs.outcomes import Findings, Outcome, outcome_of, prevented
 from etl.jobs.survey import Survey
 from etl.lake import export, layout, restore, verify, witness
-from etl.lake.datasets import Dataset
+from etl.lake.datasets import DATASETS, Dataset
 from etl.lake.difference import Difference
 from etl.lake.export import Progress
 from etl.lake.target import Draft, Target
@@ -28,17 +29,23 @@ from etl.store.days import DayBooks, Snapshot, changed
 from etl.store.unite import United
 from etl.wire.manifest import Manifest
 
+if TYPE_CHECKING:  # pyiceberg is an extra
+    from etl.jobs.tables import Tables
+
 
 class Lake(Survey):
     """One archive's lake and Postgres: every operation takes one day, and raises `EtlError` with day and file named;
     `Busy` if another etl holds the day."""
 
-    def __init__(self, engine: Engine, uri: str, target: Target, worker: str, log: Any) -> None:
-        """`uri` is for libpq, and leads where `engine` does."""
+    def __init__(
+        self, engine: Engine, uri: str, target: Target, worker: str, log: Any, tables: "Tables | None" = None
+    ) -> None:
+        """`uri` is for libpq, and leads where `engine` does. `tables` are Iceberg's, if the lake has any."""
         super().__init__(engine, target)
         self._uri = uri
         self._worker = worker
         self._log = log
+        self.tables = tables
 
     def unite(self, first: date, last: date) -> list[United]:
         """Every day of the period that had calls stored as leg 1 by 0.1, now one row each."""
@@ -46,14 +53,21 @@ class Lake(Survey):
         done = [unite.unite(self.engine, day, self._worker) for day in of_the_period]
         return [each for each in done if each.renamed or each.united]
 
+    def needed_by_tables(self) -> set[str]:
+        """Names of the files that any snapshot of the Iceberg tables needs."""
+        of_each = (self.tables.needed(dataset) for dataset in DATASETS.values()) if self.tables else ()
+        return {*chain(*of_each)}
+
     def clear(self, dataset: Dataset, day: date) -> None:
         """Whatever somebody who died left aside of the day, in the lake or in Postgres, goes."""
         with self.hold(dataset, day) as held, held.day.staging():
             pass
 
     def erase_history(self, dataset: Dataset, day: date) -> None:
-        """Of the day's revisions the current one alone stays."""
+        """Of the day's revisions the current one alone stays; and of the Iceberg table's snapshots."""
         with self.hold(dataset, day) as held:
+            if self.tables:
+                self.tables.expire(dataset, None)
             held.erase_history()
 
     def export(
@@ -126,6 +140,8 @@ class Lake(Survey):
                     entries = (f"{contained} ledger entries", f"{books.entries} ledger entries")
                     of_the_file = [Difference(dataset.name, day, "changes since", *entries), *of_the_file]
             found.wrong += of_the_file
+            if other := self._table_differs(dataset, about):
+                found.wrong.append(other)
             if not of_the_file:
                 self._renew(held, books, found)
             return found
@@ -142,7 +158,7 @@ class Lake(Survey):
         with days.hold(self.engine, dataset.table, day) as locked:
             if locked is None:
                 raise Busy("ETL-502", f"{dataset.name} {day}: another etl holds this day just now; try again")
-            held = HeldDay(locked, dataset, self.target, self._worker, self._log)
+            held = HeldDay(locked, dataset, self.target, self._worker, self._log, self.tables)
             held.settle()
             yield held
 
@@ -153,6 +169,8 @@ class Lake(Survey):
         found = verify.shallow(self.target, held.name(about), held.dataset, about) or self._deep(held, about)[1]
         if found:
             return outcome_of(books, "failed", why="the file isn't what Postgres holds", differences=found)
+        if other := self._table_differs(held.dataset, about):
+            return outcome_of(books, "kept", why=f"{other.what} has {other.found}: `etl lake publish` mends it")
         try:
             dropped = held.day.drop(about)
         except Contention:
@@ -329,6 +347,14 @@ class Lake(Survey):
             (found.wrong if newer else found.notes).append(difference)
         for name in held.unknown_files():
             found.notes.append(Difference(held.dataset.name, held.day.day, "file", "none but the revisions", name))
+
+    def _table_differs(self, dataset: Dataset, about: Manifest) -> Difference | None:
+        """What the Iceberg table's current snapshot has of the day, if that isn't this revision alone."""
+        if self.tables is None:
+            return None
+        state, wanted = self.tables.state(dataset), layout.revision_of(dataset, about)
+        found = state.days.get(about.day, "no file of the day") if state else "no snapshot: there is no such table"
+        return None if found == wanted else Difference(dataset.name, about.day, "Iceberg table", wanted, found)
 
     def _renew(self, held: HeldDay, books: DayBooks, found: Findings) -> None:
         """The copy for plain readers, unless it is the current revision; the revision itself has proved right."""

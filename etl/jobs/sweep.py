@@ -6,13 +6,14 @@ than its day's revision in the books, nothing is taken away at all: after Postgr
 superseded may be all that there is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 from etl.errors import Busy, EtlError
+from etl.jobs import publish
 from etl.jobs.held_day import HeldDay, erased
 from etl.jobs.lake import Lake
 from etl.lake import layout
@@ -70,12 +71,20 @@ def sweep(lake: Lake, history: timedelta, log: Any) -> Swept:
     if is_ahead:
         log.warning("sweep_refused", unknown=len(swept.unknown))
     going = _never if is_ahead else superseded(history)
+    needed: Collection[str] = frozenset()
+    try:
+        publish.expire(lake, history, log, _with_erased(found))
+        needed = lake.needed_by_tables()
+    except EtlError as error:  # then nobody knows what is needed
+        swept.failed.append(str(error))
+        log.error("job_failed", job="table", error=error.text, code=error.code)
+        going = _never
     for day in found:
-        if not _needs(lake, day, going):
+        if not _needs(lake, day, going, needed):
             continue
         try:
             with lake.hold(day.dataset, day.day) as held:
-                swept.removed += held.sweep(going)
+                swept.removed += held.sweep(going, needed)
                 swept.renewed += _renew(held)
         except Busy:
             continue
@@ -121,13 +130,21 @@ def _days(lake: Lake) -> Iterator[_Day]:
             yield _Day(dataset, day, published, pending, left, files.get((dataset.name, day), {}))
 
 
-def _needs(lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Revision]]) -> bool:
+def _with_erased(found: Sequence[_Day]) -> set[str]:
+    """The datasets in which files are that may not stay, whoever reads them."""
+    return {day.dataset.name for day in found for each in erased(day.revisions[:-1]) if day.name(each) in day.files}
+
+
+def _needs(
+    lake: Lake, day: _Day, going: Callable[[Sequence[Revision]], list[Revision]], needed: Collection[str]
+) -> bool:
     """Whether the day must be held for anything."""
     left, there = ({name.kind for name in map(layout.parse, names) if name} for names in (day.drafts, day.files))
     # Of a draft whose file is gone only the name must go; and what is old, a 0.1 was late to leave.
     if "attempt" in left or "old" in there:
         return True
-    if any(name in day.files for name in (*day.drafts, *map(day.name, going(day.revisions)))):
+    over = (name for name in map(day.name, going(day.revisions)) if name not in needed)
+    if any(name in day.files for name in (*day.drafts, *over)):
         return True
     if not day.revisions:
         return False

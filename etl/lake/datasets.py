@@ -17,6 +17,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from etl.store.tables import CDR_KEY, EVENT_KEY, PARTITIONED
 
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
+# The day's number among the columns of an Iceberg table; and where pyarrow has a column's.
+DAY_ID = 1
+_FIELD_ID = "PARQUET:field_id"
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,18 @@ class Dataset:
         order = ", ".join(self._ordering(name) for name in self.order)
         return f"SELECT {columns} FROM {self.name} WHERE {self.day} = '{day.isoformat()}' ORDER BY {order}"  # noqa: S608
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Of the columns: the table's order, to whose end new ones come."""
+        return {column.name: number for number, column in enumerate(self.table.c, DAY_ID)}
+
     def _columns(self) -> Iterator[sa.Column[object]]:
         return (column for column in self.table.c if column.name != self.day)
 
     def _field(self, column: sa.Column[object]) -> pa.Field:
         kind = _REPEATED if column.name in self.repeated else _arrow_type(column)
-        return pa.field(column.name, kind, bool(column.nullable), {"comment": column.comment or ""})
+        about = {"comment": column.comment or "", _FIELD_ID: str(self._numbers[column.name])}
+        return pa.field(column.name, kind, bool(column.nullable), about)
 
     def _expression(self, column: sa.Column[object]) -> str:
         return f"{column.name}::text AS {column.name}" if isinstance(column.type, JSONB | sa.Uuid) else column.name
@@ -78,6 +87,11 @@ class Dataset:
     def _ordering(self, name: str) -> str:
         column = f"{self.name}.{name}"  # the table's own, not the text that is selected under its name
         return f'{column} COLLATE "C"' if isinstance(self.table.c[name].type, sa.Text) else column
+
+
+def field_id(field: pa.Field) -> int:
+    """The number by which engines know a column of the file, whatever its name."""
+    return int(field.metadata[_FIELD_ID.encode()])
 
 
 def _arrow_type(column: sa.Column[object]) -> pa.DataType:

@@ -4,6 +4,7 @@
     _revisions/<dataset>/<day column>=D/r00003-<sha256, 16 digits>.json       its manifest
     _revisions/<dataset>/<day column>=D/attempt-<uuid>.tmp                    a file that somebody is writing
     <dataset>/<day column>=D/part-0.parquet                                   the current revision, for plain readers
+    _iceberg/<dataset>/metadata/…                                             of the Iceberg table, by Iceberg's names
 
 Readers of datasets pass over folders whose names begin with an underscore.
 """
@@ -19,6 +20,7 @@ from etl.lake.datasets import DATASETS, Dataset
 from etl.wire.manifest import Manifest
 
 REVISIONS = "_revisions"
+ICEBERG = "_iceberg"
 PLAIN = "part-0.parquet"
 # What 0.1 kept in the folder of plain readers: a day's manifest, and a draft.
 OLD_MANIFEST, OLD_DRAFT = "_manifest.json", ".part-0.parquet.tmp"
@@ -66,6 +68,11 @@ def plain(dataset: Dataset, day: date) -> str:
 def revisions(dataset: Dataset, day: date) -> str:
     """The folder of a day's revisions."""
     return f"{REVISIONS}/{folder(dataset, day)}"
+
+
+def table(dataset: Dataset) -> str:
+    """The folder of the Iceberg table, which has metadata only."""
+    return f"{ICEBERG}/{dataset.name}"
 
 
 def revision(dataset: Dataset, day: date, number: int, sha256: str) -> str:

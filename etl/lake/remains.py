@@ -3,9 +3,11 @@ whether or not the books know them. DuckDB reads the Parquet, every row of it, a
 read byte by byte.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 
@@ -17,6 +19,13 @@ from etl.wire.remains import Hit, Sought, end_of_rows, rows_of
 
 _DRAFT = ".tmp"
 _PARQUET = (".parquet", _DRAFT)
+# Names that Iceberg and we give files, with digits by accident, and an Avro file's own number.
+_NAMES = re.compile(
+    rb"snap-[0-9]++-|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|/r[0-9]{5,9}-[0-9a-f]{16}\.parquet"
+    rb"|snapshot-id.{1,3}?[0-9]{15,20}"
+)
+# Keys of a snapshot's summary, whose counts are texts.
+_COUNTS = ("added-", "changed-", "deleted-", "removed-", "total-")
 _DAY = re.compile(r"=(\d{4}-\d{2}-\d{2})/")
 _COLUMNS_OF_A_ROW = {name for dataset in DATASETS.values() for name in dataset.key}
 
@@ -44,7 +53,7 @@ class Piece:
 def files(target: Target) -> list[Piece]:
     """All that are to be looked through, under one name each. Raises `LakeError`."""
     folders = [folder for name in DATASETS for folder in (f"{layout.REVISIONS}/{name}", name)]
-    names = [file.name for folder in [*folders, receipts.FOLDER] for file in target.files(folder)]
+    names = [file.name for folder in [*folders, layout.ICEBERG, receipts.FOLDER] for file in target.files(folder)]
     found: dict[object, Piece] = {}
     for name in names:
         found.setdefault(_identity(target, name), Piece(name, _day(name)))
@@ -62,6 +71,8 @@ def search(
                 yield from _rows(columns, texts, sought, read)
         elif content := target.read(piece.name):
             read(len(content))
+            if piece.name.startswith(f"{layout.ICEBERG}/"):
+                content = _texts_of_metadata(content)
             text = [("content", content.decode("utf-8", "surrogateescape"))]
             if hits := sought.hits(text) if sought.may_be_in(content) else []:
                 yield "the file itself", hits
@@ -96,6 +107,26 @@ def _whole_rows(texts: Iterable[bytes]) -> Iterator[bytes]:
             rest = rest[end:]
     if rest:
         raise LakeError("ETL-521", "what was to be compared ends within a row")
+
+
+def _texts_of_metadata(content: bytes) -> bytes:
+    """Of an Iceberg table: JSON without its numbers, or Avro, which isn't compressed and has them as bytes."""
+    with suppress(ValueError):
+        content = "\n".join(_texts(json.loads(content))).encode()
+    return _NAMES.sub(b" ", content)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            if not (key.startswith(_COUNTS) and str(each).isdecimal()):
+                yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
 
 
 def _identity(target: Target, name: str) -> object:

@@ -69,6 +69,11 @@ class Target:
         self.url = _without_secrets(url)
         self.is_local = isinstance(self._fs, fs.LocalFileSystem)
 
+    @property
+    def uri(self) -> str:
+        """The root, for engines on other machines."""
+        return f"file://{self._root}" if self.is_local else self.url.rstrip("/")
+
     def path(self, name: str) -> str:
         """The file's place, for people and for readers of the file system."""
         return f"{self._root}/{name}"

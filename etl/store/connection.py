@@ -22,6 +22,7 @@ from etl.errors import ConfigurationError, Contention, EtlError, MissingPartitio
 from etl.store.pinned import PATIENT, forget_environment, pinning
 
 Engine = sa.Engine
+Connection = sa.Connection
 
 # Options for libpq, where the URL sets no others.
 _DEFAULTS: dict[str, str | int] = {

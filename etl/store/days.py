@@ -5,7 +5,7 @@ A revision is entered before its file is published and confirmed afterwards, and
 written. So whoever comes after a death in between knows the names of all files that may lie there.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -19,6 +19,7 @@ from etl import __version__
 from etl.errors import LakeError
 from etl.store import load_back, partitions
 from etl.store.copy import copy_out
+from etl.store.lake_table import again
 from etl.store.load_back import Reunited
 from etl.store.locks import DAY_LOCKS, locked
 from etl.store.partitions import name_of
@@ -28,6 +29,8 @@ from etl.wire.times import EPOCH
 
 # Who drops a partition keeps everybody from the table for a moment, and waits no longer than this for that moment.
 _DROP_WAIT_MS = 2_000
+# Who moves a pointer holds it for a moment, unless it froze.
+_POINTER_WAIT_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +137,20 @@ class Day:
         with self._transaction() as connection:
             connection.execute(insert(exports).values(_row(about, url)))
 
-    def confirm(self, about: Manifest) -> None:
-        """The revision is in its place, and the day's latest from now on. Raises `LakeError` if it was given up."""
-        with self._transaction() as connection:
-            confirmed = self._update(about).values(published_at=sa.func.now())
-            if connection.execute(confirmed).rowcount != 1:
-                raise LakeError(
-                    "ETL-509", f"{about.dataset} {about.day}: somebody gave revision {about.revision} up meanwhile"
-                )
+    def confirm(self, about: Manifest, also: Callable[[sa.Connection], object] = lambda _: None) -> None:
+        """The revision is in its place, and the day's latest from now on; and what `also` does, in one transaction,
+        again if that raises `Contention`. Raises `LakeError` if the revision was given up."""
+        confirmed = self._update(about).values(published_at=sa.func.now())
+
+        def confirm() -> None:
+            with self._transaction() as connection:
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = {_POINTER_WAIT_MS}"))
+                if connection.execute(confirmed).rowcount != 1:
+                    whose = f"{about.dataset} {about.day}: somebody gave revision {about.revision} up meanwhile"
+                    raise LakeError("ETL-509", whose)
+                also(connection)
+
+        again(confirm)
 
     def withdraw(self, about: Manifest, name: str, worker: str) -> None:
         """The revision never came to its place. If somebody who was believed dead puts it there, it is a draft."""
@@ -258,6 +267,16 @@ def all_revisions(engine: sa.Engine, table: sa.Table) -> dict[date, list[Revisio
         for row in connection.execute(query):
             known.setdefault(row.day, []).append(_revision(row))
     return known
+
+
+def current(connection: sa.Connection, table: sa.Table, days: Collection[date] | None = None) -> dict[date, Manifest]:
+    """The revision of each of these days, or of all, that the books call the current one."""
+    of_these = [exports.c.dataset == table.name, exports.c.published_at.is_not(None)]
+    if days is not None:
+        of_these.append(exports.c.day.in_(days))
+    latest = sa.select(exports).ext(distinct_on(exports.c.day)).where(*of_these)
+    rows = connection.execute(latest.order_by(exports.c.day, exports.c.revision.desc()))
+    return {row.day: _revision(row).about for row in rows}
 
 
 def all_drafts(engine: sa.Engine, table: sa.Table) -> dict[str, date]:

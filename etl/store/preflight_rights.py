@@ -107,6 +107,9 @@ KEEPING = Duty(
         "forgotten": ("SELECT",),
         "exports": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "lake_drafts": ("SELECT", "INSERT", "DELETE"),
+        "lake_table_files": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "iceberg.iceberg_tables": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "iceberg.iceberg_namespace_properties": ("SELECT",),
         "list_identities": ("SELECT", "DELETE"),
         **{f"reporting.{name}": ("SELECT",) for name in ("settings", "calls", "twins", "lake_days")},
     },
@@ -117,7 +120,7 @@ KEEPING = Duty(
         "drop_day(text, date, integer, text)",
         "unite_legs(date, integer, uuid, text)",
     ),
-    {STAGING: ("USAGE", "CREATE"), "reporting": ("USAGE",)},
+    {STAGING: ("USAGE", "CREATE"), "reporting": ("USAGE",), "iceberg": ("USAGE",)},
 )
 
 # What isn't there is the schema's fault.
@@ -152,7 +155,7 @@ _UNNEEDED = sa.text(
     " SELECT 'UPDATE (' || name || ') on cdrs', 1 FROM unnest(cast(:key AS text[])) AS name"
     "  WHERE has_column_privilege(to_regclass('cdrs'), name, 'UPDATE')"
     " UNION ALL SELECT privilege || ' on ' || name, 2"
-    "  FROM (VALUES ('exports'), ('lake_drafts')) AS books (name),"
+    "  FROM (VALUES ('exports'), ('lake_drafts'), ('lake_table_files')) AS books (name),"
     "  (VALUES ('INSERT'), ('UPDATE'), ('DELETE')) AS rights (privilege)"
     "  WHERE :aside AND has_table_privilege(to_regclass(name), privilege)"
     " UNION ALL SELECT 'EXECUTE on function drop_day', 3"
@@ -250,14 +253,14 @@ def _lacking(engine: Engine, *duties: Duty) -> list[str]:
             return [*connection.scalars(query, {"names": names, "privileges": privileges})]
 
         def can_look(name: str) -> bool:
-            return not (is_closed and name.startswith("reporting."))
+            return not name.startswith(closed)
 
-        is_closed = False
+        closed: tuple[str, ...] = ()
         schemas = ask(
             _LACKING_ON_SCHEMAS, [(name, each) for d in duties for name, all_ in d.schemas.items() for each in all_]
         )
         # Without USAGE on a schema, Postgres refuses even the question about its tables.
-        is_closed = "USAGE on schema reporting" in schemas
+        closed = tuple(f"{each.removeprefix('USAGE on schema ')}." for each in schemas if each.startswith("USAGE"))
         signatures = dict.fromkeys(each for d in duties for each in d.functions if can_look(each))
         return [
             *ask(

@@ -49,6 +49,12 @@ def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
         before = _revision(connection)
         _check_known(before)
+        if (before or "") < _WITH_TABLES and connection.scalar(
+            sa.text("SELECT to_regnamespace('iceberg')")
+        ) is not None:
+            raise ConfigurationError(
+                "ETL-335", "the database has a schema iceberg already, and it isn't etl's: rename it, or move it away"
+            )
         if before not in (None, needed()) and connection.scalar(_IS_OWNER):
             # Before any other lock, as loaders do: else each might wait for the other.
             connection.execute(sa.text("LOCK TABLE ONLY cdrs IN SHARE ROW EXCLUSIVE MODE"))
@@ -74,6 +80,8 @@ def _revision(connection: sa.Connection) -> str | None:
     return revision
 
 
+# From this revision on the schema of Iceberg's catalog is ours.
+_WITH_TABLES = "0026"
 # Nobody else can upgrade, and the first migration says so.
 _IS_OWNER = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('cdrs')")
 # Of those that have been there from the first revision on, names that nobody else would think of.

@@ -375,6 +375,17 @@ lake_drafts = Table(
     comment="Files that somebody wrote into the lake, or was about to, and that no revision of the books is",
 )
 
+lake_table_files = Table(
+    "lake_table_files",
+    metadata,
+    Column("name", Text, primary_key=True, comment="Under the lake's root"),
+    Column("dataset", Text, nullable=False, comment="Table: cdrs or audit_events"),
+    Column("began_at", _time(), nullable=False, server_default=_NOW, comment="When it was about to be written"),
+    Column("committed_at", _time(), comment="When the Iceberg table's pointer moved with it; null if it never did"),
+    Column("given_up_at", _time(), comment="From when on the pointer can't move with it any more; null if it can"),
+    comment="Metadata files of the Iceberg tables, entered before they are written",
+)
+
 forgotten = Table(
     "forgotten",
     metadata,
@@ -430,4 +441,15 @@ audit_gaps = Table(
     Column("reason", Text),
     Column("server", Text),
     Column("patterns", ARRAY(Text)),
+)
+
+# Iceberg's own: its JDBC catalog lays it out.
+iceberg_tables = Table(
+    "iceberg_tables",
+    MetaData(schema="iceberg"),
+    Column("catalog_name", Text, primary_key=True),
+    Column("table_namespace", Text, primary_key=True),
+    Column("table_name", Text, primary_key=True),
+    Column("metadata_location", Text),
+    Column("previous_metadata_location", Text),
 )

@@ -76,6 +76,7 @@ $$;
 -- The archive becomes etl_owner's: tables, their partitions, the view, the functions.
 ALTER SCHEMA etl_staging OWNER TO etl_owner;
 ALTER SCHEMA reporting OWNER TO etl_owner;
+ALTER SCHEMA iceberg OWNER TO etl_owner;
 
 DO $$
 DECLARE
@@ -85,10 +86,10 @@ BEGIN
     FOR relation IN
         SELECT oid FROM pg_class
         WHERE relowner <> 'etl_owner'::regrole AND relkind IN ('r', 'p', 'v') AND (
-            relnamespace = 'reporting'::regnamespace
+            relnamespace IN ('reporting'::regnamespace, 'iceberg'::regnamespace)
             OR relnamespace = quote_ident(current_schema())::regnamespace AND relname IN (
                 'alembic_version', 'audit_events', 'audit_gaps', 'cdr_revisions', 'cdrs', 'counted_days', 'dead_letters', 'exports', 'forgotten',
-                'lake_drafts', 'list_identities', 'listener_sessions', 'load_batch_days', 'load_batches', 'retired_servers', 'set_backs',
+                'lake_drafts', 'lake_table_files', 'list_identities', 'listener_sessions', 'load_batch_days', 'load_batches', 'retired_servers', 'set_backs',
                 'united_days', 'untraced_changes'
             )
             OR oid IN (
@@ -125,6 +126,7 @@ BEGIN
 END
 $$;
 REVOKE ALL ON ALL TABLES IN SCHEMA reporting FROM etl_keeper, etl_loader, etl_reporting;
+REVOKE ALL ON ALL TABLES IN SCHEMA iceberg FROM etl_keeper, etl_loader, etl_reporting;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA reporting FROM PUBLIC, etl_keeper, etl_loader, etl_reporting;
 REVOKE ALL ON SCHEMA etl_staging FROM etl_loader; -- what it puts there the keeper would meet
 
@@ -148,6 +150,10 @@ GRANT UPDATE ( -- of an event that comes back from the lake, the version that wa
 ) ON audit_events TO etl_keeper;
 GRANT SELECT, INSERT, UPDATE, DELETE ON exports TO etl_keeper; -- a revision that never came to its place is taken back
 GRANT SELECT, INSERT, DELETE ON lake_drafts TO etl_keeper;
+GRANT SELECT, INSERT, UPDATE, DELETE ON lake_table_files TO etl_keeper;
+GRANT USAGE ON SCHEMA iceberg TO etl_keeper, etl_loader, etl_reporting; -- where the tables are, and no row of theirs
+GRANT SELECT ON ALL TABLES IN SCHEMA iceberg TO etl_keeper, etl_loader, etl_reporting;
+GRANT INSERT, UPDATE, DELETE ON iceberg.iceberg_tables TO etl_keeper;
 GRANT SELECT, INSERT, UPDATE, DELETE ON list_identities TO etl_loader; -- digests, for 30 days
 GRANT SELECT, DELETE ON list_identities TO etl_keeper; -- which lets them go
 GRANT SELECT, INSERT (

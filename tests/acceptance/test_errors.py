@@ -234,7 +234,7 @@ def test_given_a_store_that_is_away_or_refuses_then_errors_have_codes(
             archive.database_url.replace("postgres@", f"nobody:{PASSWORD}@"),
         ),
     }
-    own = {"ETL_EXPORT_URL": str(tmp_path), "ETL_FORGET_KEY": "k" * 32}
+    own = {"ETL_EXPORT_URL": str(tmp_path), "ETL_FORGET_KEY": "k" * 32, "ETL_LAKE_TABLE": "iceberg"}
     for variable, urls in faults.items():
         for url in urls:
             result = answered(archive.environment(**own, **{variable: url}), *command)

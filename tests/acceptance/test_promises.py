@@ -1,5 +1,6 @@
 """The promises of the design, one test each, by a witness: it types `etl` as an operator does, writes what a dialler
-writes, and looks with psql, DuckDB and a socket to Redis. Nothing of ours is imported, so no belief of ours is shared.
+writes, and looks with psql, DuckDB (Polars, at Iceberg tables) and a socket to Redis. Nothing of ours is imported, so
+no belief of ours is shared.
 
 Each test runs on an archive of today and on one that release 0.1 made and filled, which was then upgraded. On the
 second, commands that are waited for are forked from one that has started: the first proves that they start.
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
+import polars as pl
 import pytest
 
 from tests import forked
@@ -44,7 +46,7 @@ DONE, FAILED = 0, 1
 SECONDS = 150.0
 
 # Closed days; the first is far enough from the others that `prune` can tell it from them whatever the time of day.
-FIRST, SECOND, THIRD = date(2025, 6, 2), date(2025, 6, 10), date(2025, 6, 11)
+FIRST, SECOND, THIRD, FOURTH = date(2025, 6, 2), date(2025, 6, 10), date(2025, 6, 11), date(2025, 6, 12)
 UNPARSABLE = [
     b"not json at all",
     b'{"type": "cdr", "payload": {"call_ref": 1',
@@ -253,6 +255,17 @@ class Site:
             return [
                 tuple(map(str, row)) for row in connection.execute(f"SELECT {select} FROM {files} {rest}").fetchall()
             ]
+
+    def pointer(self, dataset: str) -> str:
+        """Where the metadata of its Iceberg table is; empty if there is no table."""
+        found = self.sql(f"SELECT metadata_location FROM iceberg.iceberg_tables WHERE table_name = '{dataset}'")
+        return "".join(place for (place,) in found)
+
+    def in_table(self, location: str, day: date) -> dict[int, int]:
+        """Calls of the day by the length of their talk, as Polars reads the metadata and what it leads to: DuckDB's
+        extension for that can't be had without a network."""
+        calls = pl.scan_iceberg(location).filter(pl.col("dialed_on") == day).collect()
+        return dict(Counter(calls["call_time"]))
 
     def settle(self) -> None:
         """What release 0.1 had in its hands is loaded."""
@@ -675,13 +688,32 @@ def test_7_given_kills_then_readers_see_one_whole_revision(site: Site) -> None:
     site.assert_every_call_is_there_once()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="issue 21: there is no Iceberg table yet")
-@pytest.mark.parametrize("site", ["fresh"], indirect=True)
-def test_7_given_an_export_then_there_is_an_iceberg_table_of_it(site: Site) -> None:
-    site.tell(site.calls(10))
-    site.etl("run")
-    site.etl("export")
-    assert list(site.lake.glob("_iceberg/**/*.metadata.json"))
+def test_7_given_kills_then_queries_of_the_table_keep_their_revision(site: Site) -> None:
+    """Also a query that has planned long before it reads."""
+    dice = random.Random(77)
+    others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    export = ("export", "--dataset", "cdrs", "--day", str(FOURTH))
+    calls = site.calls(100, FOURTH)
+    planned: dict[int, str] = {}  # the length of the talks that it was planned for, and where its metadata is
+    for talk in range(3):
+        site.tell([replace(call, talk=talk) for call in calls])
+        site.etl("run")
+        began = time.monotonic()
+        for moment in (dice.uniform(0.3, 1.1), SECONDS):  # the last one may finish
+            with site.running(*export, ETL_LAKE_TABLE="iceberg") as exporter:
+                until = time.monotonic() + moment
+                while time.monotonic() < until and not _ended_within(exporter, 0.05):
+                    if talk:
+                        assert site.in_table(site.pointer("cdrs"), FOURTH) in ({talk - 1: 100}, {talk: 100})
+            site.eventually(lambda: not site.sql(others))
+        assert exporter.returncode == DONE
+        assert time.monotonic() - began < SECONDS
+        planned[talk] = site.pointer("cdrs")
+    for talk, location in planned.items():
+        assert site.in_table(location, FOURTH) == {talk: 100}
+    site.etl("lake", "publish", ETL_LAKE_TABLE="iceberg")  # days of before there was a table
+    site.etl("verify", ETL_LAKE_TABLE="iceberg")
+    assert json.loads(site.etl("lake", "status", "--json", ETL_LAKE_TABLE="iceberg"))["tables"][0]["behind"] == []
 
 
 def test_8_given_a_killed_listener_then_a_gap_covers_what_it_missed(site: Site) -> None:

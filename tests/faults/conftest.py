@@ -15,6 +15,7 @@ from etl.inbox.connection import connect
 from etl.lab.servers.private import PrivateCluster, PrivatePostgres, PrivateRedis
 from tests.faults import tally
 from tests.faults.cluster import LISTS, ClusterTrial
+from tests.faults.nursery import Nursery, nursery_in
 from tests.faults.sleepers import Sleepers, sleepers_in
 from tests.world import Archive, migrate
 
@@ -116,6 +117,12 @@ def cluster_trial(clustered: Archive, own_postgres: PrivatePostgres, own_databas
     url = own_postgres.database_url(own_database)
     with replace(clustered, database_url=url) as archive:
         yield ClusterTrial(archive, own_postgres, own_database)
+
+
+@pytest.fixture(scope="session")
+def nursery(session_folder: Path) -> Iterator[Nursery]:
+    with nursery_in(session_folder) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 import etl.app  # noqa: F401  (what every process imports)
 from etl.cli import forget, lake  # noqa: F401
+from etl.jobs.tables import Tables
 from etl.lake import export, layout, restore
 from etl.lake.target import Target
 from etl.store import forget as forgetting
@@ -38,6 +39,12 @@ EXPORT = (
     "after_copy_for_readers",
 )
 SWEEP = ("before_manifest_removed", "before_revision_removed", "after_revision_removed")
+TABLE = (
+    *(f"{when}_{what}" for what in ("manifest", "list", "metadata") for when in ("before", "half", "after")),
+    "before_pointer_commits",
+    "after_confirm",
+)
+TABLE_SWEEP = ("before_expiry_commits", "after_expiry", "before_table_file_removed", "after_table_file_removed")
 PRUNE = ("before_drop", "before_drop_commits", "after_drop")
 FORGET = (
     "before_erase_commits",
@@ -77,9 +84,10 @@ def lay(mishap: Mishap, step: str) -> None:
 
     def remove(place: Target, name: str, original: Any = Target.remove) -> None:
         parsed = layout.parse(name)
-        mishap.arrived_at(f"before_{parsed.kind}_removed" if parsed else "")
+        kind = parsed.kind if parsed else "table_file" if name.startswith(layout.ICEBERG) else ""
+        mishap.arrived_at(f"before_{kind}_removed")
         original(place, name)
-        mishap.arrived_at(f"after_{parsed.kind}_removed" if parsed else "")
+        mishap.arrived_at(f"after_{kind}_removed")
 
     def write(*arguments: Any, original: Any = export.write, **more: Any) -> Any:
         return original(*arguments, **more | {"progress": lambda _: mishap.arrived_at("draft_half_written")})
@@ -90,18 +98,35 @@ def lay(mishap: Mishap, step: str) -> None:
     export.write = write
     setattr(Target, "write", write_small)  # noqa: B010 (its type is another)
     setattr(Target, "remove", remove)  # noqa: B010
+    _lay_in_the_table(mishap, step)
     restore.bring = bring  # type: ignore[assignment]
     os.replace = replace  # type: ignore[assignment]
     wrap(Day, "draft", after="draft_entered")
     wrap(Day, "enter", before="before_enter", after="after_enter")
     wrap(Target, "publish", before="before_publish", after="after_publish")
-    wrap(Day, "confirm", before="before_confirm", after="after_confirm")
+    wrap(Day, "confirm", before="before_confirm", within="before_pointer_commits", after="after_confirm")
+    wrap(Tables, "expire", within="before_expiry_commits", after="after_expiry")
     wrap(load_back, "_insert_into", before="amid_load_back")
     wrap(Day, "load_back", before="staging_filled", within="before_load_back_commits", after="after_load_back")
     wrap(Day, "drop", before="before_drop", within="before_drop_commits", after="after_drop")
     wrap(Day, "erase", before="before_history_erased", after="after_history_erased")
     wrap(forgetting, "erase", within="before_erase_commits", after="after_erase")
     wrap(forgetting, "complete", within="before_complete_commits")
+
+
+def _lay_in_the_table(mishap: Mishap, step: str) -> None:
+    def write_once(place: Target, name: str, content: bytes, original: Any = Target.write_once) -> None:
+        what = "metadata" if name.endswith(".json") else "list" if "/snap-" in name else "manifest"
+        mishap.arrived_at(f"before_{what}")
+        if step == f"half_{what}":
+            with place._create(name) as file:
+                file.write(content[: len(content) // 2])
+                file.flush()
+                mishap.arrived_at(step)
+        original(place, name, content)
+        mishap.arrived_at(f"after_{what}")
+
+    setattr(Target, "write_once", write_once)  # noqa: B010
 
 
 @contextmanager
@@ -118,7 +143,7 @@ def before_each_commit(call: Callable[[], None]) -> Iterator[None]:
 
 def run(step: str, arguments: list[str], environment: dict[str, str], log: str) -> NoReturn:
     """As a program of its own."""
-    mishap = Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *SWEEP, *PRUNE, *FORGET))
+    mishap = Mishap(f"kill:{step}", (*BRING_BACK, *EXPORT, *TABLE, *SWEEP, *TABLE_SWEEP, *PRUNE, *FORGET))
     become_etl(arguments, environment, log, lambda: lay(mishap, step))
 
 

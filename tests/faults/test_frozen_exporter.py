@@ -2,6 +2,7 @@
 nothing of what that one published is lost or changed (promises 3, 6 and 7)."""
 
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests import iceberg
 from tests.faults import tally
 from tests.faults.sleepers import NEVER, Sleepers
 from tests.lake import (
@@ -45,13 +47,15 @@ def store(session_folder: Path) -> Iterator[ObjectStore]:
 def place(request: pytest.FixtureRequest, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
     """An archive with its lake."""
     if request.param == "folder":
-        return with_lake(archive, tmp_path / "lake")
+        with_lake(archive, tmp_path / "lake")
+        archive.more = {**archive.more, "lake_table": "iceberg"}
+        return archive
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     store: ObjectStore = request.getfixturevalue("store")
     store.make_bucket("frozen")
-    archive.more = {"export_url": url("frozen", store.port)}
+    archive.more = {"export_url": url("frozen", store.port), "lake_table": "iceberg"}
     return archive
 
 
@@ -65,6 +69,18 @@ def end_sessions(archive: Archive, pids: set[int]) -> None:
     for pid in pids:
         archive.value("SELECT pg_terminate_backend(%s)", pid)
     eventually(lambda: not pids & backends(archive))
+
+
+def assert_the_table_has_what_the_books_have(archive: Archive) -> None:
+    ended = archive.run("lake", "status", "--json")
+    assert json.loads(ended.stdout)["tables"][0]["behind"] == [], ended
+    if "://" not in archive.more["export_url"]:
+        table = iceberg.planned(iceberg.pointer(archive))
+        query = (
+            "SELECT DISTINCT ON (day) sha256 FROM exports WHERE published_at IS NOT NULL ORDER BY day, revision DESC"
+        )
+        in_the_books = {row["sha256"][:16] for row in archive.rows(query)}
+        assert {Path(name).stem.partition("-")[2] for name in iceberg.files(table)} == in_the_books
 
 
 def read_by_duckdb(archive: Archive, day: date, tmp_path: Path) -> tuple[list[str], list[str]]:
@@ -118,6 +134,7 @@ def test_an_exporter_that_wakes_up_late_at_any_step_loses_nothing(
         if not wakes_before_the_drop:
             sleepers.end(sleeper)
 
+        assert_the_table_has_what_the_books_have(place)
         in_revision, _ = read_by_duckdb(place, day, tmp_path)
         assert in_revision == AFTER, (step, sleepers.log())
         with lake(place) as opened:

@@ -1,18 +1,13 @@
 """kill -9 at every step between Postgres and the lake: each row is always in one of them, a reader always sees one
 whole revision, and the next run comes right without help (promises 3, 6 and 7)."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults import tally
 from tests.faults.lake_child import BRING_BACK, EXPORT, PRUNE, SWEEP
+from tests.faults.nursery import Nursery
 from tests.lake import (
     DAY,
     assert_comes_right,
@@ -29,46 +24,12 @@ from tests.lake import (
     revision,
     revisions,
     seen_by_a_reader,
-    wait_until_nobody_is_left,
     with_lake,
 )
 from tests.person import KEY, NUMBER, PERSON, forget, where_the_person_is
 from tests.world import Archive, cdr
 
-KILLED = -signal.SIGKILL
-CHILD = Path(__file__).with_name("lake_child.py")
 EVERYONE = ["1", "2", "3", "4"]
-
-
-class Nursery:
-    """Where short-lived processes come from: see `lake_child.py`."""
-
-    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
-        self._process = process
-        self._log = log
-
-    def kill_at(self, archive: Archive, step: str, *arguments: str) -> None:
-        """A real `etl`, dead at this step."""
-        life = {"step": step, "arguments": arguments, "environment": archive.environment(), "log": str(self._log)}
-        tally.note("kill", f"etl {arguments[0]}", step)
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(life) + "\n")
-        self._process.stdin.flush()
-        assert int(self._process.stdout.readline()) == KILLED, self._log.read_text()
-        wait_until_nobody_is_left(archive)
-
-
-@pytest.fixture(scope="session")
-def nursery(session_folder: Path) -> Iterator[Nursery]:
-    with subprocess.Popen(
-        [sys.executable, str(CHILD)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield Nursery(process, session_folder / "killed.log")
 
 
 @pytest.fixture(autouse=True)

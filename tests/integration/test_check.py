@@ -408,8 +408,10 @@ def test_given_a_role_without_rights_then_each_is_named_until_it_has_them(checke
         connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO checker")
         connection.execute("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO checker")
         connection.execute("GRANT USAGE, CREATE ON SCHEMA etl_staging TO checker")
-        assert findings(checked, database_url=url)["Postgres rights"].says == "checker lacks USAGE on schema reporting"
-        connection.execute("GRANT USAGE ON SCHEMA reporting TO checker")
+        lacks = "checker lacks USAGE on schema reporting, USAGE on schema iceberg"
+        assert findings(checked, database_url=url)["Postgres rights"].says == lacks
+        connection.execute("GRANT USAGE ON SCHEMA reporting, iceberg TO checker")
+        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA iceberg TO checker")
         assert "DELETE on reporting.campaign_figures" in findings(checked, database_url=url)["Postgres rights"].says
         connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA reporting TO checker")
         lacks = "checker lacks " + ", ".join(

@@ -38,7 +38,16 @@ JOURNEY = [
         "rollup",
         "report reasons --day 2015-02-19 --format csv",
     ),
-    *("export", "verify --deep", "prune --keep-days 1", "restore --day 2015-02-19 --prove", "restore --day 2015-02-19"),
+    *(
+        "export",
+        "lake publish",
+        "lake expire",
+        "lake status",
+        "verify --deep",
+        "prune --keep-days 1",
+        "restore --day 2015-02-19 --prove",
+        "restore --day 2015-02-19",
+    ),
     *(
         "reconcile",
         "rollup --all",
@@ -121,7 +130,7 @@ def go(archive: Archive, folder: Path, **environment: str) -> dict[str, str]:
         if step in ("listen", "serve", "run --follow"):
             said[step] = _follow(archive, arguments, environment)
             continue
-        done = archive.run(*arguments, **environment, ETL_FORGET_KEY=KEY)
+        done = archive.run(*arguments, **environment, ETL_FORGET_KEY=KEY, ETL_LAKE_TABLE="iceberg")
         assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), f"{step}: {done.stdout}{done.stderr}"
         said[step] = done.stdout
     return said

@@ -63,6 +63,7 @@ TABLES = (
     "exports",
     "forgotten",
     "lake_drafts",
+    "lake_table_files",
     "list_identities",
     "set_backs",
     "united_days",

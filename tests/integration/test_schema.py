@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -99,6 +100,13 @@ def test_the_page_of_the_schema_has_all_that_there_is_and_no_more(migrated: sa.E
 
     with migrated.connect() as connection:
         assert sorted(connection.scalars(sa.text(there))) == sorted(re.findall("`(.+?)`", " ".join(cells)))
+
+
+def test_given_a_schema_iceberg_of_others_then_the_upgrade_is_refused(empty_database_url: str) -> None:
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA iceberg CREATE TABLE iceberg_tables (catalog_name text)")
+    with engine(empty_database_url) as connections, pytest.raises(ConfigurationError, match="ETL-335"):
+        schema.upgrade(connections)
 
 
 def test_given_a_downgrade_then_it_is_refused_and_nothing_changed(migrated: sa.Engine) -> None:

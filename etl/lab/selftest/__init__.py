@@ -22,7 +22,7 @@ from etl.app.sources import claimed_elsewhere, waiting
 from etl.errors import EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.producer import publish, push
-from etl.lab.selftest import proof
+from etl.lab.selftest import engine, proof
 from etl.lab.selftest.faults import Saboteur
 from etl.lab.selftest.memory import EVERY_SECONDS, MemoryWatch
 from etl.lab.selftest.plan import (
@@ -81,10 +81,12 @@ def _run(
 ) -> SelftestReport:
     spared = () if servers.redis else (*SERVERS, REDIS_CLOCK)
     with site(servers, folder) as running:
+        reader = engine.Engine(running.settings)
         truth, saboteur, memory = Truth(seed, datetime.now(UTC).date()), Saboteur(running), MemoryWatch()
         with (
             repeating(lambda: memory.sample(_pids(running)), EVERY_SECONDS),
             repeating(lambda: _restart_ended(running), 1.0),
+            repeating(reader.look, engine.EVERY_SECONDS) if engine.is_there() else nullcontext(),
         ):
             _start(running)
             with saboteur.at_work(plan(seed, minutes * 60, spared)), _producing(running, truth):
@@ -93,6 +95,7 @@ def _run(
         made = saboteur.set_backs.made
         verdicts = [_lively(waited), *_prove(running, truth), *proof.set_backs(made)]
         verdicts += _of_the_processes(running, folder, memory)
+        verdicts += [_of_the_engine(reader)] if engine.is_there() else []
     faults, growth = saboteur.suffered, memory.growth()
     return SelftestReport(seed, minutes, spared, truth, faults, made, waited, verdicts, growth, folder)
 
@@ -203,6 +206,12 @@ def bring_the_lake_up_to_date(settings: Settings) -> None:
                         log.error(
                             "selftest_lake_failed", dataset=dataset.name, day=day, error=error.text, code=error.code
                         )
+
+
+def _of_the_engine(reader: engine.Engine) -> Proof:
+    wrong = f", {len(reader.wrong)} wrong: {reader.wrong[0]}" if reader.wrong else ""
+    what = "Polars' queries of the Iceberg table, amid all this, had each call once, and none failed"
+    return Proof(reader.ok, what, f"{reader.queries:,} queries{wrong}")
 
 
 def _of_the_processes(running: Site, folder: Path, memory: MemoryWatch) -> Iterator[Proof]:

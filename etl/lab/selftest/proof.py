@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from etl.app.database import engine_of, gaps
 from etl.app.lake import open_lake
 from etl.errors import LakeError
+from etl.lab.selftest import engine
 from etl.lab.selftest.calls import CDR_COLUMNS, CDR_TIMES, KnownCall
 from etl.lab.selftest.producers import Published, Truth
 from etl.lab.selftest.set_backs import SetBack
@@ -51,6 +52,8 @@ def verdicts(settings: Settings, truth: Truth, forwarded: Mapping[str, int]) -> 
         yield passed_on(engine, forwarded)
     yield from days_balance(settings)
     yield in_the_lake(settings, truth)
+    if settings.lake_table:
+        yield in_the_table(settings, truth)
 
 
 # -- every CDR
@@ -83,6 +86,23 @@ def in_the_lake(settings: Settings, truth: Truth) -> Proof:
         return _every_call("every CDR is in the lake exactly once, as DuckDB reads it", truth, exported, rows)
 
 
+def in_the_table(settings: Settings, truth: Truth) -> Proof:
+    """As Polars reads the Iceberg table, from its pointer on."""
+    import polars as pl  # noqa: PLC0415  (it takes its second, and isn't everywhere)
+
+    if (location := engine.pointer(settings)) is None:
+        return _every_call(_IN_THE_TABLE, truth, [], lambda _: [])
+    columns = [pl.col(name).dt.epoch("us") if name in CDR_TIMES else pl.col(name) for name in CDR_COLUMNS]
+    table = engine.scan(location).select(columns).collect()
+
+    def rows(day: date) -> Rows:
+        found: Rows = table.filter(pl.col("dialed_on") == day).rows()
+        return found
+
+    return _every_call(_IN_THE_TABLE, truth, sorted({*table["dialed_on"]}), rows)
+
+
+_IN_THE_TABLE = "every CDR is in the Iceberg table exactly once, as Polars reads it"
 _IN_POSTGRES = {name: f"(extract(epoch FROM {name}) * 1000000)::bigint" for name in CDR_TIMES}
 _IN_POSTGRES["extra"] = "extra::text"
 

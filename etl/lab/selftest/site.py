@@ -20,6 +20,7 @@ from etl.app.database import upgrade
 from etl.inbox import connection as inbox
 from etl.keys import SPOOL
 from etl.lab.proxy import Proxy
+from etl.lab.selftest import engine
 from etl.lab.selftest.calls import CAMPAIGNS, CDRS, CLICK2DIAL
 from etl.lab.selftest.plan import EXPORTER, LEASE_SECONDS, LISTENER, LOADERS, STEADY_LISTENER, STEADY_LOADER
 from etl.lab.selftest.processes import Exporter, Program
@@ -111,6 +112,7 @@ def site(servers: Servers, folder: Path) -> Iterator[Site]:
         lease_seconds=LEASE_SECONDS,
         export_url=str(folder / "lake"),
         export_grace_minutes=0,
+        lake_table="iceberg" if engine.is_there() else None,
         http="off",
     )
     upgrade(settings)
@@ -147,6 +149,7 @@ def _environment(settings: Settings, redis_url: str, database_url: str) -> dict[
         "ETL_LEASE_SECONDS": str(settings.lease_seconds),
         "ETL_EXPORT_URL": settings.export_url,
         "ETL_EXPORT_GRACE_MINUTES": str(settings.export_grace_minutes),
+        "ETL_LAKE_TABLE": settings.lake_table or "",
         "ETL_HTTP": settings.http,
     }
 
