@@ -77,6 +77,7 @@ class Tables:
     @contextmanager
     def _changing(self, connection: Connection, dataset: Dataset) -> Iterator[OpenTable]:
         """What was written meanwhile is committed with the pointer."""
+        lake_table.wait_a_moment(connection)
         files = TableFiles(self._target, lambda name: lake_table.begin(self._engine, dataset.name, name))
         with lake_table.in_the_catalog(connection):
             yield self._open(connection, dataset, files)

@@ -29,8 +29,6 @@ from etl.wire.times import EPOCH
 
 # Who drops a partition keeps everybody from the table for a moment, and waits no longer than this for that moment.
 _DROP_WAIT_MS = 2_000
-# Who moves a pointer holds it for a moment, unless it froze.
-_POINTER_WAIT_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,6 @@ class Day:
 
         def confirm() -> None:
             with self._transaction() as connection:
-                connection.execute(sa.text(f"SET LOCAL lock_timeout = {_POINTER_WAIT_MS}"))
                 if connection.execute(confirmed).rowcount != 1:
                     whose = f"{about.dataset} {about.day}: somebody gave revision {about.revision} up meanwhile"
                     raise LakeError("ETL-509", whose)

@@ -25,6 +25,7 @@ CATALOG, NAMESPACE, SCHEMA = "etl", "lake", "iceberg"
 _FROZEN = timedelta(hours=1)
 _ASLEEP = timedelta(days=7)
 _ATTEMPTS = 20
+_WAIT_MS = 5_000
 
 Moved = TypeVar("Moved")
 
@@ -94,8 +95,14 @@ def pointer(connection: sa.Connection, dataset: str) -> str | None:
     return connection.scalar(sa.select(iceberg_tables.c.metadata_location).where(*_is(dataset)))
 
 
+def wait_a_moment(connection: sa.Connection) -> None:
+    """For locks, until the end of the transaction: who moves a pointer holds it for no longer, unless it froze."""
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {_WAIT_MS}"))
+
+
 def hold(connection: sa.Connection, dataset: str) -> None:
     """Nobody else moves the pointer until the end of the transaction, if there is one to move."""
+    wait_a_moment(connection)
     connection.execute(sa.select(iceberg_tables.c.table_name).where(*_is(dataset)).with_for_update())
 
 
