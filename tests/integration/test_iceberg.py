@@ -8,15 +8,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.types import StringType
 
+from etl.app.lake import sweep_lake
+from etl.errors import Contention
 from etl.jobs import remains
 from etl.jobs.remains import Searched
 from etl.lake.datasets import DATASETS
+from etl.store import lake_table
 from etl.wire.erasure import Person
 from tests import iceberg
 from tests.lake import (
@@ -198,6 +202,28 @@ def test_given_a_pointer_set_back_then_it_is_told_and_mended(archive: Archive) -
     assert refs(iceberg.rows(archive)) == ["1", "2"]
     assert archive.run("verify").returncode == 0
     assert prune(archive).what == "dropped"
+
+
+def test_given_who_froze_with_the_pointer_then_others_give_up_soon(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake_table, "_WAIT_MS", 100)
+    monkeypatch.setattr(lake_table, "_ATTEMPTS", 2)
+    for ref in ("1", "2"):
+        load(archive, cdr(ref))
+        export(archive)
+    load(archive, cdr("3"))
+    with psycopg.connect(archive.database_url) as frozen:
+        frozen.execute("UPDATE iceberg.iceberg_tables SET metadata_location = metadata_location")
+        with pytest.raises(Contention, match="lock timeout"):
+            export(archive)
+        with lake(archive) as opened:
+            swept = sweep_lake(archive.settings(lake_history_days=0), opened)
+        assert (swept.removed, {"lock timeout" in why for why in swept.failed}) == ([], {True})
+        frozen.rollback()
+    assert refs(iceberg.rows(archive)) == ["1", "2"]
+    export(archive)
+    assert refs(iceberg.rows(archive)) == ["1", "2", "3"]
 
 
 def test_given_history_then_snapshots_stay_whole_until_it_ends(archive: Archive) -> None:
