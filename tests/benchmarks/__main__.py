@@ -8,6 +8,7 @@ rivals   what one would write or pick instead
 growth   the rate beside millions of stored rows
 days     the rate when a claim is of many days
 export   a day to the lake and its verification, beside COPY
+tables   an Iceberg table of ten years
 listen   whether the listener keeps up
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from etl import logs
-from tests.benchmarks import export, growth, listen, load, recall, rivals, steps
+from tests.benchmarks import export, growth, listen, load, recall, rivals, steps, tables
 from tests.benchmarks.figures import Figure, write
 from tests.benchmarks.load import Bench, servers
 
@@ -39,6 +40,7 @@ def main(words: Sequence[str]) -> None:
         "growth": lambda: growth.measure(bench, arguments.runs, arguments.stored),
         "days": lambda: growth.measure_days(bench, arguments.runs, arguments.days),
         "export": lambda: export.measure(arguments.rows, arguments.runs),
+        "tables": lambda: tables.measure(arguments.exported, arguments.runs),
         "listen": lambda: listen.measure(bench, arguments.rate, arguments.seconds),
     }
     figures: list[Figure] = []
@@ -61,7 +63,7 @@ def main(words: Sequence[str]) -> None:
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("tests.benchmarks", description=__doc__, formatter_class=formatter)
-    names = ["load", "steps", "recall", "rest", "rivals", "growth", "days", "export", "listen"]
+    names = ["load", "steps", "recall", "rest", "rivals", "growth", "days", "export", "tables", "listen"]
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all of them if none is named: {', '.join(names)}")
     parser.add_argument("--cdrs", type=int, default=200_000, help="that wait on the list")
     parser.add_argument("--runs", type=int, default=3)
@@ -69,6 +71,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--stored", type=int, nargs="*", default=growth.STORED, help="rows that are there already")
     parser.add_argument("--days", type=int, nargs="*", default=growth.DAYS)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the day that is exported")
+    parser.add_argument("--exported", type=int, default=3_650, help="days of the Iceberg table")
     parser.add_argument("--rate", type=int, default=20_000, help="PubSub messages a second")
     parser.add_argument("--seconds", type=int, default=30, help="of them")
     parser.add_argument("--results", type=Path, default=RESULTS)
