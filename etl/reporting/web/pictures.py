@@ -1,0 +1,62 @@
+"""Charts on the wall's pages: pictures at addresses of their own, each drawn when a browser asks for it. So a page is
+there at once, and without the extra `report` it's there without them.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from etl.reporting.charts import of_an_agent, parts
+from etl.reporting.drawing import CONFIG, NARROW, can_draw, drawn
+from etl.reporting.figures import Asked, Report
+from etl.reporting.specs import Spec, narrow
+from etl.reporting.web.asked import query_of
+
+WIDTHS = {"broad": CONFIG, "narrow": NARROW}
+# What a page's pictures are of is remembered until they were fetched.
+KEPT, KEPT_SECONDS = 16, 60.0
+
+Part = tuple[str, str, Spec]  # a chart's heading and caption, and what is drawn
+
+
+class Pictures:
+    """What charts the last pages have. For several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Asked, str | None], tuple[list[Part], float]] = OrderedDict()
+
+    def of(self, found: Report, path: str, agent: str | None) -> list[dict[str, str]]:
+        """A page's pictures, as its template wants them; none without the library."""
+        if not can_draw():
+            return []
+        charts = self._keep(found, agent)
+        query = query_of(found.asked)
+        return [
+            {"heading": heading, "caption": caption}
+            | {width: f"/chart/{number}/{width}{path}?{query}" for width in WIDTHS}
+            for number, (heading, caption, _) in enumerate(charts)
+        ]
+
+    def picture(
+        self, asked: Asked, agent: str | None, number: int, width: str, find: Callable[[], Report]
+    ) -> str | None:
+        """SVG; None if there is no such chart. `find` is called if its page isn't remembered."""
+        with self._lock:
+            charts, until = self._kept.get((asked, agent), ([], 0.0))
+        if until < time.monotonic():
+            charts = self._keep(find(), agent)
+        if number >= len(charts):
+            return None
+        heading, _, spec = charts[number]
+        return drawn(spec if width == "broad" else narrow(spec), WIDTHS[width], heading, "c")
+
+    def _keep(self, found: Report, agent: str | None) -> list[Part]:
+        charts = [*(parts(found) if agent is None else of_an_agent(found))]
+        with self._lock:
+            self._kept[found.asked, agent] = (charts, time.monotonic() + KEPT_SECONDS)
+            self._kept.move_to_end((found.asked, agent))
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return charts
