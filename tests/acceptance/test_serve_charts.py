@@ -109,11 +109,13 @@ def test_each_page_has_its_charts_as_pictures_without_any_program(hostile: Archi
                     for element in root.iter():
                         assert element.tag.rpartition("}")[2] in DRAWN, element.tag
                         assert not [name for name in element.attrib if re.search("^on|href|style", name)]
+        today, both = days(hostile)
+        timeline = wall.ask(f"/chart/0/broad/agent/1002{today}").body
         assert len(wall.log.read_text().splitlines()) == 1, wall.log.read_text()
-    today, both = days(hostile)
     assert {path for (path, _), number in seen.items() if number} == {*KINDS, "/agent/1002"}
     assert (seen["/agent/1002", today], seen["/agent/1002", both]) == (1, 0), "a timeline is of one day"
     assert seen["/hours", both] >= 4
+    assert "(1002): busy from " in timeline
 
 
 def test_a_picture_is_the_same_whoever_was_asked_before(hostile: Archive, tmp_path: Path) -> None:
