@@ -26,7 +26,7 @@ TOP = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 # Those that users install. `test` and `dev` are for a checkout, which pip can't install under hashes.
-EXTRAS = ("embedded", "report", "xlsx")
+EXTRAS, OF_THE_WALL = ("embedded", "xlsx"), ("web", "report")
 # Of the host, 2.x: Debian 12's. pip prefers the wheels of the newest that it has, and takes those of older ones.
 GLIBC = 36
 _OLD_NAMES = ("manylinux2014", "manylinux2010", "manylinux1")
@@ -40,9 +40,9 @@ _HEADER = """\
 def main() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
     program, extras = project["project"]["dependencies"], project["project"]["optional-dependencies"]
-    of_extras = [each for extra in EXTRAS for each in extras[extra]]
+    of_extras, of_the_wall = ([each for extra in some for each in extras[extra]] for some in (EXTRAS, OF_THE_WALL))
     write("requirements-hashed.txt", "What etl runs with", needed(program))
-    write("requirements-web-hashed.txt", "What the wall needs beside it", needed(extras["web"]) - needed(program))
+    write("requirements-web-hashed.txt", "What the wall needs beside it", needed(of_the_wall) - needed(program))
     write("requirements-extras-hashed.txt", "What the extras need", needed(of_extras) - needed(program))
     write("requirements-build-hashed.txt", "What its wheel is built with", needed(project["build-system"]["requires"]))
 
