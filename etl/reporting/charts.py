@@ -46,6 +46,10 @@ ON_A_TIMELINE = {
     timeline.GAP: UNHEARD,
 }
 Named = tuple[list[Datum], list[str]]  # of a chart, and what its places are called
+FROM_HOUR_TO_HOUR = (
+    "From hour to hour",
+    "States and calls, in hours since the day began. Where nothing is drawn, nothing is known",
+)
 _AGENT_FORMATS = {"calls": ",d", "minutes a call": ".1f", "occupancy": "%"}
 
 
@@ -180,11 +184,8 @@ def _from_hour_to_hour(found: "Report", agents: Sequence["Row"]) -> Parts:
     rows = [*map(label, agents)]
     spans = [(each, places[each.extension]) for each in (*told.states, *told.calls)]
     data = [_span(each, rows[place]) | {"place": place} for each, place in spans]
-    yield (
-        "From hour to hour",
-        "States and calls, in hours since the day began. Where nothing is drawn, nothing is known",
-        specs.spans(rows, data, [_span(gap) for gap in told.gaps], ON_A_TIMELINE, timeline.CALL, told.hours),
-    )
+    gaps = [_span(gap) for gap in told.gaps]
+    yield *FROM_HOUR_TO_HOUR, specs.spans(rows, data, gaps, ON_A_TIMELINE, timeline.CALL, told.hours)
 
 
 def _span(span: "Span", called: str = "") -> Datum:

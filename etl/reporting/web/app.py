@@ -133,9 +133,8 @@ class _Pages:
     def _chart(self, asked: Wanted, agent: str | None, number: int, width: str) -> Response:
         engine = within(self._engine)
         exactly = self._exactly(engine, asked)
-        svg = self._pictures.picture(
-            exactly, agent, number, width, lambda: self._found(engine, exactly, agent, with_timeline=True)
-        )
+        find = partial(self._found, engine, exactly, agent, with_timeline=agent is not None)
+        svg = self._pictures.picture(exactly, agent, number, width, find)
         if svg is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return Response(svg, media_type="image/svg+xml")
@@ -143,10 +142,9 @@ class _Pages:
     def _exactly(self, engine: sa.Engine, asked: Wanted) -> Asked:
         return asked.asked(asked.last or yesterday(engine))
 
-    def _found(self, engine: sa.Engine, asked: Asked, agent: str | None, with_timeline: bool) -> Report:
-        """The timeline is one agent's: of all it would cost more than a page may."""
+    def _found(self, engine: sa.Engine, asked: Asked, agent: str | None, with_timeline: bool = False) -> Report:
         try:
-            found = ask(engine, asked, MOST_ROWS, with_timeline and agent is not None, agent)
+            found = ask(engine, asked, MOST_ROWS, with_timeline, agent)
         except TooMany:
             raise Refused(
                 f"that is more than {MOST_ROWS:,} rows: ask for fewer days, or `etl report` for all"
@@ -156,7 +154,7 @@ class _Pages:
     def _figures(self, asked: Wanted, path: str, agent: str | None = None) -> Response:
         """Takes some seconds at most."""
         engine = within(self._engine)
-        found = self._found(engine, self._exactly(engine, asked), agent, with_timeline=asked.form == "html")
+        found = self._found(engine, self._exactly(engine, asked), agent)
         if asked.form == "html":
             charts = self._pictures.of(found, path, agent)
             return self.html("figures.html", **figures.values(found, path, charts, agent))

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from etl.reporting.charts import of_an_agent, parts
+from etl.reporting.charts import FROM_HOUR_TO_HOUR, of_an_agent, parts
 from etl.reporting.drawing import CONFIG, NARROW, can_draw, drawn
 from etl.reporting.figures import Asked, Report
 from etl.reporting.specs import Spec, narrow
@@ -18,6 +18,12 @@ WIDTHS = {"broad": CONFIG, "narrow": NARROW}
 KEPT, KEPT_SECONDS = 16, 60.0
 
 Part = tuple[str, str, Spec]  # a chart's heading and caption, and what is drawn
+
+
+def _has_timeline(found: Report) -> bool:
+    """Whether there is something on an agent's, as the figures tell: to look it up takes longer than the page."""
+    is_a_day = found.asked.first == found.asked.last
+    return is_a_day and any(row["calls"] or row["states_known"] for row in found.rows)
 
 
 class Pictures:
@@ -31,12 +37,15 @@ class Pictures:
         """A page's pictures, as its template wants them; none without the library."""
         if not can_draw():
             return []
-        charts = self._keep(found, agent)
+        if agent is None:
+            charts = [(heading, caption) for heading, caption, _ in self._keep(found, agent)]
+        else:
+            charts = [FROM_HOUR_TO_HOUR] if _has_timeline(found) else []
         query = query_of(found.asked)
         return [
             {"heading": heading, "caption": caption}
             | {width: f"/chart/{number}/{width}{path}?{query}" for width in WIDTHS}
-            for number, (heading, caption, _) in enumerate(charts)
+            for number, (heading, caption) in enumerate(charts)
         ]
 
     def picture(
