@@ -2,16 +2,23 @@
 
 import re
 import xml.etree.ElementTree as ET
-from datetime import timedelta
+from dataclasses import replace
+from datetime import date, timedelta
+from functools import partial
 from html import unescape
 from pathlib import Path
 
 import pytest
 
 from etl.app.database import rollup
+from etl.reporting.figures import Asked, ask
 from etl.reporting.web.app import KINDS
+from etl.reporting.web.asked import Refused
+from etl.reporting.web.figures import of_agent
+from etl.reporting.web.pictures import MOST_SPANS, Pictures
 from tests.acceptance.test_serve_browser import BAD, FIELDS, LONG, PAGES, address, day_of
 from tests.browser import browser, resize
+from tests.store import engine
 from tests.wall import PROMISED, Answer, Served, at_noon, listened, load_and_listen, said, served
 from tests.world import Archive, cdr
 
@@ -129,6 +136,24 @@ def test_a_picture_is_the_same_whoever_was_asked_before(hostile: Archive, tmp_pa
     with served(hostile, tmp_path / "log2") as wall:
         for each, body in before.items():
             assert fetched(wall, each).body == body
+
+
+def test_given_more_than_can_be_drawn_then_it_is_refused(hostile: Archive, tmp_path: Path) -> None:
+    """As of a dialler that has gone mad."""
+    day = date.fromisoformat(day_of(hostile).partition("to=")[2])
+    with engine(hostile.database_url) as connections:
+        asked = Asked("agent", day, day)
+        found = of_agent(ask(connections, asked, with_timeline=True, agent="1002"), "1002")
+    assert found.timeline is not None
+    (span, *_) = found.timeline.states
+    for number in (MOST_SPANS - len(found.timeline.calls) - len(found.timeline.gaps), MOST_SPANS + 1):
+        many = replace(found, timeline=found.timeline._replace(states=[span] * number))
+        pictures = Pictures()
+        if number <= MOST_SPANS:
+            assert pictures.picture(asked, "1002", 0, "broad", partial(replace, many))
+            continue
+        with pytest.raises(Refused, match="more than 10,000 states and calls"):
+            pictures.picture(asked, "1002", 0, "broad", partial(replace, many))
 
 
 def test_without_the_library_pages_have_no_charts(hostile: Archive, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from etl.reporting.charts import FROM_HOUR_TO_HOUR, of_an_agent, parts
 from etl.reporting.drawing import CONFIG, NARROW, can_draw, drawn
 from etl.reporting.figures import Asked, Report
 from etl.reporting.specs import Spec, narrow
-from etl.reporting.web.asked import query_of
+from etl.reporting.web.asked import Refused, query_of
 
 WIDTHS = {"broad": CONFIG, "narrow": NARROW}
 # What a page's pictures are of is remembered until they were fetched.
 KEPT, KEPT_SECONDS = 16, 60.0
+# To draw 20,000 of them takes 100 MB more, and 40,000 would take all that the wall has.
+MOST_SPANS = 10_000
 
 Part = tuple[str, str, Spec]  # a chart's heading and caption, and what is drawn
 
@@ -51,7 +53,8 @@ class Pictures:
     def picture(
         self, asked: Asked, agent: str | None, number: int, width: str, find: Callable[[], Report]
     ) -> str | None:
-        """SVG; None if there is no such chart. `find` is called if its page isn't remembered."""
+        """SVG; None if there is no such chart. `find` is called if its page isn't remembered. Raises `Refused` if there
+        is too much to draw."""
         with self._lock:
             charts, until = self._kept.get((asked, agent), ([], 0.0))
         if until < time.monotonic():
@@ -62,6 +65,9 @@ class Pictures:
         return drawn(spec if width == "broad" else narrow(spec), WIDTHS[width], heading, "c")
 
     def _keep(self, found: Report, agent: str | None) -> list[Part]:
+        told = found.timeline
+        if told and len(told.states) + len(told.calls) + len(told.gaps) > MOST_SPANS:
+            raise Refused(f"those are more than {MOST_SPANS:,} states and calls: `etl report agent` draws them")
         charts = [*(parts(found) if agent is None else of_an_agent(found))]
         with self._lock:
             self._kept[found.asked, agent] = (charts, time.monotonic() + KEPT_SECONDS)
