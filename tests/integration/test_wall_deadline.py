@@ -50,7 +50,7 @@ def test_each_statement_gets_what_is_left_of_the_bound(archive: Archive, each: f
         done: list[float] = []
         with pytest.raises(Outage) as raised:
             sleep_on(within(asking), each, done)
-        with within(asking).connect() as connection:
+        with within(bounded(connections, 3_600.0)).connect() as connection:
             assert connection.scalar(sa.text("SELECT 1")) == 1, "the next request has a bound of its own"
         with asking.connect() as connection:
             assert connection.scalar(shown) == before, "and nothing is left of the last"

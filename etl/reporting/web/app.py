@@ -49,7 +49,7 @@ MOST_ASKING = 3
 MOST_ROWS = 5_000
 KINDS = {"/campaigns": "campaign", "/agents": "agent", "/hours": "hours", "/reasons": "reasons"}
 # A chart takes a core for 0.1 s, the first one for 0.7: one is drawn at a time, and a page has some.
-MOST_DRAWING, DRAWING_PATIENCE_SECONDS = 1, 15.0
+MOST_DRAWING, DRAWING_PATIENCE_SECONDS = 1, 30.0
 _MOST_OF_A_FORM = 4_096  # bytes
 _SOON = {"Retry-After": str(REFRESH_SECONDS)}
 _STATIC = {"wall.css": "text/css; charset=utf-8", "wall.js": "text/javascript; charset=utf-8"}
