@@ -2,7 +2,7 @@
 pip takes these files and no others, wherever they come from. What is built from source has no such hash, and isn't
 taken.
 
-One file has what etl runs with, one what its wall needs beside that, one what its other extras need, and one what its
+One file has what etl runs with, one what its image has beside that, one what its other extras need, and one what its
 wheel is built with. The hashes are those that pip's index tells: whoever changes them reads in the diff whether a
 version kept its number and changed its files.
 """
@@ -26,7 +26,7 @@ TOP = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 # Those that users install. `test` and `dev` are for a checkout, which pip can't install under hashes.
-EXTRAS = ("embedded", "iceberg", "report", "xlsx")
+EXTRAS, IN_THE_IMAGE = ("embedded", "xlsx"), ("web", "report", "iceberg")
 # Of the host, 2.x: Debian 12's. pip prefers the wheels of the newest that it has, and takes those of older ones.
 GLIBC = 36
 _OLD_NAMES = ("manylinux2014", "manylinux2010", "manylinux1")
@@ -40,9 +40,9 @@ _HEADER = """\
 def main() -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
     program, extras = project["project"]["dependencies"], project["project"]["optional-dependencies"]
-    of_extras = [each for extra in EXTRAS for each in extras[extra]]
+    of_extras, in_the_image = ([each for extra in some for each in extras[extra]] for some in (EXTRAS, IN_THE_IMAGE))
     write("requirements-hashed.txt", "What etl runs with", needed(program))
-    write("requirements-web-hashed.txt", "What the wall needs beside it", needed(extras["web"]) - needed(program))
+    write("requirements-web-hashed.txt", "What the image has beside it", needed(in_the_image) - needed(program))
     write("requirements-extras-hashed.txt", "What the extras need", needed(of_extras) - needed(program))
     write("requirements-build-hashed.txt", "What its wheel is built with", needed(project["build-system"]["requires"]))
 

@@ -1,8 +1,29 @@
 """What a page must be for whoever can't see it, or can't see it well: expressions for a browser's tab.
 
-The rules are those of axe-core that have to do with pages like these, each by its name there. axe-core itself comes by
-npm, which nothing else here needs.
+The rules are those of axe-core that have to do with pages like these, each by its name there. axe-core itself, which
+knows more of them, is a script that a package of PyPI's brings along.
 """
+
+from importlib.resources import files
+
+from tests.browser import Tab
+from tests.tools import missing
+
+# A text for each violation of a rule by an element.
+_RUN = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations.flatMap(
+    rule => rule.nodes.map(node => rule.id + ": " + node.html.slice(0, 120) + " " + node.failureSummary)))"""
+
+
+def violations(tab: Tab) -> list[str]:
+    """By axe-core, of the page that is open. Skips the test where that isn't installed."""
+    try:
+        script = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
+    except ModuleNotFoundError:
+        missing("axe-core-python")
+    tab.run(f"{script};true")
+    found: list[str] = tab.run(_RUN)
+    return found
+
 
 # What the eye tells apart needs so much contrast (WCAG 2.2, AA, of text).
 LEAST_CONTRAST = 4.5

@@ -22,16 +22,18 @@ from etl.app.threads import run_in_threads
 from etl.errors import ConfigurationError, EtlError
 from etl.inbox import connection as inbox
 from etl.inbox.watch import Watch
+from etl.reporting.deadline import bounded, within
 from etl.reporting.web.app import Site, application
 from etl.settings import Settings
 from etl.store.connection import Engine
 from etl.store.pinned import PATIENT
 
-# No request costs Postgres more than this for a statement, or waits for a lock. A session whose process is gone, or
-# frozen, holds back nothing for longer than that either.
+# No request costs Postgres more than this, whatever number of statements it takes, or waits for a lock. A session whose
+# process is gone, or frozen, holds back nothing for longer than that either.
+REQUEST_SECONDS = 5
 LOOKING: Mapping[str, str] = {
     **PATIENT,
-    "statement_timeout": "5s",
+    "statement_timeout": f"{REQUEST_SECONDS}s",
     "lock_timeout": "1s",
     "idle_in_transaction_session_timeout": "10s",
 }
@@ -50,7 +52,7 @@ def reading(settings: Settings) -> Iterator[Engine]:
     """Postgres, for whoever only looks. Each transaction is read-only by itself: what a session sets stays with a
     pooler's connection, and the next who gets that wants to write."""
     with engine_of(settings.of_the_wall, LOOKING) as engine:
-        yield engine.execution_options(postgresql_readonly=True)
+        yield bounded(engine, REQUEST_SECONDS).execution_options(postgresql_readonly=True)
 
 
 def serve(settings: Settings, stop: threading.Event) -> None:
@@ -111,7 +113,7 @@ def _waiting(settings: Settings, engine: Engine) -> Callable[[], Mapping[str, in
     def look() -> Mapping[str, int | None]:
         nonlocal client
         client = client or inbox.connect(settings.inbox_url, settings.redis_cluster, REDIS_SECONDS)
-        lists = sources(settings, Stores(client, engine))
+        lists = sources(settings, Stores(client, within(engine)))
         answers = Watch(client, lists).waiting()
         let_in(answers)
         numbers = (answer if isinstance(answer, int) else None for answer in answers)

@@ -32,6 +32,15 @@ NARROW: Spec = {
 }
 
 
+def can_draw() -> bool:
+    """Whether the library that draws is installed."""
+    try:
+        import vl_convert  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def drawn(spec: Spec, config: Spec, heading: str, ids: str) -> str:
     """SVG. Its own names begin with `ids`, so that none is another chart's, which may not be shown.
 

@@ -74,6 +74,7 @@ class Report:
     settings: Row  # of reporting.settings
     waits: list[Wait]  # of all rows together, the shortest first; none if no wait is known
     timeline: Timeline | None = None  # of a day's agents, if that was asked for
+    changes_offset: bool = False  # from UTC: whether the rows' hours have several
 
     def target(self, figure: str) -> Decimal | None:
         """What the figure should be, if a target is set."""
@@ -99,9 +100,11 @@ class TooMany(Exception):
     """More rows than may be fetched."""
 
 
-def ask(engine: sa.Engine, asked: Asked, most: int | None = None, with_timeline: bool = False) -> Report:
-    """Raises `TooMany` if there are more than `most` rows with their totals, before it has fetched more than that; and
-    `Outage` or `ConfigurationError`."""
+def ask(
+    engine: sa.Engine, asked: Asked, most: int | None = None, with_timeline: bool = False, agent: str | None = None
+) -> Report:
+    """A timeline is that of one agent, or of all. Raises `TooMany` if there are more than `most` rows with their
+    totals, before it has fetched more than that; and `Outage` or `ConfigurationError`."""
     how = ASKS[asked.kind]
     period = {"first": asked.first, "last": asked.last}
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
@@ -114,12 +117,13 @@ def ask(engine: sa.Engine, asked: Asked, most: int | None = None, with_timeline:
         there = connection.scalars(_CAMPAIGNS, examples) if not found and asked.campaigns else ()
         comments = connection.execute(_COMMENTS, {"view": f"reporting.{how.view}"})
         total = next((row for row in found if row["level"] == "all"), None)
-        agents = _agents(found, asked) if with_timeline else []
+        agents = _agents(found, asked, agent) if with_timeline else []
+        rows = [_row(row) for row in found if row["level"] == "row"]
         return Report(
             asked=asked,
             zone=zone,
             now=now,
-            rows=[_row(row) for row in found if row["level"] == "row"],
+            rows=rows,
             by_subject=[_row(row) for row in found if row["level"] == "subject"],
             total=None if total is None else _row(total),
             refreshed_at=total["refreshed_at"] if total else None,
@@ -130,15 +134,17 @@ def ask(engine: sa.Engine, asked: Asked, most: int | None = None, with_timeline:
             last_week=_last_week(connection, how, asked),
             settings=dict(connection.execute(_SETTINGS).mappings().one()),
             waits=waits,
+            changes_offset=len({row["hour"].utcoffset() for row in rows if "hour" in row}) > 1,
             timeline=look(connection, asked.first, agents) if agents else None,
         )
 
 
-def _agents(found: Sequence[Row], asked: Asked) -> list[str]:
+def _agents(found: Sequence[Row], asked: Asked, agent: str | None) -> list[str]:
     """Whose timeline is shown: those of one day, not of several."""
     if asked.kind != "agent" or asked.first != asked.last:
         return []
-    return [row["extension"] for row in found if row["level"] == "row"][:AGENTS]
+    agents = [row["extension"] for row in found if row["level"] == "row" and agent in (None, row["extension"])]
+    return agents[:AGENTS]
 
 
 def _last_week(connection: sa.Connection, how: Ask, asked: Asked) -> LastWeek:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ COLUMNS = ("kind", "reference", "name", "group")
 # Characters, as the table has them.
 LONGEST = {"reference": 512, "name": 200, "group": 200}
 _SHOWN = 60  # characters of what is wrong
+# All of them but the line breaks, which no name may have.
+_SPACES = re.compile("[ \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+_NOT_PERMITTED = "42501"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,8 @@ class _Wrong(Exception):
 
 
 def read(content: bytes) -> list[Name]:
-    """The names in a CSV file in UTF-8. Spaces around a field don't count, nor do empty lines. Raises
-    `ConfigurationError`, with the number of every line that is wrong."""
+    """The names in a CSV file in UTF-8, in one spelling each. Spaces around a field don't count, nor do empty lines.
+    Raises `ConfigurationError`, with the number of every line that is wrong."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -92,7 +96,7 @@ def _name(fields: list[str] | str) -> Name:
         raise _Wrong(f"this is {fields}")
     if len(fields) != len(COLUMNS):
         raise _Wrong(f"{len(fields)} fields instead of {len(COLUMNS)}")
-    kind, reference, name, group = fields
+    kind, reference, name, group = *fields[:2], *map(one_spelling, fields[2:])  # a reference is the dialler's
     if kind not in KINDS:
         raise _Wrong(f"kind is {_cut(kind) or 'empty'}, and not one of {', '.join(KINDS)}")
     for column, value in (("reference", reference), ("name", name), ("group", group)):
@@ -105,14 +109,20 @@ def _name(fields: list[str] | str) -> Name:
     return Name(kind, reference, name, group or None)
 
 
+def one_spelling(name: str) -> str:
+    """The same name for all that look the same: an accent is part of its letter (NFC), and each space a plain one."""
+    return unicodedata.normalize("NFC", _SPACES.sub(" ", name)).strip()
+
+
 def _cut(text: str) -> str:
     shown = printable(text[:_SHOWN]).replace("\n", "\\n")
     return shown if len(text) <= _SHOWN else f"{shown}…"
 
 
 _MAY = sa.text(
-    "SELECT to_regclass('reporting.names') IS NOT NULL, coalesce(has_table_privilege(to_regclass('reporting.names'),"
-    " 'INSERT') AND has_table_privilege(to_regclass('reporting.names'), 'UPDATE'), false)"
+    "SELECT to_regclass('reporting.names') IS NOT NULL,"
+    " array_agg(right_ ORDER BY right_) FILTER (WHERE NOT has_table_privilege(to_regclass('reporting.names'), right_))"
+    " FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS right_"
 )
 # Always in the same order, so that two imports wait for each other, and never both at once.
 _KEEP = sa.text("""
@@ -127,22 +137,31 @@ RETURNING xmax = 0""")  # of a row that was there, xmax is who locked it
 
 def keep(engine: sa.Engine, names: Sequence[Name]) -> Kept:
     """Enters them, all or none; those that aren't in the file stay. Raises `Outage` and `ConfigurationError`."""
-    with engine.begin() as connection:
-        is_there, may = connection.execute(_MAY).one()
-        if not is_there:
-            raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
-        if not may:
-            raise ConfigurationError(
-                "ETL-943",
-                "this user of Postgres may not write reporting.names: names are the business of its owner, which is"
-                " etl_owner by ops/postgres/roles.sql, and of whoever that lets; name one in ETL_DATABASE_URL for this"
-                " command",
-            )
-        given = {
-            "kinds": [each.kind for each in names],
-            "references": [each.reference for each in names],
-            "names": [each.name for each in names],
-            "groups": [each.group for each in names],
-        }
-        entered = [*connection.scalars(_KEEP, given)]
+    given = {
+        "kinds": [each.kind for each in names],
+        "references": [each.reference for each in names],
+        "names": [each.name for each in names],
+        "groups": [each.group for each in names],
+    }
+    try:
+        with engine.begin() as connection:
+            is_there, lacking = connection.execute(_MAY).one()
+            if not is_there:
+                raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
+            if lacking:
+                raise _not_permitted(f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} lacking")
+            entered = [*connection.scalars(_KEEP, given)]
+    except ConfigurationError as error:
+        if getattr(error.__cause__, "sqlstate", None) == _NOT_PERMITTED:  # the schema, or what masks names
+            raise _not_permitted(str(error.__cause__).splitlines()[0]) from error
+        raise
     return Kept(sum(entered), len(entered) - sum(entered), len(names) - len(entered))
+
+
+def _not_permitted(why: str) -> ConfigurationError:
+    return ConfigurationError(
+        "ETL-943",
+        f"this user of Postgres may not write reporting.names ({why}): names are the business of its owner, which is"
+        " etl_owner by ops/postgres/roles.sql, and of whoever that lets, who needs SELECT, INSERT and UPDATE, and"
+        " etl_reporting's rights; name one in ETL_DATABASE_URL for this command",
+    )

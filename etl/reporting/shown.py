@@ -192,17 +192,21 @@ def name(text: str | None) -> str:
     return printable(text).replace("\n", "\\n") if text else NONE
 
 
+def called(reference: str | None, its_name: str | None) -> str:
+    """A campaign or an agent by its name, if it has one, and its reference, on one line. Two may be called the same:
+    no key is made of this."""
+    return f"{name(its_name)} ({name(reference)})" if its_name else name(reference)
+
+
 def label(row: "Row") -> str:
-    """A campaign or an agent by its name, if it has one, and its reference, on one line."""
+    """What the campaign or the agent of a row is called."""
     kind, column = ("agent", "extension") if "extension" in row else ("campaign", "campaign_ref")
-    reference, its_name = name(row[column]), row.get(f"{kind}_name")
-    return f"{name(its_name)} ({reference})" if its_name else reference
+    return called(row[column], row.get(f"{kind}_name"))
 
 
 def hour(moment: datetime, found: "Report") -> str:
     """With the UTC offset where it changes: an hour may come twice in a day."""
-    several = len({row["hour"].utcoffset() for row in found.rows}) > 1
-    return f"{moment:%H:%M %z}" if several else f"{moment:%H:%M}"
+    return f"{moment:%H:%M %z}" if found.changes_offset else f"{moment:%H:%M}"
 
 
 def count(number: int) -> str:

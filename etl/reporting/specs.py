@@ -1,12 +1,16 @@
-"""What a report's charts are in Vega-Lite: bars, columns, lines, panels and heat maps, of data with a name, a value and
-a text each. Which charts a report has is in `charts`.
+"""What a report's charts are in Vega-Lite: bars, columns, lines, panels and heat maps, of data with a place, a value
+and a text each. Which charts a report has is in `charts`.
+
+A place is a number: of a row, a column or a line, among those of its chart. What it's called is beside it and nothing
+more, since two may be called the same.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from etl.reporting.shown import label, seconds, share
+from etl.reporting.shown import seconds, share
 
 if TYPE_CHECKING:
     from etl.reporting.figures import Report, Row
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 Spec = dict[str, Any]
 Datum = dict[str, Any]
 ValueFormat = Callable[[Any], str]  # a value → its text
+Cell = tuple[int, int, Any, ValueFormat]  # of a heat map: its places down and across, and its value
 
 Parts = Iterator[tuple[str, str, Spec]]
 
@@ -45,7 +50,7 @@ DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [12, 3], [1, 3]]
 _DESCRIPTION: Spec = {"field": "text", "type": "nominal"}
 
 
-def stacked(data: list[Datum], colours: dict[str, str], unit: str) -> Spec:
+def stacked(data: list[Datum], names: Sequence[str], colours: dict[str, str], unit: str) -> Spec:
     """Bars from left to right, one for each name."""
     return {
         "data": {"values": _without_nothing(data)},
@@ -53,8 +58,7 @@ def stacked(data: list[Datum], colours: dict[str, str], unit: str) -> Spec:
         "height": {"step": 26},
         "mark": {"type": "bar", "stroke": "white", "strokeWidth": 1},
         "encoding": {
-            "y": {"field": "name", "type": "nominal", "sort": _names(data), "title": None,
-                  "scale": {"domain": _names(data)}},
+            "y": {**_placed("nominal", names), "axis": _called(names)},
             "x": {"field": "value", "type": "quantitative", "title": unit, "axis": {"tickCount": 8}},
             "color": _colours(data, colours),
             "order": {"field": "order", "type": "quantitative"},
@@ -63,7 +67,7 @@ def stacked(data: list[Datum], colours: dict[str, str], unit: str) -> Spec:
     }  # fmt: skip
 
 
-def columns(data: list[Datum], colours: dict[str, str], axis: Spec) -> Spec:
+def columns(data: list[Datum], names: Sequence[str], colours: dict[str, str]) -> Spec:
     """Bars upward: time goes from left to right."""
     return {
         "data": {"values": _without_nothing(data)},
@@ -71,8 +75,7 @@ def columns(data: list[Datum], colours: dict[str, str], axis: Spec) -> Spec:
         "height": 240,
         "mark": {"type": "bar", "stroke": "white", "strokeWidth": 1},
         "encoding": {
-            "x": {"field": "name", "type": "ordinal", "sort": _names(data), "axis": axis,
-                  "scale": {"domain": _names(data)}},
+            "x": {**_placed("ordinal", names), "axis": {**_called(names), "labelAngle": 0, **APART}},
             "y": {"field": "value", "type": "quantitative", "title": "calls"},
             "color": _colours(data, colours),
             "order": {"field": "order", "type": "quantitative"},
@@ -81,22 +84,18 @@ def columns(data: list[Datum], colours: dict[str, str], axis: Spec) -> Spec:
     }  # fmt: skip
 
 
-def lines(rows: list["Row"], column: str, names: list[str], aim: Decimal | None) -> Spec:
+def lines(of: Sequence[tuple[str, Sequence["Row"]]], column: str, aim: Decimal | None) -> Spec:
+    """One for each name, of its days."""
     data = [
-        {"day": str(row["day"]), "name": label(row), "value": float(row[column]),
-         "text": f"{label(row)}, {row['day']}: {share(row[column])}"}
-        for row in rows if row[column] is not None
+        {"day": str(row["day"]), "place": place, "value": float(row[column]),
+         "text": f"{called}, {row['day']}: {share(row[column])}"}
+        for place, (called, rows) in enumerate(of) for row in rows if row[column] is not None
     ]  # fmt: skip
+    names = [called for called, _ in of]
     x = {"field": "day", "type": "temporal", "axis": {"title": None, "format": "%a %d %b", "tickCount": "day",
          **APART}}  # fmt: skip
     y = {"field": "value", "type": "quantitative", "axis": {"format": "%", "title": None}}
-    color = {
-        "field": "name",
-        "type": "nominal",
-        "scale": {"domain": names, "range": [GREEN, AMBER, BLUE, RED, VIOLET, GREY]},
-    }
-    shape = {"field": "name", "type": "nominal", "scale": {"domain": names, "range": SHAPES}}
-    dash = {"field": "name", "type": "nominal", "scale": {"domain": names, "range": DASHES}}
+    color, shape, dash = (_told_by(looks, names) for looks in (COLOURS_OF_LINES, SHAPES, DASHES))
     marks: list[Spec] = [
         {"mark": {"type": "line", "aria": False}, "encoding": {"strokeDash": dash}},
         {
@@ -125,19 +124,21 @@ def aim_said(found: "Report", *columns: str) -> str:
 
 
 def panels(
-    bars: Mapping[str, Sequence[tuple[str, Any, ValueFormat]]], formats: dict[str, str], aims: Mapping[str, Decimal]
+    bars: Mapping[str, Sequence[tuple[Any, ValueFormat]]],
+    names: Sequence[str],
+    formats: dict[str, str],
+    aims: Mapping[str, Decimal],
 ) -> Spec:
-    """Side by side, the names on the left only; with a line at the target of each that has one."""
+    """Side by side, each with a bar for each name, the names on the left only; with a line at the target of each that
+    has one."""
     narrow = PLOT_WIDTH // len(bars) - 24
     panels = []
     for index, (heading, points) in enumerate(bars.items()):
         data = [
-            {"name": called, "value": float(number),
-             "text": f"{called}: {form(number * 60 if form is seconds else number)} {heading}"}
-            for called, number, form in points if number is not None
+            {"place": place, "value": float(number),
+             "text": f"{names[place]}: {form(number * 60 if form is seconds else number)} {heading}"}
+            for place, (number, form) in enumerate(points) if number is not None
         ]  # fmt: skip
-        names = [*dict.fromkeys(called for called, _, _ in points)]
-        axis = {"title": None} if index == 0 else None
         panels.append(
             {
                 "title": {"text": heading, "anchor": "start", "fontSize": 13, "color": "#2b3640"},
@@ -148,8 +149,7 @@ def panels(
                         "data": {"values": data},
                         "mark": {"type": "bar", "color": BLUE},
                         "encoding": {
-                            "y": {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names},
-                                  "axis": axis},
+                            "y": {**_placed("nominal", names), "axis": _called(names) if index == 0 else None},
                             "x": {"field": "value", "type": "quantitative",
                                   "axis": {"title": None, "format": formats[heading], "tickCount": 4, **APART}},
                             "description": _DESCRIPTION,
@@ -167,27 +167,30 @@ def rates(
 ) -> Parts:
     """Of those rates that any of the rows has; none if there are none."""
     told = {title: column for title, column in rates.items() if any(row[column] is not None for row in rows)}
-    bars = {title: [(called(row), row[column], share) for row in rows] for title, column in told.items()}
+    bars = {title: [(row[column], share) for row in rows] for title, column in told.items()}
     aims = {title: aim for title, column in told.items() if (aim := found.target(column)) is not None}
     if bars:
-        yield "Rates", caption + aim_said(found, *told.values()), panels(bars, dict.fromkeys(told, "%"), aims)
+        spec = panels(bars, [*map(called, rows)], dict.fromkeys(told, "%"), aims)
+        yield "Rates", caption + aim_said(found, *told.values()), spec
 
 
-def heat(cells: Sequence[tuple[str, str, Any, ValueFormat]], colours: tuple[str, str], brief: ValueFormat) -> Spec:
+def heat(
+    cells: Sequence[Cell], down: Sequence[str], across: Sequence[str], colours: tuple[str, str], brief: ValueFormat
+) -> Spec:
     """What isn't known has no cell. Numbers are from 0 up; shares have the whole scale for what there is of them.
 
-    `brief` is the text in a cell, if all of them have room for it.
+    `down` and `across` are what rows and columns are called; `brief` is the text in a cell, if all have room for it.
     """
     told = [cell for cell in cells if cell[2] is not None]
     most = max(float(number) for _, _, number, _ in told)
     least = min(float(number) for _, _, number, _ in told) if colours == SHARES else 0.0
     domain = [least, most] if most > least else [0.0, most or 1.0]
     data: list[Datum] = [
-        {"y": y, "x": x, "value": float(number), "text": f"{y}, {x}: {form(number)}", "brief": brief(number),
+        {"place": y, "x": x, "value": float(number), "text": f"{down[y]}, {across[x]}: {form(number)}",
+         "brief": brief(number),
          "ink": ink(_between(colours, (float(number) - domain[0]) / (domain[1] - domain[0])))}
         for y, x, number, form in told
     ]  # fmt: skip
-    across, down = sorted({x for _, x, _, _ in cells}), [*dict.fromkeys(y for y, _, _, _ in cells)]
     legend = {"format": "%" if colours == SHARES else ",d", "orient": "right", "columns": 1, "tickCount": 4}
     cell: Spec = {
         "mark": {"type": "rect", "stroke": "white"},
@@ -207,8 +210,8 @@ def heat(cells: Sequence[tuple[str, str, Any, ValueFormat]], colours: tuple[str,
         "width": PLOT_WIDTH,
         "height": {"step": 22},
         "encoding": {
-            "x": {"field": "x", "type": "ordinal", "sort": across, "axis": {"title": None, "labelAngle": 0, **APART}},
-            "y": {"field": "y", "type": "ordinal", "sort": down, "axis": {"title": None}},
+            "x": {**_placed("ordinal", across, "x"), "axis": {**_called(across), "labelAngle": 0, **APART}},
+            "y": {**_placed("ordinal", down), "axis": _called(down)},
         },
         "layer": [cell, said] if fits else [cell],
         "resolve": {"scale": {"color": "independent"}},  # the letters' colours have none
@@ -242,7 +245,7 @@ def spans(
     """From left to right over the day; gaps are behind all rows, and calls are thin, before the states."""
     x = {"field": "begin", "type": "quantitative", "title": "hours",
          "scale": {"domain": [0, hours], "nice": False}, "axis": {"tickCount": 12, **APART}}  # fmt: skip
-    y = {"field": "name", "type": "nominal", "sort": names, "scale": {"domain": names}, "title": None}
+    y = {**_placed("nominal", names), "axis": _called(names)}
     base = {"x": x, "x2": {"field": "end"}, "color": _colours_of([*data, *gaps], colours), "description": _DESCRIPTION}
     states, calls = ([each for each in data if (each["part"] == call) == is_call] for is_call in (False, True))
     # A call of a second is seen, too.
@@ -260,7 +263,8 @@ def spans(
 def narrow(spec: Spec) -> Spec:
     """The same for a telephone: panels one below the other, each with its names, fewer ticks, and no text in cells."""
     if "hconcat" in spec:
-        return {"vconcat": [narrow(_named(panel)) for panel in spec["hconcat"]], "spacing": 20}
+        axis = spec["hconcat"][0]["layer"][0]["encoding"]["y"]["axis"]
+        return {"vconcat": [narrow(_named(panel, axis)) for panel in spec["hconcat"]], "spacing": 20}
     made: Spec = {**_fewer_ticks(spec), "width": NARROW_WIDTH}
     if "layer" in made:
         layers = [each for each in made["layer"] if each["mark"]["type"] != "text"]
@@ -277,10 +281,10 @@ def _scale_above(layer: Spec) -> Spec:
     return {**layer, "encoding": {**layer["encoding"], "color": {**color, "legend": legend}}}
 
 
-def _named(panel: Spec) -> Spec:
+def _named(panel: Spec, axis: Spec) -> Spec:
     """With the names at its left, which among panels side by side the first one only has."""
     first, *others = panel["layer"]
-    y = {**first["encoding"]["y"], "axis": {"title": None}}
+    y = {**first["encoding"]["y"], "axis": axis}
     return {**panel, "layer": [{**first, "encoding": {**first["encoding"], "y": y}}, *others]}
 
 
@@ -290,13 +294,29 @@ def _fewer_ticks(spec: Spec) -> Spec:
     x = encoding.get("x", {})
     if x.get("type") == "quantitative" and x.get("axis"):
         encoding["x"] = {**x, "axis": {**x["axis"], "tickCount": 3, **APART}}
-    elif x.get("type") == "ordinal" and len(x["sort"]) <= SLANTING:
-        encoding["x"] = {**x, "axis": {"title": None, "labelAngle": -50, "labelOverlap": False}}
+    elif x.get("type") == "ordinal" and len(x["scale"]["domain"]) <= SLANTING:
+        encoding["x"] = {**x, "axis": {**x["axis"], "labelAngle": -50, "labelOverlap": False}}
     return {**spec, "encoding": encoding} if encoding else spec
 
 
-def day_axis() -> Spec:
-    return {"title": None, "labelAngle": 0, **APART}
+def _placed(kind: str, names: Sequence[str], field: str = "place") -> Spec:
+    """Where each is, the first one first, whether or not there's anything of it."""
+    return {"field": field, "type": kind, "sort": None, "scale": {"domain": [*range(len(names))]}}
+
+
+def _called(names: Sequence[str]) -> Spec:
+    """Of an axis or a legend: what is written at each place, and said of all of them."""
+    return {
+        "title": None,
+        "labelExpr": f"{json.dumps(names, ensure_ascii=False)}[datum.value]",
+        "description": f"{len(names)} names: {', '.join(names)}",
+    }
+
+
+def _told_by(looks: Sequence[Any], names: Sequence[str]) -> Spec:
+    """Of lines: how each one looks, with its name in the legend."""
+    placed = _placed("nominal", names)
+    return {**placed, "scale": {**placed["scale"], "range": [*looks][: len(names)]}, "legend": _called(names)}
 
 
 def _colours(data: list[Datum], colours: dict[str, str]) -> Spec:
@@ -311,7 +331,3 @@ def _colours_of(data: list[Datum], colours: dict[str, str]) -> Spec:
 
 def _without_nothing(data: list[Datum]) -> list[Datum]:
     return [each for each in data if each["value"]]
-
-
-def _names(data: list[Datum]) -> list[str]:
-    return [*dict.fromkeys(each["name"] for each in data)]

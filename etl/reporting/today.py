@@ -15,11 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from etl.errors import ConfigurationError
+from etl.reporting import live
+from etl.reporting.deadline import within
 from etl.reporting.figures import TARGETED
-from etl.reporting.kept import WHICH
+from etl.reporting.shown import called
 
-# Seconds from which on a state is over-long. Who rings, or talks, or rests for so long forgot to say so, most likely.
-OVER_LONG = {"logging_in": 120, "available": 3_600, "busy": 3_600, "wrapup": 300, "logging_out": 120}
+# State → the setting in reporting.settings that has its longest time.
+OVER_LONG = {
+    status: f"over_long_{status}_seconds" for status in ("logging_in", "available", "busy", "wrapup", "logging_out")
+}
 OFFLINE = "offline"
 # Between two looks at all events of two days, only the latest are asked for. What is loaded later than this after it
 # was heard waits for the next look at all.
@@ -131,7 +135,8 @@ class Today:
     """`now` is Postgres's; `local` is the same on the zone's clock, naive. `agents` are those of whom something was
     heard since yesterday's midnight, without who logged off; `all_heard` if somebody listened throughout that time.
     `books` are of the UTC days that the business day has touched so far, the earliest first. `settings` are those of
-    reporting.settings. `names` are by kind, agent or campaign, and reference."""
+    reporting.settings. `names` are by kind, agent or campaign, and reference. `clocks` are what the zone's clock showed
+    at the moments of all these."""
 
     zone: str
     now: datetime
@@ -148,16 +153,21 @@ class Today:
     last_week: LastWeek
     settings: Mapping[str, Any]
     names: dict[tuple[str, str], str]
+    clocks: Mapping[datetime, datetime]
 
     def target(self, figure: str) -> Decimal | None:
         """What the figure should be, if a target is set."""
         found: Decimal | None = self.settings[f"target_{TARGETED[figure]}"]
         return found
 
-    def called(self, kind: str, reference: str) -> str:
-        """An agent or a campaign by its name, if it has one, and its reference."""
-        name = self.names.get((kind, reference))
-        return f"{name} ({reference})" if name else reference
+    def called(self, kind: str, reference: str | None) -> str:
+        """As reports call an agent or a campaign."""
+        return called(reference, self.names.get((kind, reference or "")))
+
+    def longest(self, status: str | None) -> int | None:
+        """Seconds from which on an agent's state is over-long, if there are any."""
+        setting = OVER_LONG.get(status or "")
+        return None if setting is None else self.settings[setting]
 
     @property
     def day(self) -> date:
@@ -182,8 +192,8 @@ class Today:
         return next((gap for gap in self.gaps if gap.end is None), None)
 
     def on_the_clock(self, moment: datetime) -> datetime:
-        """A moment of today on the zone's clock, naive. If that was set today, moments before are off by as much."""
-        return (moment - self.now) + self.local
+        """One of these moments on the zone's clock, naive."""
+        return self.clocks[moment]
 
 
 class Wall:
@@ -197,20 +207,27 @@ class Wall:
 
     def look(self) -> Today:
         """Raises `Outage` or `ConfigurationError`."""
-        with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        with within(self._engine).connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             if connection.scalar(sa.text("SELECT to_regclass('reporting.names_masked')")) is None:
                 raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
-            settings = dict(connection.execute(_NOW).mappings().one())
+            settings = dict(connection.execute(live.NOW).mappings().one())
+            if not settings.keys() >= {*OVER_LONG.values()}:
+                raise ConfigurationError("ETL-313", "the database has no views for reports: run `etl db upgrade`")
             zone, now, local, midnight = (settings[name] for name in ("zone", "now", "local", "midnight"))
             day = local.date()
-            counted = connection.execute(_CALLS, {"day": day}).all()
-            gaps = [Gap(*row) for row in connection.execute(_GAPS, {"since": midnight - _DAY})]
+            counted = connection.execute(live.CALLS, {"day": day}).all()
+            gaps = [Gap(*row) for row in connection.execute(live.GAPS, {"since": midnight - _DAY})]
             agents = [_doubted(agent, gaps, now) for agent in self._last_states(connection, day)]
             books = _books(connection, midnight, now)
             last_week = _last_week(connection, local)
             campaigns = {row.campaign_ref for row in counted} | {agent.campaign_ref for agent in agents}
             asked = {"agents": [agent.extension for agent in agents], "campaigns": [*campaigns - {None}]}
-            names = {(kind, reference): name for kind, reference, name in connection.execute(_NAMES, asked)}
+            names = {(kind, reference): name for kind, reference, name in connection.execute(live.NAMES, asked)}
+            last_loaded_at = max((row.loaded_at for row in counted), default=None)
+            moments = [each for agent in agents for each in (agent.since, agent.unheard_from)]
+            moments += [now, last_loaded_at, *(gap.begin for gap in gaps)]
+            shown = {"zone": zone, "moments": [*filter(None, moments)]}
+            clocks = {row.at: row.clock for row in connection.execute(live.CLOCKS, shown)}
         of_today = [gap for gap in gaps if gap.end is None or gap.end > midnight]
         return Today(
             zone=zone,
@@ -222,12 +239,13 @@ class Wall:
             all_heard=not gaps,
             gaps=of_today,
             unheard_seconds=_length(of_today, midnight, now),
-            last_loaded_at=max((row.loaded_at for row in counted), default=None),
+            last_loaded_at=last_loaded_at,
             last_dialed_at=max((row.dialed_at for row in counted), default=None),
             books=books,
             last_week=last_week,
             settings=settings,
             names=names,
+            clocks=clocks,
         )
 
     def _last_states(self, connection: sa.Connection, day: date) -> list[Agent]:
@@ -235,7 +253,7 @@ class Wall:
         whole = self._of_day != day or time.monotonic() - self._all_at > _ALL_EVERY_SECONDS
         since = None if whole else max((agent.since for agent in self._agents.values()), default=None)
         asked = {"first": day - _DAY, "last": day, "since": since and since - _LATEST}
-        found = {row.extension: Agent(*row) for row in connection.execute(_AGENTS, asked)}
+        found = {row.extension: Agent(*row) for row in connection.execute(live.AGENTS, asked)}
         if whole:
             self._of_day, self._all_at = day, time.monotonic()
         self._agents = found if since is None else self._agents | found
@@ -244,7 +262,7 @@ class Wall:
 
 def _books(connection: sa.Connection, begin: datetime, end: datetime) -> list[Book]:
     first, last = (moment.astimezone(UTC).date() for moment in (begin, end))
-    found = {row.day: Book(*row) for row in connection.execute(_BOOKS, {"first": first, "last": last})}
+    found = {row.day: Book(*row) for row in connection.execute(live.BOOKS, {"first": first, "last": last})}
     days = (first + number * _DAY for number in range((last - first).days + 1))
     return [found.get(day, Book(day)) for day in days]
 
@@ -252,10 +270,10 @@ def _books(connection: sa.Connection, begin: datetime, end: datetime) -> list[Bo
 def _last_week(connection: sa.Connection, local: datetime) -> LastWeek:
     """Null is what isn't known, also if there are no figures of that day."""
     until = local.replace(minute=0, second=0, microsecond=0) - 7 * _DAY
-    row = connection.execute(_LAST_WEEK, {"day": until.date(), "until": until}).one()
+    row = connection.execute(live.LAST_WEEK, {"day": until.date(), "until": until}).one()
     pairs = zip(row[::2], row[1::2], strict=True)
     known = [None if None in pair else pair for pair in pairs]
-    return LastWeek(until, dict(zip(_RATES, known, strict=True)))
+    return LastWeek(until, dict(zip(live.RATES, known, strict=True)))
 
 
 def _campaigns(counted: Sequence[sa.Row[Any]]) -> list[Campaign]:
@@ -298,57 +316,3 @@ def _length(gaps: Iterable[Gap], since: datetime, now: datetime) -> float:
         total += max(0.0, (end - begin).total_seconds())
         heard = max(heard, end)
     return total
-
-
-_NOW = sa.text(
-    "SELECT *, now() AS now, now() AT TIME ZONE zone AS local,"
-    " date_trunc('day', now() AT TIME ZONE zone) AT TIME ZONE zone AS midnight"
-    " FROM reporting.settings"
-)
-_COUNTED = (
-    "outbound_attempts",
-    "outbound_reached",
-    "outbound_dropped",
-    "outbound_unclear",
-    "inbound_calls",
-    "inbound_offered",
-    "inbound_reached",
-)
-_WHICH = {
-    **{name: WHICH[name] for name in _COUNTED},
-    "waits_known": f"{WHICH['inbound_offered']} AND wait_seconds IS NOT NULL",
-    "in_time": f"{WHICH['inbound_reached']} AND wait_seconds <= service_level_seconds",
-}
-_CALLS = sa.text(
-    "SELECT campaign_ref, count(*) AS calls, max(loaded_at) AS loaded_at, max(dialed_at) AS dialed_at, {counts}"
-    " FROM reporting.calls_on(:day), reporting.settings GROUP BY campaign_ref".replace(
-        "{counts}", ", ".join(f"count(*) FILTER (WHERE {which}) AS {name}" for name, which in _WHICH.items())
-    )
-)
-_RATES = {
-    "outbound_abandon_rate": ("outbound_dropped", "outbound_live"),
-    "inbound_abandon_rate": ("inbound_abandoned", "inbound_offered"),
-    "service_level": ("answered_in_time", "waits_known"),
-}
-_LAST_WEEK = sa.text(
-    "SELECT {sums} FROM reporting.campaign_hours, reporting.settings"
-    " WHERE day = :day AND hour AT TIME ZONE zone < :until".replace(
-        "{sums}",
-        ", ".join(
-            f"CASE WHEN count({name}) = count(*) THEN sum({name}) END" for pair in _RATES.values() for name in pair
-        ),
-    )
-)
-_AGENTS = sa.text("""
-SELECT DISTINCT ON (extension) extension, status, campaign_ref, captured_at
-FROM reporting.events_between(:first, :last)
-WHERE kind = 'agents' AND event_type = 'status' AND extension IS NOT NULL
-    AND captured_at > coalesce(CAST(:since AS timestamptz), '-infinity')
-ORDER BY extension, captured_at DESC, event_id DESC""")
-_GAPS = sa.text("SELECT gap_from, gap_until, server FROM reporting.gaps_between(:since, now())")
-# It has days only of which something was loaded.
-_BOOKS = sa.text("SELECT day, dead_letters, twins FROM reporting.load_days WHERE day BETWEEN :first AND :last")
-_NAMES = sa.text(
-    "SELECT kind, reference, name FROM reporting.names_masked"
-    " WHERE kind = 'agent' AND reference = ANY(:agents) OR kind = 'campaign' AND reference = ANY(:campaigns)"
-)

@@ -20,6 +20,7 @@ def spread(found: "Report") -> Parts:
         return
     short, in_time = (found.settings[f"{name}_seconds"] for name in ("short_abandon", "service_level"))
     data: list[Datum] = []
+    names: list[str] = []
     began = -1
     for end in [*sorted({*ENDS, short, in_time}), None]:
         called = f"{began + 1} to {end} s" if end is not None else f"above {began} s"
@@ -27,12 +28,13 @@ def spread(found: "Report") -> Parts:
         parts = (sum(each.answered for each in waited), sum(each.abandoned for each in waited))
         for order, (part, number) in enumerate(zip(COLOURS, parts, strict=True)):
             text = f"{called}: {count(number)} {part}"
-            data.append({"name": called, "part": part, "value": float(number), "text": text, "order": order})
+            data.append({"place": len(names), "part": part, "value": float(number), "text": text, "order": order})
+        names.append(called)
         began = end if end is not None else began
     yield (
         "How long callers waited",
         f"For an agent, or until they gave up: {_known(found)}. In time is up to {in_time} s",
-        specs.columns(data, COLOURS, specs.day_axis()),
+        specs.columns(data, names, COLOURS),
     )
 
 

@@ -214,9 +214,9 @@ def test_lines_are_told_apart_without_any_colour() -> None:
 
 @pytest.mark.parametrize("ends", [specs.MANY, specs.SHARES])
 def test_a_number_can_be_read_in_every_cell(ends: tuple[str, str]) -> None:
-    cells: list[Any] = [("Monday", f"{part:03}", part, str) for part in range(101)]
+    cells: list[specs.Cell] = [(0, part, part, str) for part in range(101)]
 
-    data = specs.heat(cells, ends, str)["data"]["values"]
+    data = specs.heat(cells, ["Monday"], [*map(str, range(101))], ends, str)["data"]["values"]
 
     low, high = ([int(end[at : at + 2], 16) for at in (1, 3, 5)] for end in ends)
     for part, each in enumerate(data):

@@ -183,6 +183,7 @@ def test_given_too_many_rows_then_fewer_days_are_asked_for(calls: Archive, tmp_p
             answers = [*asking.map(wall.ask, [asked, asked + "&format=csv", asked + "&format=csv"])]
         assert [answer.status for answer in answers] == [200] * MOST_ASKING
         assert len(answers[1].body.splitlines()) == 1 + days * campaigns
+        assert wall.ask(f"/chart/1/broad{asked}").status == 200
         most = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{wall.process.pid}/status").read_text())
         assert most
         assert int(most[1]) < 384 * 1024, "its limit in ops/kubernetes"

@@ -347,7 +347,7 @@ def test_the_wall_shows_names_beside_references(archive: Archive, database: sa.E
     agents = {row["extension"]: row for row in pages.agents(today)}
     assert {reference: row["called"] for reference, row in agents.items()} == {
         "1002": "Zoë Ž (1002)",
-        "1003": "\u202e<b> (1003)",
+        "1003": "\\u202e<b> (1003)",
         "1004": "1004",
     }
     assert agents["1002"]["campaign"] == "Spring, again (2040)"

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -108,10 +108,16 @@ def test_an_agents_state_is_the_one_that_was_heard_last(archive: Archive) -> Non
     assert {row["extension"]: row["over_long"] for row in pages.agents(today)} == {"2": True, "1": False}
 
 
+DEFAULTS = {"logging_in": 120, "available": 3_600, "busy": 3_600, "wrapup": 300, "logging_out": 120}
+
+
+@pytest.mark.parametrize("seconds", [None, 90])
 @pytest.mark.parametrize("status", OVER_LONG)
-def test_a_state_is_over_long_from_its_bound_on(archive: Archive, status: str) -> None:
+def test_a_state_is_over_long_from_its_bound_on(archive: Archive, status: str, seconds: int | None) -> None:
     now = at_noon(archive)
-    bound = timedelta(seconds=OVER_LONG[status])
+    if seconds:
+        archive.rows(f"UPDATE reporting.settings SET over_long_{status}_seconds = %s RETURNING zone", seconds)
+    bound = timedelta(seconds=seconds or DEFAULTS[status])
     archive.push(
         listened(now),
         said("1", status, now - bound - timedelta(seconds=1)),
@@ -119,8 +125,14 @@ def test_a_state_is_over_long_from_its_bound_on(archive: Archive, status: str) -
         key="etl:events",
     )
     load_and_listen(archive)
-    rows = pages.agents(looked(archive))
-    assert (rows[0]["extension"], rows[0]["over_long"]) == ("1", True)
+    today = looked(archive)
+    rows = pages.agents(today)
+    assert [(row["extension"], row["over_long"]) for row in rows] == [("1", True), ("2", False)]
+    assert f"{pages.STATES[status]} above {pages.lasted(bound.total_seconds())}" in pages.over_long(today)
+    archive.rows(f"UPDATE reporting.settings SET over_long_{status}_seconds = NULL RETURNING zone")
+    never = looked(archive)
+    assert not any(row["over_long"] for row in pages.agents(never))
+    assert f"{pages.STATES[status]} above" not in pages.over_long(never)
 
 
 def test_what_comes_later_is_seen_by_whoever_looked_before(archive: Archive) -> None:
@@ -318,11 +330,38 @@ def test_given_an_outage_then_the_age_of_what_is_shown_is_said(archive: Archive)
 
 
 def test_the_clock_on_the_wall_is_the_zones(archive: Archive) -> None:
-    now = at_noon(archive)
+    at_noon(archive)
     today = looked(archive)
-    assert today.on_the_clock(now).hour == 12
-    assert isinstance(today.on_the_clock(now), datetime)
+    assert today.on_the_clock(today.now).hour == 12
     assert today.zone.startswith("Etc/GMT")
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(minutes=30), timedelta(hours=-1)])
+def test_given_a_clock_that_was_set_then_earlier_moments_are_right(archive: Archive, ahead: timedelta) -> None:
+    """Half an hour ago, by a zone that is made for it."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    set_at = now - timedelta(minutes=30)
+    archive.rows("UPDATE reporting.settings SET zone = %s RETURNING zone", zone_set(set_at, ahead))
+    moments = {str(number): now - timedelta(minutes=number) for number in range(0, 90, 7)}
+    archive.push(listened(now), *(said(agent, "busy", moment) for agent, moment in moments.items()), key="etl:events")
+    archive.push(cdr(1, dialed_at=int(now.timestamp())))
+    load_and_listen(archive)
+    today = looked(archive)
+    clock = {each["extension"]: each["since"] for each in pages.agents(today)}
+    offsets = (max(ahead, -ahead), timedelta(0)) if ahead < timedelta(0) else (timedelta(0), ahead)
+    assert clock == {agent: f"{moment + offsets[moment >= set_at]:%H:%M:%S}" for agent, moment in moments.items()}
+
+
+def zone_set(at: datetime, ahead: timedelta) -> str:
+    """A zone of POSIX, that is at UTC but for half a year: then it's ahead. That begins at the moment, or ends if
+    `ahead` is below 0."""
+    begins = ahead > timedelta(0)
+    by = ahead if begins else -ahead
+    shown = at if begins else at + by  # by the clock that is to be set
+    day = shown.timetuple().tm_yday - 1
+    here, elsewhere = f"{day}/{shown:%H:%M:%S}", f"{(day + 180) % 365}/0"
+    first, last = (here, elsewhere) if begins else (elsewhere, here)
+    return f"AAA0BBB-{by // timedelta(hours=1):02}:{by // timedelta(minutes=1) % 60:02},{first},{last}"
 
 
 def queue(archive: Archive, at: datetime, *waits: int | None, agent: str | None = "1002", first: int = 0) -> None:

@@ -3,19 +3,21 @@
 import csv
 import io
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.errors import ConfigurationError
-from etl.reporting.names import COLUMNS, KINDS, LONGEST, Name, read
+from etl.reporting.names import COLUMNS, KINDS, LONGEST, Name, one_spelling, read
 
 HEAD = ",".join(COLUMNS)
 TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=LONGEST["name"])
 FIELD = TEXT.map(str.strip).filter(bool)
+SPELLED = TEXT.map(one_spelling).filter(lambda text: 0 < len(text) <= LONGEST["name"])
 NAMES = st.lists(
-    st.builds(Name, st.sampled_from(KINDS), FIELD, FIELD, st.none() | FIELD),
+    st.builds(Name, st.sampled_from(KINDS), FIELD, SPELLED, st.none() | SPELLED),
     unique_by=lambda each: (each.kind, each.reference),
 )
 
@@ -29,6 +31,24 @@ def written(names: list[Name]) -> str:
 @given(NAMES, st.sampled_from(["", "\ufeff"]), st.sampled_from(["\r\n", "\n"]))
 def test_what_is_written_as_csv_is_read_as_it_was(names: list[Name], begin: str, end: str) -> None:
     assert read((begin + written(names).replace("\r\n", end)).encode()) == names
+
+
+# Of Unicode's separators all but the two that break a line.
+SPACES = st.text([chr(n) for n in range(0x10000) if unicodedata.category(chr(n)) == "Zs"], min_size=1, max_size=3)
+COMPOSED = st.booleans()
+
+
+@given(st.lists(st.text("aZ\u00e9\u1e69\ud55c\u05e9\u0301", min_size=1, max_size=9), min_size=1, max_size=4), st.data())
+def test_however_a_name_is_spelled_it_is_one_name(words: list[str], data: st.DataObject) -> None:
+    def spelled() -> str:
+        composed = data.draw(COMPOSED)
+        said = data.draw(SPACES).join(unicodedata.normalize("NFC" if composed else "NFD", word) for word in words)
+        return f"{data.draw(SPACES)}{said}{data.draw(SPACES)}"
+
+    one, other = ([*read(f"{HEAD}\nagent,1,{spelled()},{spelled()}\n".encode())] for _ in range(2))
+    assert one == other
+    (name,) = one
+    assert name.name == name.group == unicodedata.normalize("NFC", " ".join(words))
 
 
 @given(st.binary() | st.text().map(lambda text: f"{HEAD}\n{text}".encode("utf-8", "surrogatepass")))

@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 FOR_A_CHECKOUT = {"test", "dev"}
-IN_THE_IMAGE = "web"
+IN_THE_IMAGE = {"web", "report", "iceberg"}
 FILES = {
     "requirements-hashed.txt": PROJECT["project"]["dependencies"],
-    "requirements-web-hashed.txt": EXTRAS[IN_THE_IMAGE],
+    "requirements-web-hashed.txt": [each for name in sorted(IN_THE_IMAGE) for each in EXTRAS[name]],
     "requirements-extras-hashed.txt": [
-        each for name in sorted(EXTRAS.keys() - FOR_A_CHECKOUT - {IN_THE_IMAGE}) for each in EXTRAS[name]
+        each for name in sorted(EXTRAS.keys() - FOR_A_CHECKOUT - IN_THE_IMAGE) for each in EXTRAS[name]
     ],
     "requirements-build-hashed.txt": PROJECT["build-system"]["requires"],
 }

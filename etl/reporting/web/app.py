@@ -3,6 +3,7 @@
     /               today, new every few seconds
     /campaigns      figures of some days, as `etl report` has them; so are /agents, /hours, /reasons
     /agent/…        one agent's
+    /chart/…        a picture on one of these pages
     /login          takes the token, if one is set
     /static/…       one style sheet and one script
 
@@ -30,21 +31,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from etl import logs
 from etl.errors import EtlError
 from etl.logs import OutageLog
-from etl.reporting.figures import TooMany, ask, yesterday
+from etl.reporting.deadline import within
+from etl.reporting.figures import Asked, Report, TooMany, ask, yesterday
 from etl.reporting.spreadsheet import csv_of
 from etl.reporting.today import Today, Wall
 from etl.reporting.web import figures, pages
 from etl.reporting.web.asked import Refused, Wanted, is_reference, wanted
 from etl.reporting.web.guard import COOKIE, COOKIE_SECONDS, Guard, Token
+from etl.reporting.web.pictures import WIDTHS, Pictures
 from etl.reporting.web.shared import Full, Gate, Shared
 
 REFRESH_SECONDS = 5
 # Of the pages of figures, as many at a time ask Postgres; beside them somebody looks at today.
 MOST_ASKING = 3
 # Three who asked for 4,800 rows and their totals at a time took the process from 90 to 170 MB; a year of 100 campaigns
-# took it to 470, and Kubernetes gives it 384 MiB.
+# took it to 470, and Kubernetes gives it 384 MiB. Drawing charts takes 120 more, once.
 MOST_ROWS = 5_000
 KINDS = {"/campaigns": "campaign", "/agents": "agent", "/hours": "hours", "/reasons": "reasons"}
+# A chart takes a core for 0.1 s, the first one for 0.7: one is drawn at a time, and a page has some.
+MOST_DRAWING, DRAWING_PATIENCE_SECONDS = 1, 30.0
 _MOST_OF_A_FORM = 4_096  # bytes
 _SOON = {"Retry-After": str(REFRESH_SECONDS)}
 _STATIC = {"wall.css": "text/css; charset=utf-8", "wall.js": "text/javascript; charset=utf-8"}
@@ -76,6 +81,8 @@ class _Pages:
         self._token = token
         self._engine = engine
         self._gate = Gate(MOST_ASKING)
+        self._drawing = Gate(MOST_DRAWING, DRAWING_PATIENCE_SECONDS)
+        self._pictures = Pictures()
         self._today = Shared("wall", Wall(engine).look, OutageLog(log, "wall_outage_began", "wall_outage_ended"))
         quiet = OutageLog(log.bind(store="Redis"), "wall_outage_began", "wall_outage_ended")
         self._waiting = Shared("waiting", waiting, quiet) if waiting else None
@@ -114,18 +121,43 @@ class _Pages:
         path = f"/agent/{quote(agent, safe='')}"
         return await self._gate.through("figures", partial(self._figures, asked, path, agent))
 
-    def _figures(self, asked: Wanted, path: str, agent: str | None = None) -> Response:
-        """Takes some seconds at most."""
+    async def chart(self, request: Request) -> Response:
+        page, number, width = (request.path_params[name] for name in ("page", "number", "width"))
+        agent = page.removeprefix("agent/") if page.startswith("agent/") else None
+        kind = KINDS.get(f"/{page}") if agent is None else "agent"
+        if kind is None or width not in WIDTHS or not is_reference("-" if agent is None else agent):
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        asked = wanted(kind, request.query_params)
+        return await self._drawing.through("chart", partial(self._chart, asked, agent, number, width))
+
+    def _chart(self, asked: Wanted, agent: str | None, number: int, width: str) -> Response:
+        engine = within(self._engine)
+        exactly = self._exactly(engine, asked)
+        find = partial(self._found, engine, exactly, agent, with_timeline=agent is not None)
+        svg = self._pictures.picture(exactly, agent, number, width, find)
+        if svg is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return Response(svg, media_type="image/svg+xml")
+
+    def _exactly(self, engine: sa.Engine, asked: Wanted) -> Asked:
+        return asked.asked(asked.last or yesterday(engine))
+
+    def _found(self, engine: sa.Engine, asked: Asked, agent: str | None, with_timeline: bool = False) -> Report:
         try:
-            found = ask(self._engine, asked.asked(yesterday(self._engine)), MOST_ROWS)
+            found = ask(engine, asked, MOST_ROWS, with_timeline, agent)
         except TooMany:
             raise Refused(
                 f"that is more than {MOST_ROWS:,} rows: ask for fewer days, or `etl report` for all"
             ) from None
-        if agent is not None:
-            found = figures.of_agent(found, agent)
+        return found if agent is None else figures.of_agent(found, agent)
+
+    def _figures(self, asked: Wanted, path: str, agent: str | None = None) -> Response:
+        """Takes some seconds at most."""
+        engine = within(self._engine)
+        found = self._found(engine, self._exactly(engine, asked), agent)
         if asked.form == "html":
-            return self.html("figures.html", **figures.values(found, path, agent))
+            charts = self._pictures.of(found, path, agent)
+            return self.html("figures.html", **figures.values(found, path, charts, agent))
         name = f"{asked.kind}-{found.asked.first}-{found.asked.last}.csv"
         answer = Response(csv_of(found), media_type="text/csv")
         answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
@@ -181,13 +213,14 @@ class _Pages:
 
 
 def application(engine: sa.Engine, waiting: Waiting, site: Site) -> ASGIApp:
-    """An ASGI application. Asks `engine` for what it shows; `engine` should be bounded in time, and read-only."""
+    """An ASGI application. Asks `engine` for what it shows: that should be read-only, and bounded by `deadline`."""
     token = Token(site.token) if site.token else None
     ours = _Pages(engine, waiting, token)
     routes = [
         Route("/", ours.today, methods=["GET"]),
         *(Route(path, ours.figures, methods=["GET"]) for path in KINDS),
         Route("/agent/{agent:path}", ours.agent, methods=["GET"]),
+        Route("/chart/{number:int}/{width}/{page:path}", ours.chart, methods=["GET"]),
         Route("/login", ours.login, methods=["POST"]),
         Route("/static/{name}", ours.static, methods=["GET"]),
     ]

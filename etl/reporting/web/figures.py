@@ -18,7 +18,7 @@ def of_agent(found: Report, extension: str) -> Report:
     return replace(found, rows=rows, by_subject=[], total=next(iter(sums or rows), None))
 
 
-def values(found: Report, path: str, agent: str | None = None) -> dict[str, Any]:
+def values(found: Report, path: str, charts: list[dict[str, str]], agent: str | None = None) -> dict[str, Any]:
     """What the template wants."""
     shown = columns(found)
     return {
@@ -29,6 +29,7 @@ def values(found: Report, path: str, agent: str | None = None) -> dict[str, Any]
         "by_campaign": found.asked.kind != "agent",
         "csv": f"{path}?{query_of(found.asked, format='csv')}",
         "notes": notes(found),
+        "charts": charts,
         "heads": [(column, found.comments.get(column.name, "")) for column in shown],
         "sums": _sums(found, shown, agent),
         "rows": [(_cells(row, shown, found), _page_of(row, found, agent)) for row in found.rows[:MOST_ROWS]],

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from etl import __version__
 from etl.reporting.figures import AT_LEAST
 from etl.reporting.shown import of_unclear, of_waits
-from etl.reporting.today import OVER_LONG, Agent, Gap, Share, Today
+from etl.reporting.today import Agent, Gap, Share, Today
 from etl.text import duration, printable
 
 NOT_KNOWN = "not known"
@@ -83,9 +83,15 @@ def agents(today: Today) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: not row["over_long"])
 
 
+def over_long(today: Today) -> str:
+    """Which states are marked, for those who wonder; nothing if none is."""
+    bounds = [f"{called} above {lasted(most)}" for status, called in STATES.items() if (most := today.longest(status))]
+    return f"Long is {', '.join(bounds)}." if bounds else ""
+
+
 def _agent(agent: Agent, today: Today) -> dict[str, Any]:
     seconds = (today.now - agent.since).total_seconds()
-    status = agent.status or ""
+    status, longest = agent.status or "", today.longest(agent.status)
     return {
         "extension": agent.extension,
         "called": today.called("agent", agent.extension),
@@ -95,7 +101,7 @@ def _agent(agent: Agent, today: Today) -> dict[str, Any]:
         "kind": status if status in STATES else "other",
         "since": clock(today.on_the_clock(agent.since)),
         "lasted": lasted(seconds),
-        "over_long": agent.unheard_from is None and seconds > OVER_LONG.get(status, float("inf")),
+        "over_long": agent.unheard_from is None and longest is not None and seconds > longest,
         "unheard_from": agent.unheard_from and clock(today.on_the_clock(agent.unheard_from)),
     }
 
@@ -154,6 +160,6 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"logged_in": logged_in, "count": count, "share": share, "clock": clock, "lasted": lasted}
-    made.filters |= {"rate": rate, "beside": beside}
+    made.filters |= {"rate": rate, "beside": beside, "over_long": over_long}
     made.globals |= {"version": __version__, "not_known": NOT_KNOWN}
     return made

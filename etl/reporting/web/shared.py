@@ -22,8 +22,8 @@ GOOD_TIMES = 4.0
 # How long a request waits for a look, or for its turn; and after how long an old look is no answer any more.
 PATIENCE_SECONDS = 3.0
 STALE_SECONDS = 30.0
-# Of some statements, each of which has its own bound: only a store that hangs takes longer.
-ANSWER_SECONDS = 40.0
+# Postgres has less than half of that for a request: only a store that hangs takes longer.
+ANSWER_SECONDS = 20.0
 
 
 class Full(Exception):
@@ -86,13 +86,15 @@ class Shared(Generic[T]):
 class Gate:
     """Lets only so many in at a time, whatever becomes of who asked. For one event loop."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, patience: float | None = None) -> None:
+        """`patience` is how long who comes waits for a turn, in seconds: as for a look, if nothing is said."""
         self._free = asyncio.Semaphore(most)
+        self._patience = patience
 
     async def through(self, name: str, work: Callable[[], T]) -> T:
         """Does it in a thread. Raises `Full` soon, and what `work` raises."""
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS if self._patience is None else self._patience):
                 await self._free.acquire()
         except TimeoutError:
             raise Full from None
