@@ -129,7 +129,7 @@ def erase_figures(engine: sa.Engine, person: Person) -> int:
     by the next rollup; those that only the lake has keep their figures. Raises `Outage`."""
     with engine.begin() as connection:
         # Whoever computes figures has read what is erased by now, or isn't done.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(FIGURES_LOCK)))
+        connection.execute(FIGURES_LOCK)
         found = [*_figures(connection, person)]
         for figures, column, text, _ in found:
             renamed = sa.update(figures).where(figures.c[column] == text)
