@@ -194,7 +194,7 @@ def _day(
     known = any(each.revision for each in lake.books(dataset, day, day))  # by now: an export may have been under way
     if known:
         if erased or current:
-            lake.export(dataset, day, _ignore)
+            lake.export(dataset, day, _ignore, because="etl forget")  # who waits for it needn't know who else was there
         lake.erase_history(dataset, day)
     if left := lake.files_of(dataset, day, person):
         raise LakeError(

@@ -362,6 +362,11 @@ exports = Table(
         Text,
         comment="Why the day was exported again although the ledger knew of no change; null where there was no need",
     ),
+    Column(
+        "by_hand",
+        Integer,
+        comment="Versions of the day's CDRs that changes past the ledger had left by then; null: nobody counted them",
+    ),
     PrimaryKeyConstraint("dataset", "day", "revision"),
     comment="The lake's books: one row per dataset, day and revision",
 )

@@ -1,7 +1,9 @@
 """Whoever may log in can hold an advisory lock. So a day may be dropped under the lock aside that etl takes where a
-stranger has the day's; and the ledger is counted under a lock for which one needs rights.
+stranger has the day's; and the ledger is counted under a lock for which one needs rights. And an export sees changes
+past the ledger also beside those that it knows.
 """
 
+import sqlalchemy as sa
 from alembic import context, op
 
 revision = "0027"
@@ -42,6 +44,8 @@ BEGIN
 def upgrade() -> None:
     quoted = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema()), quote_literal(current_schema())")
     schema, literal = quoted.one()
+    by_hand = "Versions of the day's CDRs that changes past the ledger had left by then; null: nobody counted them"
+    op.add_column("exports", sa.Column("by_hand", sa.Integer(), comment=by_hand))
     for number, name, before, then in (
         ("0019", "DROP_DAY", _DAYS_LOCK, _OR_ASIDE),
         ("0017", "LEDGER_ENTRIES", _ALONE, _ALONE_BY_RIGHT),
