@@ -101,17 +101,20 @@ def run(
 ) -> Found:
     """Rewrite it all. Of the receipts, one of each of the person's values, the first counts. As `count`, but for the
     search: see `prove`."""
-    found, receipt = Found(), receipts[0]
+    found, receipt, names = Found(), receipts[0], 0
     for dataset, books in days:
         with _of(engine, found, dataset.table, books.day):
-            done = _day(engine, lake, person, receipt, worker, dataset, books)
+            done, of_the_day = _day(engine, lake, person, receipt, worker, dataset, books)
+            names += of_the_day
             if done.postgres or done.lake:
                 found.days.append(done)
         told(books.rows)
     for table in forget.UNDATED:
         with _of(engine, found, table):
-            found.undated[table.name] = forget.erase(engine, table, person, receipt, worker)
-    found.undated["names"] = forget.erase_names(engine, person)
+            erased = forget.erase(engine, table, person, receipt, worker)
+            found.undated[table.name] = erased.rows
+            names += erased.names
+    found.undated["names"] = names + forget.erase_names(engine, person)
     for copy in remains.copies(engine):
         with _of(engine, found, copy):
             found.copies[copy.fullname] = forget.erase_copy(engine, copy, person)
@@ -170,26 +173,28 @@ def _everybody(engine: Engine, lake: Lake, passed_over: Found) -> Generator[Mapp
         with _of(engine, passed_over, table):
             yield from forget.everybody(engine, table)
     yield from forget.everybody_named(engine)
+    yield from forget.everybody_in_figures(engine)
     for dataset in DATASETS.values():
         yield from lake.everybody(dataset)
 
 
 def _day(
     engine: Engine, lake: Lake, person: Person, receipt: Receipt, worker: str, dataset: Dataset, books: DayBooks
-) -> OfADay:
+) -> tuple[OfADay, int]:
+    """And how many names went with the rows."""
     day = books.day
     current, others = lake.search(dataset, day, person)
     dropped = books.revision is not None and books.revision.dropped
     if current and dropped:
         lake.restore(dataset, day, _ignore)
-    erased = forget.erase(engine, dataset.table, person, receipt, worker, day)
+    erased, names = forget.erase(engine, dataset.table, person, receipt, worker, day)
     if not (erased or current or others):
-        return OfADay(dataset.name, day, 0, 0)
+        return OfADay(dataset.name, day, 0, 0), names
     lake.clear(dataset, day)
     known = any(each.revision for each in lake.books(dataset, day, day))  # by now: an export may have been under way
     if known:
         if erased or current:
-            lake.export(dataset, day, _ignore)
+            lake.export(dataset, day, _ignore, because="etl forget")  # who waits for it needn't know who else was there
         lake.erase_history(dataset, day)
     if left := lake.files_of(dataset, day, person):
         raise LakeError(
@@ -201,7 +206,7 @@ def _day(
         forget.count_file(engine, receipt)
         if dropped and current:  # as it was; if it can't be, the next prune does it
             lake.prune(dataset, day)
-    return OfADay(dataset.name, day, erased, current or others)
+    return OfADay(dataset.name, day, erased, current or others), names
 
 
 def _ignore(_rows: int) -> None:

@@ -101,9 +101,9 @@ class HeldDay:
             yield draft
         self.day.swept([name])
 
-    def publish(self, draft: Draft, about: Manifest) -> None:
-        """The draft becomes the day's revision, and what plain readers find."""
-        self.day.enter(about, self.target.url)
+    def publish(self, draft: Draft, about: Manifest, by_hand: int) -> None:
+        """The draft becomes the day's revision, and what plain readers find. `by_hand` is its snapshot's."""
+        self.day.enter(about, self.target.url, by_hand)
         self.target.publish(draft, self.name(about))
         self._describe(about)
         self._confirm(about)

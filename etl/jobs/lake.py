@@ -75,7 +75,8 @@ class Lake(Survey):
     ) -> Outcome:
         """Bring the lake's revision of the day up to date. With `force` although nothing changed, and although rows
         are missing that the ledger knows of. Where rows changed of which the ledger knows no change, only if it is said
-        why, in `because`: the revision has it, and its file."""
+        why, in `because`: the revision has it, and its file. Beside changes that the ledger knows, these are seen where
+        an UPDATE took something out of a CDR."""
         self._check_receipts()
         with self.hold(dataset, day) as held:
             books = held.books()
@@ -86,9 +87,12 @@ class Lake(Survey):
                 if books.revision:
                     held.check_there(books.revision)
                 return outcome_of(books, "unchanged")
+            returned = 0
             if books.revision and books.revision.dropped:
+                before = held.day.by_hand()
                 self._bring_back(held, books.revision.about, progress)
-            return self._export(held, progress, force, because)
+                returned = held.day.by_hand() - before  # the lake's rows took their places
+            return self._export(held, progress, force, because, returned)
 
     def restore(self, dataset: Dataset, day: date, progress: Progress, into: str | None = None) -> Outcome:
         """Bring the file's rows back into their partition, or into a schema of their own."""
@@ -177,7 +181,8 @@ class Lake(Survey):
             return outcome_of(books, "kept", why="loaders were at work in the table; try again")
         return outcome_of(books, "dropped") if dropped else outcome_of(books, "kept", why="something arrived meanwhile")
 
-    def _export(self, held: HeldDay, progress: Progress, force: bool, because: str) -> Outcome:
+    def _export(self, held: HeldDay, progress: Progress, force: bool, because: str, returned: int = 0) -> Outcome:
+        """`returned` of the changes by hand were undone."""
         dataset, day = held.dataset, held.day.day
         with held.draft() as draft:
             with held.day.snapshot() as snapshot:
@@ -185,7 +190,11 @@ class Lake(Survey):
                 known = books.revision.about if books.revision else None
                 # The same ledger makes the same revision, and then the same rows make the same bytes.
                 same = books.revision is not None and books.entries == books.revision.entries
-                about = self._write(held, snapshot, draft, known.revision if known and same else None, progress)
+                changed_by_hand = not same and _more_by_hand(books, snapshot.by_hand - returned)
+                if known and changed_by_hand and not because:
+                    raise _beside(known)
+                number, why = (known.revision if known and same else None), because if changed_by_hand else ""
+                about = self._write(held, snapshot, draft, number, progress, why)
                 if known and about.sha256 == known.sha256 and not self._damage(held, known):
                     return outcome_of(books, "unchanged", why="the same bytes again")
                 if known and about.revision == known.revision:  # a revision never becomes another
@@ -200,7 +209,7 @@ class Lake(Survey):
                     f" `etl restore --dataset {dataset.name} --day {day}` brings back what the lake has,"
                     " --force exports what is there",
                 )
-            held.publish(draft, about)
+            held.publish(draft, about, snapshot.by_hand)
         return outcome_of(held.books(), "exported")
 
     def _write(
@@ -368,6 +377,20 @@ class Lake(Survey):
             held.dataset.name, held.day.day, layout.PLAIN, f"revision {books.revision.about.revision}", said[state]
         )
         (found.wrong if state == "damaged" else found.notes).append(difference)
+
+
+def _more_by_hand(books: DayBooks, by_hand: int) -> bool:
+    then = books.revision.by_hand if books.revision else None
+    return then is not None and by_hand > then
+
+
+def _beside(known: Manifest) -> LakeError:
+    return LakeError(
+        "ETL-961",
+        f"{known.dataset} {known.day}: since revision {known.revision} somebody changed rows by hand, beside what the"
+        " ledger knows: cdr_revisions has what they were, with replaced_by null. If it was meant, --force --because"
+        ' "…" exports what is there, and the revision says why',
+    )
 
 
 def _unsaid(known: Manifest) -> LakeError:

@@ -19,7 +19,6 @@ from etl.store.tables import FIGURES_LOCK
 
 _DAY = timedelta(days=1)
 _STRETCH_DAYS = 31  # of states, which are computed at once
-_LOCK = sa.select(sa.func.pg_advisory_xact_lock(FIGURES_LOCK))
 
 
 class _Changed(NamedTuple):
@@ -99,7 +98,7 @@ def _rollup(
                 if each.business_days() <= done[each.dataset]:
                     connection.execute(_NOTE, each._asdict())
         if since is None:
-            twins.keep(connection, _LOCK, left_out)
+            twins.keep(connection, FIGURES_LOCK, left_out)
     return sorted({*done["cdrs"], *done["audit_events"], *states})
 
 
@@ -117,7 +116,7 @@ def _index_contacts(engine: sa.Engine, today: date, left_out: LeftOut) -> None:
         connection.rollback()
         for day in days:
             with left_out.of("index of contacts", day), connection.begin():
-                connection.execute(_LOCK)
+                connection.execute(FIGURES_LOCK)
                 connection.execute(sa.text("SELECT reporting.index_contacts(:day)"), {"day": day})
 
 
@@ -144,7 +143,7 @@ def _compute_states(connection: sa.Connection, first: date, last: date) -> None:
 def _alone(connection: sa.Connection) -> Iterator[None]:
     """A transaction under the lock, with room for a day's calls."""
     with connection.begin():
-        connection.execute(_LOCK)
+        connection.execute(FIGURES_LOCK)
         connection.execute(twins.ROOM)
         yield
 

@@ -42,8 +42,12 @@ _WAIT_FOR_COMMITS = (
     " WHERE name = 'synchronous_commit' AND setting IN ('off', 'local') AND source <> 'client'"
 )
 # Every session has this advisory lock, shared: so others know that it's an etl's, whatever its role and its name. It's
-# in the register of `etl.store.locks`.
+# in the register of `etl.store.locks`. Whoever may log in can keep others from one, for whom a number by chance does.
 _SESSION = 0x65746C_08
+_MARK = (
+    "SELECT CASE WHEN NOT pg_try_advisory_lock_shared(%(kind)s, 0)"
+    " THEN pg_try_advisory_lock_shared(%(kind)s, (random() * 2147483646)::integer + 1) END"
+)
 
 # SQLSTATE classes: data exception, integrity constraint violation. Not 54, program limit exceeded: a server that comes
 # near the wraparound of its transaction ids says that of every statement.
@@ -240,7 +244,7 @@ def _prepare(connection: psycopg.Connection[Any], pins: Sequence[str]) -> None:
     connection.execute(";".join(pins).encode())
     # The database knows 0.1 by the lack of this setting: that release may still load, and nothing else.
     connection.execute("SELECT set_config('etl.release', %s, false)", [__version__])
-    connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", [_SESSION])
+    connection.execute(_MARK, {"kind": _SESSION})
     # A claim is acknowledged after the commit: one that a crash of Postgres can undo, or a fail-over to a standby that
     # was to be waited for, would lose it. Who sets it in the URL has said otherwise.
     connection.execute(_WAIT_FOR_COMMITS)

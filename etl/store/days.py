@@ -23,7 +23,7 @@ from etl.store.lake_table import again
 from etl.store.load_back import Reunited
 from etl.store.locks import DAY_LOCKS, locked
 from etl.store.partitions import name_of
-from etl.store.tables import exports, lake_drafts, load_batch_days
+from etl.store.tables import cdr_revisions, cdrs, exports, lake_drafts, load_batch_days
 from etl.wire.manifest import Manifest
 from etl.wire.times import EPOCH
 
@@ -34,7 +34,8 @@ _DROP_WAIT_MS = 2_000
 @dataclass(frozen=True, slots=True)
 class Revision:
     """One row of `exports`: what is said about its file, and where the lake was. `entries` are those of this ledger
-    that the file contains; the manifest has those of the ledger that it was exported under."""
+    that the file contains; the manifest has those of the ledger that it was exported under. `by_hand` is as in
+    `Snapshot`; None if that wasn't counted then."""
 
     about: Manifest
     url: str
@@ -42,6 +43,7 @@ class Revision:
     published_at: datetime | None = None
     dropped: bool = False
     erased: bool = False  # its file must not stay
+    by_hand: int | None = None
 
     def is_same(self, about: Manifest) -> bool:
         """Whether the manifest is of this revision's bytes."""
@@ -68,11 +70,13 @@ def changed(books: DayBooks) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A moment of the database that other connections can look at too, by its id."""
+    """A moment of the database that other connections can look at too, by its id. `by_hand` counts the versions of the
+    day's CDRs that no claim replaced, but somebody's UPDATE: the trigger `keep_version` keeps them."""
 
     id: str
     books: DayBooks
     next_number: int  # of a revision: none is used again, also if what it was for was given up
+    by_hand: int
 
 
 class Day:
@@ -99,7 +103,12 @@ class Day:
                 for table in (exports, lake_drafts)
             ]
             snapshot = str(connection.scalar(sa.select(sa.func.pg_export_snapshot())))
-            yield Snapshot(snapshot, books, max(taken) + 1)
+            yield Snapshot(snapshot, books, max(taken) + 1, self._by_hand(connection))
+
+    def by_hand(self) -> int:
+        """As in `Snapshot`, now."""
+        with self._transaction() as connection:
+            return self._by_hand(connection)
 
     def copy(self, query: str) -> Generator[bytes]:
         """A query's rows as `copy_out` has them, as they were in the snapshot, while its context lasts.
@@ -130,10 +139,10 @@ class Day:
             query = sa.select(exports).where(*self._of_the_day(exports)).order_by(exports.c.revision)
             return [_revision(row) for row in connection.execute(query)]
 
-    def enter(self, about: Manifest, url: str) -> None:
-        """The next thing that happens is the publication of this revision."""
+    def enter(self, about: Manifest, url: str, by_hand: int) -> None:
+        """The next thing that happens is the publication of this revision; `by_hand` is its snapshot's."""
         with self._transaction() as connection:
-            connection.execute(insert(exports).values(_row(about, url)))
+            connection.execute(insert(exports).values(_row(about, url) | {"by_hand": by_hand}))
 
     def confirm(self, about: Manifest, also: Callable[[sa.Connection], object] = lambda _: None) -> None:
         """The revision is in its place, and the day's latest from now on; and what `also` does, in one transaction,
@@ -229,6 +238,11 @@ class Day:
 
     def _update(self, about: Manifest) -> sa.Update:
         return sa.update(exports).where(*_is(about))
+
+    def _by_hand(self, connection: sa.Connection) -> int:
+        c = cdr_revisions.c
+        kept = sa.select(sa.func.count()).where(c.dialed_on == self.day, c.replaced_by.is_(None))
+        return connection.scalar(kept) or 0 if self._table is cdrs else 0
 
     def _of_the_day(self, table: sa.Table) -> tuple[sa.ColumnElement[bool], ...]:
         return (table.c.dataset == self._table.name, table.c.day == self.day)
@@ -332,5 +346,11 @@ def _revision(row: Any) -> Revision:
     if row.entries_then is not None:
         about = msgspec.structs.replace(about, entries=row.entries_then)
     return Revision(
-        about, row.url, row.entries, row.published_at, row.dropped_at is not None, row.erased_at is not None
+        about,
+        row.url,
+        row.entries,
+        row.published_at,
+        row.dropped_at is not None,
+        row.erased_at is not None,
+        row.by_hand,
     )

@@ -8,7 +8,7 @@ lake's revision of the day and its kept figures are out of date, as after any ch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -118,8 +118,18 @@ def everybody(engine: sa.Engine, table: sa.Table, day: date | None = None) -> It
             yield dict(zip((column.name for column in columns), row, strict=True))
 
 
+def everybody_in_figures(engine: sa.Engine) -> Iterator[dict[str, Any]]:
+    """Names of campaigns and agents in kept figures, as rows in which people may be. Raises `Outage`."""
+    with engine.connect() as connection:
+        for name, column in _FIGURES:
+            figures = sa.table(name, sa.column(column, sa.Text), schema="reporting")
+            for text in connection.scalars(sa.select(figures.c[column]).distinct()):
+                yield {column: text}
+
+
 def in_figures(engine: sa.Engine, person: Person) -> int:
-    """How many of the kept figures have the person's number in the name of a campaign or an agent. Raises `Outage`."""
+    """How many of the kept figures have the person's number in the name of a campaign or an agent; of who is asked for
+    by contact, one of those `beside` it in rows that were looked at before. Raises `Outage`."""
     with engine.connect() as connection:
         return sum(rows for *_, rows in _figures(connection, person))
 
@@ -129,7 +139,7 @@ def erase_figures(engine: sa.Engine, person: Person) -> int:
     by the next rollup; those that only the lake has keep their figures. Raises `Outage`."""
     with engine.begin() as connection:
         # Whoever computes figures has read what is erased by now, or isn't done.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(FIGURES_LOCK)))
+        connection.execute(FIGURES_LOCK)
         found = [*_figures(connection, person)]
         for figures, column, text, _ in found:
             renamed = sa.update(figures).where(figures.c[column] == text)
@@ -139,7 +149,7 @@ def erase_figures(engine: sa.Engine, person: Person) -> int:
 
 def _figures(connection: sa.Connection, person: Person) -> Iterator[tuple[sa.TableClause, str, str, int]]:
     """Tables of kept figures, and what stands in a column of so many of their rows."""
-    for name, column in _FIGURES if person.by == "number" else ():
+    for name, column in _FIGURES:
         figures = sa.table(name, sa.column(column, sa.Text), schema="reporting")
         named = figures.c[column]
         for text, number in connection.execute(sa.select(named, sa.func.count()).group_by(named)).all():
@@ -148,7 +158,7 @@ def _figures(connection: sa.Connection, person: Person) -> Iterator[tuple[sa.Tab
 
 
 def in_names(engine: sa.Engine, person: Person) -> int:
-    """How many names for people have the person's number in them, or are its name. Raises `Outage`."""
+    """How many names for people have the person's number in them, or are its name; as `in_figures`. Raises `Outage`."""
     with engine.connect() as connection:
         return len(_named(connection, person))
 
@@ -165,8 +175,6 @@ def erase_names(engine: sa.Engine, person: Person) -> int:
 
 def _named(connection: sa.Connection, person: Person) -> list[tuple[str, str]]:
     """By kind and reference."""
-    if person.by != "number":
-        return []
     rows = connection.execute(sa.select(_NAMES), execution_options={"yield_per": _FETCH_ROWS})
     return [
         (kind, text) for kind, text, *more in rows if any(each and person.whole(each) != each for each in (text, *more))
@@ -199,16 +207,26 @@ def count(engine: sa.Engine, table: sa.Table, person: Person, day: date | None =
         return sum(1 for _ in _changes(connection, table, person, day))
 
 
+class Erased(NamedTuple):
+    """Rows that were rewritten, and names of the numbers in them that were deleted."""
+
+    rows: int
+    names: int
+
+
 def erase(
     engine: sa.Engine, table: sa.Table, person: Person, receipt: Receipt, worker: str, day: date | None = None
-) -> int:
-    """Rewrite the person's rows; returns how many there were. Raises `Outage`."""
+) -> Erased:
+    """Rewrite the person's rows. Raises `Outage`."""
+    names = 0
     with engine.begin() as connection:
         if table is cdrs:  # or what is erased would be kept as a version
             connection.execute(sa.select(sa.func.leave_no_trace("etl forget")))
         changes = [*_changes(connection, table, person, day, to_change=True)]
         fewer = sum(_rewrite(connection, table, key, values) for key, values in changes)
         if changes:
+            if person.beside:  # nobody finds these numbers any more, if we die now
+                names = connection.execute(_unname(person)).rowcount
             _add(connection, receipt, table.name, len(changes))
             if day is not None:
                 ledger.correct(
@@ -221,7 +239,12 @@ def erase(
                     inserted=-fewer,
                     updated=len(changes) - fewer,
                 )
-    return len(changes)
+    return Erased(len(changes), names)
+
+
+def _unname(person: Person) -> sa.Delete:
+    beside = sa.cast([*person.beside], sa.ARRAY(sa.Text))
+    return sa.delete(_NAMES).where(_NAMES.c.kind == "number", _NAMES.c.reference == sa.any_(beside))
 
 
 def erase_copy(engine: sa.Engine, copy: sa.Table, person: Person) -> int:

@@ -11,9 +11,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from etl.store import locks
 from etl.store.connection import Engine, rows
-from etl.store.tables import load_batches, set_backs
+from etl.store.tables import ONE_LOADER, load_batches, set_backs
 
 # Another server, a promoted standby too, and this one restored, were started at another moment; a database that takes
 # the place of another has another number, and so has a table that a dump makes anew. (What tells the timeline isn't
@@ -115,7 +114,7 @@ def note(engine: Engine, set_back: SetBack, noticed_us: int | None = None) -> bo
         values: dict[str, Any] = asdict(set_back)
         if noticed_us is not None:
             values["noticed_at"] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=noticed_us)
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SET_BACK, 0)))
+            connection.execute(ONE_LOADER)
             same = (set_backs.c.source_key == set_back.source_key) & (set_backs.c.noticed_at == values["noticed_at"])
             if connection.scalar(sa.select(sa.exists().where(same))):
                 return False

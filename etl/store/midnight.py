@@ -1,9 +1,9 @@
 """Calls so close to midnight that the dialects may date one call on two days: each goes to the day under which it was
 stored first, so that it's one row.
 
-Only calls within `TOLERANCE` of midnight are looked for, under a lock of that midnight up to the end of the
-transaction: of two workers that load the two dialects of a call at once, the second finds the row of the first. If the
-neighbouring day was dropped, nothing is found, and the call is two rows; `reporting.twins` lists them.
+Only calls within `TOLERANCE` of a midnight are looked for, under a lock up to the end of the transaction: of two
+workers that load the two dialects of a call at once, the second finds the row of the first. If the neighbouring day was
+dropped, nothing is found, and the call is two rows; `reporting.twins` lists them.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from etl.store.copy import as_date
-from etl.store.locks import MIDNIGHT
 from etl.store.merge import TOLERANCE, WAIT_MS
+from etl.store.tables import ONE_LOADER
 from etl.wire.cdr import Cdr
 from etl.wire.times import MICROSECONDS_PER_DAY
 
@@ -86,9 +86,7 @@ def _call(call: Cdr) -> _Call:
 def _stored(connection: sa.Connection, near: Sequence[Cdr], own_day: bool = True) -> dict[_Call, list[_Place]]:
     """Where these calls are stored, on either side of their midnights, or with `own_day` false only on the other side.
     Nobody else stores one of them until we have committed."""
-    midnights = sorted({_midnight(call) for call in near})
-    for midnight in midnights:
-        connection.execute(_LOCK, {"kind": MIDNIGHT, "midnight": midnight})
+    connection.execute(ONE_LOADER)
     wanted = {
         (*_call(call), day)
         for call in near
@@ -111,7 +109,6 @@ def _midnight(call: Cdr) -> int:
     return (call.dialed_at + _TOLERANCE) // MICROSECONDS_PER_DAY
 
 
-_LOCK = sa.text("SELECT pg_advisory_xact_lock(:kind, :midnight)")
 _FIND = """
 SELECT c.source, c.call_ref, n.leg,
     (extract(epoch FROM c.dialed_at - '2000-01-01 00:00:00+00') * 1000000)::bigint

@@ -4,11 +4,13 @@ A claim asks for the latest receipt after it took its turn, and `etl forget` wai
 claims that had taken theirs: so each claim knows of the receipt, or is stored before anybody looks for the person.
 """
 
+import time
 from collections.abc import Callable
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from etl.errors import Contention
 from etl.store import locks
 from etl.store.connection import Engine
 from etl.store.tables import forgotten, load_batches
@@ -16,7 +18,8 @@ from etl.wire.arrival import Forgotten
 from etl.wire.times import from_datetime
 
 # For a claim that is being written: many times what the largest takes. Who is frozen is ended before that.
-_WAIT_MS = 600_000
+_WAIT_SECONDS = 600.0
+_LOOK_SECONDS = 0.2
 
 
 class Receipts:
@@ -66,12 +69,21 @@ def count(engine: Engine) -> int:
 
 def wait_for_claims(engine: Engine) -> None:
     """Until every claim is stored that may not know of the latest receipt. Raises `EtlError`."""
+    until = time.monotonic() + _WAIT_SECONDS
+    claims = _under_way(engine)
+    while claims:
+        if time.monotonic() > until:
+            of = ", ".join(f"pid {holder.pid} ({holder.role})" for holder in claims.values())
+            raise Contention("ETL-960", f"Postgres: claims that began before are still being written, by {of}")
+        time.sleep(_LOOK_SECONDS)
+        still = _under_way(engine)
+        claims = {key: holder for key, holder in claims.items() if key in still}
+
+
+def _under_way(engine: Engine) -> dict[tuple[int | None, str], locks.Holder]:
+    # Who looks waits for nobody: to wait for their locks would be to wait for strangers in the same queue.
     with engine.connect() as connection:
-        under_way = connection.scalars(_UNDER_WAY, {"turn": locks.TURN}).all()
-    for own in under_way:
-        with engine.begin() as connection:
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = {_WAIT_MS}"))
-            connection.execute(_WAIT, {"turn": locks.TURN, "own": own})
+        return locks.under_way(connection, locks.TURN)
 
 
 _MAY_READ = sa.text("SELECT has_table_privilege(to_regclass('forgotten'), 'SELECT')")
@@ -80,10 +92,3 @@ _HAS = sa.select(load_batches.c.batch_id).where(_has)
 _c = forgotten.c
 _latest = sa.select(sa.func.concat(_c.id, " ", _c.began_at)).order_by(_c.id.desc()).limit(1).scalar_subquery()
 _LOOK = sa.select(sa.exists().where(_has), _latest)
-# Their numbers as the lock takes them, which pg_locks shows without a sign.
-_UNDER_WAY = sa.text(
-    "SELECT DISTINCT CASE WHEN objid::bigint < 2147483648 THEN objid::bigint ELSE objid::bigint - 4294967296 END"
-    " FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = :turn AND objsubid = 2 AND granted"
-    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-)
-_WAIT = sa.text("SELECT pg_advisory_xact_lock_shared(:turn, CAST(:own AS integer))")

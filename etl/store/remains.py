@@ -21,8 +21,10 @@ from etl.store.copy import copy_out
 from etl.store.tables import PARTITIONED, STAGING
 from etl.wire.remains import Hit, Sought, rows_of
 
-# What holds no text and no number of a telephone.
-_NEVER = r"^(bool|date|interval|oid|time|timestamp|timetz|timestamptz|uuid|xid)$"
+# What holds no text and no number of a telephone; nor do arrays of it.
+_NEVER = r"^_?(bool|date|interval|oid|time|timestamp|timetz|timestamptz|uuid|xid)$"
+# Arrays of numbers: one of them may be somebody's, and several that follow each other are no number.
+_NUMBERS = r"^_(int2|int4|int8|float4|float8|numeric)$"
 _DAY = re.compile(r"(?P<table>.+)_(?P<day>[0-9]{8})")
 
 _COPIES = sa.text(
@@ -51,7 +53,8 @@ _SAMPLES = (
     " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = s.attname JOIN pg_type y ON y.oid = a.atttypid"
     " LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class t ON t.oid = i.indrelid"
     " CROSS JOIN LATERAL (SELECT string_agg("
-    "  CASE y.typname WHEN 'bytea' THEN encode(each::bytea, 'escape') ELSE each END, ' x ') AS text"
+    "  CASE WHEN y.typname = 'bytea' THEN encode(each::bytea, 'escape')"
+    "  WHEN y.typname ~ {numbers} THEN replace(each, ',', ' x ') ELSE each END, ' x ') AS text"
     "  FROM unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[]"
     "  || s.most_common_elems::text::text[]) AS each) AS said"
     " WHERE (s.schemaname = current_schema() OR s.schemaname IN ({schemas})) AND c.relpersistence <> 't'"
@@ -133,7 +136,11 @@ def samples(
     """What Postgres' planner remembers of columns until the next ANALYZE, in pg_stats: each column that has any hits,
     by its table's name, its own and these. Only of tables that this user may read. Raises `EtlError`."""
     schemas = ["reporting", STAGING, *(str(copy.schema) for copy in copies(engine))]
-    query = sql.SQL(_SAMPLES).format(schemas=sql.SQL(", ").join(map(sql.Literal, schemas)), never=sql.Literal(_NEVER))
+    query = sql.SQL(_SAMPLES).format(
+        schemas=sql.SQL(", ").join(map(sql.Literal, schemas)),
+        never=sql.Literal(_NEVER),
+        numbers=sql.Literal(_NUMBERS),
+    )
     with engine.begin() as connection:
         connection.execute(_PLAN_AS_EVER)
         for piece in copy_out(connection, query.as_string()):
@@ -192,4 +199,6 @@ def _as_text(column: Column) -> sql.Composable:
     name = sql.Identifier(column.name)
     if column.kind == "bytea":
         return sql.SQL("pg_catalog.encode({}, 'escape')").format(name)
+    if re.match(_NUMBERS, column.kind):
+        return sql.SQL("pg_catalog.replace({}::text, ',', ' x ')").format(name)
     return sql.SQL("{}::text").format(name)

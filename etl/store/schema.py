@@ -46,7 +46,7 @@ def upgrade(engine: sa.Engine) -> tuple[str | None, str]:
     the server or the database is none for an archive."""
     with engine.begin() as connection:
         server.check(server.server(connection))
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(locks.SCHEMA)))
+        locks.wait_for_schema(connection)
         before = _revision(connection)
         _check_known(before)
         if (before or "") < _WITH_TABLES and connection.scalar(

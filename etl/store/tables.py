@@ -39,8 +39,15 @@ metadata = MetaData(
 
 # The schema of the tables through which a day comes back from the lake.
 STAGING = "etl_staging"
-# The advisory lock of whoever computes figures; here, since reporting may not import the register `etl.store.locks`.
-FIGURES_LOCK = 0x65746C_06
+# Who computes or rewrites figures does it alone, up to the end of the transaction. Of each of the three kinds there is
+# the table that is written first: so a rollup of 0.1, which asks for another lock, waits here, too.
+FIGURES_LOCK = text(
+    "LOCK TABLE reporting.campaign_figures, reporting.status_changes, reporting.agent_state_figures"
+    " IN SHARE ROW EXCLUSIVE MODE"
+)
+# Who loads does something alone, up to the end of the transaction, in a table that loaders may change, and few others.
+# Nobody is kept from writing there: only from this, and from maintenance.
+ONE_LOADER = text("LOCK TABLE ONLY listener_sessions IN SHARE UPDATE EXCLUSIVE MODE")
 
 _NOW = text("now()")
 
@@ -354,6 +361,11 @@ exports = Table(
         "because",
         Text,
         comment="Why the day was exported again although the ledger knew of no change; null where there was no need",
+    ),
+    Column(
+        "by_hand",
+        Integer,
+        comment="Versions of the day's CDRs that changes past the ledger had left by then; null: nobody counted them",
     ),
     PrimaryKeyConstraint("dataset", "day", "revision"),
     comment="The lake's books: one row per dataset, day and revision",

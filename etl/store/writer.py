@@ -107,9 +107,9 @@ class Writer:
     def _persist(
         self, batch: Batch, write: Callable[["_Taken", Batch], Books], alive: Callable[[], None] = lambda: None
     ) -> Books | None:
-        for _ in range(ATTEMPTS):
+        for number in range(ATTEMPTS):
             try:
-                return self._attempt(batch, write)
+                return self._attempt(batch, write, is_first=number == 0)
             except Contention as error:
                 trouble: EtlError = error
                 self._net.end_frozen()
@@ -128,10 +128,10 @@ class Writer:
                     if not self._net.end_frozen():
                         raise
 
-    def _attempt(self, batch: Batch, write: Callable[["_Taken", Batch], Books]) -> Books | None:
+    def _attempt(self, batch: Batch, write: Callable[["_Taken", Batch], Books], is_first: bool) -> Books | None:
         try:
             with suppress(_LoadedAlreadyError), self._engine.begin() as connection:
-                turn = _take_turn(connection, batch.batch_id)
+                turn = _take_turn(connection, batch.batch_id, is_first)
                 self.history = turn.history
                 is_loaded, latest = look(connection, batch.batch_id, turn.sees_receipts)
                 if is_loaded:
@@ -270,11 +270,15 @@ class _Written:
         return Books(messages - self.left_dead, inserted, updated, unchanged, self.told, self.dead)
 
 
-def _take_turn(connection: sa.Connection, batch_id: UUID) -> _Turn:
-    """Another holder of this claim waits here until we have committed, and then finds it in the ledger."""
-    own = int.from_bytes(batch_id.bytes[-4:], signed=True)
+def _take_turn(connection: sa.Connection, batch_id: UUID, is_first: bool) -> _Turn:
+    """Another holder of this claim waits here until we have committed, and then finds it in the ledger. Whoever waited
+    for a stranger goes on without the next time: then the ledger's key alone keeps the claim from being loaded twice.
+    """
+    key = locks.Key(locks.TURN, int.from_bytes(batch_id.bytes[-4:], signed=True))
+    if not is_first:
+        key = locks.beside_strangers(connection, key)
     waits = {"patiently": str(merge.WAIT_MS), "fast": str(FAST_WAIT_MS)}
-    turn = connection.execute(_TAKE_TURN, {"turn": locks.TURN, "own": own, **waits}).one()
+    turn = connection.execute(_TAKE_TURN, {"turn": key.kind, "own": key.number, **waits}).one()
     return _Turn(History(turn.started_at, turn.database, turn.ledger), bool(turn.sees_receipts), turn.now)
 
 

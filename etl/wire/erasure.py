@@ -100,6 +100,8 @@ class Person:
         # Where it may be in a row without a number, for Postgres, Arrow and us alike; empty if nowhere.
         self.glued = "|".join(map(spellings.anywhere, may_be_glued))
         self._glued = [re.compile(spellings.anywhere(value)) for value in may_be_glued]
+        # Of who is asked for by contact: the numbers of telephones that stood beside it, in all rows until now.
+        self.beside: set[str] = set()
 
     @property
     def hash(self) -> str:
@@ -115,14 +117,17 @@ class Person:
         if all(value == row[name] for name, value in erased.items()) and not self._is_theirs(row, beside):
             return {}
         names.is_thorough = True
+        if self.by == "contact":
+            self.beside |= {each for each in names.numbers if sum(c.isdigit() for c in each) >= _DIGITS}
         erased = {name: names.column(name, value) for name, value in erased.items()}
         return {name: value for name, value in erased.items() if value != row[name]}
 
     def whole(self, text: str) -> str:
-        """The hash of a text that belongs to no row, like a campaign's name, in which their number is in any spelling;
-        else the text."""
-        is_theirs = text in self.values or any(spellings.spans(value, text) for value in self.values)
-        return self._hash(text) if self.by == "number" and is_theirs and not _HASHED.fullmatch(text) else text
+        """The hash of a text that belongs to no row, like a campaign's name, in which their number is in any spelling,
+        or one that is `beside`; else the text."""
+        numbers = self.values if self.by == "number" else self.beside
+        is_theirs = text in numbers or any(spellings.spans(each, text) for each in islice(numbers, _MOST_BESIDE))
+        return self._hash(text) if is_theirs and not _HASHED.fullmatch(text) else text
 
     def _is_theirs(self, row: Mapping[str, Any], beside: Iterable[Mapping[str, Any]]) -> bool:
         """Though no value of theirs stands there by itself."""

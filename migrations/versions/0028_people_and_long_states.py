@@ -8,7 +8,7 @@ It's written out in the view, and no function of ours: whoever may ask a view ma
 from alembic import context
 
 revision = "0028"
-down_revision = "0026"
+down_revision = "0027"
 branch_labels = None
 depends_on = None
 

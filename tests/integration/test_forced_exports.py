@@ -109,6 +109,56 @@ def test_given_nothing_changed_then_no_reason_is_asked_or_kept(exported: Archive
     assert notes(exported) == []
 
 
+LATER = {
+    "a new call": (cdr(3),),
+    "the same call": (cdr(1, call_time=9),),
+    "another call": (cdr(2, call_time=9),),
+}
+
+
+@pytest.mark.parametrize("change", ["updated", "key"])
+@pytest.mark.parametrize("later", LATER)
+def test_given_a_change_by_hand_and_claims_then_it_must_be_said_why(exported: Archive, later: str, change: str) -> None:
+    """Also if the row is what it was again, or a claim's by now."""
+    by_hand(exported, *BY_HAND[change])
+    load(exported, *LATER[later])
+    before = revision(exported)
+    for force in (False, True):
+        with pytest.raises(LakeError, match="beside what the ledger knows") as refused:
+            export(exported, force=force)
+        assert refused.value.code == "ETL-961"
+    assert revision(exported) == before
+
+    assert export(exported, force=True, because=BECAUSE).what == "exported"
+    assert notes(exported) == [f"exported by force, because: {BECAUSE}"]
+    assert said_in_the_footer(revision_file(exported))["because"] == BECAUSE
+    load(exported, cdr(4))
+    assert export(exported).what == "exported"
+    assert revision(exported)["because"] is None
+
+
+def test_given_changes_by_hand_that_nobody_counted_then_they_are_let_be(exported: Archive) -> None:
+    """Of a revision that an earlier release wrote, or that was taken over."""
+    by_hand(exported, *BY_HAND["updated"], "UPDATE exports SET by_hand = NULL")
+    load(exported, cdr(3))
+    assert export(exported).what == "exported"
+    assert revision(exported)["by_hand"] == 1
+
+
+def test_given_a_forged_row_if_its_day_comes_back_then_no_reason_is_asked(exported: Archive) -> None:
+    """The lake's row takes its place, and what it was is kept."""
+    by_hand(
+        exported, "CREATE TABLE public.t AS SELECT * FROM cdrs WHERE call_ref = '1'", "UPDATE public.t SET number = '0'"
+    )
+    assert prune(exported).what == "dropped"
+    load(exported, cdr(3))
+    by_hand(exported, "INSERT INTO cdrs SELECT * FROM public.t", "DROP TABLE public.t")
+    before = in_file(exported)
+    assert export(exported).what == "exported"
+    assert revision(exported)["by_hand"] == 1
+    assert [row for row in in_file(exported) if row["call_ref"] != "3"] == before
+
+
 def test_given_a_change_that_the_ledger_knows_then_no_reason_is_asked(exported: Archive) -> None:
     load(exported, cdr(1, call_time=9))
     assert export(exported, force=True).what == "exported"

@@ -289,7 +289,14 @@ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON
 JOIN pg_type t ON t.oid = a.atttypid
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0
 AND n.nspname IN ('public', 'reporting', 'etl_staging', 'november')
-AND t.typname IN ('text', 'jsonb', 'json', 'bytea', 'int8', 'numeric', '_text')
+AND t.typname IN ('text', 'jsonb', 'json', 'bytea', 'int8', 'numeric', '_text', '_int8')
+"""
+_OTHER_ARRAYS = """
+SELECT n.nspname, c.relname, a.attname, e.typname
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_type t ON t.oid = a.atttypid JOIN pg_type e ON e.oid = t.typelem AND t.typname = '_' || e.typname
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0 AND e.typname <> 'text'
+AND n.nspname IN ('public', 'reporting', 'etl_staging', 'november')
 """
 
 
@@ -302,7 +309,13 @@ def filled(archive: Archive) -> Iterator[list[tuple[str, str, str, str]]]:
         connection.execute("CREATE TABLE public.notes (id int PRIMARY KEY, at text)")
         for schema, table in {(schema, table) for schema, table, _, _ in connection.execute(_COLUMNS).fetchall()}:
             name = sql.Identifier(schema, table)
-            for name_of, kind in (("text", "text"), ("json", "json"), ("bytes", "bytea"), ("list", "text[]")):
+            for name_of, kind in (
+                ("text", "text"),
+                ("json", "json"),
+                ("bytes", "bytea"),
+                ("list", "text[]"),
+                ("ids", "int8[]"),
+            ):
                 column = sql.Identifier(f"next_{name_of}")
                 connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(name, column, sql.SQL(kind)))
         yield connection.execute(_COLUMNS).fetchall()
@@ -317,6 +330,7 @@ def put(connection: "psycopg.Connection[Any]", column: tuple[str, str, str, str]
         "int8": NUMBER,
         "numeric": NUMBER,
         "_text": [spelling],
+        "_int8": [7, int(NUMBER), 7],
         "bytea": spelling.encode(),
     }.get(kind, spelling)
     statement = sql.SQL("UPDATE {} SET {} = %s").format(sql.Identifier(schema, table), sql.Identifier(name))
@@ -353,6 +367,29 @@ def test_given_any_column_that_the_catalog_lists_then_it_is_searched(archive: Ar
     days = {each.day for each in of_postgres if each.of == "public.cdrs" and each.column == "next_text"}
     assert days == {DAY, NEXT}
     assert DIGITS not in read(json.dumps([each.keys for each in found.remains]))
+
+
+def test_given_any_array_of_no_texts_then_its_values_are_no_digits(archive: Archive) -> None:
+    """Waits in seconds that follow each other; days and ids that end and begin so."""
+    load(archive, cdr(1))
+    with engine(archive.database_url) as connections:
+        rollup.rollup(connections)
+    with psycopg.connect(archive.database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE public.notes (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO public.notes VALUES (7)")
+        for number, kind in enumerate(("int2", "int4", "int8", "numeric", "float8", "float4", "date", "uuid", "bool")):
+            connection.execute(f"ALTER TABLE public.notes ADD COLUMN next_{number} {kind}[]".encode())
+        arrays = connection.execute(_OTHER_ARRAYS).fetchall()
+        assert {("campaign_figures", "waits"), ("notes", "next_0")} <= {(table, name) for _, table, name, _ in arrays}
+        uuid = f"00000000-0000-0000-0000-{NUMBER[1:]:0>12}"
+        values = {"date": ["2015-02-19"], "uuid": [uuid], "bool": [True]}
+        for schema, table, name, kind in arrays:
+            values.setdefault(kind, [*DIGITS])
+            update = sql.SQL("UPDATE {} SET {} = %s").format(sql.Identifier(schema, table), sql.Identifier(name))
+            connection.execute(update, [values[kind]])
+        connection.execute("ANALYZE")
+
+    assert search(archive).remains == []
 
 
 def test_given_next_months_column_then_the_command_names_it_and_fails(archive: Archive) -> None:

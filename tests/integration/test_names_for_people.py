@@ -15,17 +15,19 @@ import pytest
 import sqlalchemy as sa
 
 from etl.app.serving import reading
+from etl.errors import EtlError
 from etl.reporting.names import Kept, Name, keep
-from etl.reporting.rollup import refresh
+from etl.reporting.rollup import refresh, rollup
 from etl.reporting.spreadsheet import harmless
 from etl.reporting.today import Wall
 from etl.reporting.web import pages
 from etl.store import schema
 from etl.text import printable
+from tests import lake
 from tests.integration.test_figures_upgrade import upgrade
 from tests.integration.test_least_privilege import as_role
 from tests.integration.test_masking import DAY, NUMBER, event
-from tests.lake import SPOOL, load, with_lake
+from tests.lake import SPOOL, export_and_prune, load, on, with_lake
 from tests.person import KEY, everything, forget
 from tests.store import ROLES, engine
 from tests.wall import at_noon, said
@@ -411,6 +413,93 @@ def test_given_a_receipt_then_who_has_a_name_alone_is_forgotten_again(
     done = archive.run("forget", "--again", "--yes")
     assert done.returncode == 0, done.stderr
     assert archive.rows("SELECT reference FROM reporting.names") == [{"reference": AGENT.reference}]
+
+
+BACK = "Call 07009777777 back"
+
+
+def of_a_contact(archive: Archive, database: sa.Engine, folder: Path) -> list[Name]:
+    """Calls of theirs in Postgres and, only, in the lake; names of their numbers, and of another's."""
+    archive.more = {"forget_key": KEY}
+    with_lake(archive, folder)
+    load(archive, cdr(1, number=NUMBER, contact_ref="C1"), cdr(2, number=NUMBER), cdr(3, number="07009123457"))
+    load(
+        archive,
+        on(1, 4, number="anonymous", contact_ref="C1"),
+        on(1, 5, number="07009777777", ref=BACK, contact_ref="C1"),
+    )
+    load(archive, on(1, 6, number=None, contact_ref="C1", ref="07009888888"))
+    rollup(database)
+    export_and_prune(archive, lake.DAY + timedelta(days=1))
+    theirs = [Name("number", each, "x", None) for each in (NUMBER, "07009777777", "07009888888")]
+    others = [Name("number", each, "x", None) for each in ("07009123457", "anonymous")]
+    keep(database, [AGENT, CAMPAIGN, *others, *theirs])
+    return theirs
+
+
+def test_given_a_contact_then_the_names_of_its_numbers_go(
+    archive: Archive, database: sa.Engine, tmp_path: Path
+) -> None:
+    theirs = of_a_contact(archive, database, tmp_path / "lake")
+    keep(database, [spelled := Name("campaign", "9", "For 070 0977-7777", None)])
+    of_figures = "SELECT count(*) FROM reporting.campaign_figures WHERE campaign_ref = %s"
+    figures = archive.value(of_figures, BACK)
+    assert figures > 0
+    foreseen = forget(archive, None, "C1", dry_run=True)
+    assert (foreseen.undated["names"], foreseen.figures) == (len([*theirs, spelled]), figures)
+    assert archive.value("SELECT count(*) FROM reporting.names") == 8
+
+    found = forget(archive, None, "C1")
+
+    assert (found.undated["names"], found.figures) == (foreseen.undated["names"], figures)
+    assert found.searched is not None
+    assert found.searched.is_proof
+    left = {row["reference"] for row in archive.rows("SELECT reference FROM reporting.names")}
+    assert left == {"1002", "2040", "07009123457", "anonymous"}
+    assert archive.value(of_figures, BACK) == 0
+    assert archive.value("SELECT count(*) FROM cdrs WHERE number = %s", NUMBER) == 1  # without the contact
+
+
+def test_given_who_dies_before_the_names_then_those_of_numbers_are_gone(
+    archive: Archive, database: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes after it finds the contact nowhere, and no number beside it."""
+    of_a_contact(archive, database, tmp_path / "lake")
+
+    def die(*_: object) -> int:
+        raise EtlError("ETL-301", "killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("etl.store.forget.erase_names", die)
+        with pytest.raises(EtlError, match="killed"):
+            forget(archive, None, "C1")
+    assert forget(archive, None, "C1").undated["names"] == 0
+    left = {row["reference"] for row in archive.rows("SELECT reference FROM reporting.names")}
+    assert left == {"1002", "2040", "07009123457", "anonymous"}
+
+
+def test_given_a_receipt_then_who_is_in_figures_alone_is_forgotten_again(
+    archive: Archive, database: sa.Engine, tmp_path: Path
+) -> None:
+    archive.more = {"forget_key": KEY}
+    with_lake(archive, tmp_path / "lake")
+    load(archive, cdr(1, ref=f"Call {NUMBER} back", number=None, extension=f"SIP/{NUMBER}"))
+    rollup(database)
+    tables = ("campaign_figures", "agent_call_figures")
+    with psycopg.connect(archive.database_url, autocommit=True) as administrator:
+        for table in tables:
+            administrator.execute(f"CREATE TABLE public.before_{table} AS TABLE reporting.{table}".encode())
+        forget(archive, NUMBER)
+        administrator.execute("DELETE FROM forgotten")
+        for table in tables:  # as a backup brings them back
+            administrator.execute(f"DELETE FROM reporting.{table}".encode())
+            administrator.execute(f"INSERT INTO reporting.{table} TABLE public.before_{table}".encode())
+            administrator.execute(f"DROP TABLE public.before_{table}".encode())
+    told = "SELECT count(*) FROM reporting.{} f WHERE f::text LIKE %s"
+    assert all(archive.value(told.format(table), f"%{NUMBER}%") for table in tables)
+    done = archive.run("forget", "--again", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not any(archive.value(told.format(table), f"%{NUMBER}%") for table in tables)
 
 
 def test_what_channels_begin_with_is_masked_as_any_reference(loaded: Archive) -> None:
