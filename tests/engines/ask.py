@@ -114,14 +114,15 @@ def pandas(job: Job) -> dict[str, Answer]:
 
 
 def sail(job: Job) -> dict[str, Answer]:
-    """The table by its folder: it goes by the metadata file with the highest number, and asks no catalog."""
+    """The table by its folder and its snapshot: by itself it goes by the metadata file with the highest number."""
     os.environ["SAIL_MODE"] = job["mode"]
     server = import_module("pysail.spark").SparkConnectServer()
     server.start()
     _, port = server.listening_address
     spark = import_module("pyspark.sql").SparkSession.builder.remote(f"sc://127.0.0.1:{port}").getOrCreate()
     repeated = ("end_reason", "campaign_ref")  # what Arrow calls dictionaries, it gives out as another type only
-    files, table = spark.read.parquet(f"{job['files']}/cdrs"), spark.read.format("iceberg")
+    files = spark.read.parquet(f"{job['files']}/cdrs")
+    table = spark.read.format("iceberg").option("snapshot-id", cdrs_of(job).current_snapshot().snapshot_id)
     answers = {
         "files": by_spark(spark, files, job, cast=repeated),
         "table": by_spark(spark, table.load(f"{job['files']}/_iceberg/cdrs"), job),

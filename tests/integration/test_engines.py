@@ -2,17 +2,19 @@
 table they answer what psql does, hard texts, nothings and a day of two revisions included. So do docs/lake.md's calls.
 """
 
+import json
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from etl.lab.servers.private import PrivatePostgres
 from tests.engines import documented
-from tests.engines.hard import FROM_PIP, ask, by_psql, fill, job
+from tests.engines.hard import FROM_PIP, ask, by_psql, fill, job, metadata_location
 from tests.lake import DAY, revisions, with_lake
 from tests.tools import tool
 from tests.world import Archive
@@ -26,7 +28,18 @@ def lake(archive: Archive, tmp_path: Path) -> Archive:
     archive.more = {**archive.more, "lake_table": "iceberg"}
     fill(archive)
     assert len(revisions(archive, DAY)) == 2
+    leave_uncommitted(archive)
     return archive
+
+
+def leave_uncommitted(archive: Archive) -> None:
+    """Metadata as of an exporter that died before the pointer moved: of another snapshot, under a higher number."""
+    current = Path(metadata_location(archive).removeprefix("file://"))
+    metadata = json.loads(current.read_text())
+    first = metadata["snapshots"][0]["snapshot-id"]
+    assert first != metadata["current-snapshot-id"]
+    metadata["current-snapshot-id"] = metadata["refs"]["main"]["snapshot-id"] = first
+    current.with_name(f"09999-{uuid4()}.metadata.json").write_text(json.dumps(metadata))
 
 
 def test_given_hard_days_then_every_engine_answers_as_psql_does(lake: Archive, postgres: PrivatePostgres) -> None:
