@@ -4,13 +4,18 @@ PG15 ?= /usr/lib/postgresql/15
 # Of the soak. Ten have some 470 faults and a dozen set-backs; 45 have the 1,500 and 40 that ops/PROOF.md is to have.
 MINUTES ?= 10
 BIN := .venv/bin
+# What `make engines` has beside what tests have: Spark, from pip and Maven, and the DuckDB that its extension was made for.
+SPARK := pyspark==4.1.4
+JARS := org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0 org.apache.iceberg:iceberg-aws-bundle:1.12.0 \
+	org.postgresql:postgresql:42.7.14
+DUCKDB := duckdb==1.5.5 duckdb-extensions==1.5.5 duckdb-extension-avro==1.5.5 duckdb-extension-iceberg==1.5.5
 
 # What each extra contains, itself included: having installed the larger one is having installed the smaller.
 CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test test-pg15 nightly check audit hashes faults fuzz bench soak proof screenshots wheel man clean
+.PHONY: help demo test test-pg15 nightly check audit hashes faults fuzz bench engines soak proof screenshots wheel man clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -56,6 +61,9 @@ faults: .venv/.has-test ## the tests that kill, freeze and cut off, and the coun
 fuzz: .venv/.has-fuzzer ## five minutes of looking for a message that breaks the decoder
 	@.venv/fuzzer/bin/python -m tests.fuzz.wire --minutes 5 --keep
 
+engines: .venv/.has-test .venv/.has-engines ## Spark and others read the lake while it moves; into ops/ENGINES.md. Needs Java and Maven
+	@$(BIN)/python -m tests.engines
+
 soak: .venv/.has-embedded ## ten minutes of kills, outages and set-backs (or MINUTES=45) on private servers; into ops/SOAK.md
 	@$(BIN)/etl selftest --minutes $(MINUTES) --report ops/SOAK.md --json > tests/faults/soak.json
 
@@ -93,6 +101,18 @@ clean: ## remove .venv, dist and the tools' caches
 	@echo "installing atheris into .venv/fuzzer (once)"
 	@$(PYTHON) -m venv --clear .venv/fuzzer
 	@PIP_CONSTRAINT=constraints.txt .venv/fuzzer/bin/python -m pip install -qq --disable-pip-version-check 'atheris>=3' msgspec
+	@touch $@
+
+# In an environment of their own: neither is what etl runs with. 200 MB of Spark's are its own jars.
+.venv/.has-engines: | .venv/.made
+	@for program in java mvn; do command -v $$program >/dev/null || { \
+		echo "make engines runs Spark, and lacks '$$program': it needs Java 17 or newer, and Maven" >&2; exit 1; }; done
+	@echo "installing Spark and its jars into .venv/engines (once; a few minutes, 600 MB)"
+	@$(PYTHON) -m venv --clear .venv/engines
+	@.venv/engines/bin/python -m pip install -qq --disable-pip-version-check $(SPARK) $(DUCKDB)
+	@for jar in $(JARS); do mvn --batch-mode --quiet -Dmaven.repo.local=.venv/engines/maven -DoutputDirectory=.venv/engines/jars \
+		-Dartifact=$$jar -Dmdep.useBaseVersion=true dependency:copy || exit 1; done
+	@rm -rf .venv/engines/maven
 	@touch $@
 
 # The mark comes last, so that an interrupted attempt is begun afresh.

@@ -84,6 +84,10 @@ def demo(
         out.print(f"      {what}")
     out.print(f"[bold]{program()} demo --serve[/bold] shows them in a browser")
     out.print(f"The Parquet files are in {running.settings.export_url}", soft_wrap=True)
+    table = (
+        "They are an Iceberg table, too" if running.settings.lake_table else "With the extra iceberg they are a table"
+    )
+    out.print(f"{table}: docs/lake.md has the call of each engine, from pandas to Spark")
 
 
 def _show_the_lake(running: playing.Demo, watched: bool) -> None:
@@ -100,5 +104,9 @@ def _show_the_lake(running: playing.Demo, watched: bool) -> None:
     else:
         out.print(f"{len(outcomes)} files hold exactly what Postgres holds")
     heading("DuckDB, reading the files")
-    out.print(playing.LAKE_QUERY, markup=False)
-    print_rows(*running.ask_the_lake())
+    out.print(playing.LAKE_QUERY.format(lake=playing.FILES), markup=False)
+    print_rows(*running.ask_the_files())
+    if (location := running.table()) and (answer := running.ask_the_table(location)):
+        heading("Polars, asked the same of the Iceberg table that these files are")
+        out.print(f"FROM polars.scan_iceberg('{location}')", markup=False, soft_wrap=True)
+        print_rows(*answer)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -102,12 +103,14 @@ WHERE nth <= 10 OR nth > events - 3
 ORDER BY nth
 """
 
-# In the lake's folder.
+# Of the files in the lake's folder, and of the table that they are, too.
 LAKE_QUERY = (
     "SELECT dialed_on AS day, count(*) AS calls, count(DISTINCT campaign_ref) AS campaigns,"
-    " sum(call_time) FILTER (WHERE call_time BETWEEN 0 AND 86400) AS seconds"
-    " FROM read_parquet('cdrs/*/*.parquet', hive_partitioning = true) GROUP BY day ORDER BY day"
+    " sum(CASE WHEN call_time BETWEEN 0 AND 86400 THEN call_time END) AS seconds FROM {lake} GROUP BY day ORDER BY day"
 )
+FILES = "read_parquet('cdrs/*/*.parquet', hive_partitioning = true)"
+TABLE = "cdrs"
+TABLE_LOCATION = "SELECT metadata_location FROM iceberg.iceberg_tables WHERE table_name = 'cdrs'"
 
 # What to try in psql, and what it shows.
 QUERIES = {
@@ -191,13 +194,30 @@ class Demo:
             outcomes = [archive.export(dataset, day, progress) for dataset, day in due]
             return outcomes, [each for dataset, day in due for each in archive.verify(dataset, day, deep=True).wrong]
 
-    def ask_the_lake(self) -> tuple[list[str], list[Sequence[object]]]:
+    def ask_the_files(self) -> tuple[list[str], list[Sequence[object]]]:
         """`LAKE_QUERY` by DuckDB, without code of ours: column names and rows."""
         import duckdb  # noqa: PLC0415  (after Postgres and Redis have started, it may take its second)
 
         with duckdb.connect() as connection, contextlib.chdir(self.settings.export_url):
-            found = connection.execute(LAKE_QUERY)
+            found = connection.execute(LAKE_QUERY.format(lake=FILES))
             return [column[0] for column in found.description], [*found.fetchall()]
+
+    def table(self) -> str | None:
+        """Where the metadata of the Iceberg table is; None if there is none, for want of the extra."""
+        if self.settings.lake_table is None:
+            return None
+        _, [(location,)] = self.read(TABLE_LOCATION)
+        return str(location)
+
+    def ask_the_table(self, location: str) -> tuple[list[str], list[Sequence[object]]] | None:
+        """The same by Polars, which shares nothing with DuckDB; None if it isn't installed."""
+        if not find_spec("polars"):
+            return None
+        import polars  # noqa: PLC0415  (not everybody has it)
+
+        lake = polars.SQLContext({TABLE: polars.scan_iceberg(location)})
+        found = lake.execute(LAKE_QUERY.format(lake=TABLE), eager=True)
+        return found.columns, [*found.rows()]
 
     def load(self, loaded: Callable[[str, Books], None]) -> None:
         def broken(_key: str, error: EtlError) -> None:
@@ -254,6 +274,7 @@ def _settings(redis: PrivateRedis, postgres: PrivatePostgres) -> Settings:
         worker_name="demo",
         export_url=str(folder() / "data" / "lake"),
         export_grace_minutes=0,
+        lake_table="iceberg" if find_spec("pyiceberg") else None,
     )
 
 

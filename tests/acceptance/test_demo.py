@@ -60,6 +60,18 @@ def assert_an_agents_day(output: str) -> None:
         assert bool(row[5]) == bool(row[6]) == (row[3] == "connected to a call")
 
 
+def assert_the_lake(output: str) -> None:
+    """Every file is what Postgres has, and two engines count in it what was exported."""
+    days = re.findall(r"│ cdrs +│ (20..-..-..) │ +1 │ +(\d+) │ +\d+ │", output)
+    assert days
+    files = len(days) + len(re.findall(r"│ audit_events │ 20..-..-.. │ +1 │", output))
+    assert files > len(days)
+    assert f"\n{files} files hold exactly what Postgres holds\n" in output
+    by_duckdb = rows_of(output, "hive_partitioning = true) GROUP BY day ORDER BY day")
+    assert [(day, calls) for day, calls, *_ in by_duckdb] == days
+    assert rows_of(output, ".metadata.json')") == by_duckdb, "by Polars, on the table"
+
+
 def test_given_no_demo_yet_then_psql_says_what_to_run(tmp_path: Path) -> None:
     result = etl(tmp_path, "demo", "--psql")
 
@@ -94,12 +106,7 @@ def test_given_the_demo_twice_then_books_add_up_and_its_advice_works(session_fol
         by_day = re.findall(r"(?m)^│ 20..-..-.. │ +(\d+) │ +(\d+) │$", result.stdout)
         assert [ledger for ledger, _ in by_day] == [table for _, table in by_day]
         assert by_day
-        days = re.findall(r"│ cdrs +│ (20..-..-..) │ +1 │ +(\d+) │ +\d+ │", result.stdout)
-        assert days
-        files = len(days) + len(re.findall(r"│ audit_events │ 20..-..-.. │ +1 │", result.stdout))
-        assert files > len(days)
-        assert f"\n{files} files hold exactly what Postgres holds\n" in result.stdout
-        assert re.findall(r"(?m)^│ (20..-..-..) │ +(\d+) │ +\d+ │ +\d+ │$", result.stdout) == days  # by DuckDB
+        assert_the_lake(result.stdout)
 
     advice = result.stdout.partition("Look further\n")[2].splitlines()
     program, rest = advice[0].split(maxsplit=1)
