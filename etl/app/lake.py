@@ -4,8 +4,7 @@ that load don't import this.
 
 import contextlib
 import random
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -48,12 +47,9 @@ def open_lake(settings: Settings, tables: bool = False) -> Iterator[Lake]:
 
 def _tables(settings: Settings, engine: Engine, target: Target) -> "Tables | None":
     if settings.lake_table is None:
-        if _has_tables(engine):
-            raise ConfigurationError(
-                "ETL-532",
-                "these books have Iceberg tables, which move with them: set ETL_LAKE_TABLE=iceberg here, too; or let"
-                " the tables go: DELETE FROM iceberg.iceberg_tables WHERE catalog_name = 'etl'",
-            )
+        with engine.connect() as connection:
+            if any(lake_table.is_kept(connection, name) for name in DATASETS):
+                raise lake_table.wanted()
         return None
     if any(each in target.uri for each in "#?"):
         raise ConfigurationError("ETL-533", f"engines take # and ? for parts of a URL: {target.uri} can have no tables")
@@ -65,14 +61,10 @@ def _tables(settings: Settings, engine: Engine, target: Target) -> "Tables | Non
             f"{error.name} isn't installed, and ETL_LAKE_TABLE=iceberg: the extra `iceberg`, which is"
             " pip install 'pyiceberg[pyarrow]>=0.12,<0.13'",
         ) from None
+    except Exception as error:  # it reads settings of its own, from files and the environment
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError("ETL-536", f"pyiceberg can't be used: {why}") from error
     return Tables(engine, target)
-
-
-def _has_tables(engine: Engine) -> bool:
-    """Whether others keep tables of these books."""
-    with suppress(ConfigurationError), engine.connect() as connection:  # a login that may not ask: told elsewhere
-        return any(lake_table.pointer(connection, name) for name in DATASETS)
-    return False
 
 
 def export(settings: Settings) -> None:
@@ -81,7 +73,7 @@ def export(settings: Settings) -> None:
     with open_lake(settings) as lake:
         work = [(dataset, books.day) for dataset in DATASETS.values() for books in lake.due(dataset, before)]
         one_by_one(lambda dataset, day: lake.export(dataset, day, _ignore), work, log)
-        sweep_after_export(settings, lake)
+        after_export(settings, lake)
 
 
 def sweep(settings: Settings) -> None:
@@ -95,14 +87,15 @@ def sweep_lake(settings: Settings, lake: Lake) -> Swept:
     return sweeping.sweep(lake, timedelta(days=settings.lake_history_days), log)
 
 
-def sweep_after_export(settings: Settings, lake: Lake) -> None:
-    """And what else a schedule does every night, for hosts that only have cron. What comes of it changes nothing about
-    the export: the log has it."""
-    for job, act in (
+def after_export(settings: Settings, lake: Lake, only_tables: bool = False) -> None:
+    """The tables of who knew of none, and what else a schedule does every night, for hosts that only have cron. What
+    comes of it changes nothing about the export: the log has it."""
+    jobs: list[tuple[str, Callable[[], object]]] = [
         ("table", lambda: publish.publish(lake, log)),
         ("sweep", lambda: sweep_lake(settings, lake)),
         ("identities", lambda: identities.forget(lake.engine)),
-    ):
+    ]
+    for job, act in jobs[:1] if only_tables else jobs:
         try:
             act()
         except EtlError as error:

@@ -12,7 +12,7 @@ import typer
 
 from etl import logs
 from etl.app.days import first_open_day, last_day_to_drop
-from etl.app.lake import open_lake, sweep_after_export
+from etl.app.lake import after_export, open_lake
 from etl.cli import FAILED, AsJson, Config, a_day, app, configured, print_json
 from etl.cli.printing import advancing, out, print_rows
 from etl.errors import Busy, LakeError
@@ -96,8 +96,8 @@ def export(
                 lake.would_export if dry_run else None,
             )
         finally:
-            if not (period or dry_run):
-                sweep_after_export(settings, lake)
+            if not dry_run:
+                after_export(settings, lake, only_tables=period is not None)
 
 
 @app.command(epilog="Examples: [bold]etl verify[/bold] · [bold]etl verify --day 2026-11-21 --deep[/bold]")

@@ -59,6 +59,7 @@ def expire(config: Config = None, as_json: AsJson = False) -> None:
     logs.configure(level="warning" if sys.stderr.isatty() else "info")
     settings = configured(config)
     with open_lake(settings, tables=True) as opened:
+        tables.check_books(opened)
         done = tables.expire(opened, timedelta(days=settings.lake_history_days), logs.get())
     if as_json:
         print_json({"expired": [asdict(each) for each in done]})

@@ -18,6 +18,8 @@ from etl.lake import layout, verify
 from etl.lake.datasets import Dataset
 from etl.lake.layout import Name
 from etl.lake.target import Draft, Target
+from etl.store import lake_table
+from etl.store.connection import Connection
 from etl.store.days import Day, DayBooks, Revision
 from etl.wire import manifest
 from etl.wire.manifest import Manifest
@@ -110,11 +112,13 @@ class HeldDay:
         self.renew(about)
 
     def _confirm(self, about: Manifest) -> None:
-        if self._tables is None:
-            self.day.confirm(about)
-            return
-        tables, dataset = self._tables, self.dataset
-        self.day.confirm(about, lambda connection: tables.follow(connection, dataset, {about.day: about}))
+        self.day.confirm(about, lambda connection: self._move_table(connection, about))
+
+    def _move_table(self, connection: Connection, about: Manifest) -> None:
+        if self._tables:
+            self._tables.follow(connection, self.dataset, about)
+        elif lake_table.is_kept(connection, self.dataset.name):  # since we began
+            raise lake_table.wanted()
 
     def renew(self, about: Manifest) -> None:
         """Plain readers find this revision from now on."""

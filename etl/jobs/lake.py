@@ -67,6 +67,8 @@ class Lake(Survey):
         """Of the day's revisions the current one alone stays; and of the Iceberg table's snapshots."""
         with self.hold(dataset, day) as held:
             if self.tables:
+                if failed := self.tables.catch_up(dataset, [day]).failed:
+                    raise LakeError("ETL-538", f"{dataset.name} {day}: the Iceberg table can't leave it: {failed[day]}")
                 self.tables.expire(dataset, None)
             held.erase_history()
 
@@ -318,6 +320,8 @@ class Lake(Survey):
             reunited = held.day.load_back(staging, about, self.target.url, self._worker)
         if strangers:
             held.day.adopt([each.about for each in strangers if each.about.revision < about.revision], self.target.url)
+        if strangers and self.tables:
+            self._catch_up(self.tables, held)
         self._log.info(
             "day_restored",
             dataset=held.dataset.name,
@@ -328,6 +332,15 @@ class Lake(Survey):
             changed=reunited.changed,
         )
         return reunited.returned
+
+    def _catch_up(self, tables: "Tables", held: HeldDay) -> None:
+        """The rows are back in any case: a table that is beyond that is told of, and `etl lake publish` is for it."""
+        try:
+            failed = tables.catch_up(held.dataset, [held.day.day]).failed
+        except EtlError as error:
+            failed = {held.day.day: str(error)}
+        for why in failed.values():
+            self._log.error("table_published", dataset=held.dataset.name, days=0, failed=[why])
 
     def _deep(self, held: HeldDay, about: Manifest) -> tuple[DayBooks, list[Difference]]:
         """Every row of the file against every row of Postgres, by readers that share nothing with the file's writer."""
@@ -361,9 +374,13 @@ class Lake(Survey):
         """What the Iceberg table's current snapshot has of the day, if that isn't this revision alone."""
         if self.tables is None:
             return None
+        behind = self.tables.behind(dataset, [about.day])
+        if not behind:
+            return None
         state, wanted = self.tables.state(dataset), layout.revision_of(dataset, about)
-        found = state.days.get(about.day, "no file of the day") if state else "no snapshot: there is no such table"
-        return None if found == wanted else Difference(dataset.name, about.day, "Iceberg table", wanted, found)
+        held = state.days.get(about.day) if state else None
+        found = "; ".join(f"{each.name}: {each.rows} rows, {each.bytes} bytes" for each in held or ())
+        return Difference(dataset.name, about.day, "Iceberg table", wanted, found or "no file of the day")
 
     def _renew(self, held: HeldDay, books: DayBooks, found: Findings) -> None:
         """The copy for plain readers, unless it is the current revision; the revision itself has proved right."""

@@ -5,18 +5,15 @@ releases that knew of none, a lake that moved, and what is of no use any more.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import EtlError
+from etl.errors import Busy, LakeError
 from etl.jobs.lake import Lake
 from etl.lake import layout
 from etl.lake.datasets import DATASETS, Dataset
-from etl.store import days, lake_table
-from etl.store.connection import Engine
-from etl.wire.manifest import Manifest
 
 if TYPE_CHECKING:  # pyiceberg is an extra
     from etl.jobs.tables import Tables
@@ -60,14 +57,19 @@ class TableStatus:
 
 def publish(lake: Lake, log: Any, day: date | None = None, rebase: bool = False) -> list[Published]:
     """Have each table hold what the books call current: of this day, or of all. With `rebase` the tables begin anew,
-    and their history ends. Nothing to do where there are none. Raises `EtlError`."""
-    if lake.tables is None:
+    and their history ends. Nothing to do where there are none. What can't be had keeps nothing else out."""
+    if (tables := lake.tables) is None:
         return []
     done = []
     for dataset in DATASETS.values():
-        if rebase:
-            _begin_anew(lake.engine, dataset)
-        published = _publish(lake, lake.tables, dataset, day)
+        try:
+            _take_over(lake, tables, dataset, day)
+            only = [day] if day and tables.state(dataset) else None  # a table that lacks days would look whole
+            caught = tables.catch_up(dataset, only, rebase)
+            failed = [f"{dataset.name} {on}: {why}" for on, why in caught.failed.items()]
+            published = Published(dataset.name, caught.days, failed)
+        except LakeError as error:
+            published = Published(dataset.name, 0, [f"{dataset.name}: {error}"])
         if published.days or published.failed:
             tell = log.error if published.failed else log.info
             tell("table_published", dataset=dataset.name, days=published.days, failed=[*published.failed])
@@ -75,45 +77,15 @@ def publish(lake: Lake, log: Any, day: date | None = None, rebase: bool = False)
     return done
 
 
-def _publish(lake: Lake, tables: "Tables", dataset: Dataset, day: date | None) -> Published:
-    state = tables.state(dataset)
-    with lake.engine.connect() as connection:
-        current = days.current(connection, dataset.table, None if day is None else [day])
-    held = state.days if state else {}
-    behind = [about for about in current.values() if held.get(about.day) != layout.revision_of(dataset, about)]
-    missing = {about.day: why for about in behind if (why := _why_not(lake, dataset, about))}
-    there = [about.day for about in behind if about.day not in missing]
-    new = 0
-    for first in range(0, len(there), _AT_ONCE):
-        new += lake_table.again(partial(_follow, lake.engine, tables, dataset, there[first : first + _AT_ONCE]))
-    return Published(dataset.name, new, [f"{dataset.name} {day}: {why}" for day, why in missing.items()])
-
-
-def _why_not(lake: Lake, dataset: Dataset, about: Manifest) -> str:
-    """Why the revision's file can't be had, which keeps no other day out; empty if it can. A 0.1's is taken over."""
-    name = layout.revision_of(dataset, about)
-    try:
-        if not lake.target.exists(name):
-            with lake.hold(dataset, about.day):
-                pass
-        size = lake.target.size(name)
-    except EtlError as error:
-        return str(error)
-    if size is None:
-        return f"{lake.target.path(name)} is missing"
-    return "" if size == about.bytes else f"{lake.target.path(name)} isn't whole"
-
-
-def _follow(engine: Engine, tables: "Tables", dataset: Dataset, behind: Collection[date]) -> int:
-    with engine.begin() as connection:
-        # The books are read when nobody else can move the pointer: what it leads to is never newer than they.
-        lake_table.hold(connection, dataset.name)
-        return tables.follow(connection, dataset, days.current(connection, dataset.table, behind))
-
-
-def _begin_anew(engine: Engine, dataset: Dataset) -> None:
-    with engine.begin() as connection:
-        lake_table.forget(connection, dataset.name)
+def _take_over(lake: Lake, tables: "Tables", dataset: Dataset, day: date | None) -> None:
+    """What a 0.1 has where plain readers look comes to its place among the revisions. What fails, fails again where
+    the file is wanted."""
+    with suppress(LakeError):
+        behind = tables.behind(dataset, None if day is None else [day])
+        for on, about in behind.items():
+            with suppress(LakeError, Busy):
+                if about and not lake.target.exists(layout.revision_of(dataset, about)):
+                    lake.clear(dataset, on)
 
 
 def expire(lake: Lake, history: timedelta, log: Any, at_once: Collection[str] = ()) -> list[Expired]:
@@ -124,12 +96,19 @@ def expire(lake: Lake, history: timedelta, log: Any, at_once: Collection[str] = 
     done = []
     for dataset in DATASETS.values():
         until = None if dataset.name in at_once else datetime.now(UTC) - history
-        expired = lake_table.again(partial(tables.expire, dataset, until))
+        expired = tables.expire(dataset, until)
         removed = tables.sweep(dataset, until)
         if expired or removed:
             log.info("table_expired", dataset=dataset.name, snapshots=expired, files=len(removed))
         done.append(Expired(dataset.name, expired, len(removed)))
     return done
+
+
+def check_books(lake: Lake) -> None:
+    """Raises `LakeError` if the lake has what the books don't know: if Postgres was set back, what the pointer left
+    behind may be what it led to."""
+    if any(lake.missing(dataset) for dataset in DATASETS.values()):
+        raise LakeError("ETL-537", "the lake is ahead of the books: no snapshot ends until `etl restore --all-missing`")
 
 
 def status(lake: Lake) -> list[TableStatus]:
@@ -141,10 +120,7 @@ def status(lake: Lake) -> list[TableStatus]:
         state = tables.state(dataset)
         if state is None:
             continue
-        with lake.engine.connect() as connection:
-            current = days.current(connection, dataset.table)
-        wanted = {on: layout.revision_of(dataset, about) for on, about in current.items()}
-        behind = sorted(on for on in wanted.keys() | state.days.keys() if wanted.get(on) != state.days.get(on))
+        behind = sorted(tables.behind(dataset))
         unknown = tables.unknown(dataset)
         about = (state.location, state.snapshots, state.since, len(state.days), behind, state.bytes, unknown)
         found.append(TableStatus(dataset.name, *about))

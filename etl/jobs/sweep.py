@@ -73,7 +73,8 @@ def sweep(lake: Lake, history: timedelta, log: Any) -> Swept:
     going = _never if is_ahead else superseded(history)
     needed: Collection[str] = frozenset()
     try:
-        publish.expire(lake, history, log, _with_erased(found))
+        if not is_ahead:
+            publish.expire(lake, history, log, _with_erased(found))
         needed = lake.needed_by_tables()
     except EtlError as error:  # then nobody knows what is needed
         swept.failed.append(str(error))

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from etl.errors import Contention
+from etl.errors import ConfigurationError, Contention
 from etl.store.connection import Engine
 from etl.store.tables import iceberg_tables, lake_table_files
 
@@ -25,7 +25,8 @@ CATALOG, NAMESPACE, SCHEMA = "etl", "lake", "iceberg"
 _FROZEN = timedelta(hours=1)
 _ASLEEP = timedelta(days=7)
 _ATTEMPTS = 20
-_WAIT_MS = 5_000
+# Of an object store that is slow, each of three files may take a minute and a half.
+_WAIT_MS, _IDLE_MS = 5_000, 300_000
 
 Moved = TypeVar("Moved")
 
@@ -61,8 +62,10 @@ def give_up(engine: Engine, dataset: str) -> None:
     files = lake_table_files.c
     abandoned = (files.dataset == dataset, files.committed_at.is_(None), files.given_up_at.is_(None))
     frozen = files.began_at < sa.func.now() - _FROZEN
+    # What somebody is about to commit is locked, and no longer abandoned, however long it took.
+    free = sa.select(files.name).where(*abandoned, frozen).with_for_update(skip_locked=True)
     with engine.begin() as connection:
-        connection.execute(sa.update(lake_table_files).where(*abandoned, frozen).values(given_up_at=sa.func.now()))
+        connection.execute(sa.update(lake_table_files).where(files.name.in_(free)).values(given_up_at=sa.func.now()))
 
 
 def names(engine: Engine, dataset: str) -> set[str]:
@@ -95,15 +98,50 @@ def pointer(connection: sa.Connection, dataset: str) -> str | None:
     return connection.scalar(sa.select(iceberg_tables.c.metadata_location).where(*_is(dataset)))
 
 
+def moved(dataset: str) -> Contention:
+    return Contention("ETL-528", f"the Iceberg table {dataset} moved meanwhile; try again")
+
+
+def wanted() -> ConfigurationError:
+    """Of who would move the books without the tables that others keep."""
+    return ConfigurationError(
+        "ETL-532",
+        "these books have Iceberg tables, which move with them: set ETL_LAKE_TABLE=iceberg here, too; or let the tables"
+        " go: DELETE FROM iceberg.iceberg_tables WHERE catalog_name = 'etl'",
+    )
+
+
 def wait_a_moment(connection: sa.Connection) -> None:
-    """For locks, until the end of the transaction: who moves a pointer holds it for no longer, unless it froze."""
+    """For locks, until the end of the transaction: who moves a pointer holds it for no longer, unless it froze; and
+    Postgres ends whoever did, after a while."""
     connection.execute(sa.text(f"SET LOCAL lock_timeout = {_WAIT_MS}"))
+    connection.execute(sa.text(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MS}"))
 
 
-def hold(connection: sa.Connection, dataset: str) -> None:
-    """Nobody else moves the pointer until the end of the transaction, if there is one to move."""
+def is_kept(connection: sa.Connection, dataset: str) -> bool:
+    """Whether the books have such a table, as far as this login may ask."""
+    may_ask = sa.text("SELECT has_schema_privilege(to_regnamespace(:schema), 'USAGE')")
+    return bool(connection.scalar(may_ask, {"schema": SCHEMA})) and pointer(connection, dataset) is not None
+
+
+def hold(connection: sa.Connection, dataset: str) -> str | None:
+    """The pointer, which nobody else moves until the end of the transaction; None if there is none, and then nobody
+    else makes one, nor moves the books past it."""
     wait_a_moment(connection)
-    connection.execute(sa.select(iceberg_tables.c.table_name).where(*_is(dataset)).with_for_update())
+    held = sa.select(iceberg_tables.c.metadata_location).where(*_is(dataset)).with_for_update()
+    if (location := connection.scalar(held)) is None:
+        connection.execute(sa.text(f"LOCK TABLE {iceberg_tables} IN SHARE ROW EXCLUSIVE MODE"))
+        location = connection.scalar(held)
+    return location
+
+
+def look(connection: sa.Connection, dataset: str) -> str | None:
+    """The pointer; None if there is none, and then none is made until the end of the transaction."""
+    if (location := pointer(connection, dataset)) is None:
+        wait_a_moment(connection)
+        connection.execute(sa.text(f"LOCK TABLE {iceberg_tables} IN ROW EXCLUSIVE MODE"))
+        location = pointer(connection, dataset)
+    return location
 
 
 def forget(connection: sa.Connection, dataset: str) -> None:

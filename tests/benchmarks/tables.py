@@ -62,7 +62,7 @@ class World:
 
     def follow(self, about: Manifest) -> None:
         with self.engine.begin() as transaction:
-            assert self.tables.follow(transaction, CDRS, {about.day: about}) == 1
+            self.tables.follow(transaction, CDRS, about)
 
     def query(self, day: date) -> None:
         location = self._location()
