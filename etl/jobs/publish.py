@@ -18,9 +18,6 @@ from etl.lake.datasets import DATASETS, Dataset
 if TYPE_CHECKING:  # pyiceberg is an extra
     from etl.jobs.tables import Tables
 
-# Days of one snapshot: each needs its file's footer, and an attempt that fails begins with them again.
-_AT_ONCE = 500
-
 
 @dataclass(frozen=True, slots=True)
 class Published:

@@ -16,8 +16,15 @@ __all__ = ["hostile"]
 BROKEN = "<h3></h3><table><tr><th></th></tr></table><ul><p></p></ul><input><a href=/></a><img src=x><p id=stale>"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1000, 400])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1000, "light"),
+        (400, "dark"),
+        pytest.param(1000, "dark", marks=pytest.mark.nightly),
+        pytest.param(400, "light", marks=pytest.mark.nightly),
+    ],
+)
 def test_axe_core_finds_nothing_to_mend_on_the_wall(hostile: Archive, tmp_path: Path, width: int, scheme: str) -> None:
     _, both = days(hostile)
     with browser(tmp_path) as tab:
@@ -36,7 +43,9 @@ def test_axe_core_finds_nothing_to_mend_on_the_wall(hostile: Archive, tmp_path: 
             assert violations(tab) == []
 
 
-@pytest.mark.parametrize("kind", ["campaign", "agent", "hours", "reasons"])
+@pytest.mark.parametrize(
+    "kind", ["agent", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("campaign", "hours", "reasons"))]
+)
 def test_axe_core_finds_nothing_to_mend_in_a_report(hostile: Archive, tmp_path: Path, kind: str) -> None:
     page = tmp_path / "page.html"
     day = day_of(hostile).partition("to=")[2]

@@ -173,7 +173,7 @@ def test_given_a_token_then_only_who_has_it_sees_a_picture(hostile: Archive, tmp
         assert wall.ask(f"/chart/0/broad/hours{today}").status == 401
 
 
-@pytest.mark.parametrize("width", [1000, 400])
+@pytest.mark.parametrize("width", [1000, pytest.param(400, marks=pytest.mark.nightly)])
 def test_a_browser_shows_every_picture_and_runs_nothing(hostile: Archive, tmp_path: Path, width: int) -> None:
     today, both = days(hostile)
     with browser(tmp_path) as tab, served(hostile, tmp_path / "log") as wall:

@@ -34,7 +34,7 @@ from tests.world import Archive, eventually
 
 BEFORE, AFTER = ["1", "2", "3"], ["1", "2", "3", "late"]
 # Every so many steps; `make nightly` takes each.
-STRIDE = int(os.environ.get("FROZEN_STRIDE", "29"))
+STRIDE = int(os.environ.get("FROZEN_STRIDE", "41"))
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def archive(servers: tuple[PrivateRedis, PrivatePostgres], clocks: Clocks) -> It
         clocks.set(archive, 0, 0, 0)
         client.flushall()
         with psycopg.connect(database.url, autocommit=True) as administrator:
-            administrator.execute("DROP SCHEMA IF EXISTS reporting, etl_staging, public CASCADE")
+            administrator.execute("DROP SCHEMA IF EXISTS iceberg, reporting, etl_staging, public CASCADE")
             administrator.execute("CREATE SCHEMA public")
         migrate(database.url)
         yield archive
