@@ -24,3 +24,8 @@ def size(number: int) -> str:
 def printable(text: str) -> str:
     """Control and invisible characters are escaped, so that a terminal obeys none; line breaks stay."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def named(error: BaseException) -> str:
+    """On one line, an error of another library's with its kind: its words alone may say little, or nothing."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -22,6 +22,7 @@ from etl.settings import Settings
 from etl.store import connection as store
 from etl.store import identities, lake_table, schema
 from etl.store.connection import Engine
+from etl.text import named
 
 if TYPE_CHECKING:
     from etl.jobs.tables import Tables
@@ -62,8 +63,7 @@ def _tables(settings: Settings, engine: Engine, target: Target) -> "Tables | Non
             " pip install 'pyiceberg[pyarrow]>=0.12,<0.13'",
         ) from None
     except Exception as error:  # it reads settings of its own, from files and the environment
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigurationError("ETL-536", f"pyiceberg can't be used: {why}") from error
+        raise ConfigurationError("ETL-536", f"pyiceberg can't be used: {named(error)}") from error
     return Tables(engine, target)
 
 

@@ -49,6 +49,7 @@ from etl.lake import layout
 from etl.lake.datasets import DAY_ID, Dataset, field_id
 from etl.lake.table_files import TableFiles, TableIO
 from etl.lake.target import Target
+from etl.text import named
 from etl.wire.manifest import Manifest
 
 # It warns of each dictionary column of each file.
@@ -228,10 +229,9 @@ class OpenTable:
         except EtlError:
             raise
         except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
             raise LakeError(
                 "ETL-529",
-                f"the Iceberg table {self._dataset.name} can't be read or changed: {why}."
+                f"the Iceberg table {self._dataset.name} can't be read or changed: {named(error)}."
                 " `etl lake publish --rebase` begins it anew",
             ) from error
 
@@ -290,8 +290,7 @@ def data_file(target: Target, dataset: Dataset, about: Manifest) -> DataFile:
         OverflowError,
         pa.ArrowException,
     ) as error:  # of columns and times that nobody wrote so
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise LakeError("ETL-534", f"{target.path(name)} can't be in an Iceberg table: {why}") from error
+        raise LakeError("ETL-534", f"{target.path(name)} can't be in an Iceberg table: {named(error)}") from error
     return DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=f"{target.uri}/{name}",

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from tests.faults.forker import Forker, forking
 from tests.world import Archive, eventually
 
 FREEZER = Path(__file__).with_name("freezer.py")
@@ -19,8 +18,8 @@ NEVER = 1 << 30
 class Sleepers:
     """Real `etl` processes."""
 
-    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
-        self._process, self._log = process, log
+    def __init__(self, forker: Forker, log: Path) -> None:
+        self._forker, self._log = forker, log
 
     def start(
         self, archive: Archive, at: int, *arguments: str, steps: Literal["lake", "statements"] = "lake", **more: str
@@ -33,25 +32,18 @@ class Sleepers:
             "arguments": arguments,
             "environment": {**archive.environment(**more), **stores},
         }
-        pid = int(self._ask({**asked, "log": str(self._log)}))
+        pid = int(self._forker.ask({**asked, "log": str(self._log)}))
         eventually(lambda: state_of(pid) in ("T", "Z"), what="it neither froze nor ended")
         return pid
 
     def end(self, pid: int) -> tuple[int, int]:
         """Thawed, if it was frozen: its exit code, and the steps that it took."""
         os.kill(pid, signal.SIGCONT)
-        code, steps = json.loads(self._ask({"end": pid}))
+        code, steps = json.loads(self._forker.ask({"end": pid}))
         return code, steps
 
     def log(self) -> str:
         return self._log.read_text()
-
-    def _ask(self, asked: dict[str, Any]) -> str:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline()
 
 
 def state_of(pid: int) -> str:
@@ -60,11 +52,5 @@ def state_of(pid: int) -> str:
 
 @contextmanager
 def sleepers_in(folder: Path) -> Iterator[Sleepers]:
-    with subprocess.Popen(
-        [sys.executable, str(FREEZER)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield Sleepers(process, folder / "frozen.log")
+    with forking(FREEZER) as forker:
+        yield Sleepers(forker, folder / "frozen.log")

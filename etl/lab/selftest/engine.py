@@ -8,6 +8,7 @@ from etl.app.database import engine_of
 from etl.errors import EtlError
 from etl.settings import Settings
 from etl.store.connection import read
+from etl.text import named
 
 EVERY_SECONDS = 2.0
 _POINTER = "SELECT metadata_location FROM iceberg.iceberg_tables WHERE table_name = 'cdrs'"
@@ -39,7 +40,7 @@ class Engine:
             if rows.is_duplicated().any():
                 self.wrong.append(f"a call twice in {location}")
         except Exception as error:
-            self.wrong.append(" ".join(f"{type(error).__name__}: {error}".split()))
+            self.wrong.append(named(error))
         self.queries += 1
 
     @property
