@@ -10,6 +10,8 @@ days     the rate when a claim is of many days
 export   a day to the lake and its verification, beside COPY
 tables   an Iceberg table of ten years
 listen   whether the listener keeps up
+
+A lever within a minute: load --cdrs 100000 --only "1 worker" "both dialects"; the limit is always measured beside.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from etl import logs
 from tests.benchmarks import export, growth, listen, load, recall, rivals, steps, tables
 from tests.benchmarks.figures import Figure, write
 from tests.benchmarks.load import Bench, servers
+from tests.benchmarks.mixes import BATCH
 
 RESULTS = Path(__file__).with_name("results.json")
 REST_SECONDS = 10.0
@@ -32,7 +35,7 @@ def main(words: Sequence[str]) -> None:
     logs.configure(level="warning")
     bench: Bench
     parts: dict[str, Callable[[], list[Figure]]] = {
-        "load": lambda: load.measure(bench, arguments.runs),
+        "load": lambda: load.measure(bench, arguments.runs, arguments.only),
         "steps": lambda: steps.measure(bench, arguments.runs),
         "recall": lambda: recall.measure(bench, arguments.runs),
         "rest": lambda: load.measure_rest(bench, arguments.latencies, REST_SECONDS),
@@ -46,7 +49,7 @@ def main(words: Sequence[str]) -> None:
     figures: list[Figure] = []
     with servers(arguments.cdrs) as bench:
         print(
-            f"{arguments.cdrs:,} CDRs of {len(bench.messages[-1])} bytes, claims of {load.BATCH:,};"
+            f"{arguments.cdrs:,} CDRs of {len(bench.messages[-1])} bytes, claims of {BATCH:,};"
             f" medians of {arguments.runs} interleaved runs, and each of them",
             flush=True,
         )
@@ -57,7 +60,8 @@ def main(words: Sequence[str]) -> None:
                 print(figure.as_line(), flush=True)
             figures += found
         command = f"python -m tests.benchmarks {' '.join(words)}" if words else "make bench"
-        write(arguments.results, figures, command.partition(" --results")[0], bench.versions)
+        if arguments.results:
+            write(arguments.results, figures, command.partition(" --results")[0], bench.versions)
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -67,6 +71,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all of them if none is named: {', '.join(names)}")
     parser.add_argument("--cdrs", type=int, default=200_000, help="that wait on the list")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="the lines of load that have this in their name")
     parser.add_argument("--latencies", type=int, default=100, help="CDRs that are timed one by one")
     parser.add_argument("--stored", type=int, nargs="*", default=growth.STORED, help="rows that are there already")
     parser.add_argument("--days", type=int, nargs="*", default=growth.DAYS)
@@ -74,10 +79,12 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--exported", type=int, default=3_650, help="days of the Iceberg table")
     parser.add_argument("--rate", type=int, default=20_000, help="PubSub messages a second")
     parser.add_argument("--seconds", type=int, default=30, help="of them")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="where else the JSON goes than beside this file")
     arguments = parser.parse_args(words)
     if unknown := set(arguments.parts) - set(names):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if arguments.results is None and not arguments.only:  # a few lines don't replace the whole
+        arguments.results = RESULTS
     return arguments
 
 

@@ -32,11 +32,11 @@ class Figure:
 
     def as_line(self) -> str:
         if self.median is None:
-            return f"{self.part:9} {self.name:44} {self.note}"
-        line = f"{self.part:9} {self.name:44} {_number(self.median):>10} {self.unit:22}"
+            return f"{self.part:9} {self.name:48} {self.note}"
+        line = f"{self.part:9} {self.name:48} {_number(self.median):>10} {self.unit:22}"
         ratio = "" if self.ratio is None else f"{self.ratio:.2f} of {self.of}"
         each = f"({', '.join(map(_number, self.runs))})" if len(self.runs) > 1 else ""
-        return f"{line} {ratio:32} {each}".rstrip()
+        return f"{line} {ratio:34} {each}".rstrip()
 
     def as_json(self) -> dict[str, object]:
         median = self.median if self.median is None else float(f"{self.median:.4g}")

@@ -12,8 +12,9 @@ from dataclasses import replace
 import psycopg
 
 from tests.benchmarks.figures import Figure, ratio
-from tests.benchmarks.load import Bench, messages
-from tests.world import migrate
+from tests.benchmarks.load import Bench
+from tests.benchmarks.mixes import messages
+from tests.world import CAMPAIGNS, migrate
 
 STORED = (5_000_000, 20_000_000)
 DAYS = (1, 30, 365)
@@ -50,7 +51,7 @@ def measure(bench: Bench, runs: int, stored: Sequence[int]) -> list[Figure]:
             for _ in range(runs):
                 bench.empty_tables()
                 small.append(bench.etl(1).rate)
-                large.append(grown.etl(1, messages(len(bench.messages), first=fresh)).rate)
+                large.append(grown.etl(1, {CAMPAIGNS: messages(len(bench.messages), first=fresh)}).rate)
                 fresh += len(bench.messages)
             name = f"{size:,} rows stored"
             found.append(Figure("growth", name, "CDRs/s", large, ratio(large, small), "the empty archive beside it"))
@@ -62,11 +63,11 @@ def measure_days(bench: Bench, runs: int, days: Sequence[int]) -> list[Figure]:
     lists = {n: messages(len(bench.messages), days=n) for n in days}
     rates: dict[int, list[float]] = {n: [] for n in days}
     with _beside(bench, "days") as other:
-        other.etl(1, lists[max(days)][: 2 * max(days)])  # makes the partitions
+        other.etl(1, {CAMPAIGNS: lists[max(days)][: 2 * max(days)]})  # makes the partitions
         for _ in range(runs):
             for n in days:
                 other.empty_tables()
-                rates[n].append(other.etl(1, lists[n]).rate)
+                rates[n].append(other.etl(1, {CAMPAIGNS: lists[n]}).rate)
     first = rates[days[0]]
     return [
         Figure("days", f"each claim of {n} day{'s' * (n > 1)}", "CDRs/s", each, ratio(each, first), "the first")

@@ -1,16 +1,19 @@
-"""Private servers with a full list, and the ways to get it into Postgres: the fastest that Postgres can be, and `etl`.
+"""Private servers with full lists, and the ways to get them into Postgres: the fastest that Postgres can be, and `etl`.
 
-The limit is the same rows replayed as pre-encoded binary COPY, claim by claim, into the same partitioned table. Runs
-are interleaved, since the machine's speed changes from minute to minute: the ratios mean something, the rates little.
+The limit is the same rows replayed as pre-encoded binary COPY, claim by claim, into the same partitioned table; two
+backends at once that share them are the machine's own limit. Runs are interleaved, since the machine's speed changes
+from minute to minute: the ratios mean something, the rates little. In every figure of `etl` the bounds of times, the
+zone of a list's clock, the look across midnight and the recall window are on.
 """
 
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,22 @@ import redis
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.settings import SourceSettings
 from tests.benchmarks.figures import Figure, cpu_seconds, memory_mib, parent_of, ratio
-from tests.world import CAMPAIGNS, DIALED_AT, Archive, api_cdr, cdr, eventually, migrate
+from tests.benchmarks.mixes import BATCH, MIXES, Lists, Mix, around_midnight, messages
+from tests.world import CAMPAIGNS, CDRS, Archive, cdr, eventually, migrate
 
-BATCH = 5_000
 FILL = 10_000  # messages a push
 _LOOKS = ("llen", "zcard")  # the last of them was a connection's last command, if its worker waits
-LIMIT = "the limit"
+LIMIT, MACHINES_LIMIT = "the limit", "the machine's own limit"
+SOURCES = tuple(SourceSettings(key=key, source="dialler", zone="Europe/Bucharest") for key in (CAMPAIGNS, CDRS))
+# The calls are of 2015: the bound is looked at as it is with the default, and none lies beyond.
+OLDEST_DAYS = 36_500
 
 Runs = dict[str, list["Measured"]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """CDRs a second; and seconds of CPU for a million of them, by process."""
+    """CDRs a second; and microseconds of CPU for each of them, by process."""
 
     rate: float
     cpu: dict[str, float] = field(default_factory=dict)
@@ -56,30 +62,66 @@ class Bench:
             batches = connection.execute("SELECT DISTINCT batch_id FROM cdrs").fetchall()
             return [_copied(connection, batch) for (batch,) in batches]
 
-    def replay(self, claims: list[bytes]) -> Measured:
+    def replay(self, claims: Sequence[bytes], backends: int = 1) -> Measured:
+        """By so many at once, each its share of the claims."""
         self.empty_tables()
-        with psycopg.connect(self.archive.database_url) as connection:
+        shares = [claims[first::backends] for first in range(backends)]
+        with ExitStack() as stack:
+            connections = [
+                stack.enter_context(psycopg.connect(self.archive.database_url, autocommit=True)) for _ in shares
+            ]
+            pool = stack.enter_context(ThreadPoolExecutor(backends))
             before, began = self.spent(), time.perf_counter()
-            for claim in claims:
-                with (
-                    connection.cursor() as cursor,
-                    cursor.copy(f"COPY cdrs ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy,
-                ):
-                    copy.write(claim)
-                connection.commit()
+            list(pool.map(_copy, connections, shares))
             return self._measured(len(self.messages), began, before)
 
-    def etl(self, workers: int, messages: Sequence[bytes] | None = None) -> Measured:
-        """From a full list to all acknowledged, by processes that were up and waiting when it filled; into tables as
+    def etl(self, workers: int, lists: Lists | None = None) -> Measured:
+        """From full lists to all acknowledged, by processes that were up and waiting when they filled; into tables as
         they are."""
-        messages = self.messages if messages is None else messages
+        lists = {CAMPAIGNS: self.messages} if lists is None else lists
         with self.following(workers) as process:
-            self.fill(messages, "full")
+            for key, waiting in lists.items():
+                self.fill(waiting, f"full:{key}")
+            filling = self.redis.pipeline()  # in a transaction: all at once
+            for key in lists:
+                filling.rename(f"full:{key}", key)
+            count, left = sum(map(len, lists.values())), [*lists, *(f"{{{key}}}:claims" for key in lists)]
             before, began = self.spent(process.pid), time.perf_counter()
-            self.redis.rename("full", CAMPAIGNS)
-            while self.redis.exists(CAMPAIGNS) or self.redis.exists(f"{{{CAMPAIGNS}}}:claims"):
+            filling.execute()
+            while self.redis.exists(*left):
                 time.sleep(0.005)
-            return self._measured(len(messages), began, before, process.pid)
+            return self._measured(count, began, before, process.pid)
+
+    def load(self, mix: Mix) -> Measured:
+        """Into empty tables, but for what the mix wants to be there before."""
+        self.empty_tables()
+        count = len(self.messages)
+        with self.somebody_forgotten() if mix.forgotten else nullcontext():
+            if mix.stored:
+                self.etl(1, mix.stored(count))
+            return self.etl(mix.workers, mix.lists(count))
+
+    @contextmanager
+    def somebody_forgotten(self) -> Iterator[None]:
+        """Someone who never called; loaders have the key, and look at each call whether it's theirs."""
+        with tempfile.TemporaryDirectory(prefix="etl-") as folder, self.given(forget_key=_FORGET_KEY):
+            words = ("forget", "--number", _STRANGER, "--yes")
+            with self.archive.process(*words, ETL_EXPORT_URL=folder) as process:
+                said, complaint = process.communicate()
+            assert process.returncode == 0, f"{said}\n{complaint}"
+            yield
+        with psycopg.connect(self.archive.database_url, autocommit=True) as connection:
+            connection.execute("DELETE FROM forgotten")
+
+    @contextmanager
+    def given(self, **more: Any) -> Iterator[None]:
+        """With other settings than those of all figures."""
+        before = self.archive.more
+        self.archive.more = {**before, **more}
+        try:
+            yield
+        finally:
+            self.archive.more = before
 
     def spent(self, loader: int | None = None) -> dict[str, float]:
         """Seconds of CPU so far, by process."""
@@ -150,11 +192,24 @@ class Bench:
         return Measured(cdrs / seconds, {name: (after[name] - before[name]) / cdrs * 1e6 for name in before})
 
 
+# Of the person who was forgotten.
+_FORGET_KEY, _STRANGER = "a secret of thirty-two characters", "0799123456"
+
 _COLUMNS = (
     "dialed_on, source, call_ref, leg, dialed_at, answered_at, connected_at, ended_at, call_time, hold_time, ring_time,"
     " call_dir, extension, number, dial_number, campaign_ref, contact_ref, end_reason, end_code, recording_url, uuid,"
     " extra, batch_id"
 )
+
+
+def _copy(connection: "psycopg.Connection[Any]", claims: Sequence[bytes]) -> None:
+    """A transaction a claim."""
+    for claim in claims:
+        with (
+            connection.cursor() as cursor,
+            cursor.copy(f"COPY cdrs ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy,
+        ):
+            copy.write(claim)
 
 
 def _copied(connection: "psycopg.Connection[Any]", batch: object) -> bytes:
@@ -173,8 +228,8 @@ def servers(cdrs: int) -> Iterator[Bench]:
         server = stack.enter_context(PrivateRedis(folder / "redis"))
         migrate(postgres.url)
         client: Any = redis.Redis.from_url(server.url)
-        sources = (SourceSettings(key=CAMPAIGNS, source="dialler"),)
-        archive = stack.enter_context(Archive(server.url, postgres.url, client, sources, {"batch_size": BATCH}))
+        settings = {"batch_size": BATCH, "oldest_days": OLDEST_DAYS}
+        archive = stack.enter_context(Archive(server.url, postgres.url, client, SOURCES, settings))
         versions = {
             "postgresql": archive.value("SHOW server_version"),
             "valkey": client.info("server").get("valkey_version", "unknown"),
@@ -182,74 +237,23 @@ def servers(cdrs: int) -> Iterator[Bench]:
         yield Bench(client, archive, messages(cdrs), versions)
 
 
-def messages(count: int, first: int = 0, days: int = 1) -> list[bytes]:
-    """Client CDRs (dialect A) of different calls, all their documented fields set; of so many days in turn."""
-    return [cdr(number, **_fields(number, days)) for number in range(first, first + count)]
-
-
-def api_messages(count: int) -> list[bytes]:
-    """API CDRs (dialect B) of different calls."""
-    return [_api_message(number) for number in range(count)]
-
-
-def program_messages(count: int) -> list[bytes]:
-    """Client CDRs as the published program writes them: the hang-up cause is text."""
-    return [cdr(number, **_fields(number, 1), end_code="16") for number in range(count)]
-
-
-def in_both_dialects(count: int) -> list[bytes]:
-    """So many messages: each call twice, the second time in the other dialect."""
-    found = []
-    for number in range(count // 2):
-        fields = _fields(number, 1)
-        found += [cdr(number, **fields), _api_message(number)]
-    return found
-
-
-def _api_message(number: int) -> bytes:
-    at = _fields(number, 1)["dialed_at"]
-    names = {"dialed_at": 0, "callee_answered_at": 12, "agent_answered_at": 15, "ended_at": 15 + number % 300}
-    return api_cdr(number, **{name: _as_ruby_prints(at + seconds) for name, seconds in names.items()})
-
-
-def _as_ruby_prints(unix: int) -> str:
-    return datetime.fromtimestamp(unix, timezone(timedelta(hours=2))).strftime("%Y-%m-%d %H:%M:%S %z")
-
-
-def repeating(messages: Sequence[bytes], every: int = 100) -> list[bytes]:
-    """The same, but every so many-th is one that was sent two claims ago, or at the very start."""
-    return [messages[max(0, n - 2 * BATCH)] if n % every == every - 1 else m for n, m in enumerate(messages)]
-
-
-def _fields(number: int, days: int) -> dict[str, Any]:
-    return {
-        "number": f"07{number:08d}",
-        "contact_ref": f"M{number:06d}",
-        "hold_time": 4,
-        "dialed_at": DIALED_AT + number % 9_000 - number % days * 86_400,
-    }
-
-
-def measure(bench: Bench, runs: int) -> list[Figure]:
-    """The limit, one worker and two, duplicates, dialects: rates and what each costs."""
+def measure(bench: Bench, runs: int, only: Sequence[str] = ()) -> list[Figure]:
+    """The limits, and each mix of messages beside them: rates and what each costs. `only`: a part of the names of the
+    lines that are wanted; the limit is always measured."""
+    bench.etl(1, {CAMPAIGNS: around_midnight(BATCH)})  # makes both days' partitions
+    bench.empty_tables()
     bench.etl(1)
     claims = bench.encoded_claims()
     ways: dict[str, Callable[[], Measured]] = {
         LIMIT: lambda: bench.replay(claims),
-        "etl, 1 worker": lambda: bench.etl(1),
-        "etl, 2 workers": lambda: bench.etl(2),
-        "etl, 1 % duplicates": lambda: bench.etl(1, repeating(bench.messages)),
-        "etl, numbers as text": lambda: bench.etl(1, program_messages(len(bench.messages))),
-        "etl, dialect B": lambda: bench.etl(1, api_messages(len(bench.messages))),
-        "etl, both dialects of each call": lambda: bench.etl(1, in_both_dialects(len(bench.messages))),
+        MACHINES_LIMIT: lambda: bench.replay(claims, backends=2),
+        **{mix.name: partial(bench.load, mix) for mix in MIXES},
     }
+    wanted = [way for way in ways if way == LIMIT or not only or any(part in way for part in only)]
     measured: Runs = {}
     for _ in range(runs):
-        for way, run in ways.items():
-            bench.empty_tables()
-            measured.setdefault(way, []).append(run())
-            if way == "etl, 1 worker":  # the same list once more
-                measured.setdefault("etl, 100 % duplicates", []).append(bench.etl(1))
+        for way in wanted:
+            measured.setdefault(way, []).append(ways[way]())
     return figures("load", measured)
 
 
@@ -257,13 +261,19 @@ def figures(part: str, measured: Runs) -> list[Figure]:
     """Rates beside the limit, then CPU."""
     rates = {way: [run.rate for run in runs] for way, runs in measured.items()}
     limit = rates.get(LIMIT)
+    machines = rates.get(MACHINES_LIMIT)
     found = [Figure(part, way, "CDRs/s", runs) for way, runs in rates.items()]
     if limit:
         found = [replace(f, ratio=ratio(f.runs, limit), of=LIMIT) for f in found]
+    if machines:
+        for line in [line for line in found if "2 workers" in line.name]:
+            found.append(
+                replace(line, name=f"{line.name}: beside it", ratio=ratio(line.runs, machines), of=MACHINES_LIMIT)
+            )
     for way, runs in measured.items():
         for process in runs[0].cpu:
             each = [run.cpu[process] for run in runs]
-            found.append(Figure("cpu", f"{way}: {process}", "s per million CDRs", each))
+            found.append(Figure("cpu", f"{way}: {process}", "us of CPU a CDR", each))
     return found
 
 

@@ -3,8 +3,7 @@
 The runs are interleaved, and the ratios are what counts. Without, an acknowledged claim is deleted; with, it's kept.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +24,7 @@ def measure(bench: Bench, runs: int) -> list[Figure]:
             bench.empty_tables()
             bench.redis.flushall()
             before = _used(bench)
-            with _set(bench, {"recall_hours": hours}):
+            with bench.given(recall_hours=hours):
                 measured = bench.etl(1)
             claims = bench.archive.value("SELECT count(*) FROM load_batches")
             rates[way].append(measured.rate)
@@ -50,13 +49,3 @@ def _used(bench: Bench) -> float:
     """Bytes."""
     found: Any = bench.redis.info("memory")
     return float(found["used_memory_dataset"])
-
-
-@contextmanager
-def _set(bench: Bench, more: Mapping[str, Any]) -> Iterator[None]:
-    before = bench.archive.more
-    bench.archive.more = {**before, **more}
-    try:
-        yield
-    finally:
-        bench.archive.more = before

@@ -14,7 +14,8 @@ from etl.store.writer import Batch, Writer
 from etl.wire.dated import Dated
 from etl.wire.times import from_datetime
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.load import BATCH, Bench
+from tests.benchmarks.load import Bench
+from tests.benchmarks.mixes import BATCH
 from tests.store import engine
 from tests.world import CAMPAIGNS
 
