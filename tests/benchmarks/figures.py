@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("enigma-etl", "psycopg", "redis", "msgspec", "sqlalchemy", "pyarrow", "duckdb", "polars", "dlt")
+LIBRARIES = ("enigma-etl", "psycopg", "redis", "msgspec", "sqlalchemy", "pyarrow", "duckdb", "polars")
 
 
 @dataclass(frozen=True)
