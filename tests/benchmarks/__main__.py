@@ -1,4 +1,5 @@
-"""`make bench`, or `python -m tests.benchmarks [PART …]`: one table, and the same as JSON in results.json beside this.
+"""`make bench`, or `python -m tests.benchmarks [PART …]`: one table, and the same as JSON in results.json beside this;
+then what of the goals is met.
 
 load     the limit, etl with one worker and two, duplicates, both dialects; what each costs of the CPU
 steps    where the loader's time goes
@@ -23,6 +24,7 @@ from pathlib import Path
 from etl import logs
 from tests.benchmarks import export, growth, listen, load, recall, rivals, steps, tables
 from tests.benchmarks.figures import Figure, write
+from tests.benchmarks.goals import GOALS
 from tests.benchmarks.load import Bench, servers
 from tests.benchmarks.mixes import BATCH
 
@@ -59,9 +61,19 @@ def main(words: Sequence[str]) -> None:
             for figure in found:
                 print(figure.as_line(), flush=True)
             figures += found
+        _print_goals(figures)
         command = f"python -m tests.benchmarks {' '.join(words)}" if words else "make bench"
         if arguments.results:
             write(arguments.results, figures, command.partition(" --results")[0], bench.versions)
+
+
+def _print_goals(figures: Sequence[Figure]) -> None:
+    by_name = {(figure.part, figure.name): figure.as_json() for figure in figures}
+    for goal in GOALS:
+        measured = goal.measured(by_name)
+        if measured is not None:
+            verdict = "met" if goal.is_met(measured) else "NOT MET"
+            print(f"{'goal':9} {goal.what:48} {goal.told(measured):>10} {goal.wanted:22} {verdict}")
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
