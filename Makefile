@@ -67,8 +67,9 @@ engines: .venv/.has-test .venv/.has-engines ## Spark and others read the lake wh
 soak: .venv/.has-embedded ## ten minutes of kills, outages and set-backs (or MINUTES=45) on private servers; into ops/SOAK.md
 	@$(BIN)/etl selftest --minutes $(MINUTES) --report ops/SOAK.md --json > tests/faults/soak.json
 
-proof: .venv/.has-test ## ops/PROOF.md, from the results of `make bench`, `make soak` and `make faults`
+proof: .venv/.has-test ## ops/PROOF.md and the README's table, from the results of `make bench`, `make soak` and `make faults`
 	@$(BIN)/python -m tests.proof
+	@$(BIN)/python -m tests.measured
 
 screenshots: .venv/.has-test ## the pictures in docs/, of a simulated dialler's report; needs chromium
 	@$(BIN)/python -m tests.screenshots

@@ -1,4 +1,5 @@
-"""`make proof`: ops/PROOF.md out of what was measured and counted, which is committed beside what made it.
+"""`make proof`: ops/PROOF.md out of what was measured and counted, which is committed beside what made it. README.md's
+table is tests/measured.py's.
 
 tests/benchmarks/results.json   make bench
 tests/faults/soak.json          make soak

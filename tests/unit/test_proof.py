@@ -1,4 +1,4 @@
-"""ops/PROOF.md is made of results, and of nothing else."""
+"""ops/PROOF.md and the table in README.md are made of results, and of nothing else."""
 
 import json
 from dataclasses import replace
@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests import proof
+from tests import measured, proof
 from tests.benchmarks.goals import GOALS
 
 
 def test_the_page_is_the_one_that_the_results_make() -> None:
     assert proof.PAGE.read_text() == proof.page(), "make proof"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    assert measured.README.read_text() == measured.page(), "make proof"
 
 
 @pytest.mark.parametrize("wrong", [{"ok": False}, {"failed": ["a test"]}])
