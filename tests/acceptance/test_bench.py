@@ -8,7 +8,8 @@ import pytest
 from etl.reporting.web.app import KINDS
 from tests.benchmarks import serving
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.load import LIMIT
+from tests.benchmarks.load import LIMIT, MACHINES_LIMIT
+from tests.benchmarks.mixes import MIXES
 
 
 @pytest.mark.nightly
@@ -24,7 +25,8 @@ def test_the_benchmark_writes_what_it_measured(tmp_path: Path, capsys: pytest.Ca
     assert all(each["median"] > 0 for each in told["results"] if each["part"] != "cpu" and "note" not in each)
     assert by_name["load", LIMIT]["ratio"] == 1
     assert {"load", "cpu", "rivals", "growth"} == {part for part, _ in by_name}
-    assert "100 % duplicates" in capsys.readouterr().out
+    assert {LIMIT, MACHINES_LIMIT, *(mix.name for mix in MIXES)} <= {name for part, name in by_name if part == "load"}
+    assert "goal      100 % duplicates, to the limit" in capsys.readouterr().out
     assert told["machine"]["cores"] > 0
     assert told["versions"]["postgresql"]
 

@@ -167,7 +167,7 @@ class Bench:
     @contextmanager
     def following(self, workers: int) -> Iterator["subprocess.Popen[str]"]:
         """`etl run --follow`, when each of its workers has loaded something or waits."""
-        self.redis.flushall()
+        self.flush()
         batches = self.archive.value("SELECT count(*) FROM load_batches")
         with self.archive.process("run", "--follow", "--no-listen", "--workers", str(workers)) as process:
             self.redis.lpush(CAMPAIGNS, cdr("warm-up"))
@@ -181,6 +181,11 @@ class Bench:
         """All of them look what waits on the lists."""
         clients: Any = self.redis
         return lambda: sum(each["cmd"] in _LOOKS for each in clients.client_list()) >= workers
+
+    def flush(self) -> None:
+        """All of it is gone then: what a thread of Redis still frees would be in figures of memory and CPU."""
+        client: Any = self.redis
+        client.execute_command("FLUSHALL", "SYNC")
 
     def fill(self, messages: Sequence[bytes], key: str = CAMPAIGNS) -> None:
         for first in range(0, len(messages), FILL):

@@ -150,7 +150,7 @@ def measure(bench: Bench, runs: int) -> list[Figure]:
 
 def _run(bench: Bench, rival: Rival, messages: Sequence[bytes]) -> Measured:
     bench.empty_tables()
-    bench.redis.flushall()
+    bench.flush()
     bench.fill(messages)
     rate = len(messages) / rival(bench)
     assert bench.redis.llen(CAMPAIGNS) == 0

@@ -26,7 +26,7 @@ def measure(bench: Bench, runs: int) -> list[Figure]:
     taken: dict[str, list[float]] = defaultdict(list)
     for _ in range(runs):
         bench.empty_tables()
-        bench.redis.flushall()
+        bench.flush()
         bench.fill(bench.messages)
         for step, seconds in _load(bench).items():
             taken[step].append(seconds / len(bench.messages) * 1_000_000)

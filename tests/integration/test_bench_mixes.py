@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tests.benchmarks.load import OLDEST_DAYS, SOURCES
+from tests.benchmarks.load import OLDEST_DAYS, SOURCES, servers
 from tests.benchmarks.mixes import MIXES, Mix, around_midnight, of_the_dialler
 from tests.world import CAMPAIGNS, CDRS, Archive
 
@@ -45,3 +45,15 @@ def test_given_calls_around_a_midnight_then_they_are_of_two_days(archive: Archiv
     archive.load()
     query = "SELECT count(*) AS n FROM cdrs GROUP BY dialed_on ORDER BY dialed_on"
     assert [row["n"] for row in archive.rows(query)] == [4_500, 4_500]
+
+
+def test_given_the_bench_then_bounds_zone_and_recall_are_on() -> None:
+    with servers(0) as bench:
+        settings = bench.archive.settings()
+        environment = bench.archive.environment()
+
+    assert settings.oldest_days > 0
+    assert settings.recall_hours > 0
+    assert {source.zone for source in settings.sources} == {"Europe/Bucharest"}
+    assert environment["ETL_OLDEST_DAYS"] == str(settings.oldest_days)
+    assert "ETL_RECALL_HOURS" not in environment
