@@ -22,8 +22,9 @@ import redis
 
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from etl.settings import SourceSettings
+from tests.benchmarks.decoders import is_compiled
 from tests.benchmarks.figures import Figure, cpu_seconds, memory_mib, parent_of, ratio
-from tests.benchmarks.mixes import BATCH, MIXES, Lists, Mix, around_midnight, messages
+from tests.benchmarks.mixes import BATCH, BY_PYTHON, MIXES, Lists, Mix, around_midnight, messages
 from tests.world import CAMPAIGNS, CDRS, Archive, cdr, eventually, migrate
 
 FILL = 10_000  # messages a push
@@ -96,7 +97,7 @@ class Bench:
         """Into empty tables, but for what the mix wants to be there before."""
         self.empty_tables()
         count = len(self.messages)
-        with self.somebody_forgotten() if mix.forgotten else nullcontext():
+        with self.given(**mix.settings), self.somebody_forgotten() if mix.forgotten else nullcontext():
             if mix.stored:
                 self.etl(1, mix.stored(count))
             return self.etl(mix.workers, mix.lists(count))
@@ -109,9 +110,11 @@ class Bench:
             with self.archive.process(*words, ETL_EXPORT_URL=folder) as process:
                 said, complaint = process.communicate()
             assert process.returncode == 0, f"{said}\n{complaint}"
-            yield
-        with psycopg.connect(self.archive.database_url, autocommit=True) as connection:
-            connection.execute("DELETE FROM forgotten")
+            try:
+                yield
+            finally:
+                with psycopg.connect(self.archive.database_url, autocommit=True) as connection:
+                    connection.execute("DELETE FROM forgotten")
 
     @contextmanager
     def given(self, **more: Any) -> Iterator[None]:
@@ -238,6 +241,7 @@ def servers(cdrs: int) -> Iterator[Bench]:
         versions = {
             "postgresql": archive.value("SHOW server_version"),
             "valkey": client.info("server").get("valkey_version", "unknown"),
+            "decoder": "compiled" if is_compiled() else "python",
         }
         yield Bench(client, archive, messages(cdrs), versions)
 
@@ -252,7 +256,7 @@ def measure(bench: Bench, runs: int, only: Sequence[str] = ()) -> list[Figure]:
     ways: dict[str, Callable[[], Measured]] = {
         LIMIT: lambda: bench.replay(claims),
         MACHINES_LIMIT: lambda: bench.replay(claims, backends=2),
-        **{mix.name: partial(bench.load, mix) for mix in MIXES},
+        **{mix.name: partial(bench.load, mix) for mix in (*MIXES, *([BY_PYTHON] if is_compiled() else []))},
     }
     wanted = [way for way in ways if way == LIMIT or not only or any(part in way for part in only)]
     measured: Runs = {}

@@ -5,10 +5,11 @@ All calls of the bench are of one evening of 2015, unless a mix says otherwise, 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+from tests.benchmarks.decoders import PYTHONS
 from tests.world import CAMPAIGNS, CDRS, DIALED_AT, api_cdr, cdr
 
 BATCH = 5_000
@@ -30,6 +31,7 @@ class Mix:
     workers: int = 1
     stored: Make | None = None
     forgotten: bool = False  # a person was, so that each call is looked at whether it's theirs
+    settings: Mapping[str, str] = field(default_factory=dict)  # others than those of all lines
 
 
 def messages(count: int, first: int = 0, days: int = 1) -> list[bytes]:
@@ -116,3 +118,5 @@ MIXES = (
     Mix("etl, real dialler's mix, 2 workers", of_the_dialler, workers=2),
     Mix("etl, around a midnight", lambda count: {CAMPAIGNS: around_midnight(count)}),
 )
+# Where there is a compiled decoder, which all other lines have then.
+BY_PYTHON = Mix("etl, 1 worker, Python's decoder", _in_a, settings=PYTHONS)

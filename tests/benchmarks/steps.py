@@ -1,4 +1,5 @@
-"""Where a loader's time goes: its steps one after the other, in one thread, with the CPU that each takes here."""
+"""Where a loader's time goes: its steps one after the other, in one thread, with the CPU that each takes here. Where
+there is a compiled decoder, the same by Python's again."""
 
 import contextlib
 import time
@@ -13,6 +14,7 @@ from etl.inbox.claims import Source
 from etl.store.writer import Batch, Writer
 from etl.wire.dated import Dated
 from etl.wire.times import from_datetime
+from tests.benchmarks.decoders import PYTHONS, is_compiled
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.load import Bench
 from tests.benchmarks.mixes import BATCH
@@ -23,13 +25,16 @@ CLAIM, DECODE, WRITE, ACK = "claim", "decode: bytes to rows", "write: rows to CO
 
 
 def measure(bench: Bench, runs: int) -> list[Figure]:
+    ways = {"": {}, ", by Python's decoder": PYTHONS} if is_compiled() else {"": dict[str, str]()}
     taken: dict[str, list[float]] = defaultdict(list)
     for _ in range(runs):
-        bench.empty_tables()
-        bench.flush()
-        bench.fill(bench.messages)
-        for step, seconds in _load(bench).items():
-            taken[step].append(seconds / len(bench.messages) * 1_000_000)
+        for way, settings in ways.items():
+            bench.empty_tables()
+            bench.flush()
+            bench.fill(bench.messages)
+            with bench.given(**settings):
+                for step, seconds in _load(bench).items():
+                    taken[step + way].append(seconds / len(bench.messages) * 1_000_000)
     return [Figure("steps", step, "us of CPU a CDR", each) for step, each in taken.items()]
 
 
