@@ -236,6 +236,7 @@ class Settings(BaseModel):
     )
     max_message_bytes: int = _whole(_MIB, 1_024, 256 * _MIB, "bytes")
     oldest_days: int = _whole(3_650, 0, 36_500, "days")
+    decoder: Literal["auto", "python", "compiled"] = Field(default="auto", description="'auto', 'python' or 'compiled'")
     sources: Annotated[tuple[SourceSettings, ...], BeforeValidator(_json)] = Field(
         default=_DEFAULT_SOURCES, description=f"a list of sources, each {_ONE_SOURCE}"
     )

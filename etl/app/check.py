@@ -10,7 +10,7 @@ from etl import urls
 from etl.app.database import looking
 from etl.app.sources import decoders_of, forget_key
 from etl.app.stores import redis_of
-from etl.errors import EtlError, LakeError
+from etl.errors import ConfigurationError, EtlError, LakeError
 from etl.findings import Finding, RecallWindow, asked, unreachable
 from etl.inbox import connection as inbox
 from etl.inbox import preflight as inbox_preflight
@@ -27,6 +27,7 @@ from etl.store.connection import Engine
 from etl.store.receipts import count as receipts_of
 from etl.text import size
 from etl.wire.faults import DeadLetter
+from etl.wire.packed import packer, why_none
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -39,6 +40,7 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield from asked("people forgotten", lambda: [*_of_receipts(settings, engine)])
         yield from _of_clocks(settings, engine)
         yield _of_lake(target)
+        yield _of_decoder(settings)
 
 
 def _of_postgres(settings: Settings, engine: Engine) -> Iterator[Finding]:
@@ -115,3 +117,15 @@ def _of_lake(target: Target) -> Finding:
         advice = "let this user write there, or name another place in ETL_EXPORT_URL"
         return Finding(about, "wrong", error.text, advice, error.code)
     return Finding(about, "fine", f"{target.url} can be written and read back")
+
+
+def _of_decoder(settings: Settings) -> Finding:
+    about = "decoder"
+    try:
+        compiled = packer(settings.decoder)
+    except ConfigurationError as error:
+        return Finding(about, "wrong", error.text, "", error.code)
+    if compiled:
+        return Finding(about, "fine", "the compiled one takes plain CDRs, and Python the rest")
+    why = why_none() if settings.decoder == "auto" else "ETL_DECODER=python"
+    return Finding(about, "fine", f"Python's: {why}")

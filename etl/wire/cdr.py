@@ -26,6 +26,9 @@ from etl.wire.times import (
 )
 
 CDR_TYPES = ("cdr", "call_update", None)
+# Microseconds. The dialects take a call's time from two programs of the dialler: they were seen a second apart, never
+# ten. Within as much of a midnight they may date one call on two days.
+TOLERANCE = 10 * MICROSECONDS_PER_SECOND
 
 # The decoder checks the bounds of JSON integers; `etl.wire.numbers` reads all other spellings.
 Number = Annotated[int, Meta(ge=numbers.LEAST, le=numbers.MOST)] | float | str

@@ -1,0 +1,192 @@
+"""The plain CDRs of a claim as rows of Postgres' binary COPY, made by the compiled decoder, if there is one. It takes
+only messages that it can prove plain, and leaves every other to the Python decoder, `etl.wire.cdr`, which stays the
+definition of what a message means.
+
+What is joined here is what `etl.store.merge` would merge without a contradiction. The library is called through
+ctypes, which releases the GIL: other threads go on meanwhile.
+"""
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from datetime import UTC, tzinfo
+from functools import cache
+from typing import Literal, NamedTuple
+
+from etl import __version__, logs
+from etl.errors import ConfigurationError
+from etl.wire.cdr import TOLERANCE
+from etl.wire.stamp import FOLDER, LIBRARY, stamp
+
+_PATH = FOLDER / LIBRARY
+log = logs.get()
+
+# What became of a message. REST: it's not plain, and the Python decoder's. ROW: it has a row. GAINED: an earlier
+# message's row has it too, and it added something to that. SAME: likewise, and it added nothing.
+REST, ROW, GAINED, SAME = 0, 1, 2, 3
+
+# `auto`: the compiled decoder, where there is one.
+Decoder = Literal["auto", "python", "compiled"]
+
+
+class Packed(NamedTuple):
+    """The plain CDRs of a claim's messages as rows of Postgres' binary COPY, without its header and trailer.
+
+    All but `rows` are by message. Of messages that are not plain, all those of their call that contradict one another
+    included, `into` is -1 and `dialed_at` is 0. A call that was dialled within `TOLERANCE` of a midnight isn't plain.
+    """
+
+    rows: bytes | memoryview  # one after the other, in the order of the first message of each
+    ends: Sequence[int]  # where its row ends within `rows`; equal to the one before (at first 0): no row of its own
+    became: bytes  # REST, ROW, GAINED or SAME
+    into: Sequence[int]  # the index of the message in whose row it is; its own for ROW
+    dialed_at: Sequence[int]  # its own, in microseconds since 2000
+
+
+class _Settings(ctypes.Structure):
+    """As `Settings` of native/src/lib.rs."""
+
+    _fields_ = (
+        ("source", ctypes.c_char_p),
+        ("source_bytes", ctypes.c_size_t),
+        ("batch_id", ctypes.c_uint8 * 16),
+        ("oldest", ctypes.c_int64),
+        ("latest", ctypes.c_int64),
+        ("near_midnight", ctypes.c_int64),
+        ("max_message_bytes", ctypes.c_size_t),
+        ("utc", ctypes.c_uint8),
+    )
+
+
+class _Claim(ctypes.Structure):
+    """As `Claim` of native/src/lib.rs."""
+
+    _fields_ = (
+        ("messages", ctypes.c_char_p),
+        ("messages_bytes", ctypes.c_size_t),
+        ("lengths", ctypes.c_void_p),
+        ("how_many", ctypes.c_size_t),
+        ("rows", ctypes.c_void_p),
+        ("rows_bytes", ctypes.c_size_t),
+        ("ends", ctypes.c_void_p),
+        ("became", ctypes.c_void_p),
+        ("into", ctypes.c_void_p),
+        ("dialed_at", ctypes.c_void_p),
+        ("numbered_from", ctypes.c_int32),
+        ("numbered", ctypes.c_uint8),
+    )
+
+
+class Packer:
+    """Packs claims that share these settings, which are those of a `CdrDecoder` with its `not_before`, and of
+    `Decoding`. `packer` says whether there is one."""
+
+    def __init__(
+        self, source: str, batch_id: bytes, oldest: int, latest: int, max_message_bytes: int, zone: tzinfo
+    ) -> None:
+        library = _library()
+        if isinstance(library, str):
+            raise RuntimeError(library)
+        self._library = library
+        self._source = source.encode()
+        self._settings = _Settings(
+            source=self._source,
+            source_bytes=len(self._source),
+            batch_id=(ctypes.c_uint8 * 16)(*batch_id),
+            # The bounds of int64 mean the same as any beyond them.
+            oldest=_int64(oldest),
+            latest=_int64(latest),
+            near_midnight=TOLERANCE,
+            max_message_bytes=max_message_bytes,
+            utc=zone is UTC,
+        )
+
+    def pack(self, messages: Sequence[bytes], numbered_from: int | None = None) -> Packed:
+        """Rows have the columns of `etl.wire.cdr.Cdr`, in their order; with `numbered_from` one more, an integer: that
+        and the index of the row's message. Raises OverflowError if it's none of Postgres'."""
+        how_many = len(messages)
+        if not how_many:
+            return Packed(b"", (), b"", (), ())
+        joined = b"".join(messages)
+        zeros = bytes(8 * how_many)
+        lengths, ends, into, dialed_at = array("q", map(len, messages)), *(array("q", zeros) for _ in range(3))
+        rows = bytearray(self._library.plain_cdrs_room(len(joined), how_many, len(self._source)))
+        became = bytearray(how_many)
+        claim = _Claim(
+            messages=joined,
+            messages_bytes=len(joined),
+            lengths=lengths.buffer_info()[0],
+            how_many=how_many,
+            rows=_address(rows),
+            rows_bytes=len(rows),
+            ends=ends.buffer_info()[0],
+            became=_address(became),
+            into=into.buffer_info()[0],
+            dialed_at=dialed_at.buffer_info()[0],
+            numbered_from=_int4(numbered_from or 0, how_many),
+            numbered=numbered_from is not None,
+        )
+        written = self._library.plain_cdrs_pack(ctypes.byref(self._settings), ctypes.byref(claim))
+        if written < 0:  # a mistake of ours, and no reason to stop: Python decodes the claim
+            log.error("decoder_failed", result=written, messages=how_many)
+            nothing = array("q", zeros)
+            return Packed(b"", nothing, bytes(how_many), array("q", [-1]) * how_many, nothing)
+        return Packed(memoryview(rows)[:written], ends, bytes(became), into, dialed_at)
+
+
+def packer(decoder: Decoder = "auto") -> type[Packer] | None:
+    """None where Python is to decode everything. Raises `ConfigurationError` if the compiled decoder is demanded and
+    can't be had."""
+    if decoder == "python":
+        return None
+    why = why_none()
+    if why is None:
+        return Packer
+    if decoder == "compiled":
+        advice = "install etl again where Rust's cargo is, or say auto"
+        raise ConfigurationError(
+            "ETL-117", f"ETL_DECODER=compiled, and the compiled decoder can't be used: {why}: {advice}"
+        )
+    if _PATH.exists():  # else nobody has built it
+        log.warning("decoder_refused", error=why)
+    return None
+
+
+def why_none() -> str | None:
+    """Why there is no compiled decoder to be used; None if there is."""
+    library = _library()
+    return library if isinstance(library, str) else None
+
+
+@cache
+def _library() -> ctypes.CDLL | str:
+    """Or why there is none."""
+    if not _PATH.exists():
+        return "etl was installed where cargo isn't"
+    try:
+        library = ctypes.CDLL(str(_PATH))
+        library.plain_cdrs_stamp.restype = ctypes.c_char_p
+        built_from, expected = library.plain_cdrs_stamp().decode(), stamp(__version__)
+    except (OSError, AttributeError, UnicodeDecodeError) as error:
+        return f"the library can't be loaded: {error}"
+    if built_from != expected:
+        return f"the library was built from {built_from}, and the source beside it is {expected}"
+    library.plain_cdrs_room.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t)
+    library.plain_cdrs_room.restype = ctypes.c_int64
+    library.plain_cdrs_pack.argtypes = (ctypes.POINTER(_Settings), ctypes.POINTER(_Claim))
+    library.plain_cdrs_pack.restype = ctypes.c_int64
+    return library
+
+
+def _address(buffer: bytearray) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def _int64(value: int) -> int:
+    return max(-(2**63), min(value, 2**63 - 1))
+
+
+def _int4(first: int, how_many: int) -> int:
+    if not -(2**31) <= first <= 2**31 - how_many:
+        raise OverflowError("rows are numbered beyond Postgres' integer")
+    return first
