@@ -276,9 +276,13 @@ impl<'a> Reader<'a> {
 
     /// The end_reason; if there is a disposition, that is kept in `extra`, and its meaning stands in.
     fn disposed(&mut self, end_reason: Option<&'a [u8]>) -> Option<Option<&'a [u8]>> {
-        let Some(disposition) = self.text(DISPOSITION)? else { return Some(end_reason) };
-        self.extra.add(DISPOSITION, self.value(DISPOSITION))?;
-        Some(end_reason.or_else(|| Some(extra::end_reason(disposition))))
+        match self.text(DISPOSITION)? {
+            None => Some(end_reason),
+            Some(disposition) => {
+                self.extra.add(DISPOSITION, self.value(DISPOSITION))?;
+                Some(end_reason.or_else(|| Some(extra::end_reason(disposition))))
+            }
+        }
     }
 
     /// What is documented and has no column is kept in `extra`, null too.

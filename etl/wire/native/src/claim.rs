@@ -3,7 +3,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use crate::cdr::{Cdr, Reader, Settings};
 use crate::copy::{Full, Rows, FIXED};
@@ -45,6 +46,19 @@ struct Call<'a> {
     contradicted: bool,
 }
 
+/// What a thread keeps for its next claim: to get as much afresh from the system takes as long as decoding.
+#[derive(Default)]
+pub struct Memory {
+    scratch: Vec<u8>,
+    calls: Vec<Call<'static>>,
+    call_of: Vec<usize>,
+    slots: Vec<usize>,
+    hasher: RandomState,
+}
+
+/// Bytes. A claim that needed more is an unusual one, and what it took is given back.
+const MOST_KEPT: usize = 16 << 20;
+
 /// Bytes that suffice for the rows of any messages that have so many bytes together: what needs more isn't plain.
 pub fn room(bytes: usize, messages: usize, source: usize) -> Option<usize> {
     messages.checked_mul(FIXED.checked_add(source)?)?.checked_add(bytes)
@@ -57,36 +71,82 @@ pub fn pack(
     settings: &Settings,
     out: &mut [u8],
     outcome: &mut Outcome,
+    memory: &mut Memory,
 ) -> Result<usize, Fault> {
+    let Memory { mut scratch, calls, mut call_of, mut slots, hasher } = std::mem::take(memory);
     // Texts without escapes, and `extra`: each at most as long as what was sent, and two braces.
-    let mut scratch = vec![0; 2 * (bytes.len() + lengths.len())];
+    let needed = 2 * (bytes.len() + lengths.len());
+    if scratch.len() < needed {
+        scratch = vec![0; needed];
+    }
+    call_of.clear();
+    call_of.resize(lengths.len(), 0);
+    let mut known = Known::new(&mut slots, lengths.len(), &hasher, emptied(calls));
     let mut reader = Reader::new(settings, Scratch::new(&mut scratch));
-    let mut calls: Vec<Call> = Vec::with_capacity(lengths.len());
-    let mut known: HashMap<(i32, &[u8], i32), usize> = HashMap::with_capacity(lengths.len());
-    let mut call_of: Vec<usize> = vec![0; lengths.len()];
     let mut rest = bytes;
     for (index, &length) in lengths.iter().enumerate() {
         let length = usize::try_from(length).ok().filter(|&length| length <= rest.len()).ok_or(Fault::Arguments)?;
         let (message, others) = rest.split_at(length);
         rest = others;
         outcome.became[index] = REST;
-        let Some(cdr) = reader.read(message).filter(|cdr| size_of_texts(cdr) <= length) else { continue };
-        outcome.dialed_at[index] = cdr.dialed_at;
-        let (became, number) = match known.entry((cdr.dialed_on, cdr.call_ref, cdr.leg)) {
-            Entry::Vacant(entry) => {
-                entry.insert(calls.len());
-                calls.push(Call { row: cdr, first: index, contradicted: false });
-                (ROW, calls.len() - 1)
+        if let Some(cdr) = reader.read(message) {
+            if size_of_texts(&cdr) <= length {
+                outcome.dialed_at[index] = cdr.dialed_at;
+                (outcome.became[index], call_of[index]) = known.add(cdr, index, settings.near_midnight);
             }
-            Entry::Occupied(entry) => (add(&mut calls[*entry.get()], &cdr, settings.near_midnight), *entry.get()),
-        };
-        outcome.became[index] = became;
-        call_of[index] = number;
+        }
     }
     if !rest.is_empty() {
         return Err(Fault::Arguments);
     }
-    write(&calls, &call_of, settings, out, outcome)
+    let calls = known.calls;
+    let written = write(&calls, &call_of, settings, out, outcome)?;
+    let calls = emptied(calls);
+    if scratch.len() + calls.capacity() * std::mem::size_of::<Call>() <= MOST_KEPT {
+        *memory = Memory { scratch, calls, call_of, slots, hasher };
+    }
+    Ok(written)
+}
+
+/// The same memory, for calls of another claim.
+fn emptied<'b>(mut calls: Vec<Call>) -> Vec<Call<'b>> {
+    calls.clear();
+    calls.into_iter().map(|_| unreachable!()).collect()
+}
+
+/// The calls so far, found by their keys: an open hash table of their numbers, each and 1; a 0 is free.
+struct Known<'a, 'm> {
+    slots: &'m mut Vec<usize>,
+    hasher: &'m RandomState,
+    calls: Vec<Call<'a>>,
+}
+
+impl<'a, 'm> Known<'a, 'm> {
+    fn new(slots: &'m mut Vec<usize>, most: usize, hasher: &'m RandomState, calls: Vec<Call<'a>>) -> Self {
+        slots.clear();
+        slots.resize((2 * most).next_power_of_two(), 0);
+        Known { slots, hasher, calls }
+    }
+
+    /// What became of the message, and the number of its call.
+    fn add(&mut self, cdr: Cdr<'a>, index: usize, tolerance: i64) -> (u8, usize) {
+        let key = |cdr: &Cdr<'a>| (cdr.dialed_on, cdr.leg, cdr.call_ref);
+        // Whoever makes up call_refs can't know which of them meet in one slot.
+        let mut hasher = self.hasher.build_hasher();
+        key(&cdr).hash(&mut hasher);
+        let last = self.slots.len() - 1;
+        let mut slot = hasher.finish() as usize & last;
+        while self.slots[slot] != 0 {
+            let number = self.slots[slot] - 1;
+            if key(&self.calls[number].row) == key(&cdr) {
+                return (add(&mut self.calls[number], &cdr, tolerance), number);
+            }
+            slot = (slot + 1) & last;
+        }
+        self.calls.push(Call { row: cdr, first: index, contradicted: false });
+        self.slots[slot] = self.calls.len();
+        (ROW, self.calls.len() - 1)
+    }
 }
 
 /// Joins another message of the call, and says what became of that.
@@ -130,9 +190,8 @@ fn write(
 }
 
 fn numbered(index: usize, settings: &Settings) -> Result<Option<i32>, Fault> {
-    let Some(first) = settings.numbered_from else { return Ok(None) };
-    let number = i32::try_from(index).ok().and_then(|index| first.checked_add(index));
-    number.map(Some).ok_or(Fault::Arguments)
+    let number = |first: i32| i32::try_from(index).ok().and_then(|index| first.checked_add(index));
+    settings.numbered_from.map(|first| number(first).ok_or(Fault::Arguments)).transpose()
 }
 
 fn size_of_texts(cdr: &Cdr) -> usize {

@@ -70,26 +70,40 @@ impl<'o> Rows<'o> {
     }
 
     fn int4(&mut self, value: Option<i32>) -> Result<(), Full> {
-        let Some(value) = value else { return self.null() };
-        self.put(&(4_u64 << 32 | value as u32 as u64).to_be_bytes()) // the length, too
+        match value {
+            None => self.null(),
+            Some(value) => self.put(&(4_u64 << 32 | value as u32 as u64).to_be_bytes()), // the length, too
+        }
     }
 
     fn int8(&mut self, value: Option<i64>) -> Result<(), Full> {
-        let Some(value) = value else { return self.null() };
-        self.put(&8_i32.to_be_bytes())?;
-        self.put(&value.to_be_bytes())
+        match value {
+            None => self.null(),
+            Some(value) => {
+                self.put(&8_i32.to_be_bytes())?;
+                self.put(&value.to_be_bytes())
+            }
+        }
     }
 
     fn bytes(&mut self, value: Option<&[u8]>) -> Result<(), Full> {
-        let Some(value) = value else { return self.null() };
-        self.length(value.len())?;
-        self.put(value)
+        match value {
+            None => self.null(),
+            Some(value) => {
+                self.length(value.len())?;
+                self.put(value)
+            }
+        }
     }
 
     fn jsonb(&mut self, document: Option<&[u8]>) -> Result<(), Full> {
-        let Some(document) = document else { return self.null() };
-        self.length(document.len() + 1)?;
-        self.put(&[VERSION])?;
-        self.put(document)
+        match document {
+            None => self.null(),
+            Some(document) => {
+                self.length(document.len() + 1)?;
+                self.put(&[VERSION])?;
+                self.put(document)
+            }
+        }
     }
 }

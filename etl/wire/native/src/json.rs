@@ -128,7 +128,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A text, an integer or null.
-    #[inline]
+    #[inline(always)]
     pub fn scalar(&mut self, scratch: &mut Scratch<'a>) -> Option<Value<'a>> {
         match self.peek()? {
             b'"' => {
@@ -141,7 +141,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// What stands between quotes, and whether it has escapes, whose meaning isn't looked at yet.
-    #[inline]
+    #[inline(always)]
     fn quoted(&mut self) -> Option<(&'a [u8], bool)> {
         self.expect(b'"')?;
         let start = self.at;

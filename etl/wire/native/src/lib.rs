@@ -15,6 +15,7 @@ mod json;
 mod number;
 mod time;
 
+use std::cell::RefCell;
 use std::os::raw::c_char;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice;
@@ -23,6 +24,10 @@ use claim::{Fault, Outcome};
 
 /// Release and sources that this was built from: packed.py refuses a library of others.
 static STAMP: &str = concat!(env!("ETL_DECODER_STAMP"), "\0");
+
+thread_local! {
+    static MEMORY: RefCell<claim::Memory> = RefCell::default();
+}
 
 // Results of `plain_cdrs_pack` that aren't bytes.
 const FULL: i64 = -1;
@@ -144,5 +149,5 @@ unsafe fn pack(settings: &Settings, claim: &Claim) -> Result<usize, Fault> {
         utc: settings.utc != 0,
         numbered_from: (claim.numbered != 0).then_some(claim.numbered_from),
     };
-    claim::pack(messages, lengths, &settings, rows, &mut outcome)
+    MEMORY.with(|memory| claim::pack(messages, lengths, &settings, rows, &mut outcome, &mut memory.borrow_mut()))
 }
