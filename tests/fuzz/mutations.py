@@ -62,8 +62,8 @@ _TEXT_VALUES = [
     "\x7f",
     "\u2028",
 ]
-_FRACTIONS = [*[""] * 16, ".354", ".1", ".123456", ".000", ".1234567", ",5", "."]
-_OFFSETS = [*["Z", " UTC", "+02:00", " +0200"] * 3, "-0730", "", " Z", " GMT", "UTC", "+02", "-00:00", " ", "z"]
+_FRACTIONS = [*[""] * 40, ".354", ".1", ".123456", ".000", ".1234567", ",5", "."]
+_OFFSETS = [*["Z", " UTC", "+02:00", " +0200"] * 8, "-0730", "", " Z", " GMT", "UTC", "+02", "-00:00", " ", "z"]
 _UNKNOWN_VALUES = [
     '"x"',
     "3",
@@ -91,12 +91,12 @@ class Messages:
     def next(self) -> bytes:
         dice = self._dice
         raw = dice.choice(self._corpus) if dice.random() < 0.05 else self._message()
-        return self._damaged(raw) if dice.random() < 0.3 else raw
+        return self._damaged(raw) if dice.random() < 0.2 else raw
 
     def _message(self) -> bytes:
         dice = self._dice
         fields = self._fields()
-        for _ in range(dice.choice((0, 0, 1, 1, 2, 3))):
+        for _ in range(dice.choice((0, 0, 0, 1, 1, 1, 2, 3))):
             fields = dice.choice(_CHANGES)(self, fields)
         kind = dice.choice(('"cdr"', '"call_update"', "null")) if dice.random() < 0.98 else '"status"'
         around = [("type", kind), ("payload", self._object([(f'"{name}"', value) for name, value in fields]))]
@@ -151,7 +151,7 @@ class Messages:
             return dice.choice((str(moment), f"{moment}000", f" {moment} ", f"+{moment}", f"{moment}.5", f"{moment}.0"))
         day, second = divmod(moment, 86_400)
         year, month, date = _date(day)
-        separator = dice.choice("TTTTT     t_")
+        separator = dice.choice("TTTTTTTTTT          t_")
         fraction = dice.choice(_FRACTIONS)
         offset = dice.choice(
             ("Z", " UTC", "+02:00", " +0200", "-0730", "", " Z", " GMT", "UTC", "+02", "-00:00", " ", "z")

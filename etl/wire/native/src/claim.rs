@@ -56,8 +56,9 @@ pub struct Memory {
     hasher: RandomState,
 }
 
-/// Bytes. A claim that needed more is an unusual one, and what it took is given back.
-const MOST_KEPT: usize = 16 << 20;
+/// Bytes of scratch: what a claim needs beyond them isn't plain. And of calls that are kept; what an unusually large claim
+/// took for its own is given back.
+const MOST: usize = 16 << 20;
 
 /// Bytes that suffice for the rows of any messages that have so many bytes together: what needs more isn't plain.
 pub fn room(bytes: usize, messages: usize, source: usize) -> Option<usize> {
@@ -75,7 +76,7 @@ pub fn pack(
 ) -> Result<usize, Fault> {
     let Memory { mut scratch, calls, mut call_of, mut slots, hasher } = std::mem::take(memory);
     // Texts without escapes, and `extra`: each at most as long as what was sent, and two braces.
-    let needed = 2 * (bytes.len() + lengths.len());
+    let needed = bytes.len().saturating_add(lengths.len()).saturating_mul(2).min(MOST);
     if scratch.len() < needed {
         scratch = vec![0; needed];
     }
@@ -102,7 +103,7 @@ pub fn pack(
     let calls = known.calls;
     let written = write(&calls, &call_of, settings, out, outcome)?;
     let calls = emptied(calls);
-    if scratch.len() + calls.capacity() * std::mem::size_of::<Call>() <= MOST_KEPT {
+    if calls.capacity() <= MOST / std::mem::size_of::<Call>() {
         *memory = Memory { scratch, calls, call_of, slots, hasher };
     }
     Ok(written)
