@@ -10,12 +10,15 @@ JARS := org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0 org.apache.iceb
 	org.postgresql:postgresql:42.7.14
 DUCKDB := duckdb==1.5.5 duckdb-extensions==1.5.5 duckdb-extension-avro==1.5.5 duckdb-extension-iceberg==1.5.5
 
+# Where there is cargo, what is built from it is installed anew when it changes.
+DECODER := $(wildcard etl/wire/native/*.toml etl/wire/native/*.py etl/wire/native/src/*.rs)
+
 # What each extra contains, itself included: having installed the larger one is having installed the smaller.
 CONTAINS_embedded := embedded
 CONTAINS_test := embedded test
 CONTAINS_dev := embedded test dev
 
-.PHONY: help demo test test-pg15 nightly check audit hashes faults fuzz bench engines soak proof screenshots wheel man clean
+.PHONY: help demo test test-pg15 nightly check audit hashes faults fuzz fuzz-decoder bench engines soak proof screenshots wheel man clean check-decoder
 .NOTPARALLEL:
 
 help: ## this list
@@ -37,11 +40,19 @@ nightly: .venv/.has-test ## what is too heavy for every change: other examples, 
 		-m 'nightly or hypothesis' --results ./tests/nightly.json
 	@$(MAKE) --no-print-directory soak
 
-check: .venv/.has-dev ## style, types and the boundaries between rooms
+check: .venv/.has-dev ## style, types and the boundaries between rooms; where cargo is, of the compiled decoder, too
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@! command -v cargo >/dev/null || $(MAKE) --no-print-directory check-decoder
+
+# What there is of Rust's tools: Debian's cargo has neither of the first two.
+check-decoder:
+	@cd etl/wire/native && export ETL_DECODER_STAMP=none CARGO_NET_OFFLINE=true && \
+		{ ! cargo fmt --version >/dev/null 2>&1 || cargo fmt --check; } && \
+		{ ! cargo clippy --version >/dev/null 2>&1 || cargo clippy --quiet --locked --all-targets -- --deny warnings; } && \
+		cargo test --quiet --locked
 
 # Pins that the advisory service doesn't know are failures too: a mirror without advisories would find nothing wrong.
 audit: .venv/.has-auditor ## ask for known vulnerabilities of the pinned versions; needs the network
@@ -60,6 +71,10 @@ faults: .venv/.has-test ## the tests that kill, freeze and cut off, and the coun
 # What it finds worth keeping goes to tests/fixtures/corpus, which the suite goes through.
 fuzz: .venv/.has-fuzzer ## five minutes of looking for a message that breaks the decoder
 	@.venv/fuzzer/bin/python -m tests.fuzz.wire --minutes 5 --keep
+
+# Both decoders read the same messages; `.venv/bin/python -m tests.fuzz.decoder --help` says how to look further.
+fuzz-decoder: .venv/.has-test ## ten minutes (or MINUTES=45) of looking for a message that the compiled decoder reads differently
+	@$(BIN)/python -m tests.fuzz.decoder --minutes $(MINUTES)
 
 engines: .venv/.has-test .venv/.has-engines ## Spark and others read the lake while it moves; into ops/ENGINES.md. Needs Java and Maven
 	@$(BIN)/python -m tests.engines
@@ -81,11 +96,11 @@ man: .venv/.has-test ## dist/etl.1, the manual page
 	@$(BIN)/python -m tests.manual dist/etl.1
 
 clean: ## remove .venv, dist and the tools' caches
-	@rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv dist etl/wire/native/target etl/wire/native/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find etl migrations tests -name __pycache__ -prune -exec rm -rf {} +
 
 # pip reads the constraints for the build backend from its environment only; which of the two names depends on pip's age.
-.venv/.has-%: pyproject.toml constraints.txt | .venv/.made
+.venv/.has-%: pyproject.toml constraints.txt $(DECODER) | .venv/.made
 	@echo "installing into .venv (once; about half a minute)"
 	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_ROOT_USER_ACTION=ignore \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'

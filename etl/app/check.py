@@ -27,7 +27,7 @@ from etl.store.connection import Engine
 from etl.store.receipts import count as receipts_of
 from etl.text import size
 from etl.wire.faults import DeadLetter
-from etl.wire.packed import packer, why_none
+from etl.wire.packed import is_built, packer, why_none
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -120,12 +120,14 @@ def _of_lake(target: Target) -> Finding:
 
 
 def _of_decoder(settings: Settings) -> Finding:
-    about = "decoder"
+    """Python's is a warning where a compiled one is there, and of no use."""
+    about, advice = "decoder", "install etl again where Rust's cargo is, or set ETL_DECODER=python"
     try:
-        compiled = packer(settings.decoder)
+        if packer(settings.decoder):
+            return Finding(about, "fine", "the compiled one takes plain CDRs, and Python the rest")
     except ConfigurationError as error:
-        return Finding(about, "wrong", error.text, "", error.code)
-    if compiled:
-        return Finding(about, "fine", "the compiled one takes plain CDRs, and Python the rest")
-    why = why_none() if settings.decoder == "auto" else "ETL_DECODER=python"
-    return Finding(about, "fine", f"Python's: {why}")
+        return Finding(about, "wrong", error.text, advice, error.code)
+    if settings.decoder == "python":
+        return Finding(about, "fine", "Python's, by ETL_DECODER")
+    says = f"Python's, for want of the compiled one: {why_none()}"
+    return Finding(about, "warning", says, advice) if is_built() else Finding(about, "fine", says)

@@ -151,13 +151,15 @@ def packer(decoder: Decoder = "auto") -> type[Packer] | None:
     if why is None:
         return Packer
     if decoder == "compiled":
-        advice = "install etl again where Rust's cargo is, or say auto"
-        raise ConfigurationError(
-            "ETL-117", f"ETL_DECODER=compiled, and the compiled decoder can't be used: {why}: {advice}"
-        )
-    if _PATH.exists():  # else nobody has built it
+        raise ConfigurationError("ETL-117", f"ETL_DECODER=compiled, and the compiled decoder can't be used: {why}")
+    if is_built():
         log.warning("decoder_refused", error=why)
     return None
+
+
+def is_built() -> bool:
+    """Whether there is a library at all, be it of use or not."""
+    return _PATH.exists()
 
 
 def why_none() -> str | None:
@@ -169,7 +171,7 @@ def why_none() -> str | None:
 @cache
 def _library() -> ctypes.CDLL | str:
     """Or why there is none."""
-    if not _PATH.exists():
+    if not is_built():
         return "etl was installed where cargo isn't"
     try:
         library = ctypes.CDLL(str(_PATH))

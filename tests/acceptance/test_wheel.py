@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -82,6 +83,31 @@ def test_what_runs_is_the_wheel(installed: Installed) -> None:
     assert [Path(line).is_relative_to(installed.venv) for line in where.splitlines()] == [True, True]
     path = installed.run("python", "-c", "import sys; print('\\n'.join(sys.path))").splitlines()
     assert str(CHECKOUT) not in path
+
+
+@pytest.mark.skipif(not shutil.which("cargo"), reason="cargo is missing")
+def test_given_cargo_then_the_wheel_decodes_with_the_compiled_one(wheel_of_etl: Path, installed: Installed) -> None:
+    assert re.fullmatch(r"enigma_etl-.+-py3-none-linux_\w+\.whl", wheel_of_etl.name)
+    assert installed.run("python", "-c", "from etl.wire.packed import why_none; print(why_none())") == "None\n"
+
+
+@pytest.mark.parametrize("cargo", [None, "echo it is broken >&2; exit 1"], ids=["no cargo", "a cargo that fails"])
+def test_given_no_cargo_that_works_then_the_wheel_is_pure(tmp_path: Path, cargo: str | None) -> None:
+    tools, dist = tmp_path / "bin", tmp_path / "dist"
+    tools.mkdir()
+    if cargo:
+        (tools / "cargo").write_text(f"#!/bin/sh\n{cargo}\n")
+        (tools / "cargo").chmod(0o755)
+
+    build = (sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(dist))
+    run(*build, cwd=CHECKOUT, PATH=str(tools))
+
+    (built,) = dist.iterdir()
+    assert built.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(built) as archive:
+        names = archive.namelist()
+    assert "etl/wire/native/src/lib.rs" in names
+    assert [name for name in names if name.endswith((".so", ".new")) or "/target/" in name] == []
 
 
 @pytest.mark.timeout(300)  # three programs from a cold start, on whatever machine

@@ -86,7 +86,7 @@ def _command(chosen: argparse.Namespace) -> str:
 def _search(seed: int, until: float, most: int, library: Path | None) -> "Counter[str]":
     if library:
         packed._PATH = library
-        packed._buffer = bytearray  # of the very size, so that the sanitizer sees its end
+        packed._buffer = _buffer
     found = packer("compiled")
     assert found
     stream, rows, counts = Messages(seed), Rows(), Counter[str]()
@@ -95,6 +95,11 @@ def _search(seed: int, until: float, most: int, library: Path | None) -> "Counte
         messages = [stream.next() for _ in range(_AT_ONCE)]
         counts += _compared(packer_of(found, oldest, zone), messages, zone, oldest, rows)
     return counts
+
+
+def _buffer(size: int) -> bytearray:
+    """Of this very size, so that the sanitizer sees its end."""
+    return bytearray(size)
 
 
 def _compared(packer: Packer, messages: Sequence[bytes], zone: tzinfo, oldest: int, rows: Rows) -> "Counter[str]":

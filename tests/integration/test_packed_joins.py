@@ -20,13 +20,13 @@ from etl.store.writer import Writer
 from etl.wire import envelope
 from etl.wire.cdr import Cdr, CdrDecoder
 from etl.wire.faults import Undecodable
-from etl.wire.packed import GAINED, REST, ROW, SAME, Packed, Packer, packer
+from etl.wire.packed import GAINED, REST, ROW, SAME, Packed, Packer, packer, why_none
 from tests.budget import examples
 from tests.packing import BATCH, LATEST, LIMIT
 from tests.store import engine, write
 from tests.world import DIALED_AT, cdr
 
-pytestmark = pytest.mark.skipif(packer() is None, reason="there is no compiled decoder here: cargo is missing")
+pytestmark = pytest.mark.skipif(why_none() is not None, reason=f"no compiled decoder: {why_none()}")
 
 _COLUMNS = ", ".join(Cdr._fields)
 _HEADER, _TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"

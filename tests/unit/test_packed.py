@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from etl.store import merge
 from etl.wire.cdr import DISPOSITIONS, TOLERANCE
-from etl.wire.packed import GAINED, REST, ROW, SAME, Packed, packer
+from etl.wire.packed import GAINED, REST, ROW, SAME, Packed, packer, why_none
 from tests.fuzz import corpus
 from tests.fuzz.mutations import Messages
 from tests.packing import LATEST, LIMIT, Rows, alone, check_alone, packer_of, plain_rows
 from tests.wire import PAYLOADS_A, PAYLOADS_B, write
 from tests.world import DIALED_AT, api_cdr, cdr
 
-pytestmark = pytest.mark.skipif(packer() is None, reason="there is no compiled decoder here: cargo is missing")
+pytestmark = pytest.mark.skipif(why_none() is not None, reason=f"no compiled decoder: {why_none()}")
 
 _rows = Rows()
 _MIDNIGHT = 1_424_390_400  # 2015-02-20T00:00:00Z
