@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
                 return None; // twice
             }
             self.seen |= bit;
-            self.values[field] = json.scalar(&mut self.scratch)?;
+            json.scalar(&mut self.values[field], &mut self.scratch)?;
             if !json.another()? {
                 return Some(());
             }

@@ -52,7 +52,7 @@ pub struct Memory {
     scratch: Vec<u8>,
     calls: Vec<Call<'static>>,
     call_of: Vec<usize>,
-    slots: Vec<usize>,
+    slots: Vec<u32>,
     hasher: RandomState,
 }
 
@@ -74,6 +74,9 @@ pub fn pack(
     outcome: &mut Outcome,
     memory: &mut Memory,
 ) -> Result<usize, Fault> {
+    if lengths.len() >= u32::MAX as usize {
+        return Err(Fault::Arguments);
+    }
     let Memory { mut scratch, calls, mut call_of, mut slots, hasher } = std::mem::take(memory);
     // Texts without escapes, and `extra`: each at most as long as what was sent, and two braces.
     let needed = bytes.len().saturating_add(lengths.len()).saturating_mul(2).min(MOST);
@@ -117,13 +120,13 @@ fn emptied<'b>(mut calls: Vec<Call>) -> Vec<Call<'b>> {
 
 /// The calls so far, found by their keys: an open hash table of their numbers, each and 1; a 0 is free.
 struct Known<'a, 'm> {
-    slots: &'m mut Vec<usize>,
+    slots: &'m mut Vec<u32>,
     hasher: &'m RandomState,
     calls: Vec<Call<'a>>,
 }
 
 impl<'a, 'm> Known<'a, 'm> {
-    fn new(slots: &'m mut Vec<usize>, most: usize, hasher: &'m RandomState, calls: Vec<Call<'a>>) -> Self {
+    fn new(slots: &'m mut Vec<u32>, most: usize, hasher: &'m RandomState, calls: Vec<Call<'a>>) -> Self {
         slots.clear();
         slots.resize((2 * most).next_power_of_two(), 0);
         Known { slots, hasher, calls }
@@ -138,14 +141,14 @@ impl<'a, 'm> Known<'a, 'm> {
         let last = self.slots.len() - 1;
         let mut slot = hasher.finish() as usize & last;
         while self.slots[slot] != 0 {
-            let number = self.slots[slot] - 1;
+            let number = self.slots[slot] as usize - 1;
             if key(&self.calls[number].row) == key(&cdr) {
                 return (add(&mut self.calls[number], &cdr, tolerance), number);
             }
             slot = (slot + 1) & last;
         }
         self.calls.push(Call { row: cdr, first: index, contradicted: false });
-        self.slots[slot] = self.calls.len();
+        self.slots[slot] = self.calls.len() as u32; // `pack` takes no more messages than that holds
         (ROW, self.calls.len() - 1)
     }
 }

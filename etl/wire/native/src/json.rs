@@ -127,17 +127,34 @@ impl<'a> Scanner<'a> {
         Some(())
     }
 
-    /// A text, an integer or null.
+    /// A text, an integer or null, into `value`.
     #[inline(always)]
-    pub fn scalar(&mut self, scratch: &mut Scratch<'a>) -> Option<Value<'a>> {
+    pub fn scalar(&mut self, value: &mut Value<'a>, scratch: &mut Scratch<'a>) -> Option<()> {
+        // Each is written where it's found: handed back, it would be copied in pieces of another size.
         match self.peek()? {
             b'"' => {
                 let (text, escaped) = self.quoted()?;
-                Some(Value::Text(if escaped { unescaped(text, scratch)? } else { text }))
+                *value = Value::Text(if escaped { unescaped(text, scratch)? } else { text });
             }
-            b'n' => self.take(b"null").then_some(Value::Null),
-            _ => self.integer(),
+            b'n' => {
+                self.take(b"null").then_some(())?;
+                *value = Value::Null;
+            }
+            _ => {
+                let (digits, number) = self.integer()?;
+                *value = Value::Integer(digits, number);
+            }
         }
+        Some(())
+    }
+
+    /// Also without the escapes it is a text that can be stored.
+    fn text(&mut self, scratch: &mut Scratch<'a>) -> Option<()> {
+        let (text, escaped) = self.quoted()?;
+        if escaped {
+            unescaped(text, scratch)?;
+        }
+        Some(())
     }
 
     /// What stands between quotes, and whether it has escapes, whose meaning isn't looked at yet.
@@ -181,9 +198,9 @@ impl<'a> Scanner<'a> {
         Some((text, escaped))
     }
 
-    /// Not -0, which is a float to some.
-    #[inline]
-    fn integer(&mut self) -> Option<Value<'a>> {
+    /// As it was sent, and what it is. Not -0, which is a float to some.
+    #[inline(always)]
+    fn integer(&mut self) -> Option<(&'a [u8], i64)> {
         let start = self.at;
         let negative = self.take(b"-");
         let first = self.at;
@@ -200,7 +217,7 @@ impl<'a> Scanner<'a> {
         if !is_plain || matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
             return None;
         }
-        Some(Value::Integer(self.since(start), if negative { -number } else { number }))
+        Some((self.since(start), if negative { -number } else { number }))
     }
 
     /// Any value, which is left as it was sent.
@@ -212,7 +229,7 @@ impl<'a> Scanner<'a> {
 
     fn skip_any(&mut self, scratch: &mut Scratch<'a>, deepest: usize) -> Option<()> {
         match self.peek()? {
-            b'"' => self.scalar(scratch).map(|_| ()), // an escape may be of what nobody can store
+            b'"' => self.text(scratch),
             b'n' => self.take(b"null").then_some(()),
             b't' => self.take(b"true").then_some(()),
             b'f' => self.take(b"false").then_some(()),
@@ -231,7 +248,7 @@ impl<'a> Scanner<'a> {
         }
         loop {
             if end == b'}' {
-                self.scalar_text(scratch)?;
+                self.text(scratch)?;
                 self.colon()?;
             }
             self.skip_any(scratch, deepest)?;
@@ -242,13 +259,6 @@ impl<'a> Scanner<'a> {
             }
             self.expect(b',')?;
             self.skip_blanks();
-        }
-    }
-
-    fn scalar_text(&mut self, scratch: &mut Scratch<'a>) -> Option<()> {
-        match self.scalar(scratch)? {
-            Value::Text(_) => Some(()),
-            _ => None,
         }
     }
 
