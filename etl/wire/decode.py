@@ -17,7 +17,7 @@ import msgspec
 
 from etl.wire import cdr, envelope, numbers, spool
 from etl.wire.cdr import Cdr, CdrDecoder
-from etl.wire.event import Capture, Event, ListEvents, check_references, event
+from etl.wire.event import Event, ListEvents, check_references, event, heard_on
 from etl.wire.faults import DeadLetter, Reason, Undecodable
 from etl.wire.numbers import ALIKE, EXPONENT, SIGNS
 from etl.wire.spool import Heard, Session
@@ -281,10 +281,9 @@ class SpoolDecoding(Records):
 def _heard_event(heard: Heard, batch_id: bytes, max_bytes: int) -> Event:
     raw = heard.message
     _check_size(raw, max_bytes)
-    kind, reference = envelope.kind_and_reference(heard.channel)
-    capture = Capture(heard.event_id, heard.captured_at, "pubsub", heard.channel, kind, reference)
+    place = heard_on(heard.channel)
     try:
-        row = event(envelope.split(raw), capture, batch_id)
+        row = event(envelope.split(raw), place, heard.event_id, heard.captured_at, batch_id)
         envelope.check_storable(raw)
         check_references(row)
         if row.payload.translate(ALIKE, SIGNS).find(EXPONENT) >= 0:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from etl.wire import references
+from etl.wire.channels import once_a_channel
 from etl.wire.envelope import Envelope, kind_and_reference
 from etl.wire.times import MICROSECONDS_PER_DAY
 
@@ -48,35 +49,39 @@ _text_or_integer = msgspec.json.Decoder(str | int).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Capture(NamedTuple):
-    """What is known of an event beside its message."""
+class Place(NamedTuple):
+    """Where an event was told: the channel or list, and what its name says."""
 
-    event_id: bytes
-    captured_at: int
     origin: Origin
     channel: str
     kind: str
     reference: str | None
 
 
-def event(message: Envelope, capture: Capture, batch_id: bytes) -> Event:
+@once_a_channel
+def heard_on(channel: str) -> Place:
+    return Place("pubsub", channel, *kind_and_reference(channel))
+
+
+def event(message: Envelope, place: Place, event_id: bytes, captured_at: int, batch_id: bytes) -> Event:
     """Raises what msgspec raises if the payload is no object."""
     fields = message.fields()
     status, ref = _lifted(fields, "status"), _reference(fields, "ref")
     extension = _reference(fields, "extension") or _reference(fields, "agent")
-    about = capture.reference or ref
+    origin, channel, kind, reference = place
+    about = reference or ref
     return Event(
-        captured_on=capture.captured_at // MICROSECONDS_PER_DAY,
-        event_id=capture.event_id,
-        captured_at=capture.captured_at,
-        origin=capture.origin,
-        channel=capture.channel,
-        kind=capture.kind,
+        captured_on=captured_at // MICROSECONDS_PER_DAY,
+        event_id=event_id,
+        captured_at=captured_at,
+        origin=origin,
+        channel=channel,
+        kind=kind,
         reference=about,
         event_type="null" if message.type is None else message.type,
         status=status if isinstance(status, str) else None,
-        campaign_ref=_reference(fields, "campaign_ref") or (about if capture.kind == "campaigns" else None),
-        extension=extension or (about if capture.kind in _OF_AN_EXTENSION else None),
+        campaign_ref=_reference(fields, "campaign_ref") or (about if kind == "campaigns" else None),
+        extension=extension or (about if kind in _OF_AN_EXTENSION else None),
         call_ref=_reference(fields, "call_ref"),
         payload=_encode(fields) if message.beside else bytes(message.payload),
         batch_id=batch_id,
@@ -97,12 +102,13 @@ class ListEvents:
 
     def __init__(self, channel: str, batch_id: UUID, captured_at: int) -> None:
         self._batch_id = batch_id
-        self._capture = Capture(b"", captured_at, "list", channel, *kind_and_reference(channel))
+        self._captured_at = captured_at
+        self._place = Place("list", channel, *kind_and_reference(channel))
 
     def decode(self, message: Envelope, position: int) -> Event:
         """Raises as `event` does."""
         event_id = uuid5(self._batch_id, str(position)).bytes
-        return event(message, self._capture._replace(event_id=event_id), self._batch_id.bytes)
+        return event(message, self._place, event_id, self._captured_at, self._batch_id.bytes)
 
 
 def _reference(fields: Mapping[str, Any], name: str) -> str | None:

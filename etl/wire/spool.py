@@ -11,13 +11,13 @@ ignore; a `heard` line must keep its three words: with a fourth it's a dead lett
 server; that is the server of its claim, which the ledger has by batch_id.
 """
 
-from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 from uuid import UUID
 
 import msgspec
 
+from etl.wire.channels import once_a_channel
 from etl.wire.faults import Reason, Undecodable
 from etl.wire.times import MICROSECONDS_PER_DAY
 
@@ -106,13 +106,12 @@ def _is_sane(session: Session) -> bool:
     )
 
 
-# A dialler has a channel for each agent and campaign, and publishes on the same ones all day.
-@lru_cache(maxsize=10_000)
+@once_a_channel
 def _quoted(channel: bytes) -> bytes:
     return quote_from_bytes(channel, safe=":/").encode()
 
 
-@lru_cache(maxsize=10_000)
+@once_a_channel
 def _channel(quoted: bytes) -> str:
     try:
         channel = unquote_to_bytes(quoted).decode()
