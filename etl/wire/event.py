@@ -5,6 +5,7 @@ docs/protocol.md defines them. A field of an unexpected kind stays in the payloa
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid5
 
@@ -45,6 +46,19 @@ _REFERENCES = ("reference", "campaign_ref", "extension", "call_ref")
 # Bytes of a payload, and characters of a channel, without which none of them is too long.
 _LONG, _SURELY_SHORT = references.MOST_BYTES, references.MOST_BYTES // 4
 
+
+class Lifted(msgspec.Struct, gc=False):
+    """The fields of a payload that become columns; None is one that's absent, null or of another kind."""
+
+    ref: str | int | None = None
+    status: str | int | None = None
+    campaign_ref: str | int | None = None
+    extension: str | int | None = None
+    agent: str | int | None = None
+    call_ref: str | int | None = None
+
+
+_lifted = msgspec.json.Decoder(Lifted).decode
 _text_or_integer = msgspec.json.Decoder(str | int).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -65,26 +79,28 @@ def heard_on(channel: str) -> Place:
 
 def event(message: Envelope, place: Place, event_id: bytes, captured_at: int, batch_id: bytes) -> Event:
     """Raises what msgspec raises if the payload is no object."""
-    fields = message.fields()
-    status, ref = _lifted(fields, "status"), _reference(fields, "ref")
-    extension = _reference(fields, "extension") or _reference(fields, "agent")
+    try:
+        lifted = _lifted(message.payload)
+    except msgspec.ValidationError:
+        lifted = lifted_by_name(message.fields())
+    ref, campaign_ref, extension = _text(lifted.ref), _text(lifted.campaign_ref), _text(lifted.extension)
     origin, channel, kind, reference = place
     about = reference or ref
     return Event(
-        captured_on=captured_at // MICROSECONDS_PER_DAY,
-        event_id=event_id,
-        captured_at=captured_at,
-        origin=origin,
-        channel=channel,
-        kind=kind,
-        reference=about,
-        event_type="null" if message.type is None else message.type,
-        status=status if isinstance(status, str) else None,
-        campaign_ref=_reference(fields, "campaign_ref") or (about if kind == "campaigns" else None),
-        extension=extension or (about if kind in _OF_AN_EXTENSION else None),
-        call_ref=_reference(fields, "call_ref"),
-        payload=_encode(fields) if message.beside else bytes(message.payload),
-        batch_id=batch_id,
+        captured_at // MICROSECONDS_PER_DAY,
+        event_id,
+        captured_at,
+        origin,
+        channel,
+        kind,
+        about,
+        "null" if message.type is None else message.type,
+        lifted.status if isinstance(lifted.status, str) else None,
+        campaign_ref or (about if kind == "campaigns" else None),
+        extension or _text(lifted.agent) or (about if kind in _OF_AN_EXTENSION else None),
+        _text(lifted.call_ref),
+        _encode(message.fields()) if message.beside else bytes(message.payload),
+        batch_id,
     )
 
 
@@ -111,17 +127,15 @@ class ListEvents:
         return event(message, self._place, event_id, self._captured_at, self._batch_id.bytes)
 
 
-def _reference(fields: Mapping[str, Any], name: str) -> str | None:
-    value = _lifted(fields, name)
-    return None if value is None else str(value)
+def lifted_by_name(fields: Mapping[str, Any]) -> Lifted:
+    """One after the other: a field of another kind doesn't hide those that are of theirs."""
+    found = {}
+    for name in Lifted.__struct_fields__:
+        with suppress(msgspec.ValidationError):
+            if name in fields:
+                found[name] = _text_or_integer(fields[name])
+    return Lifted(**found)
 
 
-def _lifted(fields: Mapping[str, Any], name: str) -> str | int | None:
-    """The field's value; None if it's absent, null or of another kind."""
-    if name not in fields:
-        return None
-    try:
-        value: str | int = _text_or_integer(fields[name])
-    except msgspec.ValidationError:
-        return None
-    return value
+def _text(value: str | int | None) -> str | None:
+    return str(value) if isinstance(value, int) else value
