@@ -14,7 +14,7 @@ holder hears it too.
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -29,6 +29,7 @@ from etl.inbox.session_clock import SessionClock
 from etl.inbox.spool import Spooler
 from etl.inbox.subscription import PubSubMessage, Subscription, probe
 from etl.logs import OutageLog
+from etl.wire.channels import once_a_channel
 from etl.wire.envelope import kind_and_reference, type_of
 from etl.wire.spool import GapReason, NotPermitted, Session, pack_heard, pack_session
 from etl.wire.times import unix_ms
@@ -179,7 +180,7 @@ class Listener:
         stopping: _Stopping | None = None
         while True:
             try:
-                heard = subscription.next()
+                heard = subscription.heard()
             except EtlError:
                 return session.because("probe lost" if session.is_silent() else "connection lost")
             if session.is_silent() or not self._lock.is_held():
@@ -187,8 +188,7 @@ class Listener:
             if clock.was_set():
                 self._log.warning("clock_set", seconds=round(clock.parted_seconds(), 1))
                 return session.because("probe lost")
-            if heard is not None:
-                session.hear(heard)
+            session.hear(heard)
             if session.overflowed and self._spooler.has_room():
                 return "overflow"
             if stop.is_set():
@@ -281,17 +281,24 @@ class OpenSession:
         """The reason to report: overflow, once messages were dropped; else the given one."""
         return "overflow" if self.overflowed else reason
 
-    def hear(self, heard: PubSubMessage | int) -> None:
-        """Take in a message, or the time until which everything was heard."""
-        if isinstance(heard, int):
-            self._prove(heard)
-            return
-        self._received += 1
-        if self._ignore and self._is_ignored(heard):
-            self._ignored += 1
-        elif self.overflowed or not self._spooler.offer(self._stamped(heard)):
-            self.overflowed = True
-            self._dropped += 1
+    def hear(self, heard: Iterable[PubSubMessage | int]) -> None:
+        """Take in messages, and the times until which everything was heard, in order."""
+        records: list[bytes] = []
+        now = self._clock.now
+        for each in heard:
+            if isinstance(each, int):
+                self._spool(records)
+                records = []
+                self._prove(each)
+                continue
+            self._received += 1
+            channel, message = each
+            if self._ignore and self._is_ignored(channel, message):
+                self._ignored += 1
+                continue
+            at = now()
+            records.append(pack_heard(uuid7(unix_ms(at)).bytes, at, channel, message))
+        self._spool(records)
 
     def end(self, reason: GapReason | NotPermitted) -> None:
         if reason == "not permitted":  # which 0.1 doesn't know
@@ -299,27 +306,31 @@ class OpenSession:
         else:
             self._report(ended_at=self._clock.now(), reason=reason)
 
-    def _stamped(self, heard: PubSubMessage) -> bytes:
-        now = self._clock.now()
-        return pack_heard(uuid7(unix_ms(now)).bytes, now, heard.channel, heard.message)
+    def _spool(self, records: Sequence[bytes]) -> None:
+        taken = 0 if self.overflowed else self._spooler.offer(records)
+        if taken < len(records):
+            self.overflowed = True
+            self._dropped += len(records) - taken
 
     def _prove(self, sent_at: int) -> None:
         self._last_probe = time.monotonic()
         if not self.overflowed:
             self._report(proven_until=max(sent_at, self._session.proven_until))
 
-    def _is_ignored(self, heard: PubSubMessage) -> bool:
+    def _is_ignored(self, channel: bytes, message: bytes) -> bool:
         """Never true of what is no envelope: that must become a dead letter."""
-        sub_type = type_of(heard.message)
-        if sub_type is None:
-            return False
-        kind, _ = kind_and_reference(heard.channel.decode(errors="replace"))
-        return f"{kind}/{sub_type}" in self._ignore
+        sub_type = type_of(message)
+        return sub_type is not None and f"{_kind_of(channel)}/{sub_type}" in self._ignore
 
     def _report(self, **changes: Any) -> None:
         counts = {"received": self._received, "ignored": self._ignored, "dropped": self._dropped}
         self._session = msgspec.structs.replace(self._session, **counts, **changes)
         self._spooler.insist(pack_session(self._session))
+
+
+@once_a_channel
+def _kind_of(channel: bytes) -> str:
+    return kind_and_reference(channel.decode(errors="replace"))[0]
 
 
 def _storable(pattern: str) -> str:

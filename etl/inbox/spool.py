@@ -5,8 +5,10 @@ First in, first out: a session's report that has reached the spool proves that e
 
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
-from itertools import islice
+from collections.abc import Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 from etl.errors import EtlError
@@ -35,18 +37,18 @@ class Spooler:
         self._changed = threading.Condition()
         self._closing_at: float | None = None
 
-    def offer(self, record: bytes) -> bool:
-        """Buffer a record; False if the buffer is full."""
+    def offer(self, records: Sequence[bytes]) -> int:
+        """Buffer the records up to the first for which there is no room; gives how many that are."""
         with self._changed:
-            if len(self._waiting) >= CAPACITY_MESSAGES or self._bytes + len(record) > CAPACITY_BYTES:
-                return False
-            self._append(record)
-            return True
+            fitting = bisect_right([*accumulate(map(len, records), initial=self._bytes)], CAPACITY_BYTES) - 1
+            taken = max(0, min(fitting, CAPACITY_MESSAGES - len(self._waiting)))
+            self._append(records[:taken])
+            return taken
 
     def insist(self, record: bytes) -> None:
         """Buffer a record even when full: for the few that report what was missed."""
         with self._changed:
-            self._append(record)
+            self._append([record])
 
     def has_room(self) -> bool:
         """At least half of the buffer is free: after an overflow, listening can begin again."""
@@ -74,10 +76,11 @@ class Spooler:
             outages.succeeded()
             self._remove(group)
 
-    def _append(self, record: bytes) -> None:
-        self._waiting.append(record)
-        self._bytes += len(record)
-        if len(self._waiting) in (1, GROUP_MESSAGES):
+    def _append(self, records: Sequence[bytes]) -> None:
+        before = len(self._waiting)
+        self._waiting.extend(records)
+        self._bytes += sum(map(len, records))
+        if before == 0 or before < GROUP_MESSAGES <= len(self._waiting):
             self._changed.notify()
 
     def _next_group(self) -> list[bytes]:
@@ -88,20 +91,15 @@ class Spooler:
             self._changed.wait_for(
                 lambda: len(self._waiting) >= GROUP_MESSAGES or self._closing_at is not None, GROUP_SECONDS
             )
-            group: list[bytes] = []
-            size = 0
-            for record in islice(self._waiting, GROUP_MESSAGES):
-                size += len(record)
-                if size > GROUP_BYTES and group:
-                    break
-                group.append(record)
-            return group
+            group = [*islice(self._waiting, GROUP_MESSAGES)]
+        fitting = bisect_right([*accumulate(map(len, group))], GROUP_BYTES)
+        return group[: max(1, fitting)]
 
     def _remove(self, group: list[bytes]) -> None:
         with self._changed:
-            for record in group:
+            for _ in group:
                 self._waiting.popleft()
-                self._bytes -= len(record)
+            self._bytes -= sum(map(len, group))
 
     def _give_up(self) -> bool:
         with self._changed:

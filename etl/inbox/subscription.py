@@ -9,8 +9,8 @@ probes through all nodes prove it.
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 from uuid import UUID
 
 import redis
@@ -19,17 +19,19 @@ from etl.errors import EtlError, Outage
 from etl.inbox.connection import Client, translated
 
 PROBES = "etl:probe:"
+_PROBES = PROBES.encode()
 
-# `next` blocks no longer than this, so that its caller can check the time and the stop signal.
+# `heard` blocks no longer than this, so that its caller can check the time and the stop signal.
 READ_SECONDS = 0.2
 # For the rest of a message whose first bytes have come.
 REST_SECONDS = 5.0
 SUBSCRIBE_SECONDS = 2.0
 
+_MESSAGES = (b"pmessage", b"message")
+_OF_A_PATTERN = 4  # parts, the second of which is the pattern
 
-class PubSubMessage(NamedTuple):
-    channel: bytes
-    message: bytes
+
+PubSubMessage = tuple[bytes, bytes]  # channel, message
 
 
 class Subscription:
@@ -37,6 +39,7 @@ class Subscription:
 
     def __init__(self, client: Client, patterns: Sequence[str], session_id: UUID) -> None:
         self.probe_channel = f"{PROBES}{session_id}"
+        self._own = self.probe_channel.encode()
         self._patterns = list(dict.fromkeys(patterns))
         self._pubsub: Any = cast(Any, client).pubsub()
         self._once = _Once()
@@ -55,19 +58,23 @@ class Subscription:
             reply = self._read()
             missing -= reply is not None and reply[0] in (b"psubscribe", b"subscribe")
 
-    def next(self) -> PubSubMessage | int | None:
-        """The next message, or the time until which everything published has come (microseconds since 2000); None after
-        `READ_SECONDS` without either. Raises `Outage` when the connection is lost."""
-        reply = self._read()
-        if reply is None or reply[0] not in (b"pmessage", b"message"):
-            return None
-        pattern = reply[1] if len(reply) == 4 else None
-        channel, message = reply[-2:]
-        if not self._once.is_new(pattern, channel, message):
-            return None
-        if channel.startswith(PROBES.encode()):
-            return self._echoed(message) if channel == self.probe_channel.encode() else None
-        return PubSubMessage(channel, message)
+    def heard(self) -> list[PubSubMessage | int]:
+        """What has come since the last call, in order: messages, and times until which everything published has come
+        (microseconds since 2000). Waits for `READ_SECONDS` at most, and holds as much as one read of the socket gives,
+        or one message that is larger. Raises `Outage` when the connection is lost."""
+        found: list[PubSubMessage | int] = []
+        is_new = self._once.is_new
+        for reply in self._read_all():
+            if reply[0] not in _MESSAGES:
+                continue
+            channel, message = reply[-2:]
+            if not is_new(reply[1] if len(reply) == _OF_A_PATTERN else None, channel, message):
+                continue
+            if not channel.startswith(_PROBES):
+                found.append((channel, message))
+            elif channel == self._own and (proven := self._echoed(message)) is not None:
+                found.append(proven)
+        return found
 
     def close(self) -> None:
         with contextlib.suppress(EtlError), translated():
@@ -81,6 +88,12 @@ class Subscription:
                 return None
             reply: list[Any] = connection.read_response(timeout=REST_SECONDS)
         return reply
+
+    def _read_all(self) -> list[list[Any]]:
+        if (first := self._read()) is None:
+            return []
+        with translated():
+            return [first, *_read_already(self._pubsub.connection)]
 
     def _echoed(self, message: bytes) -> int | None:
         """When the probe was sent, once it has come back through every node; None before."""
@@ -101,16 +114,26 @@ class _Once:
     message is a new one only if this pattern has delivered it already."""
 
     def __init__(self) -> None:
-        self._last: tuple[bytes, bytes] | None = None
+        self._channel = self._message = b""
         self._patterns: set[bytes | None] = set()
 
     def is_new(self, pattern: bytes | None, channel: bytes, message: bytes) -> bool:
-        if self._last == (channel, message) and pattern not in self._patterns:
+        if message == self._message and channel == self._channel and self._patterns and pattern not in self._patterns:
             self._patterns.add(pattern)
             return False
-        self._last = channel, message
+        self._channel, self._message = channel, message
         self._patterns = {pattern}
         return True
+
+
+def _read_already(connection: Any) -> Iterator[list[Any]]:
+    """The whole replies that came together with the last one. redis-py's own ways look at the socket before each, which
+    takes ten times as long. Of a redis-py that keeps them elsewhere none are found: then they are read by those."""
+    gets = getattr(getattr(getattr(connection, "_parser", None), "_reader", None), "gets", bool)
+    while isinstance(reply := gets(), list):
+        yield reply
+    if isinstance(reply, Exception):
+        raise reply
 
 
 def probe(client: Client, channel: str, sent_at: int) -> None:

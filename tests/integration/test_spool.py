@@ -45,7 +45,7 @@ def test_what_is_put_in_comes_out_in_its_order(redis_client: "redis.Redis") -> N
     with running(buffer):
         for number, record in enumerate(records):
             if number % 100:
-                assert buffer.offer(record)
+                assert buffer.offer([record])
             else:
                 buffer.insist(record)
     assert spooled(redis_client) == records
@@ -55,7 +55,7 @@ def test_a_single_record_is_not_kept_waiting_for_others(redis_client: "redis.Red
     buffer = spooler(redis_client)
     with running(buffer):
         for number in range(1, 4):
-            assert buffer.offer(b"x")
+            assert buffer.offer([b"x"])
             eventually(lambda: redis_client.llen(KEY) == number)  # noqa: B023
 
 
@@ -66,7 +66,7 @@ def test_records_go_in_groups_that_are_bounded_by_number_and_bytes(
     buffer = spooler(redis_client)
     records = [b"x"] * 1_200 + [b"y" * 400] * 5 + [b"z" * 5_000]
     for record in records:
-        assert buffer.offer(record)
+        assert buffer.offer([record])
     redis_client.config_resetstat()
     with running(buffer):
         pass
@@ -79,24 +79,42 @@ def test_records_go_in_groups_that_are_bounded_by_number_and_bytes(
 def test_the_buffer_is_bounded_by_number(redis_client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "CAPACITY_MESSAGES", 10)
     buffer = spooler(redis_client)
-    assert [buffer.offer(b"x") for _ in range(11)] == [True] * 10 + [False]
+    assert [buffer.offer([b"x"]) for _ in range(11)] == [1] * 10 + [0]
     assert not buffer.has_room()
     buffer.insist(b"report")
     with running(buffer):
         eventually(buffer.has_room)
-        assert buffer.offer(b"y")
+        assert buffer.offer([b"y"])
     assert spooled(redis_client) == [b"x"] * 10 + [b"report", b"y"]
 
 
 def test_the_buffer_is_bounded_by_bytes(redis_client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "CAPACITY_BYTES", 1_000)
     buffer = spooler(redis_client)
-    assert [buffer.offer(b"x" * 400) for _ in range(3)] == [True, True, False]
+    assert [buffer.offer([b"x" * 400]) for _ in range(3)] == [1, 1, 0]
     assert not buffer.has_room()
-    assert buffer.offer(b"x" * 100)
+    assert buffer.offer([b"x" * 100])
     with running(buffer):
         eventually(buffer.has_room)
     assert redis_client.llen(KEY) == 3
+
+
+def test_of_many_records_those_are_taken_for_which_there_is_room(
+    redis_client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "CAPACITY_MESSAGES", 10)
+    monkeypatch.setattr(spool, "CAPACITY_BYTES", 100)
+    buffer = spooler(redis_client)
+    assert buffer.offer([]) == 0
+    assert buffer.offer([b"a" * 90, b"b" * 11, b"c"]) == 1
+    assert buffer.offer([b"d" * 10, b"e"]) == 1
+    buffer.insist(b"report")
+    assert buffer.offer([b"", b"f"]) == 0
+    with running(buffer):
+        eventually(buffer.has_room)
+        assert buffer.offer([b"%d" % number for number in range(11)]) == 10
+    numbers = [b"%d" % number for number in range(10)]
+    assert spooled(redis_client) == [b"a" * 90, b"d" * 10, b"report", *numbers]
 
 
 def test_while_redis_refuses_everything_is_kept_and_said_once(redis_client: "redis.Redis") -> None:
@@ -106,7 +124,7 @@ def test_while_redis_refuses_everything_is_kept_and_said_once(redis_client: "red
         redis_client.config_set("maxmemory", 1)
         try:
             for record in records:
-                assert buffer.offer(record)
+                assert buffer.offer([record])
             eventually(lambda: log)
         finally:
             redis_client.config_set("maxmemory", 0)
@@ -120,7 +138,7 @@ def test_a_close_waits_no_longer_than_it_was_told_and_says_what_is_lost(monkeypa
     with connect(NOWHERE) as nowhere, structlog.testing.capture_logs() as log:
         buffer = spooler(nowhere)
         with running(buffer, seconds=0.05):
-            assert buffer.offer(b"x")
+            assert buffer.offer([b"x"])
     assert log[-1] == {"event": "spool_abandoned", "log_level": "error", "records": 1}
 
 
@@ -128,7 +146,7 @@ def test_given_a_key_that_is_no_list_if_mended_then_all_is_there(redis_client: "
     redis_client.set(KEY, "mine")
     buffer = spooler(redis_client)
     with structlog.testing.capture_logs() as log, running(buffer):
-        assert buffer.offer(b"x")
+        assert buffer.offer([b"x"])
         eventually(lambda: log)
         redis_client.delete(KEY)
         eventually(lambda: redis_client.llen(KEY) == 1)

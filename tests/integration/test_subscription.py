@@ -9,6 +9,7 @@ import redis
 
 from etl.errors import Outage
 from etl.ids import new_id
+from etl.inbox import subscription as subscriptions
 from etl.inbox.connection import connect
 from etl.inbox.subscription import PubSubMessage, Subscription, probe
 from etl.lab.servers.private import PrivateCluster, PrivateRedis
@@ -30,8 +31,7 @@ def heard(subscription: Subscription, count: int) -> list[PubSubMessage | int]:
     deadline = time.monotonic() + 10
     found: list[PubSubMessage | int] = []
     while len(found) < count and time.monotonic() < deadline:
-        if (one := subscription.next()) is not None:
-            found.append(one)
+        found += subscription.heard()
     return found
 
 
@@ -39,7 +39,7 @@ def test_a_probe_comes_after_what_was_published_before(redis_client: "redis.Redi
     redis_client.publish("enigma:a", b"1")
     probe(redis_client, subscription.probe_channel, 42)
     redis_client.publish("enigma:a", b"2")
-    assert heard(subscription, 3) == [PubSubMessage(b"enigma:a", b"1"), 42, PubSubMessage(b"enigma:a", b"2")]
+    assert heard(subscription, 3) == [(b"enigma:a", b"1"), 42, (b"enigma:a", b"2")]
 
 
 def test_a_probe_proves_nothing_before_it_came_back_through_every_node(
@@ -48,7 +48,7 @@ def test_a_probe_proves_nothing_before_it_came_back_through_every_node(
     for message in ("7 1 3", "7 2 3", "7 2 3", "8 1 3", "8 3 3", "8 2 3", "7 3 3"):
         redis_client.publish(subscription.probe_channel, message)
     redis_client.publish("enigma:a", b"end")
-    assert heard(subscription, 2) == [8, PubSubMessage(b"enigma:a", b"end")]
+    assert heard(subscription, 2) == [8, (b"enigma:a", b"end")]
 
 
 def test_strange_messages_and_probes_are_neither_proof_nor_event(
@@ -58,7 +58,7 @@ def test_strange_messages_and_probes_are_neither_proof_nor_event(
         redis_client.publish(subscription.probe_channel, message)
     probe(redis_client, f"etl:probe:{new_id()}", 42)
     redis_client.publish("enigma:a", b"end")
-    assert heard(subscription, 1) == [PubSubMessage(b"enigma:a", b"end")]
+    assert heard(subscription, 1) == [(b"enigma:a", b"end")]
 
 
 def test_a_connection_that_was_lost_is_not_made_again_in_silence(
@@ -68,6 +68,38 @@ def test_a_connection_that_was_lost_is_not_made_again_in_silence(
     with pytest.raises(Outage):
         heard(subscription, 1)
     assert redis_client.pubsub_numpat() == 0
+
+
+def test_what_came_together_is_read_together_and_in_order(
+    redis_client: "redis.Redis", subscription: Subscription
+) -> None:
+    published = [(b"enigma:a", str(number).encode()) for number in range(300)]
+    with redis_client.pipeline(transaction=False) as pipeline:
+        for channel, message in published:
+            pipeline.publish(channel, message)
+        pipeline.execute()
+    probe(redis_client, subscription.probe_channel, 42)
+    at_once = subscription.heard()
+    assert len(at_once) > 100
+    assert at_once + heard(subscription, 301 - len(at_once)) == [*published, 42]
+
+
+def test_messages_of_any_size_come_whole_and_in_order(redis_client: "redis.Redis", subscription: Subscription) -> None:
+    sizes = [0, 1, 65_500, 65_536, 200_000, 2, 1_000_000, 3, 65_400, 100, 0]
+    published = [(b"enigma:a", str(number).encode() + b"x" * size) for number, size in enumerate(sizes)]
+    for channel, message in published:
+        redis_client.publish(channel, message)
+    assert heard(subscription, len(published)) == published
+
+
+def test_given_another_redis_py_then_what_came_is_read_one_by_one(
+    redis_client: "redis.Redis", subscription: Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_already = subscriptions._read_already
+    monkeypatch.setattr(subscriptions, "_read_already", lambda _: read_already(object()))
+    for number in range(3):
+        redis_client.publish("enigma:a", str(number))
+    assert heard(subscription, 3) == [(b"enigma:a", b"0"), (b"enigma:a", b"1"), (b"enigma:a", b"2")]
 
 
 def test_on_a_cluster_a_probe_goes_through_every_node(cluster: PrivateCluster) -> None:
