@@ -22,7 +22,7 @@ from uuid import UUID
 import msgspec
 
 from etl.errors import ConfigurationError, EtlError, Outage
-from etl.ids import new_id, uuid7
+from etl.ids import Series, new_id
 from etl.inbox.connection import Client, translated
 from etl.inbox.lock import Lock
 from etl.inbox.session_clock import SessionClock
@@ -32,7 +32,7 @@ from etl.logs import OutageLog
 from etl.wire.channels import once_a_channel
 from etl.wire.envelope import kind_and_reference, type_of
 from etl.wire.spool import GapReason, NotPermitted, Session, pack_heard, pack_session
-from etl.wire.times import unix_ms
+from etl.wire.times import unix_us
 
 PROBE_SECONDS = 5.0
 # Two probes, and a second for the second one to come back.
@@ -250,6 +250,7 @@ class OpenSession:
     def __init__(self, listening: Listening, session_id: UUID, spooler: Spooler, clock: SessionClock) -> None:
         now = clock.now()
         self._clock = clock
+        self._ids = Series()
         self._ignore = frozenset(map(_plural, listening.ignore))
         self._spooler = spooler
         self._last_probe = time.monotonic()
@@ -284,7 +285,7 @@ class OpenSession:
     def hear(self, heard: Iterable[PubSubMessage | int]) -> None:
         """Take in messages, and the times until which everything was heard, in order."""
         records: list[bytes] = []
-        now = self._clock.now
+        now, next_id = self._clock.now, self._ids.next
         for each in heard:
             if isinstance(each, int):
                 self._spool(records)
@@ -297,7 +298,7 @@ class OpenSession:
                 self._ignored += 1
                 continue
             at = now()
-            records.append(pack_heard(uuid7(unix_ms(at)).bytes, at, channel, message))
+            records.append(pack_heard(next_id(unix_us(at)), at, channel, message))
         self._spool(records)
 
     def end(self, reason: GapReason | NotPermitted) -> None:

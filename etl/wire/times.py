@@ -87,9 +87,9 @@ def from_unix_ns(nanoseconds: int) -> int:
     return nanoseconds // 1_000 - UNIX_SECONDS_AT_EPOCH * MICROSECONDS_PER_SECOND
 
 
-def unix_ms(moment: int) -> int:
-    """Unix milliseconds of microseconds since 2000."""
-    return moment // 1_000 + UNIX_SECONDS_AT_EPOCH * 1_000
+def unix_us(moment: int) -> int:
+    """Unix microseconds of microseconds since 2000."""
+    return moment + UNIX_SECONDS_AT_EPOCH * MICROSECONDS_PER_SECOND
 
 
 def to_datetime(moment: int) -> datetime:

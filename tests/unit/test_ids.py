@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122, UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from etl.ids import after, time_of, uuid7
+from etl.ids import Series, after, time_of, uuid7
 
 LAST_MS = 2**48 - 1
 
@@ -64,3 +66,18 @@ def test_after_the_last_of_a_millisecond_comes_the_next_millisecond() -> None:
     last = UUID(int=uuid7(1_424_379_960_000).int | 0xFFF << 64)
 
     assert time_of(after(last, 0)) == time_of(last) + timedelta(milliseconds=1)
+
+
+@given(st.lists(st.integers(0, 2**48 * 1_000 - 1), min_size=1, max_size=20).map(sorted))
+def test_a_series_sorts_in_its_order_and_by_its_times(moments: list[int]) -> None:
+    one, other = Series(), Series()
+    identifiers = [one.next(unix_us) for unix_us in moments]
+    assert sorted(identifiers) == identifiers
+    assert {(each.version, each.variant) for each in map(UUID, map(bytes.hex, identifiers))} == {(7, RFC_4122)}
+    assert [int.from_bytes(each[:6]) for each in identifiers] == [unix_us // 1_000 for unix_us in moments]
+    assert len({*identifiers, *(other.next(unix_us) for unix_us in moments)}) == 2 * len(moments)
+
+
+def test_a_series_begins_anywhere_and_has_an_identifier_for_any_clock() -> None:
+    ends = [int.from_bytes(Series().next(moment)[8:]) for moment in (-1, 0, 2**80) for _ in range(100)]
+    assert len({end >> 32 for end in ends}) == len(ends)
