@@ -250,32 +250,29 @@ class SpoolDecoding(Records):
         self._latest = latest
 
     def _decode(self) -> Iterator[Cdr]:
-        for position, raw in self._rest:
+        decoded = self._decoded
+        keep, at = decoded.events.append, decoded.events_at.append
+        for position, entry in self._rest:
+            raw, channel = entry, None
             try:
-                record = spool.unpack(raw)
+                heard = spool.unpack(entry)
+                if isinstance(heard, Session):
+                    decoded.sessions.append(heard)
+                    continue
+                raw, channel = heard.message, heard.channel
+                if heard.captured_at > self._latest:
+                    heard = msgspec.structs.replace(heard, captured_at=self._captured_at)
+                    decoded.misdated_at.add(position)
+                keep(_heard_event(heard, self._batch_id, self._max_message_bytes))
+                at(position)
             except Undecodable as fault:
-                self._decoded.dead.append(DeadLetter(position, fault.reason, fault.detail, raw))
-                continue
-            if isinstance(record, Session):
-                self._decoded.sessions.append(record)
-            else:
-                self._decode_heard(position, record)
+                decoded.dead.append(DeadLetter(position, fault.reason, fault.detail, raw, channel))
         yield from ()
 
     def refused(self, position: int, detail: str) -> DeadLetter:
         heard = spool.unpack(self.message(position))
         letter = super().refused(position, detail)
         return letter._replace(raw=heard.message, channel=heard.channel) if isinstance(heard, Heard) else letter
-
-    def _decode_heard(self, position: int, heard: Heard) -> None:
-        if heard.captured_at > self._latest:
-            heard = heard._replace(captured_at=self._captured_at)
-            self._decoded.misdated_at.add(position)
-        try:
-            self._decoded.events.append(_heard_event(heard, self._batch_id, self._max_message_bytes))
-            self._decoded.events_at.append(position)
-        except Undecodable as fault:
-            self._decoded.dead.append(DeadLetter(position, fault.reason, fault.detail, heard.message, heard.channel))
 
 
 def _heard_event(heard: Heard, batch_id: bytes, max_bytes: int) -> Event:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -23,11 +23,12 @@ _DEFAULT_BASE = "enigma:notifications:"
 # Deeper than any dialler nests, less than any parser's stack: the same result on every machine.
 MAX_DEPTH = 128
 
+_BACKSLASH = ord("\\")
 _NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Envelope(NamedTuple):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """A message split into its parts, which are JSON as it was sent."""
 
     type: str | None
@@ -114,9 +115,9 @@ def check_storable(raw: bytes) -> None:
     """
     if not raw.isascii():
         _as_text(raw)
-    if b"\\u0000" in raw and _NUL_ESCAPE.search(raw):
+    if _BACKSLASH in raw and b"\\u0000" in raw and _NUL_ESCAPE.search(raw):
         raise Undecodable(Reason.NUL_CHARACTER, "a NUL character, which Postgres can't hold")
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+    if len(raw) > 2 * MAX_DEPTH and raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         _check_depth(_as_json(_as_text(raw)))
 
 

@@ -83,9 +83,8 @@ def event(message: Envelope, place: Place, event_id: bytes, captured_at: int, ba
         lifted = _lifted(message.payload)
     except msgspec.ValidationError:
         lifted = lifted_by_name(message.fields())
-    ref, campaign_ref, extension = _text(lifted.ref), _text(lifted.campaign_ref), _text(lifted.extension)
     origin, channel, kind, reference = place
-    about = reference or ref
+    about = reference or _text(lifted.ref)
     return Event(
         captured_at // MICROSECONDS_PER_DAY,
         event_id,
@@ -96,8 +95,8 @@ def event(message: Envelope, place: Place, event_id: bytes, captured_at: int, ba
         about,
         "null" if message.type is None else message.type,
         lifted.status if isinstance(lifted.status, str) else None,
-        campaign_ref or (about if kind == "campaigns" else None),
-        extension or _text(lifted.agent) or (about if kind in _OF_AN_EXTENSION else None),
+        _text(lifted.campaign_ref) or (about if kind == "campaigns" else None),
+        _text(lifted.extension) or _text(lifted.agent) or (about if kind in _OF_AN_EXTENSION else None),
         _text(lifted.call_ref),
         _encode(message.fields()) if message.beside else bytes(message.payload),
         batch_id,

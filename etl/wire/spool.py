@@ -11,7 +11,8 @@ ignore; a `heard` line must keep its three words: with a fourth it's a dead lett
 server; that is the server of its claim, which the ledger has by batch_id.
 """
 
-from typing import Literal, NamedTuple
+from binascii import unhexlify
+from typing import Literal
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 from uuid import UUID
 
@@ -25,7 +26,7 @@ GapReason = Literal["stopped", "connection lost", "probe lost", "overflow"]  # t
 NotPermitted = Literal["not permitted"]
 
 
-class Heard(NamedTuple):
+class Heard(msgspec.Struct, frozen=True, gc=False):
     """A PubSub message. A channel that Postgres couldn't store (no UTF-8, or a NUL) stays percent-encoded."""
 
     event_id: bytes
@@ -63,6 +64,7 @@ class Session(msgspec.Struct, frozen=True):
 _LATEST = 100 * 366 * MICROSECONDS_PER_DAY
 _MOST = 2**62
 _EVENT_ID_BYTES = 16
+_HEARD, _SESSION = b"heard ", b"session "
 
 _encode_session = msgspec.json.Encoder().encode
 _decode_session = msgspec.json.Decoder(Session).decode
@@ -79,15 +81,16 @@ def pack_session(session: Session) -> bytes:
 def unpack(raw: bytes) -> Heard | Session:
     """Raises `Undecodable` (not_an_envelope) for what no listener wrote."""
     line, _, message = raw.partition(b"\n")
-    kind, _, rest = line.partition(b" ")
     try:
-        if kind == b"heard":
-            event_id, captured_at, channel = rest.split(b" ")
-            heard = Heard(bytes.fromhex(event_id.decode()), int(captured_at), _channel(channel), message)
+        if line.startswith(_HEARD):
+            _, event_id, captured_at, channel = line.split(b" ")
+            heard = Heard(unhexlify(event_id), int(captured_at), _channel(channel), message)
             if len(heard.event_id) == _EVENT_ID_BYTES and 0 <= heard.captured_at < _LATEST:
                 return heard
-        if kind == b"session" and not message and _is_sane(session := _decode_session(rest)):
-            return session
+        elif line.startswith(_SESSION) and not message:
+            session = _decode_session(line.removeprefix(_SESSION))
+            if _is_sane(session):
+                return session
     except (ValueError, RecursionError, msgspec.MsgspecError):
         pass
     raise Undecodable(Reason.NOT_AN_ENVELOPE, "not written by a listener")
