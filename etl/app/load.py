@@ -198,6 +198,7 @@ def listen(settings: Settings, stop: threading.Event) -> None:
 
     Raises `NotLetIn` before anything has begun.
     """
+    _collect_garbage_less()
     patience = Patience(log, stop)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         redis = patience.retry(lambda: stack.enter_context(redis_of(settings)))

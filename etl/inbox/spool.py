@@ -16,7 +16,7 @@ from etl.inbox.connection import Client
 from etl.inbox.producer import push
 from etl.logs import OutageLog
 
-GROUP_MESSAGES = 500
+GROUP_MESSAGES = 2_000
 GROUP_BYTES = 1024 * 1024
 GROUP_SECONDS = 0.05
 # Ten seconds of a very busy dialler, kept while Redis restarts. What comes when it's full is dropped and counted.

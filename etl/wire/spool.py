@@ -11,7 +11,7 @@ ignore; a `heard` line must keep its three words: with a fourth it's a dead lett
 server; that is the server of its claim, which the ledger has by batch_id.
 """
 
-from binascii import unhexlify
+from binascii import hexlify, unhexlify
 from typing import Literal
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 from uuid import UUID
@@ -71,7 +71,7 @@ _decode_session = msgspec.json.Decoder(Session).decode
 
 
 def pack_heard(event_id: bytes, captured_at: int, channel: bytes, message: bytes) -> bytes:
-    return b"heard %b %d %b\n%b" % (event_id.hex().encode(), captured_at, _quoted(channel), message)
+    return b"heard %b %d %b\n%b" % (hexlify(event_id), captured_at, _quoted(channel), message)
 
 
 def pack_session(session: Session) -> bytes:

@@ -62,6 +62,7 @@ def test_a_single_record_is_not_kept_waiting_for_others(redis_client: "redis.Red
 def test_records_go_in_groups_that_are_bounded_by_number_and_bytes(
     redis_client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spool, "GROUP_MESSAGES", 500)
     monkeypatch.setattr(spool, "GROUP_BYTES", 1_000)
     buffer = spooler(redis_client)
     records = [b"x"] * 1_200 + [b"y" * 400] * 5 + [b"z" * 5_000]
