@@ -17,8 +17,9 @@ from etl.store.ledger import Books
 from etl.store.writer import Batch, Writer
 from etl.wire.dated import Dated
 from etl.wire.decode import Decoding
+from etl.wire.packed import packer
 from etl.wire.times import from_datetime
-from tests.world import CAMPAIGNS
+from tests.world import CAMPAIGNS, DECODER
 
 # For an administrator's connection: as shipped, without the lines that psql keeps to itself.
 ROLES_FILE = Path(__file__).parents[1] / "ops/postgres/roles.sql"
@@ -31,15 +32,19 @@ def batch(messages: Sequence[bytes], batch_id: UUID | None = None, source: str =
     batch_id = batch_id or new_id()
 
     def records(captured_at: int) -> Decoding:
-        return Decoding(
+        latest, most = from_datetime(now + timedelta(days=1)), 1024 * 1024
+        decoding = Decoding(
             messages,
             source=source,
             key=CAMPAIGNS,
             batch_id=batch_id,
             captured_at=captured_at,
-            latest=from_datetime(now + timedelta(days=1)),
-            max_message_bytes=1024 * 1024,
+            latest=latest,
+            max_message_bytes=most,
         )
+        if (packing := packer(DECODER)) and not isinstance(messages, Hooked):
+            decoding.packing(packing(source, batch_id.bytes, 0, latest, most, UTC))
+        return decoding
 
     return Batch(batch_id, "test", CAMPAIGNS, now, len(messages), Dated(records, from_datetime(now)))
 

@@ -92,6 +92,11 @@ def left(client: Any, **options: Any) -> list[bytes]:
     ]
 
 
+# Whoever runs the tests says who decodes: `ETL_DECODER=python make test`. An archive of 0.1 doesn't know the setting.
+DECODER: Any = os.environ.get("ETL_DECODER", "auto")
+_DECODER = {"decoder": DECODER} if DECODER != "auto" else {}
+
+
 @dataclass
 class Archive:
     """The two stores of a test, and the program's settings for them."""
@@ -114,7 +119,7 @@ class Archive:
             redis_url=SecretStr(self.redis_url),
             database_url=SecretStr(self.database_url),
             sources=tuple(self.sources),
-            **{"worker_name": "test", "http": "off", "oldest_days": OF_ANY_DAY, **self.more, **more},
+            **{"worker_name": "test", "http": "off", "oldest_days": OF_ANY_DAY, **_DECODER, **self.more, **more},
         )
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -128,7 +133,7 @@ class Archive:
             "ETL_WORKER_NAME": "test",
             "ETL_HTTP": "off",
             "ETL_OLDEST_DAYS": str(OF_ANY_DAY),
-            **{f"ETL_{name.upper()}": str(value) for name, value in self.more.items()},
+            **{f"ETL_{name.upper()}": str(value) for name, value in {**_DECODER, **self.more}.items()},
             **more,
         }
 

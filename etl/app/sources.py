@@ -17,6 +17,7 @@ from etl.settings import Settings, SourceSettings
 from etl.wire.cdr import NUMBERS
 from etl.wire.decode import Decoding, Records, SpoolDecoding
 from etl.wire.faults import Reason
+from etl.wire.packed import packer
 from etl.wire.times import MICROSECONDS_PER_DAY, from_datetime
 
 # A dialler's clock may run ahead so far, by time zone or by mistake; a later time is a broken message.
@@ -110,19 +111,23 @@ def _of_a_list(settings: Settings, source: SourceSettings) -> Decode:
     it is goes by its claim alone: whoever adopts that decodes the same. What is wrong with the claim's own time is for
     who writes it, see `etl.store.claim_times`."""
     age = settings.oldest_days * MICROSECONDS_PER_DAY
+    packing = packer(settings.decoder)
 
     def decode(messages: Sequence[bytes], batch_id: UUID, captured_at: int, first: int = 0) -> Records:
+        oldest, latest, most = max(0, captured_at - age) if age else 0, _latest(captured_at), settings.max_message_bytes
         decoding = Decoding(
             messages,
             source=source.source,
             key=source.key,
             batch_id=batch_id,
             captured_at=captured_at,
-            latest=_latest(captured_at),
-            max_message_bytes=settings.max_message_bytes,
+            latest=latest,
+            max_message_bytes=most,
             zone=source.time_zone,
         )
-        return decoding.not_before(max(0, captured_at - age) if age else 0).beginning_at(first)
+        if packing:
+            decoding.packing(packing(source.source, batch_id.bytes, oldest, latest, most, source.time_zone))
+        return decoding.not_before(oldest).beginning_at(first)
 
     return decode
 

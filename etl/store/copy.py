@@ -6,6 +6,7 @@ inside, so they are sent as int4 and int8; UUIDs are sent as their 16 bytes, JSO
 
 from collections.abc import Generator, Iterable, Sequence
 from datetime import date
+from functools import cache
 from typing import Any, cast
 
 import psycopg
@@ -18,6 +19,8 @@ from etl.store.connection import translated
 from etl.wire.times import EPOCH
 
 _FIRST_DAY = EPOCH.toordinal()
+# Of a binary COPY, as Postgres documents it: the signature, no flags, no extension; and where a row would begin, -1.
+_HEADER, _TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 # psycopg hands rows over one by one: as many as this many bytes go on together.
 _PIECE_BYTES = 256 * 1024
@@ -36,24 +39,43 @@ _WRITTEN_AS: list[tuple[type[sa.types.TypeEngine[Any]], str]] = [
 
 
 def copy_rows(
-    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    packed: bytes | memoryview | None = None,
 ) -> None:
-    """Insert `rows`, given in the order of `columns`, in the connection's transaction.
+    """Insert `rows`, given in the order of `columns`, in the connection's transaction; and those that are `packed` as
+    Postgres reads them, see `etl.wire.packed`.
 
     Raises as the engine does, and `RowRefused` for a value that can't be written.
     """
     driver = cast(psycopg.Connection[Any], connection.connection.driver_connection)
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-        sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
+    statement, types = _copy_into(table, tuple(columns))
     try:
         with translated(), driver.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types([_written_as(table.c[name]) for name in columns])
+            copy.set_types(types)
+            is_empty = True
+            if packed:  # before the rows, after the last of which psycopg writes the trailer
+                copy.write(_HEADER)
+                copy.write(packed)
             write = copy.write_row
             for row in rows:
                 write(row)
+                is_empty = False
+            if packed and is_empty:
+                copy.write(_TRAILER)
     except (ValueError, OverflowError) as error:
         raise RowRefused("ETL-306", f"a value can't be written: {type(error).__name__}") from error
+
+
+@cache
+def _copy_into(table: sa.Table, columns: tuple[str, ...]) -> tuple[bytes, list[str]]:
+    """The statement, and as what psycopg writes the values."""
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
+        sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    return statement.as_bytes(), [_written_as(table.c[name]) for name in columns]
 
 
 def copy_out(connection: sa.Connection, query: str) -> Generator[bytes]:

@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.store.copy import as_date, copy_rows
 from etl.store.tables import CDR_KEY, EVENT_KEY, audit_events, cdr_revisions, cdrs
+from etl.wire import cdr
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
 
@@ -36,7 +37,7 @@ WAIT_MS = 10_000
 # So many days are joined at once: each is planned for and locked by the statement.
 DAYS_AT_ONCE = 30
 # The dialects take a call's time from two programs of the dialler: they were seen a second apart, never ten.
-TOLERANCE = timedelta(seconds=10)
+TOLERANCE = timedelta(microseconds=cdr.TOLERANCE)
 
 
 @dataclass(slots=True)
@@ -52,16 +53,16 @@ class Merged:
         return self
 
 
-_COLUMNS = Cdr._fields
-_KEY_INDEXES = [_COLUMNS.index(name) for name in CDR_KEY]
+COLUMNS = Cdr._fields
+_KEY_INDEXES = [COLUMNS.index(name) for name in CDR_KEY]
 # A new version always has the batch_id of its claim.
-_VALUES = [cdrs.c[name] for name in _COLUMNS if name not in (*CDR_KEY, "batch_id")]
+VALUES = [cdrs.c[name] for name in COLUMNS if name not in (*CDR_KEY, "batch_id")]
 
 
-def _staging(table: sa.Table, columns: Sequence[str], *more: sa.Column[Any]) -> sa.Table:
+def staging(prefix: str, table: sa.Table, columns: Sequence[str], *more: sa.Column[Any]) -> sa.Table:
     """A temporary table, empty at the start of every transaction."""
     return sa.Table(
-        f"incoming_{table.name}",
+        f"{prefix}_{table.name}",
         sa.MetaData(),
         *(sa.Column(name, table.c[name].type) for name in columns),
         *more,
@@ -70,8 +71,8 @@ def _staging(table: sa.Table, columns: Sequence[str], *more: sa.Column[Any]) -> 
     )
 
 
-incoming = _staging(cdrs, _COLUMNS, sa.Column("position", sa.Integer), sa.Column("round", sa.Integer))
-incoming_events = _staging(audit_events, Event._fields)
+incoming = staging("incoming", cdrs, COLUMNS, sa.Column("position", sa.Integer), sa.Column("round", sa.Integer))
+incoming_events = staging("incoming", audit_events, Event._fields)
 
 
 def merge_cdrs(connection: sa.Connection, rows: Sequence[Cdr]) -> Merged:
@@ -195,13 +196,13 @@ def _joined(one: sa.ColumnElement[Any], other: sa.ColumnElement[Any]) -> sa.Colu
 def _completed(kind: sa.Column[Any], winner: Any, loser: Any) -> sa.ColumnElement[Any]:
     """The winner's value; the loser's where the winner has none."""
     if isinstance(kind.type, JSONB):
-        # Every field of both; over them, those that the winner has a value for.
-        fields = sa.func.coalesce(_joined(winner, loser), winner, loser)
-        return _joined(fields, sa.func.coalesce(_valued(winner), sa.text("'{}'::jsonb")))
+        # Every field of both; over them, those that the winner has a value for. Mostly one of them has none.
+        fields = _joined(_joined(winner, loser), sa.func.coalesce(_valued(winner), sa.text("'{}'::jsonb")))
+        return sa.case((loser.is_(None), winner), (winner.is_(None), loser), else_=fields)
     return sa.func.coalesce(winner, loser)
 
 
-def _merged(old: sa.Column[Any], new: Any, is_older: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
+def merged_value(old: sa.Column[Any], new: Any, is_older: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
     """What the column holds after `new` was merged into it."""
     in_order = sa.case((is_older, _completed(old, old, new)), else_=_completed(old, new, old))
     if old.name == "dialed_at":
@@ -211,35 +212,40 @@ def _merged(old: sa.Column[Any], new: Any, is_older: sa.ColumnElement[bool]) -> 
     return in_order
 
 
-def _differs(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+def differs(column: Any, new: Any, is_older: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     """Merging would change the stored value."""
-    return _merged(column, incoming.c[column.name], _IS_OLDER).is_distinct_from(column)
+    return merged_value(column, new, is_older).is_distinct_from(column)
 
 
-def _contradicts(column: sa.Column[Any]) -> sa.ColumnElement[bool]:
+def contradicts(column: Any, new: Any) -> sa.ColumnElement[bool]:
     """The two have different values, neither of which completes the other. Never null: false if either is."""
-    old, new = column, incoming.c[column.name]
+    old = column
     if column.name == "dialed_at":
         conflict = sa.not_(_are_close(old, new))
     elif _is_time(column):
         conflict = sa.and_(old != new, sa.not_(_coarser(new, old)), sa.not_(_coarser(old, new)))
     elif isinstance(column.type, JSONB):
         # Joined either way round, only fields with two values come out differently.
-        conflict = _joined(_valued(old), _valued(new)) != _joined(_valued(new), _valued(old))
+        values = _joined(_valued(old), _valued(new)) != _joined(_valued(new), _valued(old))
+        conflict = sa.case((sa.or_(old.is_(None), new.is_(None)), sa.false()), else_=values)
     else:
         conflict = old != new
     return sa.func.coalesce(conflict, sa.false())
 
 
+def in_turn(rows: sa.Table) -> list[sa.ColumnElement[Any]]:
+    """Any order will do that is the same for every worker, whatever the database's collation and the claim's days."""
+    return [rows.c.dialed_on, rows.c.call_ref.collate("C"), *(rows.c[name] for name in CDR_KEY[1:])]
+
+
 _OF_THE_ROUND = incoming.c.round == sa.bindparam("number")
 _POSITIONS = incoming.c.position == sa.any_(sa.bindparam("positions", type_=sa.ARRAY(sa.Integer)))
-_INCOMING_ROWS = sa.select(*(incoming.c[name] for name in _COLUMNS)).where(_OF_THE_ROUND)
+_INCOMING_ROWS = sa.select(*(incoming.c[name] for name in COLUMNS)).where(_OF_THE_ROUND)
 _SAME_CALL = sa.and_(*(incoming.c[name] == cdrs.c[name] for name in CDR_KEY))
-# Any order will do that is the same for every worker, whatever the database's collation and the claim's days.
-_IN_TURN = [incoming.c.dialed_on, incoming.c.call_ref.collate("C"), *(incoming.c[name] for name in CDR_KEY[1:])]
+_IN_TURN = in_turn(incoming)
 
 
-def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[date, int]:
+def insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -> sa.Select[date, int]:
     """Insert those of `rows` whose key is new; gives how many were, by day. A row that is in the way of somebody else's
     unique index is refused."""
     inserting = insert(table).from_select(columns, rows).on_conflict_do_nothing(index_elements=list(table.primary_key))
@@ -247,15 +253,15 @@ def _insert_new(table: sa.Table, columns: Sequence[str], rows: sa.Select[Any]) -
     return sa.select(new.c.day, sa.func.count().label("rows")).group_by(new.c.day)
 
 
-_INSERT_NEW = _insert_new(cdrs, _COLUMNS, _INCOMING_ROWS.order_by(*_IN_TURN))
-_INSERT_NEW_EVENTS = _insert_new(
+_INSERT_NEW = insert_new(cdrs, COLUMNS, _INCOMING_ROWS.order_by(*_IN_TURN))
+_INSERT_NEW_EVENTS = insert_new(
     audit_events, Event._fields, sa.select(incoming_events).order_by(*(incoming_events.c[name] for name in EVENT_KEY))
 )
 
 # A later message of the same claim is newer.
 _IS_OLDER = incoming.c.batch_id < cdrs.c.batch_id
-_CONTRADICTS = sa.or_(*map(_contradicts, _VALUES))
-_CHANGES = sa.or_(*map(_differs, _VALUES))
+_CONTRADICTS = sa.or_(*(contradicts(column, incoming.c[column.name]) for column in VALUES))
+_CHANGES = sa.or_(*(differs(column, incoming.c[column.name], _IS_OLDER) for column in VALUES))
 
 _LOCK_DIFFERING = (
     sa.select(
@@ -273,27 +279,31 @@ _LOCK_DIFFERING = (
 
 def _keep_revisions(on_days: sa.ColumnElement[bool]) -> sa.Insert:
     """Of each two versions the older, whole, and by which claim's it was replaced."""
-    losers = [sa.case((_IS_OLDER, incoming.c[name]), else_=cdrs.c[name]) for name in _COLUMNS]
+    losers = [sa.case((_IS_OLDER, incoming.c[name]), else_=cdrs.c[name]) for name in COLUMNS]
     replaced = sa.select(
         *losers,
         sa.case((_IS_OLDER, sa.func.now()), else_=cdrs.c.loaded_at),
         sa.func.greatest(incoming.c.batch_id, cdrs.c.batch_id),
     ).join_from(incoming, cdrs, _SAME_CALL)
     return insert(cdr_revisions).from_select(
-        [*_COLUMNS, "loaded_at", "replaced_by"], replaced.where(_OF_THE_ROUND, _POSITIONS, on_days)
+        [*COLUMNS, "loaded_at", "replaced_by"], replaced.where(_OF_THE_ROUND, _POSITIONS, on_days)
     )
 
 
-_upsert = insert(cdrs).from_select(_COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_IN_TURN))
+_upsert = insert(cdrs).from_select(COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_IN_TURN))
 _IS_OLDER_UPSERT = _upsert.excluded.batch_id < cdrs.c.batch_id
 _APPLY_CHANGES = _upsert.on_conflict_do_update(
     index_elements=CDR_KEY,
     set_={
-        **{column.name: _merged(column, _upsert.excluded[column.name], _IS_OLDER_UPSERT) for column in _VALUES},
+        **{column.name: merged_value(column, _upsert.excluded[column.name], _IS_OLDER_UPSERT) for column in VALUES},
         "batch_id": sa.func.greatest(_upsert.excluded.batch_id, cdrs.c.batch_id),
         "loaded_at": sa.func.now(),
     },
 )
+
+
+# As `merge_cdrs` numbers a row that is alone.
+_ONE = {"number": 0, "positions": [0]}
 
 
 @cache
@@ -301,15 +311,15 @@ def plpgsql_of_cdrs(one: str) -> str:
     """What `merge_cdrs` does with a single row: it's staged as position 0 of round 0, and `one` is the record that has
     it. Enters into `merged_rows` what became of it."""
     on_its_day = cdrs.c.dialed_on == sa.literal_column(f"{one}.dialed_on", sa.Date)
-    return f"""FOR each IN {_rendered(_INSERT_NEW)} LOOP
+    return f"""FOR each IN {rendered(_INSERT_NEW, **_ONE)} LOOP
     INSERT INTO merged_rows VALUES (each.day, each.rows, 0);
 END LOOP;
-FOR each IN {_rendered(_LOCK_DIFFERING.where(on_its_day))} LOOP
+FOR each IN {rendered(_LOCK_DIFFERING.where(on_its_day), **_ONE)} LOOP
     IF each.contradicts THEN
-        {_rendered(_keep_revisions(on_its_day))};
+        {rendered(_keep_revisions(on_its_day), **_ONE)};
     END IF;
     IF each.changes THEN
-        {_rendered(_APPLY_CHANGES)};
+        {rendered(_APPLY_CHANGES, **_ONE)};
         INSERT INTO merged_rows VALUES (each.dialed_on, 0, 1);
     END IF;
 END LOOP;"""  # noqa: S608  (words of our own)
@@ -318,13 +328,15 @@ END LOOP;"""  # noqa: S608  (words of our own)
 @cache
 def plpgsql_of_events(_one: str) -> str:
     """What `add_events` does, likewise."""
-    return f"""FOR each IN {_rendered(_INSERT_NEW_EVENTS)} LOOP
+    return f"""FOR each IN {rendered(_INSERT_NEW_EVENTS, **_ONE)} LOOP
     INSERT INTO merged_rows VALUES (each.day, each.rows, 0);
 END LOOP;"""  # noqa: S608  (words of our own)
 
 
-def _rendered(statement: sa.ClauseElement) -> str:
-    """With its values in it."""
+def rendered(statement: sa.ClauseElement, **values: object) -> str:
+    """With its values in it, or others: these as literals, but for `sql.SQL`."""
     compiled = statement.compile(dialect=sa.make_url("postgresql+psycopg://").get_dialect()())
-    values = compiled.construct_params({"number": 0, "positions": [0]}) or {}
-    return str(compiled) % {name: sql.Literal(value).as_string() for name, value in values.items()}
+    every = {**(compiled.construct_params(values) or {}), **values}
+    return str(compiled) % {
+        name: (value if isinstance(value, sql.SQL) else sql.Literal(value)).as_string() for name, value in every.items()
+    }

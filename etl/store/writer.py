@@ -22,20 +22,31 @@ import sqlalchemy as sa
 from etl.errors import ClocksDisagree, Contention, EtlError, MissingPartition, Outage, RowRefused
 from etl.store import history, identities, ledger, locks, merge
 from etl.store.claim_times import ClaimTimes
-from etl.store.copy import copy_rows
+from etl.store.copy import as_date, copy_rows
 from etl.store.frozen import Net
 from etl.store.history import History
 from etl.store.ledger import Books
 from etl.store.merge import Merged
 from etl.store.partitions import ensure as ensure_partitions
 from etl.store.receipts import Receipts, look
-from etl.store.rows import CDRS, EVENTS, Loaded, Rows, count_days
+from etl.store.rows import (
+    CDRS,
+    EVENTS,
+    AnotherWayError,
+    Loaded,
+    Rows,
+    Way,
+    count_days,
+    load_calls,
+    load_events,
+)
 from etl.store.sessions import record_sessions
 from etl.store.tables import audit_events, cdrs, dead_letters
 from etl.wire.arrival import Forgotten
 from etl.wire.dated import Dated
 from etl.wire.decode import Decodable, Records
 from etl.wire.faults import DeadLetter
+from etl.wire.packed import ROW
 from etl.wire.times import from_datetime
 
 # A lock timeout, a deadlock, a partition that was just dropped: five in a row are an outage.
@@ -80,8 +91,9 @@ class Writer:
         self.history: History | None = None  # what the last claim was written into
         self._net = Net(engine)
         self._claim_times = ClaimTimes(partial(datetime.now, UTC))
-        # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again: so is
-        # most likely the next one, and the fast way costs a COPY before it fails.
+        # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again or the
+        # other dialect comes from another list: so is most likely the next one, and the fast way costs a COPY before it
+        # fails.
         self._repeating: set[str] = set()
 
     def write(self, batch: Batch, alive: Callable[[], None] = lambda: None) -> Books | None:
@@ -90,8 +102,8 @@ class Writer:
         Calls `alive` again and again while it takes long; what that raises ends it, and nothing took effect. Raises
         `Outage`, after which the same call may be repeated, or `ConfigurationError`.
         """
-        fast = batch.source_key not in self._repeating
-        books = self._persist(batch, lambda taken, dated: _write(taken, dated, alive, fast=fast), alive)
+        way = Way.CLASSIFIED if batch.source_key in self._repeating else Way.FAST
+        books = self._persist(batch, lambda taken, dated, way: _write(taken, dated, alive, way), alive, way)
         if books:
             known = books.updated + books.unchanged
             note = self._repeating.add if known and known >= books.inserted else self._repeating.discard
@@ -101,34 +113,48 @@ class Writer:
     def replay(self, batch: Batch, letters: Sequence[int]) -> Books:
         """Commit dead letters, given by their ids and decoded anew as `batch`: those that can be stored now are
         resolved, the others get today's reason. The books have the former only. Raises as `write`."""
-        books = self._persist(batch, lambda taken, dated: _write(taken, dated, lambda: None, letters))
+        books = self._persist(batch, lambda taken, dated, way: _write(taken, dated, lambda: None, way, letters))
         return books or Books()
 
     def _persist(
-        self, batch: Batch, write: Callable[["_Taken", Batch], Books], alive: Callable[[], None] = lambda: None
+        self,
+        batch: Batch,
+        write: Callable[["_Taken", Batch, Way], Books],
+        alive: Callable[[], None] = lambda: None,
+        way: Way = Way.FAST,
     ) -> Books | None:
-        for number in range(ATTEMPTS):
+        number = 0
+        while number < ATTEMPTS:
             try:
-                return self._attempt(batch, write, is_first=number == 0)
+                return self._attempt(batch, way, write, is_first=number == 0)
+            except AnotherWayError:
+                way = Way(way + 1)
+                continue
             except Contention as error:
                 trouble: EtlError = error
+                way = Way.CAREFUL
                 self._net.end_frozen()
             except MissingPartition as error:
                 trouble = error
                 self._make_partitions(batch.records, alive)
+            number += 1
         raise Contention("ETL-308", f"gave up after {ATTEMPTS} attempts: {trouble.text}") from trouble
 
     def _make_partitions(self, claim: Decodable, alive: Callable[[], None]) -> None:
         for records in claim.pieces():
             decoded = records.finish()
-            for table, days in ((cdrs, count_days(decoded.cdrs)), (audit_events, count_days(decoded.events))):
+            packed = records.packed()
+            of_calls = [*count_days(decoded.cdrs), *map(as_date, packed.days(ROW) if packed else ())]
+            for table, days in ((cdrs, of_calls), (audit_events, count_days(decoded.events))):
                 try:
                     ensure_partitions(self._engine, table, days, alive)
                 except Contention:  # the next attempt goes on where this one ended
                     if not self._net.end_frozen():
                         raise
 
-    def _attempt(self, batch: Batch, write: Callable[["_Taken", Batch], Books], is_first: bool) -> Books | None:
+    def _attempt(
+        self, batch: Batch, way: Way, write: Callable[["_Taken", Batch, Way], Books], is_first: bool
+    ) -> Books | None:
         try:
             with suppress(_LoadedAlreadyError), self._engine.begin() as connection:
                 turn = _take_turn(connection, batch.batch_id, is_first)
@@ -137,7 +163,7 @@ class Writer:
                 if is_loaded:
                     raise _LoadedAlreadyError
                 dated = self._dated(batch, turn.now)
-                return write(_Taken(connection, self._receipts.people(connection, latest)), dated)
+                return write(_Taken(connection, self._receipts.people(connection, latest)), dated, way)
             # The commit that we saw may wait for a standby still, or was cut off from it by a crash.
             with self._engine.begin() as connection:
                 connection.execute(_WRITE_NOTHING)
@@ -178,14 +204,14 @@ def _write(
     taken: _Taken,
     batch: Batch,
     alive: Callable[[], None],
+    way: Way,
     letters: Sequence[int] | None = None,
-    fast: bool = True,
 ) -> Books:
     """`letters` are the ids of the dead letters that the messages are; None if they come from a list."""
     connection, written = taken.connection, _Written()
     for records in batch.records.pieces():
         alive()
-        dead = _write_piece(taken, batch, records, written, fast, alive)
+        dead = _write_piece(taken, batch, records, written, way, alive)
         if letters is None:
             _bury(connection, batch, dead)
             written.dead += len(dead)
@@ -203,13 +229,20 @@ def _write_piece(
     batch: Batch,
     records: Records,
     written: "_Written",
-    fast: bool,
+    way: Way,
     alive: Callable[[], None],
 ) -> list[DeadLetter]:
     """Gives what became a dead letter, and adds the rest to `written`."""
     connection, forgotten = taken
+    packed = records.packed()
+    if packed and (way is Way.CAREFUL or (forgotten and not forgotten.are_later(packed.moments()))):
+        records.unpack()
+        packed = None
     stream = forgotten.calls(records.stream) if forgotten else records.stream
-    calls = Rows(connection, CDRS, batch.source_key, alive).load(stream, fast)
+    if way is Way.CAREFUL:
+        calls = Rows(connection, CDRS, batch.source_key, alive).load(list(stream()))
+    else:
+        calls = Loaded(load_calls(connection, records, stream, way))
     decoded = records.finish()
     decoded.refused_at = {decoded.cdrs_at[index] for index in calls.refused}
     dead = [
@@ -223,8 +256,12 @@ def _write_piece(
     new = [(at, event) for at, event in zip(decoded.events_at, decoded.events, strict=True) if at not in repeated]
     told = [(event, at in decoded.misdated_at) for at, event in new]
     heard = forgotten.events(told) if forgotten else [event for event, _ in told]
-    # Most claims have none, and each round trip is felt.
-    events = Rows(connection, EVENTS, batch.source_key, alive).load(lambda: heard) if heard else Loaded()
+    if not heard:  # as in most claims, and each round trip is felt
+        events = Loaded()
+    elif way is Way.CAREFUL:
+        events = Rows(connection, EVENTS, batch.source_key, alive).load(heard)
+    else:
+        events = Loaded(load_events(connection, heard, way))
     dead += [records.refused(new[index][0], detail) for index, detail in events.refused.items()]
     of_spool = [new[index][0] for index in events.refused if new[index][0] not in of_list]
     decoded.repeated_at = repeated | _repeated(connection, batch, records, of_spool)
@@ -232,6 +269,7 @@ def _write_piece(
     written.calls += calls.merged
     written.events += events.merged
     written.known += len(decoded.cdrs) - len(calls.refused) + len(decoded.repeated_at)
+    written.known += packed.how_many() if packed else 0
     written.told += len(new) - len(events.refused) + len(decoded.sessions)
     written.set_aside += decoded.set_aside
     dead = [letter for letter in dead if letter.position not in decoded.repeated_at]

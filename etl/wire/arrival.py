@@ -48,6 +48,10 @@ class Forgotten:
         self._subjects = {subject for subject, _ in receipts}
         self._latest = max(receipts.values())
 
+    def are_later(self, moments: Sequence[int]) -> bool:
+        """Whether all calls that were dialled at these times, in microseconds since 2000, are of new callers."""
+        return min(moments, default=self._latest) >= self._latest
+
     def calls(self, stream: Callable[[], Iterable[Cdr]]) -> Callable[[], Iterator[Cdr]]:
         """The same, erased as it's read for the first time."""
         latest, done = self._latest, list[Cdr]()

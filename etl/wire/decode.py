@@ -3,6 +3,7 @@
 Decoding is lazy, so that Postgres can take the first rows while the next are decoded: half of a claim's time.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from etl.wire.cdr import Cdr, CdrDecoder
 from etl.wire.event import Event, ListEvents, check_references, event, heard_on
 from etl.wire.faults import DeadLetter, Reason, Undecodable
 from etl.wire.numbers import ALIKE, EXPONENT, SIGNS
+from etl.wire.packed import Packed, Packer
 from etl.wire.spool import Heard, Session
 
 _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Undecodable)
@@ -106,7 +108,7 @@ class Pieces(Decodable):
         for messages in self._read():
             records = self._decode(messages, first)
             yield records
-            self._summary.add(records.finish())
+            records.add_to(self._summary)
             first += len(messages)
 
     def prepare(self) -> None:
@@ -117,20 +119,39 @@ class Pieces(Decodable):
 
 
 class Records(Decodable):
-    """Messages being decoded: `stream` gives their CDRs one by one, `finish` everything, once all are read."""
+    """Messages being decoded: `packed` are their plain CDRs, if there is a compiled decoder; of all others `stream`
+    gives the CDRs one by one, and `finish` everything, once all are read."""
 
     def __init__(self, messages: Sequence[bytes], max_message_bytes: int) -> None:
         self._messages = messages
-        self._first = 0
-        self._rest = enumerate(messages)
+        self.first = 0
         self._max_message_bytes = max_message_bytes
-        self._decoded = Decoded()
+        self._start()
 
     def beginning_at(self, first: int) -> Self:
         """The messages are a piece of a claim, and this is the place of the first of them. Call it before reading."""
-        self._first = first
-        self._rest = enumerate(self._messages, first)
+        self.first = first
+        self._start()
         return self
+
+    def _start(self) -> None:
+        self._decoded = Decoded()
+        self._rest: Iterator[tuple[int, bytes]] = enumerate(self._messages, self.first)
+
+    def packed(self) -> Packed | None:
+        """The plain CDRs. What is packed is neither in `stream` nor in `finish`."""
+        return None
+
+    def numbered(self) -> Packed | None:
+        """The same, each row with the position of its message in a last column, int4."""
+        return None
+
+    def unpack(self) -> None:
+        """From now on `stream` and `finish` have everything."""
+
+    def again(self, positions: Sequence[int]) -> list[Cdr]:
+        """Of packed messages, given by their positions: each as it would be if it weren't packed."""
+        return []
 
     def stream(self) -> Iterator[Cdr]:
         """All CDRs, in order. Each is decoded once, however often this is read from the start."""
@@ -142,7 +163,7 @@ class Records(Decodable):
 
     def message(self, position: int) -> bytes:
         """The message at `position` of the claim, as it was claimed."""
-        return self._messages[position - self._first]
+        return self._messages[position - self.first]
 
     def refused(self, position: int, detail: str) -> DeadLetter:
         """The dead letter that the message at `position` becomes if Postgres refuses its row."""
@@ -156,11 +177,16 @@ class Records(Decodable):
 
     def summary(self) -> Summary:
         summary = Summary()
-        summary.add(self._decoded)
+        self.add_to(summary)
         return summary
 
+    def add_to(self, summary: Summary) -> None:
+        if packed := self.packed():
+            summary.dialed_at.extend(packed.moments())
+        summary.add(self._decoded)
+
     def finish(self) -> Decoded:
-        """All records, after decoding what is left."""
+        """All records that aren't packed, after decoding what is left."""
         deque(self._decode(), maxlen=0)
         return self._decoded
 
@@ -183,6 +209,8 @@ class Decoding(Records):
         """`captured_at` is the claim's time, `latest` the last acceptable time of a call, both in microseconds since
         2000; `zone` is where times without an offset are read, see `etl.wire.times.microseconds`."""
         super().__init__(messages, max_message_bytes)
+        self._packer: Packer | None = None
+        self._packed: Packed | None = None
         self._cdr_decoder = CdrDecoder(source, batch_id.bytes, latest, zone)
         self._list_events = ListEvents(key, batch_id, captured_at)
 
@@ -192,7 +220,33 @@ class Decoding(Records):
         self._cdr_decoder.not_before(oldest)
         return self
 
+    def packing(self, packer: Packer) -> Self:
+        """What is plain is packed by it; its settings are the same. Call it before reading."""
+        self._packer = packer
+        return self
+
+    def packed(self) -> Packed | None:
+        if self._packer and self._packed is None:
+            self._packed = self._packer.pack(self._messages)
+            self._rest = ((self.first + index, self._messages[index]) for index in self._packed.rest())
+        return self._packed
+
+    def numbered(self) -> Packed | None:
+        return self._packer.pack(self._messages, self.first) if self._packer else None
+
+    def unpack(self) -> None:
+        if self._packer:
+            self._packer = self._packed = None
+            self._start()
+
+    def again(self, positions: Sequence[int]) -> list[Cdr]:
+        alone = copy.copy(self)
+        alone.unpack()
+        alone._rest = ((position, self.message(position)) for position in positions)
+        return list(alone._decode())
+
     def _decode(self) -> Iterator[Cdr]:
+        self.packed()
         decoded = self._decoded
         strict, keep, at = self._cdr_decoder.strict, decoded.cdrs.append, decoded.cdrs_at.append
         limit = self._max_message_bytes

@@ -10,7 +10,8 @@ import ctypes
 import struct
 import threading
 from array import array
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, tzinfo
 from functools import cache
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from etl import __version__, logs
 from etl.errors import ConfigurationError
 from etl.wire.cdr import TOLERANCE
 from etl.wire.stamp import FOLDER, LIBRARY, stamp
+from etl.wire.times import MICROSECONDS_PER_DAY
 
 _PATH = FOLDER / LIBRARY
 log = logs.get()
@@ -48,6 +50,29 @@ class Packed(NamedTuple):
     became: bytes  # REST, ROW, GAINED or SAME
     into: Sequence[int]  # the index of the message in whose row it is; its own for ROW
     dialed_at: Sequence[int]  # its own, in microseconds since 2000
+
+    def rest(self) -> list[int]:
+        """Indexes of the messages that aren't packed."""
+        return [index for index, what in enumerate(self.became) if what == REST] if REST in self.became else []
+
+    def how_many(self) -> int:
+        """Messages that are packed."""
+        return len(self.became) - self.became.count(REST)
+
+    def moments(self, *kinds: int) -> Sequence[int]:
+        """When the calls of the messages were dialled that became one of these; by default, that are packed."""
+        wanted = bytes(kinds or (ROW, GAINED, SAME))
+        if not self.became.strip(wanted):
+            return self.dialed_at
+        return [at for at, what in zip(self.dialed_at, self.became, strict=True) if what in wanted]
+
+    def days(self, kind: int) -> Mapping[int, int]:
+        """How many messages of each day became that; days are since 2000."""
+        if kind not in self.became:
+            return {}
+        moments = self.moments(kind)
+        first, last = min(moments) // MICROSECONDS_PER_DAY, max(moments) // MICROSECONDS_PER_DAY
+        return {first: len(moments)} if first == last else Counter(at // MICROSECONDS_PER_DAY for at in moments)
 
 
 class _Settings(ctypes.Structure):

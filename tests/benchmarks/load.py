@@ -97,23 +97,24 @@ class Bench:
         """Into empty tables, but for what the mix wants to be there before."""
         self.empty_tables()
         count = len(self.messages)
-        with self.given(**mix.settings), self.somebody_forgotten() if mix.forgotten else nullcontext():
+        with self.given(**mix.settings), self.somebody_forgotten(mix.forgotten) if mix.forgotten else nullcontext():
             if mix.stored:
                 self.etl(1, mix.stored(count))
             return self.etl(mix.workers, mix.lists(count))
 
     @contextmanager
-    def somebody_forgotten(self) -> Iterator[None]:
-        """Someone who never called; loaders have the key, and look at each call whether it's theirs."""
+    def somebody_forgotten(self, day: str) -> Iterator[None]:
+        """Someone who never called, on that day; loaders have the key."""
         with tempfile.TemporaryDirectory(prefix="etl-") as folder, self.given(forget_key=_FORGET_KEY):
             words = ("forget", "--number", _STRANGER, "--yes")
             with self.archive.process(*words, ETL_EXPORT_URL=folder) as process:
                 said, complaint = process.communicate()
             assert process.returncode == 0, f"{said}\n{complaint}"
-            try:
-                yield
-            finally:
-                with psycopg.connect(self.archive.database_url, autocommit=True) as connection:
+            with psycopg.connect(self.archive.database_url, autocommit=True) as connection:
+                connection.execute("UPDATE forgotten SET began_at = %s", (day,))
+                try:
+                    yield
+                finally:
                     connection.execute("DELETE FROM forgotten")
 
     @contextmanager

@@ -30,7 +30,8 @@ class Mix:
     lists: Make
     workers: int = 1
     stored: Make | None = None
-    forgotten: bool = False  # a person was, so that each call is looked at whether it's theirs
+    # When a person was forgotten: calls from before are looked at whether they are theirs, later ones aren't.
+    forgotten: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)  # others than those of all lines
 
 
@@ -107,7 +108,8 @@ def _in_a(count: int) -> Lists:
 MIXES = (
     Mix("etl, 1 worker", _in_a),
     Mix("etl, 2 workers", _in_a, workers=2),
-    Mix("etl, somebody was forgotten", _in_a, forgotten=True),
+    Mix("etl, somebody was forgotten before the calls", _in_a, forgotten="2015-01-01"),
+    Mix("etl, somebody was forgotten since the calls", _in_a, forgotten="2016-01-01"),
     Mix("etl, 1 % duplicates", lambda count: {CAMPAIGNS: repeating(messages(count))}),
     Mix("etl, 100 % duplicates", _in_a, stored=_in_a),
     Mix("etl, numbers as text", lambda count: {CAMPAIGNS: program_messages(count)}),

@@ -165,10 +165,11 @@ def test_given_rows_refused_in_company_only_then_the_later_are(guarded: Archive,
 def test_given_values_that_cannot_be_sent_then_they_alone_are_refused(guarded: Archive, database_url: str) -> None:
     """None passes the decoder; should one, it costs itself only."""
     [records] = batch([cdr(n) for n in range(5)]).records.pieces()
+    records.unpack()
     calls = records.finish().cdrs
     calls[2] = calls[2]._replace(number="\ud800")
     with engine(database_url) as connections, connections.begin() as connection:
-        loaded = Rows(connection, CDRS, CAMPAIGNS, lambda: None).load(lambda: iter(calls))
+        loaded = Rows(connection, CDRS, CAMPAIGNS, lambda: None).load(calls)
 
     assert (loaded.merged.inserted.total(), [*loaded.refused]) == (4, [2])
     assert guarded.value("SELECT count(*) FROM cdrs WHERE call_ref IN ('0', '1', '3', '4')") == 4

@@ -1,0 +1,256 @@
+"""CDRs into `cdrs` when some are stored already: one join tells what each of them is, and only what needs it goes
+further. Nobody's rows are locked in an order, or kept as versions here: what doesn't go so simply is merged carefully.
+
+    arrived ──join──▶ new          ──▶ inserted
+              cdrs     same         ──▶ nothing
+                       completing   ──▶ one upsert
+                       contradicting ─▶ etl.store.merge, as are calls of which several CDRs came
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any
+
+import sqlalchemy as sa
+from psycopg import sql
+from sqlalchemy.dialects.postgresql import insert
+
+from etl.store import midnight
+from etl.store.copy import as_date, copy_rows
+from etl.store.merge import (
+    COLUMNS,
+    DAYS_AT_ONCE,
+    VALUES,
+    WAIT_MS,
+    Merged,
+    contradicts,
+    differs,
+    in_turn,
+    insert_new,
+    merge_cdrs,
+    merged_value,
+    rendered,
+    staging,
+)
+from etl.store.tables import CDR_KEY, cdrs
+from etl.wire.cdr import Cdr
+from etl.wire.decode import Records
+from etl.wire.packed import GAINED, ROW, SAME, Packed
+from etl.wire.times import MICROSECONDS_PER_DAY
+
+# Another worker may store a call, or change it, between our look and what we do then: then we look again.
+LOOKS = 3
+NEW, COMPLETING, CONTRADICTING = "new", "completing", "contradicting"
+
+_arrived = staging("arrived", cdrs, COLUMNS, sa.Column("position", sa.Integer))
+_KEY = [COLUMNS.index(name) for name in CDR_KEY]
+
+
+class UnsettledError(Exception):
+    """The CDRs can't be brought in this way: roll back, and merge them carefully."""
+
+
+def merge_classified(connection: sa.Connection, records: Records, rest: Sequence[Cdr]) -> Merged:
+    """Bring the packed CDRs of `records` into `cdrs`, and `rest`: those that aren't packed, in their order.
+
+    Raises as the engine does, and `UnsettledError`; then what was done is to be rolled back.
+    """
+    return _Claim(connection, records).merge(midnight.settled(connection, rest))
+
+
+class _Claim:
+    """Or a piece of one, being brought in. A CDR is known by the position of its message."""
+
+    def __init__(self, connection: sa.Connection, records: Records) -> None:
+        self._connection = connection
+        self._records = records
+        self._packed, before = records.numbered(), records.packed()
+        if self._packed and before and self._packed.became != before.became:
+            raise UnsettledError  # the decoder failed this time: what it packed before, Python hasn't decoded
+        self._joined = _joined(self._packed, records.first) if self._packed else {}
+        self._alone: dict[int, Cdr] = {}  # of those that aren't packed
+        self._together: dict[int, Cdr] = {}  # to be merged carefully
+        self._merged = Merged()
+
+    def merge(self, rest: Sequence[Cdr]) -> Merged:
+        self._arrange(dict(zip(self._records.finish().cdrs_at, rest, strict=True)))
+        days = {call.dialed_on for call in self._alone.values()} | {*(self._packed.days(ROW) if self._packed else ())}
+        if len(days) > DAYS_AT_ONCE:
+            raise UnsettledError
+        if days:
+            self._settle(", ".join(f"'{as_date(day)}'" for day in sorted(days)))
+        if self._together:
+            self._merged += merge_cdrs(self._connection, [call for _, call in sorted(self._together.items())])
+        return self._merged
+
+    def _arrange(self, rest: dict[int, Cdr]) -> None:
+        """Send to Postgres each CDR whose call is that of no other."""
+        self._connection.exec_driver_sql(_PREPARE, execution_options={"no_parameters": True})
+        if self._packed:
+            copy_rows(self._connection, _arrived, _arrived.c.keys(), (), self._packed.rows)
+        if not rest:
+            return
+        of_call: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for position, call in rest.items():
+            of_call[tuple(call[index] for index in _KEY)].append(position)
+        several = {position for positions in of_call.values() if len(positions) > 1 for position in positions}
+        if self._packed:
+            refs = {rest[position].call_ref for position in rest}
+            clashing = self._connection.exec_driver_sql(_TAKE_OUT, {"refs": [*refs]}).all()
+            self._merge_carefully(position for position, _ in clashing)
+            clashing_refs = {ref for _, ref in clashing}
+            several |= {position for position, call in rest.items() if call.call_ref in clashing_refs}
+        self._together |= {position: rest[position] for position in several}
+        self._alone = {position: call for position, call in rest.items() if position not in several}
+        copy_rows(
+            self._connection,
+            _arrived,
+            _arrived.c.keys(),
+            ((*call, position) for position, call in self._alone.items()),
+        )
+
+    def _settle(self, days: str) -> None:
+        positions: Sequence[int] | None = None  # all
+        for _ in range(LOOKS):
+            found = self._classify(days, positions)
+            new, completing = found[NEW], found[COMPLETING]
+            stored = {*self._joined} - {*new}
+            if positions is not None and self._joined:
+                raise UnsettledError
+            self._merge_carefully({*found[CONTRADICTING]} | stored)
+            completing = [position for position in completing if position not in stored]
+            positions = [
+                *(() if self._insert(new) else new),
+                *(() if self._complete(completing) else completing),
+            ]
+            if not positions:
+                return
+        raise UnsettledError
+
+    def _classify(self, days: str, positions: Sequence[int] | None) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {NEW: [], COMPLETING: [], CONTRADICTING: []}
+        for kind, of_kind in self._connection.exec_driver_sql(_CLASSIFY.replace(_DAYS, days), {"positions": positions}):
+            found[kind] += of_kind
+        return found
+
+    def _insert(self, new: Sequence[int]) -> bool:
+        """Whether it was all that there is to do."""
+        if not new:
+            return True
+        inserted: dict[date, int] = dict(self._connection.exec_driver_sql(_INSERT, {"positions": new}).all())
+        self._merged.inserted.update(inserted)
+        if sum(inserted.values()) < len(new):
+            return False
+        for position in new:
+            self._merged.updated.update(self._joined.get(position, ()))
+        return True
+
+    def _complete(self, completing: Sequence[int]) -> bool:
+        if not completing:
+            return True
+        completed: dict[date, int] = dict(self._connection.exec_driver_sql(_COMPLETE, {"positions": completing}).all())
+        self._merged.updated.update(completed)
+        return sum(completed.values()) == len(completing)
+
+    def _merge_carefully(self, positions: Iterable[int]) -> None:
+        packed, first = self._packed, self._records.first
+        wanted = {*positions}
+        for position in wanted & self._alone.keys():
+            self._together[position] = self._alone[position]
+        if packed and (wanted := wanted - self._alone.keys()):
+            messages = [first + index for index, into in enumerate(packed.into) if first + into in wanted]
+            self._together |= dict(zip(messages, self._records.again(messages), strict=True))
+
+
+def _joined(packed: Packed, first: int) -> dict[int, Counter[Any]]:
+    """Of each row that several messages were joined into: its position, and how many of them added something to it, by
+    day."""
+    joined: dict[int, Counter[Any]] = {}
+    if GAINED in packed.became or SAME in packed.became:
+        for what, into, at in zip(packed.became, packed.into, packed.dialed_at, strict=True):
+            if what in (GAINED, SAME):
+                days = joined.setdefault(first + into, Counter())
+                days[as_date(at // MICROSECONDS_PER_DAY)] += what == GAINED
+    return joined
+
+
+_positions = sa.bindparam("positions", type_=sa.ARRAY(sa.Integer))
+_at_positions = _arrived.c.position == sa.any_(_positions)
+# Stands for literal dates, by which the planner prunes the partitions of all other days.
+_DAYS = "'the days'"
+
+
+def _contradict(stored: Any, arrived: Any) -> sa.ColumnElement[bool]:
+    return sa.or_(*(contradicts(stored[column.name], arrived[column.name]) for column in VALUES))
+
+
+def _change(stored: Any, arrived: Any) -> sa.ColumnElement[bool]:
+    """Which of the two was claimed first doesn't matter while they don't contradict each other."""
+    # Most often a field is filled in, and that is quickly seen.
+    fills = (sa.and_(stored[column.name].is_(None), arrived[column.name].is_not(None)) for column in VALUES)
+    changes = (differs(stored[column.name], arrived[column.name], sa.false()) for column in VALUES)
+    return sa.or_(*fills, *changes)
+
+
+# Each call is found by its key, whatever the planner thinks: of a day that was analysed when it had one call, it
+# believes that this is all, and would read the whole day for each. What is OFFSET it takes into no join.
+_stored = (
+    sa.select(cdrs)
+    .where(*(cdrs.c[name] == _arrived.c[name] for name in CDR_KEY), cdrs.c.dialed_on.in_([sa.literal_column(_DAYS)]))
+    .offset(0)
+    .lateral("stored")
+)
+# As of nearly every repetition, and quickly seen. What this isn't true of may be the same all the same.
+_same = sa.and_(
+    *(sa.or_(_arrived.c[name].is_(None), _arrived.c[name] == _stored.c[name]) for name in (c.name for c in VALUES))
+)
+_kinds = (
+    sa.select(
+        _arrived.c.position,
+        sa.case(
+            (_stored.c.call_ref.is_(None), NEW),
+            (_same, None),
+            (_contradict(_stored.c, _arrived.c), CONTRADICTING),
+            (_change(_stored.c, _arrived.c), COMPLETING),
+        ).label("kind"),
+    )
+    .select_from(_arrived.outerjoin(_stored, sa.true()))
+    .where(sa.or_(_positions.is_(None), _at_positions))
+    .subquery()
+)
+_classified = (
+    sa.select(_kinds.c.kind, sa.func.array_agg(_kinds.c.position))
+    .where(_kinds.c.kind.is_not(None))
+    .group_by(_kinds.c.kind)
+)
+_in_turn = sa.select(*(_arrived.c[name] for name in COLUMNS)).where(_at_positions).order_by(*in_turn(_arrived))
+_inserted = insert_new(cdrs, COLUMNS, _in_turn)
+_upsert = insert(cdrs).from_select(COLUMNS, _in_turn)
+_completed = (
+    _upsert.on_conflict_do_update(
+        index_elements=CDR_KEY,
+        set_={
+            **{column.name: merged_value(column, _upsert.excluded[column.name], sa.false()) for column in VALUES},
+            "batch_id": sa.func.greatest(_upsert.excluded.batch_id, cdrs.c.batch_id),
+            "loaded_at": sa.func.now(),
+        },
+        # Somebody may have changed it since.
+        where=sa.and_(sa.not_(_contradict(cdrs.c, _upsert.excluded)), _change(cdrs.c, _upsert.excluded)),
+    )
+    .returning(cdrs.c.dialed_on)
+    .cte("completed")
+)
+_counted = sa.select(_completed.c.dialed_on, sa.func.count()).group_by(_completed.c.dialed_on)
+_taken_out = (
+    sa.delete(_arrived)
+    .where(_arrived.c.call_ref == sa.any_(sa.bindparam("refs", type_=sa.ARRAY(sa.Text))))
+    .returning(_arrived.c.position, _arrived.c.call_ref)
+)
+_PLACEHOLDERS = {name: sql.SQL(f"%({name})s") for name in ("positions", "refs")}
+_CLASSIFY, _INSERT, _COMPLETE, _TAKE_OUT = (
+    rendered(statement, **_PLACEHOLDERS) for statement in (_classified, _inserted, _counted, _taken_out)
+)
+_PREPARE = f"""SET LOCAL lock_timeout = {WAIT_MS};
+{rendered(sa.schema.CreateTable(_arrived, if_not_exists=True))};
+DELETE FROM {_arrived.name}"""  # noqa: S608  (words of our own)
