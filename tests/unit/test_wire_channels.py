@@ -29,7 +29,7 @@ def test_given_one_channel_again_then_it_is_worked_out_once() -> None:
     assert asked == [b"a", b"b", b"x" * LONGEST]
 
 
-def test_given_more_channels_than_a_dialler_has_then_the_first_is_forgotten() -> None:
+def test_given_more_channels_than_remembered_then_the_first_is_forgotten() -> None:
     asked: list[str] = []
     remembered = once_a_channel(asked.append)
     for number in range(channels.REMEMBERED + 1):
