@@ -1,20 +1,26 @@
 """The compiled decoder gives the rows of the Python decoder, or gives nothing; `make fuzz-decoder` looks further."""
 
 import struct
+from array import array
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, timedelta, tzinfo
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.store import merge
+from etl.wire import packed as module
 from etl.wire.cdr import DISPOSITIONS, TOLERANCE
 from etl.wire.packed import GAINED, REST, ROW, SAME, Packed, packer, why_none
 from tests.fuzz import corpus
 from tests.fuzz.mutations import Messages
 from tests.packing import LATEST, LIMIT, Rows, alone, check_alone, packer_of, plain_rows
+from tests.store import at_once
 from tests.wire import PAYLOADS_A, PAYLOADS_B, write
 from tests.world import DIALED_AT, api_cdr, cdr
 
@@ -196,3 +202,46 @@ def test_given_any_claim_then_the_rows_fit_and_end_where_they_are_said_to(messag
     for start, end, became in zip(starts, packed.ends, packed.became, strict=True):
         assert (end > start) == (became == ROW)
         assert end == start or struct.unpack(">h", packed.rows[start : start + 2]) == (23,)
+
+
+# -- what must not happen
+
+
+@pytest.mark.parametrize("size", [1, 100, 250, 300])
+def test_given_a_buffer_that_is_too_small_then_it_is_left_to_python(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    around = bytearray(b"\xaa" * 1_000)
+    monkeypatch.setattr(module, "_buffer", lambda _: around[:size])
+
+    with structlog.testing.capture_logs() as lines:
+        packed = pack(cdr(1), cdr(2))
+
+    assert packed == (b"", array("q", [0, 0]), bytes([REST, REST]), array("q", [-1, -1]), array("q", [0, 0]))
+    assert [(line["event"], line["result"]) for line in lines] == [("decoder_failed", -1)]
+
+
+def test_given_lengths_of_other_messages_then_it_is_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Growing(list[bytes]):
+        """Its messages are other ones when their lengths are asked for."""
+
+        reads = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            self.reads += 1
+            return iter([cdr(1)] if self.reads == 1 else [cdr(1) + b" "])
+
+    found = packer()
+    assert found
+    with structlog.testing.capture_logs() as lines:
+        assert packer_of(found).pack(Growing([b""])).became == bytes([REST])
+    assert [(line["event"], line["result"]) for line in lines] == [("decoder_failed", -2)]
+
+
+def test_given_threads_then_each_packs_its_own_claims() -> None:
+    claims = [[cdr(f"{thread}-{number}") for number in range(500 + 100 * thread)] for thread in range(4)]
+    expected = [pack(*claim) for claim in claims]
+
+    def again(thread: int) -> list[Packed]:
+        return [pack(*claims[(thread + turn) % 4]) for turn in range(8)]
+
+    for thread, results in enumerate(at_once(*(partial(again, thread) for thread in range(4)))):
+        assert results == [expected[(thread + turn) % 4] for turn in range(8)]
