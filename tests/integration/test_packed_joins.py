@@ -36,14 +36,22 @@ _systems = itertools.count(1)
 
 _SECOND = "2015-02-19 23:06:0{} +0200"
 _FRACTION = "2015-02-19T23:06:0{}.250+02:00"
+# Of one moment mostly; some are only exact to the second, and some contradict it.
 _moments = st.sampled_from(
-    [*(DIALED_AT + more for more in (0, 0, 0, 1, 9, 12)), *(_SECOND.format(n) for n in (0, 1)), _FRACTION.format(0)]
+    (DIALED_AT,) * 4
+    + (_FRACTION.format(0),) * 3
+    + (_SECOND.format(0), _SECOND.format(1), DIALED_AT + 9, DIALED_AT + 12, f"{DIALED_AT}500")
 )
-_later = st.sampled_from([_SECOND.format(7), _SECOND.format(7), _FRACTION.format(7), DIALED_AT + 7, _SECOND.format(8)])
+_later = st.sampled_from(
+    (None,) * 4
+    + (_SECOND.format(7),) * 4
+    + (_FRACTION.format(7),) * 4
+    + (DIALED_AT + 7, f"{DIALED_AT + 7}000", _SECOND.format(8), f"{DIALED_AT + 7}500")
+)
 
 
 def _mostly(*values: object) -> st.SearchStrategy[Any]:
-    return st.sampled_from([values[0]] * 6 + [None] * 2 + [*values])
+    return st.sampled_from([values[0]] * 12 + [None] * 6 + [*values])
 
 
 _FIELDS = {
@@ -59,7 +67,7 @@ _FIELDS = {
     "recording_url": _mostly("/88.WAV", "\\/88.WAV"),
     "ref": _mostly("2040", 2040),
     "uuid": _mostly("2b1cc7c0", "x"),
-    "call_trail_number": st.sampled_from([None, 1, "1", 2]),
+    "call_trail_number": st.sampled_from([None, None, 1, 1, "1", "1", 2]),
     "call_type": _mostly("outbound"),
     "note": st.sampled_from([1, {"a": [None]}]),
 }
@@ -70,7 +78,7 @@ def _messages(draw: st.DrawFn) -> bytes:
     names = draw(st.sets(st.sampled_from([name for name in _FIELDS if name not in ("note", "call_type")])))
     names |= {"note"} if draw(st.integers(0, 5)) == 0 else set()
     names |= {"call_type"} if draw(st.integers(0, 5)) == 0 else set()
-    payload = {"call_ref": draw(st.sampled_from([1, 1, 1, "1", 2])), "dialed_at": DIALED_AT}
+    payload = {"call_ref": draw(st.sampled_from([1] * 6 + ["1", 2])), "dialed_at": DIALED_AT}
     payload |= {name: draw(_FIELDS[name]) for name in sorted(names)}
     return json.dumps({"type": draw(st.sampled_from(["cdr", "call_update", None])), "payload": payload}).encode()
 
@@ -93,8 +101,17 @@ def connection(writer: Writer, database_url: str) -> Iterator[sa.Connection]:
         connection.rollback()
 
 
-@given(st.lists(_messages(), min_size=2, max_size=6))
+@st.composite
+def _claims(draw: st.DrawFn) -> list[bytes]:
+    """Some messages come again, word for word."""
+    messages = draw(st.lists(_messages(), min_size=2, max_size=4))
+    return messages + draw(st.lists(st.sampled_from(messages), max_size=3))
+
+
+@given(_claims())
 @example([cdr(1), cdr(1)])
+@example([cdr(1, ended_at=_FRACTION.format(7))] * 3)
+@example([cdr(1, ended_at=_FRACTION.format(7)), cdr(1, hold_time=1, ended_at=_FRACTION.format(7))])
 @example([cdr(1, note=1), cdr(1, extension=None), cdr(1, note=1)])
 @example([cdr(1, extension=None), cdr(1, note=1), cdr(1, note=2)])
 @settings(

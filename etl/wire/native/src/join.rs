@@ -47,8 +47,9 @@ fn time(old: Option<i64>, new: Option<i64>) -> Option<Option<i64>> {
     }
 }
 
+/// Of two that agree, the one with a fraction, if one has it.
 fn finer(one: i64, other: i64) -> Option<i64> {
-    if one == whole_second(other) {
+    if one == other || one == whole_second(other) {
         Some(other)
     } else if other == whole_second(one) {
         Some(one)
@@ -78,6 +79,7 @@ mod tests {
         assert_eq!(dialed_at(5_000_000, 15_000_000, tolerance), Some(5_000_000));
         assert_eq!(dialed_at(5_000_000, 15_000_001, tolerance), None);
         assert_eq!(time(Some(5_300_000), Some(5_400_000)), None);
+        assert_eq!(time(Some(5_300_000), Some(5_300_000)), Some(Some(5_300_000)));
         assert_eq!(time(None, Some(5_400_000)), Some(Some(5_400_000)));
     }
 }
