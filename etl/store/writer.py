@@ -250,12 +250,15 @@ def _write_piece(
         *(records.refused(decoded.cdrs_at[index], detail) for index, detail in calls.refused.items()),
     ]
     # What a listener heard has an id of its own, but its day is part of its key.
-    of_list = {at for at, event in zip(decoded.events_at, decoded.events, strict=True) if event.origin == "list"}
-    of_list |= decoded.misdated_at
+    new = list(zip(decoded.events_at, decoded.events, strict=True))
+    of_list = {at for at, event in new if event.origin == "list"} | decoded.misdated_at
     repeated = _repeated(connection, batch, records, [*of_list, *(letter.position for letter in dead)])
-    new = [(at, event) for at, event in zip(decoded.events_at, decoded.events, strict=True) if at not in repeated]
-    told = [(event, at in decoded.misdated_at) for at, event in new]
-    heard = forgotten.events(told) if forgotten else [event for event, _ in told]
+    if repeated:
+        new = [(at, event) for at, event in new if at not in repeated]
+    if forgotten:
+        heard = forgotten.events([(event, at in decoded.misdated_at) for at, event in new])
+    else:
+        heard = [event for _, event in new]
     if not heard:  # as in most claims, and each round trip is felt
         events = Loaded()
     elif way is Way.CAREFUL:
