@@ -91,9 +91,9 @@ class Writer:
         self.history: History | None = None  # what the last claim was written into
         self._net = Net(engine)
         self._claim_times = ClaimTimes(partial(datetime.now, UTC))
-        # Lists of whose last claim at least half was stored already, as when a dialler pushes its backup again or the
+        # Lists of whose last claim more than half was stored already, as when a dialler pushes its backup again or the
         # other dialect comes from another list: so is most likely the next one, and the fast way costs a COPY before it
-        # fails.
+        # fails. (Where a claim has both dialects of each new call, as many are updated as are inserted.)
         self._repeating: set[str] = set()
 
     def write(self, batch: Batch, alive: Callable[[], None] = lambda: None) -> Books | None:
@@ -106,7 +106,7 @@ class Writer:
         books = self._persist(batch, lambda taken, dated, way: _write(taken, dated, alive, way), alive, way)
         if books:
             known = books.updated + books.unchanged
-            note = self._repeating.add if known and known >= books.inserted else self._repeating.discard
+            note = self._repeating.add if known > 2 * books.inserted else self._repeating.discard
             note(batch.source_key)
         return books
 
