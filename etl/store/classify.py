@@ -253,4 +253,4 @@ _CLASSIFY, _INSERT, _COMPLETE, _TAKE_OUT = (
 )
 _PREPARE = f"""SET LOCAL lock_timeout = {WAIT_MS};
 {rendered(sa.schema.CreateTable(_arrived, if_not_exists=True))};
-DELETE FROM {_arrived.name}"""  # noqa: S608  (words of our own)
+DELETE FROM {_arrived.fullname}"""  # noqa: S608  (words of our own)

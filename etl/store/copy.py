@@ -6,7 +6,7 @@ inside, so they are sent as int4 and int8; UUIDs are sent as their 16 bytes, JSO
 
 from collections.abc import Generator, Iterable, Sequence
 from datetime import date
-from functools import cache
+from functools import lru_cache
 from typing import Any, cast
 
 import psycopg
@@ -69,11 +69,11 @@ def copy_rows(
         raise RowRefused("ETL-306", f"a value can't be written: {type(error).__name__}") from error
 
 
-@cache
+@lru_cache(maxsize=64)  # some tables are made for one claim
 def _copy_into(table: sa.Table, columns: tuple[str, ...]) -> tuple[bytes, list[str]]:
     """The statement, and as what psycopg writes the values."""
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-        sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
+        sql.Identifier(*filter(None, (table.schema, table.name))), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     return statement.as_bytes(), [_written_as(table.c[name]) for name in columns]
 

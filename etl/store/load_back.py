@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.store import ledger, partitions
 from etl.store.ledger import Books
-from etl.store.merge import Merged, add_events, merge_cdrs
+from etl.store.merge import PG_TEMP, Merged, add_events, merge_cdrs
 from etl.store.tables import CDR_KEY, EVENT_KEY, STAGING, day_column, json_as_text
 from etl.wire.cdr import Cdr
 from etl.wire.event import Event
@@ -158,8 +158,10 @@ def try_out(connection: sa.Connection, table: sa.Table, day: date, staging: str,
     """Into a temporary table; returns how many rows it takes and, with `compare`, how many of them and of the day's
     rows have no equal among the others."""
     name = f"trying_{table.name}"
-    connection.execute(sa.text(f"CREATE TEMPORARY TABLE {name} (LIKE {table.name} INCLUDING ALL) ON COMMIT DROP"))
-    trying = sa.table(name, *_columns_of(table))
+    connection.execute(
+        sa.text(f"CREATE TEMPORARY TABLE {PG_TEMP}.{name} (LIKE {table.name} INCLUDING ALL) ON COMMIT DROP")
+    )
+    trying = sa.table(name, *_columns_of(table), schema=PG_TEMP)
     rows = _insert_into(connection, table, trying, _as_staged(table, staging))
     if not compare:
         return rows, 0
@@ -202,7 +204,7 @@ def _aside(table: sa.Table, columns: Sequence[str]) -> sa.Table:
     """A temporary table, dropped at the commit."""
     return sa.Table(
         f"newer_{table.name}",
-        sa.MetaData(),
+        sa.MetaData(schema=PG_TEMP),
         *(sa.Column(name, table.c[name].type) for name in columns),
         prefixes=["TEMPORARY"],
         postgresql_on_commit="DROP",

@@ -34,6 +34,9 @@ from etl.wire.event import Event
 
 # For another worker's row or claim; many times the time it takes to load one.
 WAIT_MS = 10_000
+# Said with every temporary table: whoever may make tables in the archive's schema makes one of that name,
+# and it would be found first.
+PG_TEMP = "pg_temp"
 # So many days are joined at once: each is planned for and locked by the statement.
 DAYS_AT_ONCE = 30
 # The dialects take a call's time from two programs of the dialler: they were seen a second apart, never ten.
@@ -63,7 +66,7 @@ def staging(prefix: str, table: sa.Table, columns: Sequence[str], *more: sa.Colu
     """A temporary table, empty at the start of every transaction."""
     return sa.Table(
         f"{prefix}_{table.name}",
-        sa.MetaData(),
+        sa.MetaData(schema=PG_TEMP),
         *(sa.Column(name, table.c[name].type) for name in columns),
         *more,
         prefixes=["TEMPORARY"],
@@ -312,7 +315,7 @@ def plpgsql_of_cdrs(one: str) -> str:
     it. Enters into `merged_rows` what became of it."""
     on_its_day = cdrs.c.dialed_on == sa.literal_column(f"{one}.dialed_on", sa.Date)
     return f"""FOR each IN {rendered(_INSERT_NEW, **_ONE)} LOOP
-    INSERT INTO merged_rows VALUES (each.day, each.rows, 0);
+    INSERT INTO {PG_TEMP}.merged_rows VALUES (each.day, each.rows, 0);
 END LOOP;
 FOR each IN {rendered(_LOCK_DIFFERING.where(on_its_day), **_ONE)} LOOP
     IF each.contradicts THEN
@@ -320,7 +323,7 @@ FOR each IN {rendered(_LOCK_DIFFERING.where(on_its_day), **_ONE)} LOOP
     END IF;
     IF each.changes THEN
         {rendered(_APPLY_CHANGES, **_ONE)};
-        INSERT INTO merged_rows VALUES (each.dialed_on, 0, 1);
+        INSERT INTO {PG_TEMP}.merged_rows VALUES (each.dialed_on, 0, 1);
     END IF;
 END LOOP;"""  # noqa: S608  (words of our own)
 
@@ -329,7 +332,7 @@ END LOOP;"""  # noqa: S608  (words of our own)
 def plpgsql_of_events(_one: str) -> str:
     """What `add_events` does, likewise."""
     return f"""FOR each IN {rendered(_INSERT_NEW_EVENTS, **_ONE)} LOOP
-    INSERT INTO merged_rows VALUES (each.day, each.rows, 0);
+    INSERT INTO {PG_TEMP}.merged_rows VALUES (each.day, each.rows, 0);
 END LOOP;"""  # noqa: S608  (words of our own)
 
 

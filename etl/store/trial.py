@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from etl.errors import Outage, RowRefused
 from etl.store.connection import IN_THE_WAY
 from etl.store.copy import copy_rows
-from etl.store.merge import WAIT_MS, Merged
+from etl.store.merge import PG_TEMP, WAIT_MS, Merged
 from etl.store.tables import CDR_KEY, cdr_revisions, cdrs, day_column, load_batch_days, load_batches
 
 # So many rows are tried in one statement: a fraction of a second, unless a trigger is slow.
@@ -81,7 +81,7 @@ class Trial:
 DECLARE
     good record; fresh uuid := gen_random_uuid(); of_table text;
 BEGIN
-    SELECT * INTO good FROM {self._good.name};
+    SELECT * INTO good FROM {self._good.fullname};
     IF NOT FOUND THEN -- nothing is stored, and no row can be sent
         RETURN;
     END IF;
@@ -175,8 +175,8 @@ DECLARE
     one record; good record; each record;
     fresh uuid := gen_random_uuid(); state text; words text; refusal text; violated text; of_table text;
 BEGIN
-    SELECT * INTO good FROM {self._good.name};
-    FOR one IN SELECT * FROM {self._doubtful.name} WHERE place >= {first} AND place <= {last} ORDER BY place LOOP
+    SELECT * INTO good FROM {self._good.fullname};
+    FOR one IN SELECT * FROM {self._doubtful.fullname} WHERE place >= {first} AND place <= {last} ORDER BY place LOOP
         FOR step IN 1..4 LOOP
             BEGIN
                 IF step IN (1, 3) THEN
@@ -201,7 +201,7 @@ BEGIN
                     END IF;
             END;
             IF step = 4 THEN
-                INSERT INTO {_REFUSED.name} VALUES (one.place, refusal);
+                INSERT INTO {_REFUSED.fullname} VALUES (one.place, refusal);
             END IF;
         END LOOP;
     END LOOP;
@@ -210,7 +210,7 @@ END $trial$"""  # noqa: S608  (words of our own)
     def _merging_one(self) -> str:
         values = [_as_value("one", self._table.c[name]) for name in self._columns]
         more = [name for name in ("position", "round") if name in self._tried.staging.c]
-        return f"""DELETE FROM {self._tried.staging.name};
+        return f"""DELETE FROM {self._tried.staging.fullname};
 {_insert(self._tried.staging, [*self._columns, *more], [*values, *("0" for _ in more)])};
 {self._tried.merging("one")}"""  # noqa: S608  (words of our own)
 
@@ -233,7 +233,7 @@ def _temporary(kind: str, table: sa.Table, columns: Sequence[str]) -> sa.Table:
     as_sent = [sa.Column("place", sa.Integer, primary_key=True)] if kind == "doubtful" else []
     return sa.Table(
         f"{kind}_{table.name}",
-        sa.MetaData(),
+        sa.MetaData(schema=PG_TEMP),
         *as_sent,
         *(
             sa.Column(name, sa.LargeBinary if as_sent and isinstance(table.c[name].type, JSONB) else table.c[name].type)
@@ -245,7 +245,9 @@ def _temporary(kind: str, table: sa.Table, columns: Sequence[str]) -> sa.Table:
 
 
 def _result(name: str, *columns: sa.Column[Any]) -> sa.Table:
-    return sa.Table(name, sa.MetaData(), *columns, prefixes=["TEMPORARY"], postgresql_on_commit="DELETE ROWS")
+    return sa.Table(
+        name, sa.MetaData(schema=PG_TEMP), *columns, prefixes=["TEMPORARY"], postgresql_on_commit="DELETE ROWS"
+    )
 
 
 _REFUSED = _result("refused_rows", sa.Column("place", sa.Integer), sa.Column("words", sa.Text))
@@ -255,7 +257,7 @@ _MERGED = _result(
 
 
 def _empty(connection: sa.Connection, *tables: sa.Table) -> None:
-    connection.execute(sa.text(f"TRUNCATE {', '.join(table.name for table in tables)}"))
+    connection.execute(sa.text(f"TRUNCATE {', '.join(table.fullname for table in tables)}"))
 
 
 def _as_value(record: str, column: sa.Column[Any]) -> str:
@@ -264,7 +266,7 @@ def _as_value(record: str, column: sa.Column[Any]) -> str:
 
 
 def _insert(table: sa.Table, columns: Sequence[str], values: Sequence[str]) -> str:
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join(values)})"  # noqa: S608  (of our own)
+    return f"INSERT INTO {table.fullname} ({', '.join(columns)}) VALUES ({', '.join(values)})"  # noqa: S608  (of our own)
 
 
 _latest = (
