@@ -35,12 +35,11 @@ class _Context:
 
 
 class Rows:
-    """Rows as psycopg writes them; with `numbered` they end with an integer more."""
+    """Rows as psycopg writes them."""
 
-    def __init__(self, numbered: bool = False) -> None:
+    def __init__(self) -> None:
         self._transformer = adapt.Transformer(_Context())
-        names = [*_TYPES, "int4"] if numbered else _TYPES
-        oids = [psycopg.adapters.types.get_oid(name) for name in names]
+        oids = [psycopg.adapters.types.get_oid(name) for name in _TYPES]
         self._transformer.set_dumper_types(oids, pq.Format.BINARY)
 
     def written(self, row: Sequence[object]) -> bytes:

@@ -21,6 +21,7 @@ from etl.store.copy import as_date, copy_rows
 from etl.store.merge import (
     COLUMNS,
     DAYS_AT_ONCE,
+    PG_TEMP,
     VALUES,
     WAIT_MS,
     Merged,
@@ -43,7 +44,10 @@ from etl.wire.times import MICROSECONDS_PER_DAY
 LOOKS = 3
 NEW, COMPLETING, CONTRADICTING = "new", "completing", "contradicting"
 
-_arrived = staging("arrived", cdrs, COLUMNS, sa.Column("position", sa.Integer))
+# Postgres numbers the rows as they come.
+_PLACES = f"{PG_TEMP}.arrived_places"
+_place = sa.Column("place", sa.Integer, server_default=sa.text(f"nextval('{_PLACES}')"))
+_arrived = staging("arrived", cdrs, COLUMNS, _place)
 _KEY = [COLUMNS.index(name) for name in CDR_KEY]
 
 
@@ -60,21 +64,20 @@ def merge_classified(connection: sa.Connection, records: Records, rest: Sequence
 
 
 class _Claim:
-    """Or a piece of one, being brought in. A CDR is known by the position of its message."""
+    """Or a piece of one, being brought in. `positions` are those of messages, `places` those of rows that were sent."""
 
     def __init__(self, connection: sa.Connection, records: Records) -> None:
         self._connection = connection
         self._records = records
-        self._packed, before = records.numbered(), records.packed()
-        if self._packed and before and self._packed.became != before.became:
-            raise UnsettledError  # the decoder failed this time: what it packed before, Python hasn't decoded
+        self._packed = records.packed()
+        self._sent: list[int] = []  # the position of each row
+        self._alone: dict[int, Cdr] = {}  # of those that aren't packed, by position
+        self._together: dict[int, Cdr] = {}  # to be merged carefully, likewise
         self._joined = _joined(self._packed, records.first) if self._packed else {}
-        self._alone: dict[int, Cdr] = {}  # of those that aren't packed
-        self._together: dict[int, Cdr] = {}  # to be merged carefully
         self._merged = Merged()
 
     def merge(self, rest: Sequence[Cdr]) -> Merged:
-        self._arrange(dict(zip(self._records.finish().cdrs_at, rest, strict=True)))
+        self._send(dict(zip(self._records.finish().cdrs_at, rest, strict=True)))
         days = {call.dialed_on for call in self._alone.values()} | {*(self._packed.days(ROW) if self._packed else ())}
         if len(days) > DAYS_AT_ONCE:
             raise UnsettledError
@@ -84,11 +87,13 @@ class _Claim:
             self._merged += merge_cdrs(self._connection, [call for _, call in sorted(self._together.items())])
         return self._merged
 
-    def _arrange(self, rest: dict[int, Cdr]) -> None:
-        """Send to Postgres each CDR whose call is that of no other."""
+    def _send(self, rest: dict[int, Cdr]) -> None:
+        """Each CDR whose call is that of no other."""
         self._connection.exec_driver_sql(_PREPARE, execution_options={"no_parameters": True})
         if self._packed:
-            copy_rows(self._connection, _arrived, _arrived.c.keys(), (), self._packed.rows)
+            copy_rows(self._connection, _arrived, COLUMNS, (), self._packed.rows)
+            first = self._records.first
+            self._sent += [first + index for index, what in enumerate(self._packed.became) if what == ROW]
         if not rest:
             return
         of_call: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -96,41 +101,38 @@ class _Claim:
             of_call[tuple(call[index] for index in _KEY)].append(position)
         several = {position for positions in of_call.values() if len(positions) > 1 for position in positions}
         if self._packed:
-            refs = {rest[position].call_ref for position in rest}
+            refs = {call.call_ref for call in rest.values()}
             clashing = self._connection.exec_driver_sql(_TAKE_OUT, {"refs": [*refs]}).all()
-            self._merge_carefully(position for position, _ in clashing)
+            self._merge_carefully(self._sent[place] for place, _ in clashing)
             clashing_refs = {ref for _, ref in clashing}
             several |= {position for position, call in rest.items() if call.call_ref in clashing_refs}
         self._together |= {position: rest[position] for position in several}
         self._alone = {position: call for position, call in rest.items() if position not in several}
-        copy_rows(
-            self._connection,
-            _arrived,
-            _arrived.c.keys(),
-            ((*call, position) for position, call in self._alone.items()),
-        )
+        copy_rows(self._connection, _arrived, COLUMNS, self._alone.values())
+        self._sent += self._alone
 
     def _settle(self, days: str) -> None:
-        positions: Sequence[int] | None = None  # all
+        places: Sequence[int] | None = None  # all
         for _ in range(LOOKS):
-            found = self._classify(days, positions)
-            new, completing = found[NEW], found[COMPLETING]
-            stored = {*self._joined} - {*new}
-            if positions is not None and self._joined:
+            found = self._classify(days, places)
+            if places is not None and self._joined:
                 raise UnsettledError
-            self._merge_carefully({*found[CONTRADICTING]} | stored)
-            completing = [position for position in completing if position not in stored]
-            positions = [
-                *(() if self._insert(new) else new),
+            new = {self._sent[place] for place in found[NEW]}
+            # What was joined is one message only where the call is new.
+            stored = self._joined.keys() - new
+            self._merge_carefully(stored.union(self._sent[place] for place in found[CONTRADICTING]))
+            completing = [place for place in found[COMPLETING] if self._sent[place] not in stored]
+            places = [
+                *(() if self._insert(found[NEW]) else found[NEW]),
                 *(() if self._complete(completing) else completing),
             ]
-            if not positions:
+            if not places:
                 return
         raise UnsettledError
 
-    def _classify(self, days: str, positions: Sequence[int] | None) -> dict[str, list[int]]:
+    def _classify(self, days: str, places: Sequence[int] | None) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {NEW: [], COMPLETING: [], CONTRADICTING: []}
-        for kind, of_kind in self._connection.exec_driver_sql(_CLASSIFY.replace(_DAYS, days), {"positions": positions}):
+        for kind, of_kind in self._connection.exec_driver_sql(_CLASSIFY.replace(_DAYS, days), {"places": places}):
             found[kind] += of_kind
         return found
 
@@ -138,35 +140,35 @@ class _Claim:
         """Whether it was all that there is to do."""
         if not new:
             return True
-        inserted: dict[date, int] = dict(self._connection.exec_driver_sql(_INSERT, {"positions": new}).all())
+        inserted: dict[date, int] = dict(self._connection.exec_driver_sql(_INSERT, {"places": new}).all())
         self._merged.inserted.update(inserted)
         if sum(inserted.values()) < len(new):
             return False
-        for position in new:
-            self._merged.updated.update(self._joined.get(position, ()))
+        if self._joined:
+            for place in new:
+                self._merged.updated.update(self._joined.get(self._sent[place], ()))
         return True
 
     def _complete(self, completing: Sequence[int]) -> bool:
         if not completing:
             return True
-        completed: dict[date, int] = dict(self._connection.exec_driver_sql(_COMPLETE, {"positions": completing}).all())
+        completed: dict[date, int] = dict(self._connection.exec_driver_sql(_COMPLETE, {"places": completing}).all())
         self._merged.updated.update(completed)
         return sum(completed.values()) == len(completing)
 
     def _merge_carefully(self, positions: Iterable[int]) -> None:
-        packed, first = self._packed, self._records.first
-        wanted = {*positions}
-        for position in wanted & self._alone.keys():
-            self._together[position] = self._alone[position]
+        """Each message of the rows at these positions."""
+        packed, first, wanted = self._packed, self._records.first, {*positions}
+        self._together |= {position: self._alone[position] for position in wanted & self._alone.keys()}
         if packed and (wanted := wanted - self._alone.keys()):
             messages = [first + index for index, into in enumerate(packed.into) if first + into in wanted]
             self._together |= dict(zip(messages, self._records.again(messages), strict=True))
 
 
-def _joined(packed: Packed, first: int) -> dict[int, Counter[Any]]:
+def _joined(packed: Packed, first: int) -> dict[int, Counter[date]]:
     """Of each row that several messages were joined into: its position, and how many of them added something to it, by
     day."""
-    joined: dict[int, Counter[Any]] = {}
+    joined: dict[int, Counter[date]] = {}
     if GAINED in packed.became or SAME in packed.became:
         for what, into, at in zip(packed.became, packed.into, packed.dialed_at, strict=True):
             if what in (GAINED, SAME):
@@ -175,8 +177,8 @@ def _joined(packed: Packed, first: int) -> dict[int, Counter[Any]]:
     return joined
 
 
-_positions = sa.bindparam("positions", type_=sa.ARRAY(sa.Integer))
-_at_positions = _arrived.c.position == sa.any_(_positions)
+_places = sa.bindparam("places", type_=sa.ARRAY(sa.Integer))
+_at_places = _arrived.c.place == sa.any_(_places)
 # Stands for literal dates, by which the planner prunes the partitions of all other days.
 _DAYS = "'the days'"
 
@@ -207,7 +209,7 @@ _same = sa.and_(
 )
 _kinds = (
     sa.select(
-        _arrived.c.position,
+        _arrived.c.place,
         sa.case(
             (_stored.c.call_ref.is_(None), NEW),
             (_same, None),
@@ -216,15 +218,15 @@ _kinds = (
         ).label("kind"),
     )
     .select_from(_arrived.outerjoin(_stored, sa.true()))
-    .where(sa.or_(_positions.is_(None), _at_positions))
+    .where(sa.or_(_places.is_(None), _at_places))
     .subquery()
 )
 _classified = (
-    sa.select(_kinds.c.kind, sa.func.array_agg(_kinds.c.position))
+    sa.select(_kinds.c.kind, sa.func.array_agg(_kinds.c.place))
     .where(_kinds.c.kind.is_not(None))
     .group_by(_kinds.c.kind)
 )
-_in_turn = sa.select(*(_arrived.c[name] for name in COLUMNS)).where(_at_positions).order_by(*in_turn(_arrived))
+_in_turn = sa.select(*(_arrived.c[name] for name in COLUMNS)).where(_at_places).order_by(*in_turn(_arrived))
 _inserted = insert_new(cdrs, COLUMNS, _in_turn)
 _upsert = insert(cdrs).from_select(COLUMNS, _in_turn)
 _completed = (
@@ -245,12 +247,14 @@ _counted = sa.select(_completed.c.dialed_on, sa.func.count()).group_by(_complete
 _taken_out = (
     sa.delete(_arrived)
     .where(_arrived.c.call_ref == sa.any_(sa.bindparam("refs", type_=sa.ARRAY(sa.Text))))
-    .returning(_arrived.c.position, _arrived.c.call_ref)
+    .returning(_arrived.c.place, _arrived.c.call_ref)
 )
-_PLACEHOLDERS = {name: sql.SQL(f"%({name})s") for name in ("positions", "refs")}
+_PLACEHOLDERS = {name: sql.SQL(f"%({name})s") for name in ("places", "refs")}
 _CLASSIFY, _INSERT, _COMPLETE, _TAKE_OUT = (
     rendered(statement, **_PLACEHOLDERS) for statement in (_classified, _inserted, _counted, _taken_out)
 )
 _PREPARE = f"""SET LOCAL lock_timeout = {WAIT_MS};
+CREATE TEMPORARY SEQUENCE IF NOT EXISTS {_PLACES} AS integer MINVALUE 0 CACHE 1000;
 {rendered(sa.schema.CreateTable(_arrived, if_not_exists=True))};
+SELECT setval('{_PLACES}', 0, false);
 DELETE FROM {_arrived.fullname}"""  # noqa: S608  (words of our own)

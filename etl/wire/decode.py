@@ -142,10 +142,6 @@ class Records(Decodable):
         """The plain CDRs. What is packed is neither in `stream` nor in `finish`."""
         return None
 
-    def numbered(self) -> Packed | None:
-        """The same, each row with the position of its message in a last column, int4."""
-        return None
-
     def unpack(self) -> None:
         """From now on `stream` and `finish` have everything."""
 
@@ -230,9 +226,6 @@ class Decoding(Records):
             self._packed = self._packer.pack(self._messages)
             self._rest = ((self.first + index, self._messages[index]) for index in self._packed.rest())
         return self._packed
-
-    def numbered(self) -> Packed | None:
-        return self._packer.pack(self._messages, self.first) if self._packer else None
 
     def unpack(self) -> None:
         if self._packer:

@@ -104,8 +104,6 @@ class _Claim(ctypes.Structure):
         ("became", ctypes.c_void_p),
         ("into", ctypes.c_void_p),
         ("dialed_at", ctypes.c_void_p),
-        ("numbered_from", ctypes.c_int32),
-        ("numbered", ctypes.c_uint8),
     )
 
 
@@ -133,9 +131,8 @@ class Packer:
             utc=zone is UTC,
         )
 
-    def pack(self, messages: Sequence[bytes], numbered_from: int | None = None) -> Packed:
-        """Rows have the columns of `etl.wire.cdr.Cdr`, in their order; with `numbered_from` one more, an integer: that
-        and the index of the row's message. Raises OverflowError if it's none of Postgres'."""
+    def pack(self, messages: Sequence[bytes]) -> Packed:
+        """Rows have the columns of `etl.wire.cdr.Cdr`, in their order."""
         how_many = len(messages)
         if not how_many:
             return Packed(b"", (), b"", (), ())
@@ -156,8 +153,6 @@ class Packer:
             became=_address(became),
             into=into.buffer_info()[0],
             dialed_at=dialed_at.buffer_info()[0],
-            numbered_from=_int4(numbered_from or 0, how_many),
-            numbered=numbered_from is not None,
         )
         written = self._library.plain_cdrs_pack(ctypes.byref(self._settings), ctypes.byref(claim))
         if written < 0:  # a mistake of ours, and no reason to stop: Python decodes the claim
@@ -229,9 +224,3 @@ def _address(buffer: bytearray) -> int:
 
 def _int64(value: int) -> int:
     return max(-(2**63), min(value, 2**63 - 1))
-
-
-def _int4(first: int, how_many: int) -> int:
-    if not -(2**31) <= first <= 2**31 - how_many:
-        raise OverflowError("rows are numbered beyond Postgres' integer")
-    return first

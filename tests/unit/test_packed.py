@@ -180,16 +180,7 @@ def test_given_two_with_extra_then_they_are_left_unless_it_is_the_same() -> None
     assert [*pack(cdr(1, note=1), api_cdr(1), cdr(1, note=1)).became] == [ROW, GAINED, SAME]
 
 
-def test_given_a_number_for_the_rows_then_each_ends_with_it() -> None:
-    found = packer()
-    assert found
-    packed = packer_of(found).pack([b"", cdr(1), cdr(1), cdr(2)], numbered_from=70)
-
-    rows = [bytes(packed.rows[: packed.ends[1]]), bytes(packed.rows[packed.ends[1] :])]
-    numbered = Rows(numbered=True)
-    assert rows == [numbered.written((*plain_rows([cdr(i)])[0], n)) for i, n in ((1, 71), (2, 73))]
-    with pytest.raises(OverflowError):
-        packer_of(found).pack([cdr(1)], numbered_from=2**31)
+def test_given_no_message_then_nothing_is_packed() -> None:
     assert pack() == (b"", (), b"", (), ())
 
 

@@ -23,8 +23,6 @@ pub struct Settings<'a> {
     pub max_message_bytes: usize,
     /// A time without an offset is one of UTC; otherwise Python reads it.
     pub utc: bool,
-    /// A row ends with its message's index, counted from here.
-    pub numbered_from: Option<i32>,
 }
 
 /// The columns that don't come from `Settings`.

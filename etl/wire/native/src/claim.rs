@@ -185,17 +185,12 @@ fn write(
             let call = &calls[number];
             outcome.into[index] = i64::try_from(call.first).map_err(|_| Fault::Arguments)?;
             if outcome.became[index] == ROW {
-                rows.add(&call.row, settings, numbered(index, settings)?)?;
+                rows.add(&call.row, settings)?;
             }
         }
         outcome.ends[index] = i64::try_from(rows.written()).map_err(|_| Fault::Full)?;
     }
     Ok(rows.written())
-}
-
-fn numbered(index: usize, settings: &Settings) -> Result<Option<i32>, Fault> {
-    let number = |first: i32| i32::try_from(index).ok().and_then(|index| first.checked_add(index));
-    settings.numbered_from.map(|first| number(first).ok_or(Fault::Arguments)).transpose()
 }
 
 fn size_of_texts(cdr: &Cdr) -> usize {

@@ -27,8 +27,8 @@ impl<'o> Rows<'o> {
         self.written
     }
 
-    pub fn add(&mut self, cdr: &Cdr, settings: &Settings, number: Option<i32>) -> Result<(), Full> {
-        self.put(&(COLUMNS + number.is_some() as u16).to_be_bytes())?;
+    pub fn add(&mut self, cdr: &Cdr, settings: &Settings) -> Result<(), Full> {
+        self.put(&COLUMNS.to_be_bytes())?;
         self.int4(Some(cdr.dialed_on))?;
         self.bytes(Some(settings.source))?;
         self.bytes(Some(cdr.call_ref))?;
@@ -47,8 +47,7 @@ impl<'o> Rows<'o> {
         self.bytes(cdr.recording_url)?;
         self.bytes(cdr.uuid)?;
         self.jsonb(cdr.extra)?;
-        self.bytes(Some(settings.batch_id))?;
-        number.map_or(Ok(()), |number| self.int4(Some(number)))
+        self.bytes(Some(settings.batch_id))
     }
 
     #[inline]

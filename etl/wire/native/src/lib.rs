@@ -60,8 +60,6 @@ pub struct Claim {
     became: *mut u8,
     into: *mut i64,
     dialed_at: *mut i64,
-    numbered_from: i32,
-    numbered: u8,
 }
 
 /// Text that ends with a 0.
@@ -147,7 +145,6 @@ unsafe fn pack(settings: &Settings, claim: &Claim) -> Result<usize, Fault> {
         near_midnight: settings.near_midnight,
         max_message_bytes: settings.max_message_bytes,
         utc: settings.utc != 0,
-        numbered_from: (claim.numbered != 0).then_some(claim.numbered_from),
     };
     MEMORY.with(|memory| claim::pack(messages, lengths, &settings, rows, &mut outcome, &mut memory.borrow_mut()))
 }
