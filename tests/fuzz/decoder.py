@@ -86,7 +86,7 @@ def _command(chosen: argparse.Namespace) -> str:
 def _search(seed: int, until: float, most: int, library: Path | None) -> "Counter[str]":
     if library:
         packed._PATH = library
-        packed._buffer = _buffer
+        packed._buffer, packed._together = _buffer, _together
     found = packer("compiled")
     assert found
     stream, rows, counts = Messages(seed), Rows(), Counter[str]()
@@ -100,6 +100,12 @@ def _search(seed: int, until: float, most: int, library: Path | None) -> "Counte
 def _buffer(size: int) -> bytearray:
     """Of this very size, so that the sanitizer sees its end."""
     return bytearray(size)
+
+
+def _together(messages: Sequence[bytes]) -> tuple[memoryview, int]:
+    """Likewise."""
+    joined = bytearray(b"".join(messages)) or bytearray(1)
+    return memoryview(joined), sum(map(len, messages))
 
 
 def _compared(packer: Packer, messages: Sequence[bytes], zone: tzinfo, oldest: int, rows: Rows) -> "Counter[str]":
