@@ -556,3 +556,15 @@ def test_control_c_reaches_the_owner_and_not_its_servers(owner: "subprocess.Pope
     assert owner.returncode == 0
     assert is_gone(postgres_pid)
     assert is_gone(redis_pid)
+
+
+def test_given_a_child_that_has_our_claim_for_a_moment_then_it_starts(tmp_path: Path) -> None:
+    """As one that another thread is starting has, until it has become another program."""
+    (tmp_path / "redis.lock").touch()
+    holding = "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, 2); print(); time.sleep(1)"
+    command = [sys.executable, "-uc", holding, str(tmp_path / "redis.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        with PrivateRedis(tmp_path) as server:
+            assert server.url

@@ -32,6 +32,8 @@ from etl.lab.servers.clock import Clock
 START_SECONDS = 60.0  # crash recovery on a loaded machine included
 STOP_SECONDS = 60.0  # a checkpoint on a slow disk; after that it's SIGKILL
 _POLL_SECONDS = 0.01
+# A child that we start elsewhere has our claim, too, until it has become another program: long on a loaded machine.
+_CLAIM_SECONDS = 5.0
 LOG_TAIL_BYTES = 4_000  # of a server that did not start: enough for its last words
 
 _Job = tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]
@@ -167,13 +169,9 @@ class PrivateServer(ABC):
             claim = (self.folder / f"{self.name}.lock").open("ab")
         except OSError as error:
             raise ConfigurationError("ETL-913", f"the private {self.name} can't use its folder: {error}") from error
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not wait_until(lambda: _is_locked(claim), _CLAIM_SECONDS):
             claim.close()
-            raise ConfigurationError(
-                "ETL-914", f"another process runs a private {self.name} in {self.folder}"
-            ) from None
+            raise ConfigurationError("ETL-914", f"another process runs a private {self.name} in {self.folder}")
         self._claim = claim
 
     def _end_leftovers(self) -> None:
@@ -285,6 +283,14 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _is_locked(claim: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 
