@@ -1,6 +1,7 @@
 """A real pgbouncer in front of a private Postgres, for the notes in ops/postgres/pgbouncer.md."""
 
 import os
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -40,9 +41,15 @@ def pgbouncer(folder: Path, database_url: str, **settings: str) -> Iterator[str]
         cwd=os.sep,
     )
     try:
-        eventually(lambda: (home / f".s.PGSQL.{PORT}").exists() or process.poll() is not None)
+        eventually(lambda: _answers(home / f".s.PGSQL.{PORT}") or process.poll() is not None)
         assert process.poll() is None, (home / "pgbouncer.log").read_text()
         yield f"postgresql://postgres@{parts.path}?host={quote(str(home))}&port={PORT}"
     finally:
         process.kill()
         process.wait()
+
+
+def _answers(path: Path) -> bool:
+    """There is a moment in which the socket is there already, and refuses."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
