@@ -229,11 +229,13 @@ _classified = (
 _in_turn = sa.select(*(_arrived.c[name] for name in COLUMNS)).where(_at_places).order_by(*in_turn(_arrived))
 _inserted = insert_new(cdrs, COLUMNS, _in_turn)
 _upsert = insert(cdrs).from_select(COLUMNS, _in_turn)
+_is_older = _upsert.excluded.batch_id < cdrs.c.batch_id
 _completed = (
     _upsert.on_conflict_do_update(
         index_elements=CDR_KEY,
         set_={
-            **{column.name: merged_value(column, _upsert.excluded[column.name], sa.false()) for column in VALUES},
+            # Only of one number in two spellings, in `extra`, does the newer one count.
+            **{column.name: merged_value(column, _upsert.excluded[column.name], _is_older) for column in VALUES},
             "batch_id": sa.func.greatest(_upsert.excluded.batch_id, cdrs.c.batch_id),
             "loaded_at": sa.func.now(),
         },
