@@ -96,7 +96,8 @@ man: .venv/.has-test ## dist/etl.1, the manual page
 	@$(BIN)/python -m tests.manual dist/etl.1
 
 clean: ## remove .venv, dist and the tools' caches
-	@rm -rf .venv dist etl/wire/native/target etl/wire/native/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@cd etl/wire/native && rm -rf target *.so
+	@rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find etl migrations tests -name __pycache__ -prune -exec rm -rf {} +
 
 # pip reads the constraints for the build backend from its environment only; which of the two names depends on pip's age.

@@ -63,7 +63,9 @@ def _of_redis(settings: Settings) -> Iterator[Finding]:
         yield unreachable("Redis", error, "ETL_REDIS_URL")
         return
     through_sentinel = urls.split(url).scheme in urls.SENTINEL_SCHEMES
-    dead = {key: _dead(decode) for key, decode in decoders_of(settings).items()}
+    # Python's decoder has the last word anyway, and is always there.
+    by_python = settings.model_copy(update={"decoder": "python"})
+    dead = {key: _dead(decode) for key, decode in decoders_of(by_python).items()}
     try:
         yield from inbox_preflight.findings(client, _needs(settings), _user(url), url, through_sentinel, dead)
     finally:

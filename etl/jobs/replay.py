@@ -47,7 +47,6 @@ class NewDays:
         """Those letters whose calls are of days that are there already, or of the earliest new ones that may be."""
         of_letters: dict[int, date] = {}
         for records in batch.records.pieces():
-            records.unpack()
             decoded = records.finish()
             of_letters |= {at: as_date(call.dialed_on) for at, call in zip(decoded.cdrs_at, decoded.cdrs, strict=True)}
         new = self._missing({*of_letters.values()})

@@ -142,8 +142,7 @@ class Writer:
 
     def _make_partitions(self, claim: Decodable, alive: Callable[[], None]) -> None:
         for records in claim.pieces():
-            decoded = records.finish()
-            packed = records.packed()
+            packed, decoded = records.packed(), records.finish()
             of_calls = [*count_days(decoded.cdrs), *map(as_date, packed.days(ROW) if packed else ())]
             for table, days in ((cdrs, of_calls), (audit_events, count_days(decoded.events))):
                 try:

@@ -139,7 +139,8 @@ class Records(Decodable):
         self._rest: Iterator[tuple[int, bytes]] = enumerate(self._messages, self.first)
 
     def packed(self) -> Packed | None:
-        """The plain CDRs. What is packed is neither in `stream` nor in `finish`."""
+        """The plain CDRs. Who asks for them before anything is decoded finds them here, and neither in `stream` nor in
+        `finish`; who doesn't ask, there."""
         return None
 
     def unpack(self) -> None:
@@ -169,6 +170,7 @@ class Records(Decodable):
         yield self
 
     def prepare(self) -> None:
+        self.packed()
         self.finish()
 
     def summary(self) -> Summary:
@@ -239,7 +241,8 @@ class Decoding(Records):
         return list(alone._decode())
 
     def _decode(self) -> Iterator[Cdr]:
-        self.packed()
+        if self._packed is None:
+            self._packer = None  # from now on it would be too late
         decoded = self._decoded
         strict, keep, at = self._cdr_decoder.strict, decoded.cdrs.append, decoded.cdrs_at.append
         limit = self._max_message_bytes

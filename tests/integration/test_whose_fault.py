@@ -165,7 +165,6 @@ def test_given_rows_refused_in_company_only_then_the_later_are(guarded: Archive,
 def test_given_values_that_cannot_be_sent_then_they_alone_are_refused(guarded: Archive, database_url: str) -> None:
     """None passes the decoder; should one, it costs itself only."""
     [records] = batch([cdr(n) for n in range(5)]).records.pieces()
-    records.unpack()
     calls = records.finish().cdrs
     calls[2] = calls[2]._replace(number="\ud800")
     with engine(database_url) as connections, connections.begin() as connection:

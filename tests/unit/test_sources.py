@@ -52,7 +52,9 @@ def test_where_any_day_may_come_the_year_2000_is_the_first() -> None:
 def _decoded(messages: list[bytes], claimed_at: int, **more: Any) -> Iterator[tuple[str, Records]]:
     """By each decoder that there is; without the compiled one both are Python's."""
     for decoder in ("python", "auto"):
-        yield decoder, decoders_of(Settings(decoder=decoder, **more))[CAMPAIGNS](messages, UUID(int=7), claimed_at)
+        records = decoders_of(Settings(decoder=decoder, **more))[CAMPAIGNS](messages, UUID(int=7), claimed_at)
+        records.packed()
+        yield decoder, records
 
 
 def _how_many(records: Records) -> int:
