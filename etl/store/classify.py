@@ -14,7 +14,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from psycopg import sql
-from sqlalchemy.dialects.postgresql import insert
 
 from etl.store import midnight
 from etl.store.copy import as_date, copy_rows
@@ -30,9 +29,9 @@ from etl.store.merge import (
     in_turn,
     insert_new,
     merge_cdrs,
-    merged_value,
     rendered,
     staging,
+    upsert,
 )
 from etl.store.tables import CDR_KEY, cdrs
 from etl.wire.cdr import Cdr
@@ -228,20 +227,9 @@ _classified = (
 )
 _in_turn = sa.select(*(_arrived.c[name] for name in COLUMNS)).where(_at_places).order_by(*in_turn(_arrived))
 _inserted = insert_new(cdrs, COLUMNS, _in_turn)
-_upsert = insert(cdrs).from_select(COLUMNS, _in_turn)
-_is_older = _upsert.excluded.batch_id < cdrs.c.batch_id
+# Somebody may have changed it since.
 _completed = (
-    _upsert.on_conflict_do_update(
-        index_elements=CDR_KEY,
-        set_={
-            # Only of one number in two spellings, in `extra`, does the newer one count.
-            **{column.name: merged_value(column, _upsert.excluded[column.name], _is_older) for column in VALUES},
-            "batch_id": sa.func.greatest(_upsert.excluded.batch_id, cdrs.c.batch_id),
-            "loaded_at": sa.func.now(),
-        },
-        # Somebody may have changed it since.
-        where=sa.and_(sa.not_(_contradict(cdrs.c, _upsert.excluded)), _change(cdrs.c, _upsert.excluded)),
-    )
+    upsert(_in_turn, lambda stored, came: sa.and_(sa.not_(_contradict(stored, came)), _change(stored, came)))
     .returning(cdrs.c.dialed_on)
     .cte("completed")
 )

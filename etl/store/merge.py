@@ -16,7 +16,7 @@ many days is merged some days at a time, the earlier first.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
@@ -24,6 +24,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from psycopg import sql
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from etl.store.copy import as_date, copy_rows
@@ -220,14 +221,13 @@ def differs(column: Any, new: Any, is_older: sa.ColumnElement[bool]) -> sa.Colum
     return merged_value(column, new, is_older).is_distinct_from(column)
 
 
-def contradicts(column: Any, new: Any) -> sa.ColumnElement[bool]:
+def contradicts(old: Any, new: Any) -> sa.ColumnElement[bool]:
     """The two have different values, neither of which completes the other. Never null: false if either is."""
-    old = column
-    if column.name == "dialed_at":
+    if old.name == "dialed_at":
         conflict = sa.not_(_are_close(old, new))
-    elif _is_time(column):
+    elif _is_time(old):
         conflict = sa.and_(old != new, sa.not_(_coarser(new, old)), sa.not_(_coarser(old, new)))
-    elif isinstance(column.type, JSONB):
+    elif isinstance(old.type, JSONB):
         # Joined either way round, only fields with two values come out differently.
         values = _joined(_valued(old), _valued(new)) != _joined(_valued(new), _valued(old))
         conflict = sa.case((sa.or_(old.is_(None), new.is_(None)), sa.false()), else_=values)
@@ -293,17 +293,24 @@ def _keep_revisions(on_days: sa.ColumnElement[bool]) -> sa.Insert:
     )
 
 
-_upsert = insert(cdrs).from_select(COLUMNS, _INCOMING_ROWS.where(_POSITIONS).order_by(*_IN_TURN))
-_IS_OLDER_UPSERT = _upsert.excluded.batch_id < cdrs.c.batch_id
-_APPLY_CHANGES = _upsert.on_conflict_do_update(
-    index_elements=CDR_KEY,
-    set_={
-        **{column.name: merged_value(column, _upsert.excluded[column.name], _IS_OLDER_UPSERT) for column in VALUES},
-        "batch_id": sa.func.greatest(_upsert.excluded.batch_id, cdrs.c.batch_id),
-        "loaded_at": sa.func.now(),
-    },
-)
+def upsert(rows: sa.Select[Any], only: Callable[[Any, Any], sa.ColumnElement[bool]] | None = None) -> postgresql.Insert:
+    """Complete stored calls by `rows`, or replace their values; only those of which `only` is true, given what is
+    stored and what came."""
+    inserting = insert(cdrs).from_select(COLUMNS, rows)
+    came = inserting.excluded
+    is_older = came.batch_id < cdrs.c.batch_id
+    return inserting.on_conflict_do_update(
+        index_elements=CDR_KEY,
+        set_={
+            **{column.name: merged_value(column, came[column.name], is_older) for column in VALUES},
+            "batch_id": sa.func.greatest(came.batch_id, cdrs.c.batch_id),
+            "loaded_at": sa.func.now(),
+        },
+        where=None if only is None else only(cdrs.c, came),
+    )
 
+
+_APPLY_CHANGES = upsert(_INCOMING_ROWS.where(_POSITIONS).order_by(*_IN_TURN))
 
 # As `merge_cdrs` numbers a row that is alone.
 _ONE = {"number": 0, "positions": [0]}
