@@ -173,7 +173,7 @@ def test_given_somebodys_table_of_that_name_then_no_call_is_lost(archive: Archiv
     assert archive.value("SELECT count(*) FROM cdrs") == 2
 
 
-def test_given_an_older_claim_that_spells_a_number_otherwise_then_as_careful(archive: Archive, writer: Writer) -> None:
+def test_given_an_older_claim_of_another_spelling_then_as_the_careful_way(archive: Archive, writer: Writer) -> None:
     left = []
     for way in (Way.CLASSIFIED, Way.CAREFUL):
         system = f"spelt-{way}"
