@@ -15,6 +15,7 @@ from tests.world import Archive, api_cdr, cdr
 
 def _temporary() -> set[str]:
     """As the code itself has them."""
+    gc.unfreeze()  # what a loader of an earlier test froze isn't among the objects
     tables = [each for each in gc.get_objects() if isinstance(each, sa.Table)]
     assert all(each.schema == "pg_temp" for each in tables if "TEMPORARY" in each._prefixes), "of any schema"
     return {each.name for each in tables if "TEMPORARY" in each._prefixes}
