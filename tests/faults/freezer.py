@@ -7,6 +7,7 @@ It reads lines of JSON: {"at": n, "steps": …, "arguments": …, "environment":
 {"end": pid} with that process's exit code, and the number of steps that it took.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -34,12 +35,14 @@ STEPS = (Target, Day, HeldDay, pq.ParquetWriter)
 class Freezer:
     def __init__(self, at: int, counted: Path) -> None:
         self._at, self._counted = at, counted
-        self.steps = 0
+        self._numbers = itertools.count(1)
+        self._counted.write_text("0")
 
     def step(self) -> None:
-        self.steps += 1
-        self._counted.write_text(str(self.steps))
-        if self.steps == self._at:
+        # One thread freezes: a second that took itself to be at this step would, once thawed, freeze all for ever.
+        number = next(self._numbers)
+        self._counted.write_text(str(number))
+        if number == self._at:
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     def wrap(self, owner: type) -> None:
