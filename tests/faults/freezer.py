@@ -36,7 +36,6 @@ class Freezer:
     def __init__(self, at: int, counted: Path) -> None:
         self._at, self._counted = at, counted
         self._numbers = itertools.count(1)
-        self._counted.write_text("0")
 
     def step(self) -> None:
         # One thread freezes: a second that took itself to be at this step would, once thawed, freeze all for ever.
