@@ -90,7 +90,7 @@ class Installation(Archive):
 
     def environment_of(self, release: str, **more: str) -> dict[str, str]:
         """Without settings that the release doesn't know."""
-        unknown = {"ETL_OLDEST_DAYS"} if release == "0.1" else set[str]()
+        unknown = {"ETL_DECODER", "ETL_OLDEST_DAYS"} if release == "0.1" else set[str]()
         return {name: value for name, value in self.environment(**more).items() if name not in unknown}
 
     def command(self, release: str, *arguments: str) -> list[str]:
