@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
+from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
 from typing import Self
@@ -18,7 +19,8 @@ import msgspec
 
 from etl.wire import cdr, envelope, numbers, spool
 from etl.wire.cdr import Cdr, CdrDecoder
-from etl.wire.event import Event, ListEvents, check_references, event, heard_on
+from etl.wire.channels import LONGEST, REMEMBERED
+from etl.wire.event import Event, ListEvents, Told, check_references, event, heard_on, told
 from etl.wire.faults import DeadLetter, Reason, Undecodable
 from etl.wire.numbers import ALIKE, EXPONENT, SIGNS
 from etl.wire.packed import Packed, Packer
@@ -32,6 +34,8 @@ _dialed_at = itemgetter(Cdr._fields.index("dialed_at"))
 WRITTEN_OUT = 16_384 + len("0.")
 # So many exponents of at most three digits write out to less than that and their own digits.
 _FEW = 16
+# Bytes of a message that is remembered: twice a dialler's. All of them together take some 10 MiB at most.
+_SHORT = 256
 
 
 @dataclass(slots=True)
@@ -326,15 +330,16 @@ class SpoolDecoding(Records):
 
 
 def _heard_event(heard: Heard, batch_id: bytes, max_bytes: int) -> Event:
-    raw = heard.message
+    raw, channel = heard.message, heard.channel
     _check_size(raw, max_bytes)
-    place = heard_on(heard.channel)
+    tell = _told_again if len(raw) <= _SHORT and len(channel) <= LONGEST else _told
+    return event(tell(channel, raw), heard.event_id, heard.captured_at, batch_id)
+
+
+def _told(channel: str, raw: bytes) -> Told:
     try:
-        row = event(envelope.split(raw), place, heard.event_id, heard.captured_at, batch_id)
-        envelope.check_storable(raw)
-        check_references(row)
-        if row.payload.translate(ALIKE, SIGNS).find(EXPONENT) >= 0:
-            _check_written_out(row.payload)
+        what = told(envelope.split(raw), heard_on(channel))
+        _check_event(what, raw)
     except Undecodable:
         raise
     except _NOT_AS_EXPECTED as error:
@@ -342,7 +347,22 @@ def _heard_event(heard: Heard, batch_id: bytes, max_bytes: int) -> Event:
         raise Undecodable(
             Reason.NOT_AN_ENVELOPE, "a field is there twice, and one of its values is not of its kind"
         ) from error
-    return row
+    return what
+
+
+# A dialler says the same of its agents again and again, without a time: what it meant is remembered.
+_told_again = lru_cache(REMEMBERED)(_told)
+
+
+def _check_event(what: Told, raw: bytes) -> None:
+    envelope.check_storable(raw)
+    check_references(what)
+    _check_exponents(what.payload)
+
+
+def _check_exponents(document: bytes) -> None:
+    if document.translate(ALIKE, SIGNS).find(EXPONENT) >= 0:
+        _check_written_out(document)
 
 
 def _check_size(raw: bytes, max_bytes: int) -> None:
@@ -369,17 +389,15 @@ def _carefully(raw: bytes, position: int, cdrs: CdrDecoder, events: ListEvents, 
     _check_size(raw, max_bytes)
     try:
         message = envelope.split(raw)
-        record = cdrs.open(message) if message.type in cdr.CDR_TYPES else events.decode(message, position)
+        record = cdrs.open(message) if message.type in cdr.CDR_TYPES else events.told(message)
     except _NOT_AS_EXPECTED:
         raise _diagnose(raw, cdrs) from None
+    if isinstance(record, Told):
+        _check_event(record, raw)
+        return events.event(record, position)
     envelope.check_storable(raw)
-    if isinstance(record, Cdr):
-        document = record.extra
-    else:
-        check_references(record)
-        document = record.payload
-    if document is not None and document.translate(ALIKE, SIGNS).find(EXPONENT) >= 0:
-        _check_written_out(document)
+    if record.extra is not None:
+        _check_exponents(record.extra)
     return record
 
 

@@ -38,6 +38,21 @@ class Event(NamedTuple):
     batch_id: bytes
 
 
+class Told(NamedTuple):
+    """What an event says, whenever it was told: the columns of `Event` between its time and its claim."""
+
+    origin: Origin
+    channel: str
+    kind: str
+    reference: str | None
+    event_type: str
+    status: str | None
+    campaign_ref: str | None
+    extension: str | None
+    call_ref: str | None
+    payload: bytes  # JSON
+
+
 # `ref` is the agent's extension in messages of these types; for campaigns it's the campaign's reference.
 _OF_AN_EXTENSION = frozenset({"agents", "inbound"})
 
@@ -77,7 +92,7 @@ def heard_on(channel: str) -> Place:
     return Place("pubsub", channel, *kind_and_reference(channel))
 
 
-def event(message: Envelope, place: Place, event_id: bytes, captured_at: int, batch_id: bytes) -> Event:
+def told(message: Envelope, place: Place) -> Told:
     """Raises what msgspec raises if the payload is no object."""
     try:
         lifted = _lifted(message.payload)
@@ -85,10 +100,7 @@ def event(message: Envelope, place: Place, event_id: bytes, captured_at: int, ba
         lifted = lifted_by_name(message.fields())
     origin, channel, kind, reference = place
     about = reference or _text(lifted.ref)
-    return Event(
-        captured_at // MICROSECONDS_PER_DAY,
-        event_id,
-        captured_at,
+    return Told(
         origin,
         channel,
         kind,
@@ -99,14 +111,17 @@ def event(message: Envelope, place: Place, event_id: bytes, captured_at: int, ba
         _text(lifted.extension) or _text(lifted.agent) or (about if kind in _OF_AN_EXTENSION else None),
         _text(lifted.call_ref),
         _encode(message.fields()) if message.beside else bytes(message.payload),
-        batch_id,
     )
 
 
-def check_references(row: Event) -> None:
+def event(what: Told, event_id: bytes, captured_at: int, batch_id: bytes) -> Event:
+    return Event(captured_at // MICROSECONDS_PER_DAY, event_id, captured_at, *what, batch_id)
+
+
+def check_references(what: Told) -> None:
     """Raises `Undecodable` for one that is too long."""
-    if len(row.payload) > _LONG or len(row.channel) > _SURELY_SHORT:
-        references.check((name, getattr(row, name)) for name in _REFERENCES)
+    if len(what.payload) > _LONG or len(what.channel) > _SURELY_SHORT:
+        references.check((name, getattr(what, name)) for name in _REFERENCES)
 
 
 class ListEvents:
@@ -120,10 +135,13 @@ class ListEvents:
         self._captured_at = captured_at
         self._place = Place("list", channel, *kind_and_reference(channel))
 
-    def decode(self, message: Envelope, position: int) -> Event:
-        """Raises as `event` does."""
+    def told(self, message: Envelope) -> Told:
+        """Raises as `told` does."""
+        return told(message, self._place)
+
+    def event(self, what: Told, position: int) -> Event:
         event_id = uuid5(self._batch_id, str(position)).bytes
-        return event(message, self._place, event_id, self._captured_at, self._batch_id.bytes)
+        return event(what, event_id, self._captured_at, self._batch_id.bytes)
 
 
 def lifted_by_name(fields: Mapping[str, Any]) -> Lifted:

@@ -106,6 +106,7 @@ def following(archive: Archive) -> Iterator["subprocess.Popen[bytes]"]:
 
 def measure(bench: Bench, rate: int, seconds: int) -> list[Figure]:
     archive = bench.archive
+    bench.empty_tables()  # or the rollup of what other parts left would be in the figures
     with following(archive) as etl:
         eventually(lambda: archive.rows("SELECT 1 FROM listener_sessions"), what="it never listened")
         began_at, began = datetime.now(UTC), time.monotonic()

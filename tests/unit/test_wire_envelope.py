@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.wire import envelope, event
+from etl.wire import decode, envelope, event
+from etl.wire.channels import REMEMBERED
 from etl.wire.decode import Decoded, SpoolDecoding
 from etl.wire.faults import Undecodable
 from etl.wire.spool import pack_heard
+from etl.wire.times import MICROSECONDS_PER_DAY
 from tests.broken import BROKEN
 from tests.fuzz import corpus
 from tests.wire import ANY_JSON, LIMIT, REFERENCES, texts, write
@@ -78,12 +80,51 @@ def decoded(raw: bytes) -> Decoded:
 
 def by_definition(raw: bytes) -> Decoded:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "_told_again", decode._told)  # nothing that is remembered
         patch.setattr(envelope, "split", envelope.split_by_name)
         patch.setattr(event, "_lifted", lambda payload: event.lifted_by_name(msgspec.json.decode(payload, type=_NAMED)))
         return decoded(raw)
 
 
 _NAMED = dict[str, msgspec.Raw]
+
+
+def test_given_a_message_again_then_only_its_meaning_is_remembered() -> None:
+    raw = b'{"type":"status","payload":{"status":"busy","ref":"1002"}}'
+    heard = [(1, b"enigma:notifications:agents:1002"), (MICROSECONDS_PER_DAY, b"enigma:notifications:campaigns:7")]
+    rows = [
+        SpoolDecoding(
+            [pack_heard(bytes([n] * 16), at, channel, raw)],
+            batch_id=UUID(int=n),
+            captured_at=at,
+            latest=at,
+            max_message_bytes=LIMIT,
+        )
+        .finish()
+        .events[0]
+        for n, (at, channel) in enumerate(heard * 2)
+    ]
+    for n, row in enumerate(rows):
+        at, channel = (heard * 2)[n]
+        assert (row.event_id, row.captured_at, row.batch_id) == (bytes([n] * 16), at, UUID(int=n).bytes)
+        assert (row.captured_on, row.channel) == (at // MICROSECONDS_PER_DAY, channel.decode())
+        assert (row.kind, row.reference) == (("agents", "1002"), ("campaigns", "7"))[n % 2]
+
+
+def test_given_another_limit_then_a_remembered_message_is_too_large() -> None:
+    raw = b'{"type":"status","payload":{"status":"away","ref":"1002"}}'
+    entry = pack_heard(bytes(16), 1, CHANNEL, raw)
+    for limit, dead in ((LIMIT, 0), (len(raw) - 1, 1)):
+        records = SpoolDecoding([entry], batch_id=UUID(int=1), captured_at=1, latest=2, max_message_bytes=limit)
+        assert len(records.finish().dead) == dead
+
+
+def test_given_endless_other_messages_then_few_are_remembered() -> None:
+    for number in range(REMEMBERED + 10):
+        decoded(b'{"type":"status","payload":{"ref":"%d"}}' % number)
+    kept = decode._told_again.cache_info().currsize
+    decoded(b'{"type":"status","payload":{"ref":"%s"}}' % (b"x" * 256))
+    assert kept == decode._told_again.cache_info().currsize == REMEMBERED
 
 
 def test_given_every_stored_and_broken_message_then_both_ways_say_the_same() -> None:
