@@ -5,6 +5,7 @@ message, a number or a password.
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -68,26 +69,30 @@ def about(**fields: str) -> AbstractContextManager[None]:
 
 
 class OutageLog:
-    """Logs an outage when it begins and, with its length, when it ends. `began` and `ended` are the actions."""
+    """Logs an outage when it begins and, with its length, when it ends. `began` and `ended` are the actions. Several
+    threads may use it."""
 
     def __init__(self, log: Any, began: str, ended: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._warn = log.warning
         self._actions = began, ended
         self._clock = clock
         self._since: float | None = None
+        self._lock = threading.Lock()
 
     def failed(self, error: EtlError) -> float:
         """Another failure; returns for how many seconds the outage has lasted."""
-        if self._since is None:
-            self._since = self._clock()
-            self._warn(self._actions[0], error=error.text, code=error.code)
-        return self._clock() - self._since
+        with self._lock:
+            if self._since is None:
+                self._since = self._clock()
+                self._warn(self._actions[0], error=error.text, code=error.code)
+            return self._clock() - self._since
 
     def succeeded(self) -> None:
         """The outage is over, if there was one."""
-        if self._since is not None:
-            self._warn(self._actions[1], seconds=round(self._clock() - self._since, 1))
-            self._since = None
+        with self._lock:
+            if self._since is not None:
+                self._warn(self._actions[1], seconds=round(self._clock() - self._since, 1))
+                self._since = None
 
 
 def _foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from etl import logs
 from etl.app import load, monitor
 from etl.app.schedule import FAILED
-from etl.app.sources import tally_of
+from etl.app.sources import tallies_of
 from etl.app.threads import SHUTDOWN_SECONDS, set_from_handler
 from etl.errors import ConfigurationError, EtlError
 from etl.jobs.schedule import POLL_SECONDS
@@ -44,8 +44,8 @@ def follow(settings: Settings, workers: int, stop: threading.Event, listen: bool
     stand by. A single one runs in this process. Their metrics are served as one.
 
     Raises what ended a single one, and `ConfigurationError` if one of several ended with it."""
-    tallies = [tally_of(settings) for _ in range(workers)]
-    with monitor.serving(settings, tallies):
+    tallies = [tallies_of(settings) for _ in range(workers)]
+    with monitor.serving(settings, [each for of_worker in tallies for each in of_worker]):
         if workers == 1:
             load.follow(settings, stop, tallies[0], listen, schedule)
         else:
@@ -53,11 +53,11 @@ def follow(settings: Settings, workers: int, stop: threading.Event, listen: bool
 
 
 def _keep_running(
-    settings: Settings, stop: threading.Event, tallies: Sequence[Tally], listen: bool, schedule: bool
+    settings: Settings, stop: threading.Event, tallies: Sequence[Sequence[Tally]], listen: bool, schedule: bool
 ) -> None:
     starts = [
-        partial(_start, _follow, named, tally, listen, schedule)
-        for named, tally in zip(_settings_of(settings, len(tallies)), tallies, strict=True)
+        partial(_start, _follow, named, of_worker, listen, schedule)
+        for named, of_worker in zip(_settings_of(settings, len(tallies)), tallies, strict=True)
     ]
     slots = [_Slot(start) for start in starts]
     with _stopping(slots):
@@ -204,9 +204,9 @@ def _stop_with_the_parent(stop: threading.Event) -> None:
         stop.set()
 
 
-def _follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool, schedule: bool) -> None:
+def _follow(settings: Settings, stop: threading.Event, tallies: Sequence[Tally], listen: bool, schedule: bool) -> None:
     logs.configure()
-    load.follow(settings, stop, tally, listen, schedule)
+    load.follow(settings, stop, tallies, listen, schedule)
 
 
 def _drain(settings: Settings, stop: threading.Event, sender: Connection) -> None:

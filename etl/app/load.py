@@ -11,7 +11,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ def drain(
 
     with stores(settings) as clients, cancelling(stop, partial(cancel_running, clients.engine)):
         schema.check(clients.engine)
-        work = _loaders(settings, clients, tally_of(settings), _clocks(clients), patience)
+        work = _loaders(settings, clients, [tally_of(settings)], _clocks(clients), patience)
         lists = [source for source, _ in work.loaders]
         watch = Watch(clients.redis, lists)
         let_in(watch.waiting())
@@ -147,14 +147,21 @@ def _tell(broken: Callable[[str, EtlError], None], key: str, error: EtlError) ->
     broken(key, error)
 
 
-def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool = True, schedule: bool = True) -> None:
+def follow(
+    settings: Settings, stop: threading.Event, tallies: Sequence[Tally], listen: bool = True, schedule: bool = True
+) -> None:
     """Load, listen to PubSub and run the scheduled jobs until `stop` is set. Then claims in hand are finished, or given
-    back when time is short. Counts in `tally`, which comes from `tally_of(settings)`.
+    back when time is short. Counts in `tallies`, which come from `tallies_of(settings)`.
 
     Raises `ConfigurationError` before anything has begun. Later on what is refused, by a list or to the listener, is
     told and tried again.
     """
-    patience = Patience(log, stop, None, tally.beat)
+
+    def beat() -> None:
+        for tally in tallies:
+            tally.beat()
+
+    patience = Patience(log, stop, None, beat)
     with contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         clients = patience.retry(lambda: stack.enter_context(stores(settings)))
         engines = [clients.engine]
@@ -166,7 +173,7 @@ def follow(settings: Settings, stop: threading.Event, tally: Tally, listen: bool
         stack.enter_context(cancelling(stop, cancel_all))
         patience.retry(lambda: schema.check(clients.engine))
         clocks = _clocks(clients)
-        work = _loaders(settings, clients, tally, clocks, partial(Patience, log, stop, None, gives_way=True))
+        work = _loaders(settings, clients, tallies, clocks, partial(Patience, log, stop, None, gives_way=True))
         lists = [source for source, _ in work.loaders]
         watch = Watch(clients.redis, lists)
         patience.retry(lambda: let_in(watch.waiting()))
@@ -210,9 +217,10 @@ def listen(settings: Settings, stop: threading.Event) -> None:
 
 
 class _Work(NamedTuple):
-    """The loaders, each with its list, and what they write by."""
+    """The loaders, each with its list, those that help them, and what they write by."""
 
     loaders: list[tuple[Source, Loader]]
+    helpers: list[Loader]
     writer: Writer
 
 
@@ -223,20 +231,24 @@ def _clocks(clients: Stores) -> Clocks:
 def _loaders(
     settings: Settings,
     clients: Stores,
-    tally: Tally,
+    tallies: Sequence[Tally],
     clocks: Clocks,
     patience: Callable[[Callable[[], None]], Patience],
 ) -> _Work:
-    """`patience` takes a callable that is called before every attempt."""
+    """Each list has a loader for each of `tallies`. `patience` takes what is called before every attempt."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     _collect_garbage_less()
     writer, decoders = Writer(clients.engine, forget_key(settings), _unrecognised), decoders_of(settings)
-    loaders = []
-    for source in sources(settings, clients):
+    lists = sources(settings, clients)
+
+    def loader(source: Source, tally: Tally, *, helps: bool) -> Loader:
         counts = tally.of(source.key)
         options = _options(settings, decoders[source.key], partial(clocks.check, source.unix_time))
-        loaders.append((source, Loader(source, writer, options, patience(counts.beat), counts, log)))
-    return _Work(loaders, writer)
+        return Loader(source, writer, options, patience(counts.beat), counts, log, helps=helps)
+
+    first, *helping = tallies
+    loaders = [(source, loader(source, first, helps=False)) for source in lists]
+    return _Work(loaders, [loader(source, tally, helps=True) for tally in helping for source in lists], writer)
 
 
 def _unrecognised(receipts: int) -> None:
@@ -249,9 +261,10 @@ def _recall(settings: Settings, clients: Stores, work: _Work) -> Recall:
 
 def _loading(settings: Settings, watch: Watch, work: _Work) -> dict[str, Callable[[threading.Event], None]]:
     """What runs in threads of these names."""
-    threads = affordable(min(THREADS, len(work.loaders)))
+    threads = affordable(THREADS)
     pool = Pool(
         [loader for _, loader in work.loaders],
+        work.helpers,
         watch,
         threads=threads,
         batch_size=settings.batch_size,

@@ -11,6 +11,7 @@ from etl.inbox.claims import Source
 from etl.inbox.rights import SourceList
 from etl.inbox.watch import Answer, Watch
 from etl.jobs.loader import Decode
+from etl.jobs.pool import LOADERS
 from etl.keys import SPOOL
 from etl.metrics import Tally
 from etl.settings import Settings, SourceSettings
@@ -90,8 +91,13 @@ def sources(settings: Settings, clients: Stores) -> list[Source]:
 
 
 def tally_of(settings: Settings) -> Tally:
-    """A tally for one process of loaders, all at zero."""
+    """A tally for one loader of each list, all at zero."""
     return Tally([*(source.key for source in settings.sources), SPOOL], [str(reason) for reason in Reason], NUMBERS)
+
+
+def tallies_of(settings: Settings) -> list[Tally]:
+    """Those of one process that follows: for the first loaders, and for those that help them."""
+    return [tally_of(settings) for _ in range(LOADERS)]
 
 
 def forget_key(settings: Settings) -> str | None:

@@ -178,12 +178,19 @@ class Source:
         self._keeps = True
         self._live: dict[UUID, Claim] = {}
         self._lock = threading.Lock()
+        # Held while a claim is made or adopted, until it's in `_live`: or who adopts its own would take it for one that
+        # was left behind.
+        self._taking = threading.Lock()
 
     def claim(self) -> Claim | None:
         """Take the oldest waiting messages, at most a batch; None if there are none.
 
         Nothing is taken that couldn't be read, renewed and acknowledged.
         """
+        with self._taking:
+            return self._claim()
+
+    def _claim(self) -> Claim | None:
         self._prepare()
         claimed = self._in_turn(self._try_to_claim)
         if claimed is None:
@@ -204,15 +211,17 @@ class Source:
 
     def adopt(self) -> Claim | None:
         """Take over one claim whose lease has run out, wherever its worker went; None if there is none."""
-        entries = map(_parse, self._expired())
-        return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
+        with self._taking:
+            entries = map(_parse, self._expired())
+            return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "expired")
 
     def adopt_own(self) -> Claim | None:
         """Take over one claim that this worker left behind before a restart, without waiting for its lease."""
-        with self.translated():
-            members = self.client.zrange(self.registry, 0, -1)
-        entries = [entry for entry in map(_parse, members) if entry.worker == self._worker]
-        return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "any")
+        with self._taking:
+            with self.translated():
+                members = self.client.zrange(self.registry, 0, -1)
+            entries = [entry for entry in map(_parse, members) if entry.worker == self._worker]
+            return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "any")
 
     def rescue(self) -> int:
         """Register claim lists that no registry entry names, so that they can be adopted; returns how many.

@@ -93,8 +93,17 @@ class Loader:
     """Loads one source list, in one thread at a time."""
 
     def __init__(
-        self, source: Source, writer: Writer, options: Options, patience: Patience, counts: Counts, log: Any
+        self,
+        source: Source,
+        writer: Writer,
+        options: Options,
+        patience: Patience,
+        counts: Counts,
+        log: Any,
+        *,
+        helps: bool = False,
     ) -> None:
+        """`helps`: another loader of this process has the same `source`, and looks after what was left behind."""
         self.key = source.key
         self.beat = counts.beat
         self._source = source
@@ -104,8 +113,9 @@ class Loader:
         self._counts = counts
         self._log = log.bind(source_key=source.key)
         self._without: frozenset[str] = frozenset()  # as logged
-        self._recovering = True  # this worker may have left claims before a restart
-        self._adopt_at = self._rescue_at = time.monotonic()
+        self._helps = helps
+        self._recovering = not helps  # this worker may have left claims before a restart
+        self._adopt_at = self._rescue_at = float("inf") if helps else time.monotonic()
         # Under a backlog the next claims are fetched and decoded while this one is written.
         self._ahead: deque[Future[_Taken | None]] = deque()
         self._unacknowledged: Claim | None = None
@@ -180,7 +190,8 @@ class Loader:
     def is_mended(self) -> None:
         """Note that it goes well again."""
         self._counts.broken(None)
-        self._rescue_at = time.monotonic()  # whoever mended it may have deleted the registry
+        if not self._helps:
+            self._rescue_at = time.monotonic()  # whoever mended it may have deleted the registry
 
     def _load(self, claim: Claim, batch: Batch, retry: Retry) -> Books:
         began = time.monotonic()
@@ -270,7 +281,7 @@ class Loader:
             self._log.warning("orphans_not_rescued", error=refusal.text, code=refusal.code)
 
     def _tell_what_is_refused(self) -> None:
-        if self._source.without != self._without:
+        if not self._helps and self._source.without != self._without:
             self._without = self._source.without
             self._log.warning("claiming_without", refused=sorted(self._without))
 

@@ -2,7 +2,8 @@
 each in turn.
 
 A list that has more goes to the end of the queue, so none starves behind a busy one. Only while nobody else waits does
-a thread stay with its list, and fetch ahead. A list that is broken, or whose Redis is away, rests, and has no thread
+a thread stay with its list, and fetch ahead; and if there's an idle one it helps, as another worker would: Postgres
+copies one claim while another is committed. A list that is broken, or whose Redis is away, rests, and has no thread
 meanwhile; who has a claim in hand waits for Postgres, which is away for all.
 """
 
@@ -30,6 +31,8 @@ CLAIMS_SECONDS = 1.0
 STOP_POLL_SECONDS = 0.5
 # More of them share one interpreter, and load no faster.
 THREADS = 4
+# Of each list: the first, and one that helps.
+LOADERS = 2
 
 
 class _State(Enum):
@@ -38,17 +41,25 @@ class _State(Enum):
     IN_HAND = 3
 
 
-class _Turn:
-    """One list's place in the rotation."""
+class _Told:
+    """What is told of a list, whichever of its loaders met it."""
 
-    def __init__(self, loader: Loader, linger_seconds: float, log: Any) -> None:
+    def __init__(self, log: Any) -> None:
+        self.outage = OutageLog(log, "outage_began", "outage_ended")
+        self.broken = OutageLog(log, "list_broken", "list_mended")
+
+
+class _Turn:
+    """One loader's place in the rotation. `helper` is that of the list's second one, which has none itself."""
+
+    def __init__(self, loader: Loader, linger_seconds: float, told: _Told, helper: "_Turn | None" = None) -> None:
         self.loader = loader
+        self.helper = helper
         self.state = _State.AT_REST
         self.lingering = Lingering(linger_seconds)
         self.resting_until = float("-inf")
         self._pause = FIRST_PAUSE_SECONDS
-        self._outage = OutageLog(log, "outage_began", "outage_ended")
-        self._broken = OutageLog(log, "list_broken", "list_mended")
+        self._told = told
         self._is_broken = False
 
     def is_due(self, waiting: Answer, claims: Answer, batch_size: int, asked_at: float) -> bool:
@@ -63,15 +74,24 @@ class _Turn:
             return True
         return self.loader.is_recovering() or (claims != 0 and self.loader.is_to_adopt())
 
+    @property
+    def may_help(self) -> bool:
+        return self.state is _State.AT_REST and time.monotonic() >= self.resting_until
+
+    @property
+    def has_left(self) -> bool:
+        """There is a claim that it loaded and didn't acknowledge, or fetched and didn't load."""
+        return self.state is _State.AT_REST and (self.loader.is_recovering() or self.loader.has_ahead)
+
     def rest(self, error: EtlError) -> None:
         """Until the next try; the pauses grow. What is no `Outage` is an answer: the list is broken."""
         if isinstance(error, Outage):
             self.loader.finish_fetching()
-            self._outage.failed(error)
+            self._told.outage.failed(error)
         else:
             self.loader.is_broken(error)
-            self._outage.succeeded()
-            self._broken.failed(error)
+            self._told.outage.succeeded()
+            self._told.broken.failed(error)
             self._is_broken = True
         self.resting_until = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
@@ -80,19 +100,20 @@ class _Turn:
         if self._is_broken:
             self.loader.is_mended()
             self._is_broken = False
-        self._outage.succeeded()
-        self._broken.succeeded()
+        self._told.outage.succeeded()
+        self._told.broken.succeeded()
         self._pause = FIRST_PAUSE_SECONDS
 
 
 class Pool:
-    """Loads the lists of `loaders`, in so many `threads` that call `load`, while one more calls `watch`. `watching` has
-    the same lists in the same order. A claim of less than `batch_size` waits `linger_seconds` for more, and longer if
-    it follows another."""
+    """Loads the lists of `loaders`, in so many `threads` that call `load`, while one more calls `watch`. `helpers` and
+    `watching` have the same lists in the same order. A claim of less than `batch_size` waits `linger_seconds` for more,
+    and longer if it follows another."""
 
     def __init__(
         self,
         loaders: Sequence[Loader],
+        helpers: Sequence[Loader],
         watching: Watch,
         *,
         threads: int,
@@ -101,12 +122,17 @@ class Pool:
         log: Any,
     ) -> None:
         self._threads = threads
-        self._turns = [_Turn(loader, linger_seconds, log.bind(source_key=loader.key)) for loader in loaders]
+        told = [_Told(log.bind(source_key=loader.key)) for loader in loaders]
+        self._turns = [
+            _Turn(loader, linger_seconds, of_list, _Turn(helper, linger_seconds, of_list))
+            for loader, helper, of_list in zip(loaders, helpers, told, strict=True)
+        ]
         self._watching = watching
         self._batch_size = batch_size
         self._queue: SimpleQueue[_Turn] = SimpleQueue()
         self._claims: list[Answer] = [0] * len(loaders)
         self._claims_at = float("-inf")
+        self._calling = threading.Lock()
         self._outage = OutageLog(log, "outage_began", "outage_ended")
 
     def watch(self, stop: threading.Event) -> None:
@@ -138,8 +164,11 @@ class Pool:
             self._claims_at = time.monotonic() + CLAIMS_SECONDS
         next_look = asked_at + LOOK_SECONDS
         for turn, messages, claims in zip(self._turns, waiting, self._claims, strict=True):
-            if turn.state is not _State.IN_HAND:
-                turn.loader.beat()
+            for each in filter(None, (turn, turn.helper)):
+                if each.state is not _State.IN_HAND:
+                    each.loader.beat()
+            if turn.helper and turn.helper.has_left:
+                self._call(turn.helper)
             if turn.state is not _State.AT_REST:
                 continue
             if turn.is_due(messages, claims, self._batch_size, asked_at):
@@ -157,6 +186,12 @@ class Pool:
         turn.state = _State.QUEUED
         self._queue.put(turn)
 
+    def _call(self, helper: _Turn) -> None:
+        """The thread that watches may call it, and that of the first loader."""
+        with self._calling:
+            if helper.may_help:
+                self._enqueue(helper)
+
     def _take_turn(self, turn: _Turn, fetcher: Fetcher, stop: threading.Event) -> None:
         turn.state = _State.IN_HAND
         turn.loader.beat()
@@ -168,7 +203,7 @@ class Pool:
         except BaseException:
             turn.loader.give_back_ahead()
             raise
-        if has_more:
+        if has_more and turn.helper:
             self._enqueue(turn)
         else:
             turn.state = _State.AT_REST
@@ -187,10 +222,16 @@ class Pool:
             if stop.is_set():
                 loader.give_back_ahead()
                 return False
+            if has_more and turn.helper and self._busy() < self._threads:
+                self._call(turn.helper)
             if not loader.has_ahead and (self._others_wait() or not has_more):
                 return has_more
 
     def _others_wait(self) -> bool:
         """There are lists for which no thread is left."""
-        in_hand = sum(turn.state is _State.IN_HAND for turn in self._turns)
-        return self._queue.qsize() + in_hand > self._threads
+        return self._busy() > self._threads
+
+    def _busy(self) -> int:
+        """Threads that have a list, or are to take one."""
+        turns = [each for turn in self._turns for each in (turn, turn.helper)]
+        return self._queue.qsize() + sum(turn is not None and turn.state is _State.IN_HAND for turn in turns)

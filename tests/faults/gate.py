@@ -3,6 +3,7 @@ the gate is opened. It's no lock, so that nobody's patience with locks matters."
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import LiteralString
 
 import psycopg
 
@@ -30,16 +31,23 @@ AND state = 'active' AND strpos(query, 'INSERT INTO load_batches ') > 0
 
 
 class Gate:
-    def __init__(self, archive: Archive, connection: "psycopg.Connection[tuple[int]]") -> None:
+    def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._connection = connection
 
     def wait_for(self, arrivals: int) -> None:
         """Until so many transactions wait here."""
         eventually(lambda: self._arrived() == arrivals, what=f"{self._arrived()} wait at the gate, not {arrivals}")
 
     def open(self) -> None:
-        self._connection.execute("UPDATE gate SET open = true")
+        self.execute("UPDATE gate SET open = true")
+
+    def close(self) -> None:
+        self.execute("UPDATE gate SET open = false")
+
+    def execute(self, statement: LiteralString) -> None:
+        """By a connection of its own: the server may have been away."""
+        with psycopg.connect(self._archive.database_url, autocommit=True) as connection:
+            connection.execute(statement)
 
     def _arrived(self) -> int:
         return int(self._archive.value(_ARRIVED))
@@ -48,10 +56,9 @@ class Gate:
 @contextmanager
 def closed_gate(archive: Archive) -> Iterator[Gate]:
     """Open at the end, whatever happens."""
-    with psycopg.connect(archive.database_url, autocommit=True) as connection:
-        connection.execute(_CLOSE)
-        gate = Gate(archive, connection)
-        try:
-            yield gate
-        finally:
-            gate.open()
+    gate = Gate(archive)
+    gate.execute(_CLOSE)
+    try:
+        yield gate
+    finally:
+        gate.open()

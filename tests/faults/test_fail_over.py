@@ -78,8 +78,7 @@ def test_given_a_primary_frozen_and_left_then_each_takes_effect_once(trial: Fail
         trial.sentinels.first.freeze()
         trial.sentinels.promoted()
         trial.note("promote the replica of a frozen primary")
-        worker.thaw()
-        worker.wait_for("outage_ended")
+        worker.thaw()  # who opens a connection is told the new primary: nobody may ask the frozen one
         worker.wait_for_more("loaded", 5)
         trial.sentinels.first.thaw()
         trial.sentinels.gave_in()

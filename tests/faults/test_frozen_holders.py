@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from etl.app.load import follow
-from etl.app.sources import tally_of
+from etl.app.sources import tallies_of
 from tests.faults import tally
 from tests.faults.sleepers import NEVER, Sleepers
 from tests.lake import DAY, export, export_and_prune, load, on, with_lake
@@ -111,7 +111,7 @@ def test_given_a_frozen_one_that_may_not_be_ended_then_other_days_go_on(
 
     with structlog.testing.capture_logs() as logged:
         place.push(on(1, "1", note="late"))
-        thread = threading.Thread(target=lambda: follow(settings, stop, tally_of(settings), False, False))
+        thread = threading.Thread(target=lambda: follow(settings, stop, tallies_of(settings), False, False))
         thread.start()
         try:
             eventually(lambda: "claim_put_off" in {line["event"] for line in logged})

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Any
 from uuid import UUID
@@ -714,6 +715,30 @@ def test_a_worker_never_adopts_what_it_holds(worker: Workers, redis_client: Any)
     assert source.adopt() is None
     first.give_back()
     assert taken(source.adopt_own()).batch_id == first.batch_id
+
+
+def test_a_worker_never_adopts_what_it_is_claiming(
+    worker: Workers, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(redis_client, KEY, numbered(2))
+    source = worker("w1")
+    original, is_made, may_go_on = source.client.lrange, threading.Event(), threading.Event()
+
+    def late(*words: Any) -> Any:
+        is_made.set()
+        assert may_go_on.wait(10)
+        return original(*words)
+
+    monkeypatch.setattr(source.client, "lrange", late)
+    with ThreadPoolExecutor(3) as pool:
+        claiming = pool.submit(source.claim)
+        assert is_made.wait(10)
+        expire(redis_client)
+        adopting = [pool.submit(adopt) for adopt in (source.adopt_own, source.adopt)]
+        time.sleep(0.2)
+        may_go_on.set()
+        assert taken(claiming.result()).messages == numbered(2)
+        assert [each.result() for each in adopting] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from etl.app.load import follow
-from etl.app.sources import tally_of
+from etl.app.sources import tallies_of
 from etl.errors import Outage
 from etl.ids import uuid7
 from etl.inbox import claims
@@ -135,7 +135,7 @@ def test_two_producers_two_loaders_and_the_application_lose_nothing(archive: Arc
 
     def load(name: str) -> None:
         settings = archive.settings(worker_name=name, batch_size=40, linger_ms=0)
-        follow(settings, stop, tally_of(settings), listen=False)
+        follow(settings, stop, tallies_of(settings), listen=False)
 
     def consume() -> None:
         with connect(archive.redis_url) as client:
