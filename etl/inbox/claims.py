@@ -123,8 +123,8 @@ class Claim:
         self._source._give_back(self)
 
     def put_off(self) -> None:
-        """Let the lease run out: then any worker can adopt the claim."""
-        self._source._remove(self)
+        """Let the lease run out: then any worker can adopt the claim, and not before."""
+        self._source._put_off(self)
 
 
 class Lease(NamedTuple):
@@ -177,6 +177,7 @@ class Source:
         self._claiming_without: frozenset[str] = frozenset()
         self._keeps = True
         self._live: dict[UUID, Claim] = {}
+        self._left_alone: set[UUID] = set()  # what was put off
         self._lock = threading.Lock()
         # Held while a claim is made or adopted, until it's in `_live`: or who adopts its own would take it for one that
         # was left behind.
@@ -221,7 +222,9 @@ class Source:
             with self.translated():
                 members = self.client.zrange(self.registry, 0, -1)
             entries = [entry for entry in map(_parse, members) if entry.worker == self._worker]
-            return self._adopt_one((entry for entry in entries if entry.batch_id not in self._live), "any")
+            self._left_alone.intersection_update(entry.batch_id for entry in entries if entry.batch_id)
+            passed_over = self._live.keys() | self._left_alone
+            return self._adopt_one((entry for entry in entries if entry.batch_id not in passed_over), "any")
 
     def rescue(self) -> int:
         """Register claim lists that no registry entry names, so that they can be adopted; returns how many.
@@ -390,6 +393,10 @@ class Source:
         finally:
             self._remove(claim)  # even so: its lease isn't renewed any more, and runs out
 
+    def _put_off(self, claim: Claim) -> None:
+        self._left_alone.add(claim.batch_id)
+        self._remove(claim)
+
     def _expired(self) -> Iterator[bytes]:
         """The registry's entries, some at a time: after a set-back there may be a hundred thousand."""
         with self.translated():
@@ -428,6 +435,7 @@ class Source:
     def _add(self, claim: Claim) -> Claim:
         with self._lock:
             self._live[claim.batch_id] = claim
+        self._left_alone.discard(claim.batch_id)
         return claim
 
     def _remove(self, claim: Claim) -> None:

@@ -113,9 +113,11 @@ class Loader:
         self._counts = counts
         self._log = log.bind(source_key=source.key)
         self._without: frozenset[str] = frozenset()  # as logged
+        counts.broken(None)  # as a process told that is gone
         self._helps = helps
         self._recovering = not helps  # this worker may have left claims before a restart
         self._adopt_at = self._rescue_at = float("inf") if helps else time.monotonic()
+        self._rescue_seconds = float("inf") if helps else RESCUE_EVERY_SECONDS
         # Under a backlog the next claims are fetched and decoded while this one is written.
         self._ahead: deque[Future[_Taken | None]] = deque()
         self._unacknowledged: Claim | None = None
@@ -190,8 +192,7 @@ class Loader:
     def is_mended(self) -> None:
         """Note that it goes well again."""
         self._counts.broken(None)
-        if not self._helps:
-            self._rescue_at = time.monotonic()  # whoever mended it may have deleted the registry
+        self._rescue_at = time.monotonic()  # whoever mended it may have deleted the registry
 
     def _load(self, claim: Claim, batch: Batch, retry: Retry) -> Books:
         began = time.monotonic()
@@ -259,7 +260,7 @@ class Loader:
                 self._recovering = False
             if time.monotonic() >= self._rescue_at:
                 self._rescue()
-                self._rescue_at = time.monotonic() + RESCUE_EVERY_SECONDS
+                self._rescue_at = time.monotonic() + self._rescue_seconds
             if time.monotonic() >= self._adopt_at:
                 if claim := self._source.adopt():
                     return claim

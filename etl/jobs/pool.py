@@ -60,7 +60,7 @@ class _Turn:
         self.resting_until = float("-inf")
         self._pause = FIRST_PAUSE_SECONDS
         self._told = told
-        self._is_broken = False
+        self._is_out = self._is_broken = False
 
     def is_due(self, waiting: Answer, claims: Answer, batch_size: int, asked_at: float) -> bool:
         now = time.monotonic()
@@ -80,17 +80,19 @@ class _Turn:
 
     @property
     def has_left(self) -> bool:
-        """There is a claim that it loaded and didn't acknowledge, or fetched and didn't load."""
-        return self.state is _State.AT_REST and (self.loader.is_recovering() or self.loader.has_ahead)
+        """A claim that it loaded and didn't acknowledge, or fetched and didn't load; or it told that it can't load."""
+        left = self._is_out or self._is_broken or self.loader.is_recovering() or self.loader.has_ahead
+        return self.state is _State.AT_REST and left
 
     def rest(self, error: EtlError) -> None:
         """Until the next try; the pauses grow. What is no `Outage` is an answer: the list is broken."""
         if isinstance(error, Outage):
             self.loader.finish_fetching()
             self._told.outage.failed(error)
+            self._is_out = True
         else:
             self.loader.is_broken(error)
-            self._told.outage.succeeded()
+            self._is_over()
             self._told.broken.failed(error)
             self._is_broken = True
         self.resting_until = time.monotonic() + self._pause
@@ -99,10 +101,15 @@ class _Turn:
     def went_well(self) -> None:
         if self._is_broken:
             self.loader.is_mended()
+            self._told.broken.succeeded()
             self._is_broken = False
-        self._told.outage.succeeded()
-        self._told.broken.succeeded()
+        self._is_over()
         self._pause = FIRST_PAUSE_SECONDS
+
+    def _is_over(self) -> None:
+        if self._is_out:
+            self._told.outage.succeeded()
+            self._is_out = False
 
 
 class Pool:
@@ -167,7 +174,7 @@ class Pool:
             for each in filter(None, (turn, turn.helper)):
                 if each.state is not _State.IN_HAND:
                     each.loader.beat()
-            if turn.helper and turn.helper.has_left:
+            if turn.helper and turn.helper.has_left and not isinstance(messages, Outage):
                 self._call(turn.helper)
             if turn.state is not _State.AT_REST:
                 continue
@@ -222,7 +229,8 @@ class Pool:
             if stop.is_set():
                 loader.give_back_ahead()
                 return False
-            if has_more and turn.helper and self._busy() < self._threads:
+            # One thread is left for a list that has little: it isn't to wait for claims of those that have much.
+            if has_more and turn.helper and self._busy() < self._threads - 1:
                 self._call(turn.helper)
             if not loader.has_ahead and (self._others_wait() or not has_more):
                 return has_more

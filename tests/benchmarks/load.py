@@ -140,13 +140,12 @@ class Bench:
     def memory(self) -> float:
         """The loader's peak resident memory, in MiB, over one load."""
         self.empty_tables()
-        self.fill(self.messages)
-        with self.archive.process("run") as process:
-            peak = 0.0
-            while process.poll() is None:
-                peak = max(peak, memory_mib(process.pid))
+        with self.following(1) as process:
+            self.fill(self.messages, "full")
+            self.redis.rename("full", CAMPAIGNS)
+            while self.redis.exists(CAMPAIGNS, f"{{{CAMPAIGNS}}}:claims"):
                 time.sleep(0.05)
-            return peak
+            return memory_mib(process.pid)
 
     def at_rest(self, seconds: float) -> float:
         """Per cent of one core that a waiting loader uses."""

@@ -717,6 +717,22 @@ def test_a_worker_never_adopts_what_it_holds(worker: Workers, redis_client: Any)
     assert taken(source.adopt_own()).batch_id == first.batch_id
 
 
+def test_what_was_put_off_is_left_alone_until_its_lease_is_over(worker: Workers, redis_client: Any) -> None:
+    push(redis_client, KEY, numbered(2))
+    source = worker("w1", batch_size=1)
+    off, other = taken(source.claim()), taken(source.claim())
+    off.put_off()
+    other.give_back()
+
+    assert taken(source.adopt_own()).batch_id == other.batch_id
+    assert source.adopt_own() is source.adopt() is None
+    expire(redis_client)
+    again = taken(source.adopt())
+    assert again.batch_id == off.batch_id
+    again.give_back()
+    assert taken(source.adopt_own()).batch_id == off.batch_id
+
+
 def test_a_worker_never_adopts_what_it_is_claiming(
     worker: Workers, redis_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
