@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from etl.jobs.pool import LOADERS
 from etl.lab.servers.private import PrivatePostgres
 from tests.faults.dialler import Dialler
 from tests.faults.sample import SEED, SMALL_CLAIMS, leases
@@ -22,7 +23,7 @@ def test_postgres_going_away_under_load_is_waited_for_and_costs_nothing(
 ) -> None:
     archive = own_archive
     archive.more = SMALL_CLAIMS
-    archive.sources = archive.sources[:1]  # one list, one loader, one line about an outage
+    archive.sources = archive.sources[:1]  # one list, and a line about an outage for each claim of it that meets it
     dialler = Dialler(archive, SEED)
     with Worker(archive, log) as worker, dialler.speaking():
         worker.wait_for("loaded", times=20)
@@ -30,11 +31,12 @@ def test_postgres_going_away_under_load_is_waited_for_and_costs_nothing(
         worker.wait_for("outage_began")
         wait_until_the_leases_are_extended(archive)
         own_postgres.start()
-        worker.wait_for("outage_ended")
+        worker.wait_for("outage_ended", times=worker.count("outage_began"))
         worker.wait_for_more("loaded", 20)
-        (began,), (ended,) = worker.lines("outage_began"), worker.lines("outage_ended")
-        assert "Postgres" in began["error"]
-        assert ended["seconds"] > 0
+        began, ended = worker.lines("outage_began"), worker.lines("outage_ended")
+        assert len({line["batch_id"] for line in began}) == len(began) == len(ended) <= LOADERS
+        assert all("Postgres" in line["error"] for line in began)
+        assert all(line["seconds"] > 0 for line in ended)
     with replace(archive) as again:  # its connection has gone with the server
         again.load()
         dialler.meet(again)
