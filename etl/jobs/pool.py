@@ -134,6 +134,7 @@ class Pool:
             _Turn(loader, linger_seconds, of_list, _Turn(helper, linger_seconds, of_list))
             for loader, helper, of_list in zip(loaders, helpers, told, strict=True)
         ]
+        self._all_turns = [each for turn in self._turns for each in (turn, turn.helper) if each]
         self._watching = watching
         self._batch_size = batch_size
         self._queue: SimpleQueue[_Turn] = SimpleQueue()
@@ -170,10 +171,10 @@ class Pool:
             self._claims = self._watching.claims()
             self._claims_at = time.monotonic() + CLAIMS_SECONDS
         next_look = asked_at + LOOK_SECONDS
+        for each in self._all_turns:
+            if each.state is not _State.IN_HAND:
+                each.loader.beat()
         for turn, messages, claims in zip(self._turns, waiting, self._claims, strict=True):
-            for each in filter(None, (turn, turn.helper)):
-                if each.state is not _State.IN_HAND:
-                    each.loader.beat()
             if turn.helper and turn.helper.has_left and not isinstance(messages, Outage):
                 self._call(turn.helper)
             if turn.state is not _State.AT_REST:
@@ -241,5 +242,4 @@ class Pool:
 
     def _busy(self) -> int:
         """Threads that have a list, or are to take one."""
-        turns = [each for turn in self._turns for each in (turn, turn.helper)]
-        return self._queue.qsize() + sum(turn is not None and turn.state is _State.IN_HAND for turn in turns)
+        return self._queue.qsize() + sum(turn.state is _State.IN_HAND for turn in self._all_turns)

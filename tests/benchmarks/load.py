@@ -81,17 +81,11 @@ class Bench:
         they are."""
         lists = {CAMPAIGNS: self.messages} if lists is None else lists
         with self.following(workers) as process:
-            for key, waiting in lists.items():
-                self.fill(waiting, f"full:{key}")
-            filling = self.redis.pipeline()  # in a transaction: all at once
-            for key in lists:
-                filling.rename(f"full:{key}", key)
-            count, left = sum(map(len, lists.values())), [*lists, *(f"{{{key}}}:claims" for key in lists)]
+            filling = self._filling(lists)
             before, began = self.spent(process.pid), time.perf_counter()
             filling.execute()
-            while self.redis.exists(*left):
-                time.sleep(0.005)
-            return self._measured(count, began, before, process.pid)
+            self._wait_until_empty(lists)
+            return self._measured(sum(map(len, lists.values())), began, before, process.pid)
 
     def load(self, mix: Mix) -> Measured:
         """Into empty tables, but for what the mix wants to be there before."""
@@ -141,10 +135,9 @@ class Bench:
         """The loader's peak resident memory, in MiB, over one load."""
         self.empty_tables()
         with self.following(1) as process:
-            self.fill(self.messages, "full")
-            self.redis.rename("full", CAMPAIGNS)
-            while self.redis.exists(CAMPAIGNS, f"{{{CAMPAIGNS}}}:claims"):
-                time.sleep(0.05)
+            lists = {CAMPAIGNS: self.messages}
+            self._filling(lists).execute()
+            self._wait_until_empty(lists)
             return memory_mib(process.pid)
 
     def at_rest(self, seconds: float) -> float:
@@ -193,6 +186,21 @@ class Bench:
     def fill(self, messages: Sequence[bytes], key: str = CAMPAIGNS) -> None:
         for first in range(0, len(messages), FILL):
             self.redis.lpush(key, *messages[first : first + FILL])
+
+    def _filling(self, lists: Lists) -> Any:
+        """A transaction that has all of it ready: executed, it fills them all at once."""
+        for key, waiting in lists.items():
+            self.fill(waiting, f"full:{key}")
+        filling = self.redis.pipeline()
+        for key in lists:
+            filling.rename(f"full:{key}", key)
+        return filling
+
+    def _wait_until_empty(self, lists: Lists) -> None:
+        """And all that was claimed of them is acknowledged."""
+        left = [*lists, *(f"{{{key}}}:claims" for key in lists)]
+        while self.redis.exists(*left):
+            time.sleep(0.005)
 
     def _measured(self, cdrs: int, began: float, before: dict[str, float], loader: int | None = None) -> Measured:
         seconds = time.perf_counter() - began

@@ -33,6 +33,12 @@ def leases(archive: Archive, key: str = CAMPAIGNS) -> dict[str, float]:
     return {claim: float(str(archive.redis.zscore(registry, claim))) for claim in archive.claims(key)}
 
 
+def assert_adoptable_at_once(archive: Archive) -> None:
+    seconds, _ = archive.redis.time()
+    assert leases(archive)
+    assert all(deadline / 1_000 <= seconds + 1 for deadline in leases(archive).values())
+
+
 def let_leases_run_out(archive: Archive) -> None:
     """As if their length had passed."""
     for claim in archive.claims():

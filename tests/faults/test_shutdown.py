@@ -9,17 +9,11 @@ import pytest
 from etl.jobs.loader import CLAIMS_AHEAD
 from etl.lab.servers.private import PrivatePostgres, PrivateRedis
 from tests.faults.gate import closed_gate
-from tests.faults.sample import MESSAGES, assert_took_effect_once, leases
+from tests.faults.sample import MESSAGES, assert_adoptable_at_once, assert_took_effect_once
 from tests.faults.worker import Worker
 from tests.world import CAMPAIGNS, DIALED_AT, Archive, cdr, eventually
 
 SOON = {"etl.app.threads.SHUTDOWN_SECONDS": 0.5, "etl.app.threads.GIVE_BACK_SECONDS": 0.5}
-
-
-def assert_adoptable_at_once(archive: Archive) -> None:
-    seconds, _ = archive.redis.time()
-    assert leases(archive)
-    assert all(deadline / 1_000 <= seconds + 1 for deadline in leases(archive).values())
 
 
 def assert_another_loads_it(archive: Archive) -> None:
