@@ -272,7 +272,6 @@ def test_given_a_key_of_the_listener_struck_then_it_and_loading_go_on(
         at = address(worker)
 
         def others_go_on() -> None:
-            worker.wait_for_more(f"{action}_began", 1)
             number = str(next(numbers))
             push(many, number, WHOLE)
             eventually(lambda: WHOLE in loaded(many, number))
@@ -288,7 +287,8 @@ def test_given_a_key_of_the_listener_struck_then_it_and_loading_go_on(
         for wrong in TYPES:
             if wrong != right:
                 fault = Fault(SPOOL, key, wrong)
-                fault.strike(many.redis)
+                with worker.told_more(f"{action}_began"):
+                    fault.strike(many.redis)
                 others_go_on()
                 fault.mend(many.redis)
                 proven_again()

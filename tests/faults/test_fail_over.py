@@ -64,8 +64,8 @@ def test_given_a_primary_killed_then_each_message_takes_effect_once(trial: FailO
         trial.sentinels.first.kill()
         trial.sentinels.promoted()
         trial.note("promote the replica of a killed primary")
-        worker.thaw()
-        worker.wait_for_more("loaded", 5)
+        with worker.told_more("loaded", 5):
+            worker.thaw()
         trial.sentinels.first.start()
         trial.sentinels.gave_in()
         assert worker.stop() == 0
@@ -78,8 +78,8 @@ def test_given_a_primary_frozen_and_left_then_each_takes_effect_once(trial: Fail
         trial.sentinels.first.freeze()
         trial.sentinels.promoted()
         trial.note("promote the replica of a frozen primary")
-        worker.thaw()  # who opens a connection is told the new primary: nobody may ask the frozen one
-        worker.wait_for_more("loaded", 5)
+        with worker.told_more("loaded", 5):
+            worker.thaw()  # who opens a connection is told the new primary: nobody may ask the frozen one
         trial.sentinels.first.thaw()
         trial.sentinels.gave_in()
         assert worker.stop() == 0
@@ -110,8 +110,8 @@ def test_given_a_clean_fail_over_then_each_message_takes_effect_once(trial: Fail
 
 def go_on_at_the_former_primary(trial: FailOver, worker: Worker) -> None:
     """As workers do for some ten seconds, until a sentinel tells that one that it's none any more."""
-    worker.thaw()
-    worker.wait_for_more("loaded", 5)
+    with worker.told_more("loaded", 5):
+        worker.thaw()
     trial.sentinels.gave_in()
     assert worker.stop() == 0
 
@@ -129,9 +129,9 @@ def test_given_a_replica_that_lags_then_each_takes_effect_once(trial: FailOver, 
         with redis.Redis.from_url(trial.sentinels.second.url) as replica:
             assert replica.llen(CAMPAIGNS), "the replica doesn't know that it was claimed"
         trial.remember()
-        trial.sentinels.first.kill()
-        trial.sentinels.promoted()
-        trial.note("promote a replica that lags")
-        worker.wait_for_more("loaded", 5)
+        with worker.told_more("loaded", 5):
+            trial.sentinels.first.kill()
+            trial.sentinels.promoted()
+            trial.note("promote a replica that lags")
         assert worker.stop() == 0
     trial.assert_nothing_is_lost_or_doubled()

@@ -31,8 +31,8 @@ def test_postgres_going_away_under_load_is_waited_for_and_costs_nothing(
         worker.wait_for("outage_began")
         wait_until_the_leases_are_extended(archive)
         own_postgres.start()
-        worker.wait_for("outage_ended", times=worker.count("outage_began"))
         worker.wait_for_more("loaded", 20)
+        eventually(lambda: worker.count("outage_ended") == worker.count("outage_began"))  # the other loader's, too
         began, ended = worker.lines("outage_began"), worker.lines("outage_ended")
         assert len({line["batch_id"] for line in began}) == len(began) == len(ended) <= LOADERS
         assert all("Postgres" in line["error"] for line in began)
@@ -44,14 +44,16 @@ def test_postgres_going_away_under_load_is_waited_for_and_costs_nothing(
 
 
 def wait_until_the_leases_are_extended(archive: Archive) -> None:
-    """Of the claims in hand, which stay this worker's."""
+    """Of the claims in hand, which stay this worker's. It may still fetch one more, or acknowledge one that it had
+    committed."""
     before = leases(archive)
     assert before
 
     def extended() -> bool:
         after = leases(archive)
-        assert after.keys() == before.keys()
-        return all(after[claim] > before[claim] for claim in before)
+        held = before.keys() & after.keys()
+        assert held
+        return all(after[claim] > before[claim] for claim in held)
 
     eventually(extended)
 

@@ -149,12 +149,12 @@ def test_a_server_changed_behind_the_same_address_costs_nothing(
         house.moved("lead to a standby that lags")
         if breaks:
             house.service.door.end_connections()
-        house.dialler.say(100)
         # Who was connected before may go on for a while, and confirm what the new primary never hears of.
-        worker.wait_for_more("loaded", 3)
+        with worker.told_more("loaded", 3):
+            house.dialler.say(100)
         former.kill()
-        house.dialler.say(100)
-        worker.wait_for_more("loaded", 3)
+        with worker.told_more("loaded", 3):
+            house.dialler.say(100)
         assert worker.stop() == 0
     house.assert_nothing_is_lost_or_doubled()
 
@@ -186,8 +186,8 @@ def test_a_primary_restarted_while_a_commit_waits_costs_nothing(synchronous: Hou
             eventually(lambda: house.service.waiting() or worker.count("already_loaded"))
             house.remember()
             fail_over(house, standby)
-            house.dialler.say(20)
-            worker.wait_for_more("loaded", 1)
+            with worker.told_more("loaded"):
+                house.dialler.say(20)
             assert worker.stop() == 0
         house.assert_nothing_is_lost_or_doubled()
 

@@ -22,9 +22,8 @@ def test_redis_restarted_under_load_is_waited_for_and_costs_nothing(
     with Worker(own_archive, log) as worker, dialler.speaking():
         for _ in range(3):
             worker.wait_for_more("loaded", 20)
-            outages = worker.count("outage_began")
-            own_redis.kill()
-            worker.wait_for("outage_began", outages + 1)
+            with worker.told_more("outage_began"):
+                own_redis.kill()
             own_redis.start()
             eventually(lambda: worker.count("outage_ended") == worker.count("outage_began"))
         worker.wait_for_more("loaded", 20)

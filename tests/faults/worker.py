@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -140,5 +140,13 @@ class Worker:
 
         eventually(told, what=f"{self.count(action)} times {action}, not {times}")
 
+    @contextlib.contextmanager
+    def told_more(self, action: str, times: int = 1) -> Iterator[None]:
+        """What the block does has it tell this so many times more. Counted before: it may tell it at once."""
+        before = self.count(action)
+        yield
+        self.wait_for(action, before + times)
+
     def wait_for_more(self, action: str, times: int) -> None:
+        """While it is told again and again anyway; what is told of one deed waits with `told_more`."""
         self.wait_for(action, self.count(action) + times)
