@@ -3,6 +3,7 @@ itself would give a script to all of them.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -20,13 +21,19 @@ def of_node(client: Client, key: str) -> dict[str, Any]:
     return {"target_nodes": cluster.get_node_from_key(key)} if isinstance(client, redis.RedisCluster) else {}
 
 
+@cache
+def _read(name: str) -> tuple[str, str]:
+    """Its text, and the name that a server gives it."""
+    text = (files(__package__) / "lua" / f"{name}.lua").read_text()
+    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 class Script:
     """`lua/<name>.lua`. May raise what redis-py raises."""
 
     def __init__(self, client: Client, name: str) -> None:
         self._client: Any = client
-        self._text = (files(__package__) / "lua" / f"{name}.lua").read_text()
-        self._sha = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self._text, self._sha = _read(name)
 
     def load(self, key: str) -> None:
         """Onto the server that has this key."""
